@@ -1,0 +1,46 @@
+"""Prune and distil any vision model of the Hugging Face Hub into a really smaller checkpoint."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+import wrapt
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Recipe": "hf_compress.recipe",
+    "compress": "hf_compress.compress",
+    "Run": "hf_compress.run",
+    "Step": "hf_compress.steps",
+    "StepResult": "hf_compress.steps",
+    "register_step": "hf_compress.steps",
+    "register_loss": "hf_compress.steps.distillation",
+    "register_importance": "hf_compress.steps.pruning",
+    "register_student": "hf_compress.students",
+    "load": "hf_compress.hub.load",
+    "save": "hf_compress.checkpoint",
+}
+__all__ = ["__version__", *_PUBLIC]
+
+if TYPE_CHECKING:
+    from hf_compress.checkpoint import save
+    from hf_compress.compress import compress
+    from hf_compress.hub.load import load
+    from hf_compress.recipe import Recipe
+    from hf_compress.run import Run
+    from hf_compress.steps import Step, StepResult, register_step
+    from hf_compress.steps.distillation import register_loss
+    from hf_compress.steps.pruning import register_importance
+    from hf_compress.students import register_student
+
+
+# The registration needs transformers' torch half; this package must import without torch, so it waits for it.
+wrapt.register_post_import_hook(
+    lambda module: import_module("hf_compress.checkpoint.quantizer"), "transformers.quantizers"
+)
+
+
+def __getattr__(name: str):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'hf_compress' has no attribute '{name}'")
+    return getattr(import_module(_PUBLIC[name]), name)

@@ -1,0 +1,82 @@
+"""What every section of a recipe is made of: strict pydantic models, and errors that name the key."""
+
+from typing import Any, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hf_compress.errors import UsageError
+from hf_compress.registry import did_you_mean
+
+
+class Section(BaseModel):
+    """A part of a recipe. Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class TrainingConfig(Section):
+    """How a model is trained. The defaults are those of the founding article: Adam, learning rate 1e-4, batch 32."""
+
+    epochs: int = Field(20, ge=1, description="Passes over the training images.")
+    learning_rate: float = Field(1e-4, gt=0)
+    batch_size: int = Field(32, ge=1)
+    optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="`sgd` has Nesterov momentum 0.9.")
+    weight_decay: float = Field(0.0, ge=0)
+    scheduler: Literal["constant", "linear", "cosine"] = Field("linear", description="Learning rate after warm-up.")
+    warmup: float = Field(0.0, ge=0, lt=1, description="Fraction of the steps in which the learning rate rises.")
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Autocast of forward and backward passes.")
+
+
+S = TypeVar("S", bound=Section)
+
+
+def validate(section: type[S], values: Any, path: str = "") -> S:
+    """Build `section` from plain values.
+
+    Args:
+        section: the pydantic class.
+        values: mapping as read from YAML.
+        path: key path of this section in the recipe, for messages (`steps.0.prune`).
+
+    Raises:
+        UsageError: one sentence with the key path, the value and the nearest valid key.
+    """
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(_sentence(section, error.errors()[0], path)) from None
+
+
+def _sentence(section: type[BaseModel], error: dict, path: str) -> str:
+    location = [part for part in error["loc"] if not _is_union_tag(part)]
+    key = ".".join([path, *map(str, location)] if path else map(str, location)) or "the recipe"
+    value = error["input"]
+    if error["type"] == "extra_forbidden":
+        owner = _section_at(section, location[:-1])
+        return f"unknown key '{key}' (value {value!r}){did_you_mean(str(location[-1]), owner.model_fields)}"
+    if error["type"] == "missing":
+        return f"'{key}' is missing: add it to the recipe"
+    if error["type"] == "literal_error":
+        expected = [choice.strip("'") for choice in error["ctx"]["expected"].replace(" or ", ", ").split(", ")]
+        return f"'{key}' cannot be {value!r}{did_you_mean(str(value), expected)}"
+    reason = error["msg"].removeprefix("Value error, ")
+    return f"'{key}' cannot be {value!r}: {reason[0].lower()}{reason[1:]}"
+
+
+def _is_union_tag(part: Any) -> bool:
+    """Pydantic adds the name of a union's branch to the location; a user never wrote it."""
+    return part in {"str", "float"}
+
+
+def _section_at(section: type[BaseModel], location: list) -> type[BaseModel]:
+    for part in location:
+        if part in section.model_fields:
+            nested = _nested_section(section.model_fields[part].annotation)
+            section = nested or section
+    return section
+
+
+def _nested_section(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_nested_section, get_args(annotation))), None)

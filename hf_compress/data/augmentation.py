@@ -1,0 +1,35 @@
+"""Augmentations by name. Each maps one uint8 picture (3, height, width) to one, the view that all models see."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+
+class RandomShift(nn.Module):
+    """Shifts a picture of any size by up to an eighth, filling with its mirror image."""
+
+    def forward(self, picture: Tensor) -> Tensor:
+        height, width = picture.shape[-2:]
+        padding = [max(1, width // 8), max(1, height // 8)]
+        return v2.RandomCrop((height, width), padding=padding, padding_mode="reflect")(picture)
+
+
+def build_augmentation(name: str, size: tuple[int, int]) -> Callable[[Tensor], Tensor] | None:
+    """Return the augmentation of the recipe.
+
+    Args:
+        name: `none`, `light` (shift and mirror) or `standard` (random crop, mirror and colour).
+        size: (height, width) in pixels of `standard`'s views: the largest input size of the models.
+    """
+    if name == "none":
+        return None
+    if name == "light":
+        return v2.Compose([RandomShift(), v2.RandomHorizontalFlip()])
+    return v2.Compose(
+        [
+            v2.RandomResizedCrop(size, scale=(0.35, 1.0), antialias=True),
+            v2.RandomHorizontalFlip(),
+            v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2),
+        ]
+    )

@@ -1,0 +1,168 @@
+"""Loads image classifiers and their image processors: Hub id, local folder, timm checkpoint, custom code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    BaseImageProcessor,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+from hf_compress.errors import CompressError, RunError, UsageError
+
+
+@dataclass
+class LoadedModel:
+    """A model with the image processor that belongs to it.
+
+    Attributes:
+        name: as the user gave it.
+        label_names: class names in the order of the logits.
+        commit: commit of the Hub repository, None for a folder.
+        new_head: whether the classifier is untrained.
+    """
+
+    model: PreTrainedModel
+    processor: BaseImageProcessor
+    name: str
+    commit: str | None = None
+    new_head: bool = False
+
+    @property
+    def label_names(self) -> list[str]:
+        return label_names(self.model.config)
+
+
+def label_names(config: PretrainedConfig) -> list[str]:
+    """Return the class names in the order of the logits."""
+    return [config.id2label[index] for index in range(config.num_labels)]
+
+
+def label_options(names: list[str]) -> dict[str, dict]:
+    """Return the config options that give a model the labels `names`."""
+    return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+
+
+def load(
+    name: str,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    labels: list[str] | None = None,
+    pretrained: bool = True,
+) -> LoadedModel:
+    """Load an image classifier in float32, in eval mode.
+
+    Args:
+        name: Hub id (`microsoft/resnet-18`), timm checkpoint (`timm/resnet18.a1_in1k`) or folder in Hub form.
+        revision: branch, tag or commit.
+        trust_remote_code: run Python code of the repository.
+        labels: wanted class names; with other labels than the checkpoint's, the classifier is new and untrained.
+        pretrained: False gives the architecture with random weights.
+
+    Raises:
+        UsageError: the id or folder does not exist, or needs `trust_remote_code`.
+        RunError: the repository is gated or out of reach, or holds no image classifier.
+    """
+    source = _local_folder(name) or name
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(source, **options)
+        _refuse_other_tasks(name, config)
+        processor = AutoImageProcessor.from_pretrained(source, **options)
+        wanted = {} if labels is None or labels == label_names(config) else label_options(labels)
+        if pretrained:
+            model, info = AutoModelForImageClassification.from_pretrained(
+                source,
+                **options,
+                **wanted,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=bool(wanted),
+                output_loading_info=True,
+            )
+            new_head = bool(wanted or info["missing_keys"] or info["mismatched_keys"])
+        else:
+            config.update(wanted)
+            model = AutoModelForImageClassification.from_config(config, trust_remote_code=trust_remote_code)
+            new_head = True
+    except CompressError:
+        raise
+    except (OSError, ValueError, HfHubHTTPError, HFValidationError, ImportError) as error:
+        raise _explained(name, error) from error
+    if new_head and not wanted and pretrained:
+        raise RunError(
+            f"{name} is not an image classifier: its checkpoint lacks the weights of the classification head"
+        )
+    use_torch_momentum(model)
+    return LoadedModel(model.eval(), processor, name, getattr(config, "_commit_hash", None), new_head)
+
+
+def use_torch_momentum(model: PreTrainedModel) -> None:
+    """Undo a batch-norm momentum that was copied from TensorFlow, where it means 1 - momentum.
+
+    With 0.997, as in transformers' MobileNetV2, the running statistics are those of the last batch alone, and a model
+    that was trained further is evaluated with them.
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and (module.momentum or 0) > 0.5:
+            module.momentum = 0.1
+
+
+def _local_folder(name: str) -> str | None:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UsageError(f"folder '{name}' has no config.json: give a folder in Hub form")
+        return str(path)
+    if name.startswith(("/", ".", "~")):
+        raise UsageError(f"there is no model folder '{name}'")
+    return None
+
+
+def _refuse_other_tasks(name: str, config: PretrainedConfig) -> None:
+    custom = "AutoModelForImageClassification" in getattr(config, "auto_map", {})
+    if not custom and type(config) not in AutoModelForImageClassification._model_mapping:
+        raise RunError(f"{name} is not an image classifier: transformers has none of the type '{config.model_type}'")
+
+
+def _explained(name: str, error: Exception) -> CompressError:
+    """Turn what transformers and huggingface_hub raise into one sentence."""
+    chain = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    text = " ".join(str(error).split())
+
+    def caused_by(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(link, kinds) for link in chain)
+
+    if caused_by(GatedRepoError):
+        return RunError(f"{name} is gated: ask for access on its Hub page, then `hf auth login`")
+    if caused_by(RevisionNotFoundError):
+        return UsageError(f"{name} has no such revision: check 'revision'")
+    if caused_by(RepositoryNotFoundError, HFValidationError):
+        return UsageError(f"there is no model '{name}' on the Hub or as a folder: check the id, or log in if private")
+    if "trust_remote_code" in text:
+        return UsageError(f"{name} contains its own Python code: read it, then pass --trust-remote-code")
+    if caused_by(OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError) or "couldn't connect" in text.lower():
+        return RunError(f"{name} is not cached and the Hub is out of reach: check the network, or give a local folder")
+    if "preprocessor_config.json" in text or "image processor" in text.lower():
+        return RunError(f"{name} has no usable preprocessor_config.json: add one to the repository or copy it local")
+    return RunError(f"{name} cannot be loaded: {text}")

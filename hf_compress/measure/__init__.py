@@ -1,0 +1,1 @@
+"""Quality, cost and latency of a model."""

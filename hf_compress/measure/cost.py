@@ -1,0 +1,66 @@
+"""What a model costs: parameters, MACs, bytes, memory."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
+
+from hf_compress.checkpoint import save
+
+
+def cost(model: PreTrainedModel, image: torch.Tensor) -> dict[str, int]:
+    """Return the static costs of a model.
+
+    Args:
+        image: one input, shape (1, 3, height, width).
+
+    Returns:
+        `parameters`, `nonzero_parameters`, `macs` (multiply-accumulates of convolutions and matrix products for this
+        image), `bytes` (weight files on disk, as saved), `peak_memory_bytes` (see `peak_memory`).
+    """
+    return {
+        "parameters": count_parameters(model),
+        "nonzero_parameters": sum(int(torch.count_nonzero(p)) for p in model.parameters()),
+        "macs": count_macs(model, image),
+        "bytes": bytes_on_disk(model),
+        "peak_memory_bytes": peak_memory(model, image),
+    }
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def count_macs(model: PreTrainedModel, image: torch.Tensor) -> int:
+    """Return the multiply-accumulates for `image`: half of the FLOPs that torch's own counter finds."""
+    model.eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(pixel_values=image)
+    return counter.get_total_flops() // 2
+
+
+def bytes_on_disk(model: PreTrainedModel) -> int:
+    """Return the size of the weight files, really saved."""
+    with tempfile.TemporaryDirectory() as folder:
+        save(model, folder)
+        return sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
+
+
+def peak_memory(model: PreTrainedModel, image: torch.Tensor) -> int:
+    """Return the peak of the bytes that a forward pass on the CPU holds: parameters, buffers and activations.
+
+    Counted from the allocations that torch's profiler records, so that other programs and earlier peaks do not matter.
+    """
+    weights = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+    with torch.profiler.profile(profile_memory=True) as profile, torch.no_grad():
+        model(pixel_values=image)
+    events = (e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]")
+    held = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return weights + peak

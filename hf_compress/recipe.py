@@ -1,0 +1,252 @@
+"""The recipe: everything a run needs, read from YAML."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, SerializeAsAny, field_validator, model_validator
+from pydantic.json_schema import models_json_schema
+
+from hf_compress.config import Section, TrainingConfig, validate
+from hf_compress.errors import UsageError
+from hf_compress.registry import did_you_mean
+from hf_compress.steps import STEPS
+
+PACKAGE = Path(__file__).parent
+RECIPE_FOLDERS = (PACKAGE / "recipes", PACKAGE.parent / "recipes")
+
+
+class ModelSection(Section):
+    """A model: a Hub id, a local folder, a timm checkpoint (`timm/...`), or the name of a registered architecture."""
+
+    model: str = Field(description="Hub id, folder, `timm/...`, or a name that `hf-compress students` lists.")
+    revision: str | None = Field(None, description="Branch, tag or commit of the Hub repository.")
+    trust_remote_code: bool = Field(False, description="Run the Python code that the repository contains.")
+    width: float = Field(1.0, gt=0, description="Width multiplier of a registered architecture.")
+    image_size: int | None = Field(None, ge=8, description="Input size in pixels of a registered architecture.")
+
+
+class TeacherFinetune(TrainingConfig):
+    """Train the teacher on the data first."""
+
+    layers: Literal["all", "head"] = Field("all", description="`head` trains the classifier only.")
+
+
+class TeacherSection(ModelSection):
+    finetune: TeacherFinetune | None = Field(None, description="Needed when the teacher's labels are not the data's.")
+
+
+class StudentSection(ModelSection):
+    """The model that is compressed; `model: teacher` is a copy of the teacher."""
+
+    pretrained: bool = Field(True, description="Load the weights of a Hub id or folder; false starts from scratch.")
+
+
+class SplitsSection(Section):
+    """Each split is a name of the data set (`train`, `test[:500]`) or a fraction (0.2), stratified and seeded.
+
+    All three fractions divide all images; a fraction beside names is taken out of the training split. What is left
+    out is found: `validation` and `test` by their usual names, or as a tenth of the training images.
+    """
+
+    train: str | float | None = None
+    validation: str | float | None = None
+    test: str | float | None = None
+
+    @model_validator(mode="after")
+    def _sensible(self):
+        fractions = {k: v for k, v in vars(self).items() if isinstance(v, float)}
+        if any(not 0 < value < 1 for value in fractions.values()):
+            raise ValueError("a fraction lies between 0 and 1")
+        if isinstance(self.train, float) and len(fractions) < 3:
+            raise ValueError("a fraction for train needs fractions for validation and test, too")
+        if sum(fractions.values()) > 1 + 1e-6:
+            raise ValueError("the fractions add up to more than 1")
+        return self
+
+
+class DataSection(Section):
+    path: str = Field(description="Hub id, folder of images (one folder a class), folder of parquet files, or `digits`.")
+    name: str | None = Field(None, description="Configuration of a Hub data set.")
+    revision: str | None = Field(None, description="Branch, tag or commit of a Hub data set.")
+    splits: SplitsSection = Field(default_factory=SplitsSection)
+    image_column: str | None = Field(None, description="Found by its type when not given.")
+    label_column: str | None = Field(None, description="Found by its type when not given.")
+    augmentation: Literal["none", "light", "standard"] = Field(
+        "none", description="`light`: shift and mirror; `standard`: random crop, mirror and colour."
+    )
+    on_corrupt: Literal["skip", "stop"] = Field("skip", description="What to do with an image that cannot be decoded.")
+    workers: int = Field(0, ge=0, description="Processes that decode images; 0 decodes in the main process.")
+
+
+class MeasureSection(Section):
+    batch_size: int = Field(64, ge=1, description="Second batch size of the latency table, beside 1.")
+    threads: int | None = Field(None, ge=1, description="CPU threads; all cores when not given.")
+    repeats: int = Field(30, ge=3, description="Timed forward passes a model and batch size.")
+
+
+class Recipe(Section):
+    """What to compress, how, and with which data."""
+
+    teacher: TeacherSection | None = None
+    student: StudentSection = StudentSection(model="teacher")
+    data: DataSection
+    steps: list[dict[str, SerializeAsAny[BaseModel]]] = Field(
+        min_length=1, description="What is done to the student, in order: one step a list item."
+    )
+    measure: MeasureSection = Field(default_factory=MeasureSection)
+    seed: int = 0
+
+    @field_validator("teacher", "student", mode="before")
+    @classmethod
+    def _model_shorthand(cls, value: Any) -> Any:
+        return {"model": value} if isinstance(value, str) else value
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _data_shorthand(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+    @field_validator("steps", mode="before")
+    @classmethod
+    def _parse_steps(cls, steps: Any) -> Any:
+        return [_parse_step(i, step) for i, step in enumerate(steps)] if isinstance(steps, list) else steps
+
+    @model_validator(mode="after")
+    def _has_teacher_where_needed(self):
+        if self.teacher is None:
+            if self.student.model == "teacher":
+                raise UsageError("'student.model' is the teacher, but the recipe has no teacher: add 'teacher.model'")
+            for number, step in enumerate(self.build_steps()):
+                if step.needs_teacher:
+                    raise UsageError(f"'steps.{number}' learns from a teacher: add 'teacher.model' to the recipe")
+        return self
+
+    def build_steps(self) -> list:
+        """Return the steps, ready to apply."""
+        return [STEPS.get(name)(config) for step in self.steps for name, config in step.items()]
+
+    @property
+    def step_names(self) -> list[str]:
+        return [name for step in self.steps for name in step]
+
+    @classmethod
+    def load(cls, source: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
+        """Read a recipe.
+
+        Args:
+            source: path of a YAML file, or the name of a shipped recipe (`quickstart`).
+            overrides: values by key path (`{"data.path": "digits", "steps.0.distill.epochs": 3}`).
+
+        Raises:
+            UsageError: the file is missing or not YAML, or a key or value is wrong.
+        """
+        path = _find(source)
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UsageError(f"recipe {path} is not valid YAML: {' '.join(str(error).split())}") from None
+        return cls.from_dict(values, overrides)
+
+    @classmethod
+    def from_dict(cls, values: Any, overrides: dict[str, Any] | None = None) -> Recipe:
+        """Build a recipe from plain values; see `load` for `overrides` and errors."""
+        if not isinstance(values, dict):
+            raise UsageError("a recipe is a mapping with the keys teacher, student, data, steps, measure, seed")
+        values = deepcopy(values)
+        for key, value in (overrides or {}).items():
+            _override(values, key, value)
+        return validate(cls, values)
+
+    def to_yaml(self) -> str:
+        """Return the resolved recipe, all defaults filled in."""
+        return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False)
+
+
+def recipe_schema() -> dict[str, Any]:
+    """Return the JSON schema of recipes, with the options of every registered step."""
+    configs = {name: STEPS.get(name).Config for name in STEPS}
+    _, schema = models_json_schema([(model, "validation") for model in (Recipe, *configs.values())])
+    recipe = schema["$defs"].pop("Recipe")
+    recipe["properties"]["steps"]["items"] = {
+        "oneOf": [
+            {
+                "type": "object",
+                "properties": {name: {"$ref": f"#/$defs/{config.__name__}"}},
+                "required": [name],
+                "additionalProperties": False,
+            }
+            for name, config in configs.items()
+        ]
+    }
+    for section in ("teacher", "student"):
+        recipe["properties"][section] = {"anyOf": [{"type": "string"}, recipe["properties"][section]]}
+    recipe["properties"]["data"] = {"anyOf": [{"type": "string"}, recipe["properties"]["data"]]}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **recipe, "$defs": schema["$defs"]}
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Return the recipes that run by name."""
+    return {path.stem: path for folder in RECIPE_FOLDERS for path in sorted(folder.glob("*.yaml"))}
+
+
+def _find(source: str | Path) -> Path:
+    path = Path(source).expanduser()
+    if path.is_file():
+        return path
+    shipped = shipped_recipes()
+    if str(source) in shipped:
+        return shipped[str(source)]
+    raise UsageError(f"no recipe file or shipped recipe '{source}'{did_you_mean(str(source), shipped)}")
+
+
+def _parse_step(number: int, step: Any) -> dict[str, Section]:
+    if isinstance(step, str):
+        step = {step: {}}
+    if not isinstance(step, dict) or len(step) != 1:
+        raise UsageError(f"'steps.{number}' must be one step name with its options, for example '- distill: {{}}'")
+    (name, options), *_ = step.items()
+    if name not in STEPS:
+        raise UsageError(f"'steps.{number}' is the unknown step '{name}'{did_you_mean(str(name), STEPS)}")
+    config = STEPS.get(name).Config
+    if isinstance(options, config):
+        return {name: options}
+    return {name: validate(config, options or {}, f"steps.{number}.{name}")}
+
+
+def _override(values: dict, key: str, value: Any) -> None:
+    """Set `value` at the dotted path `key`; `steps.prune.amount` addresses the only prune step."""
+    node: Any = values
+    *parents, last = key.split(".")
+    for depth, part in enumerate(parents):
+        if isinstance(node, list):
+            node = node[_list_index(node, part, key)]
+            if isinstance(node, dict) and part in node:
+                node = node[part]
+            continue
+        if isinstance(node.get(part), str):
+            node[part] = {"path" if part == "data" else "model": node[part]}
+        if node.get(part) is None:
+            node[part] = {}
+        node = node[part]
+        if not isinstance(node, dict | list):
+            raise UsageError(f"cannot set '{key}': '{'.'.join(parents[: depth + 1])}' is a single value")
+    if isinstance(node, list):
+        node[_list_index(node, last, key)] = value
+    else:
+        node[last] = value
+
+
+def _list_index(items: list, part: str, key: str) -> int:
+    if part.isdigit() and int(part) < len(items):
+        return int(part)
+    matches = [i for i, item in enumerate(items) if item == part or (isinstance(item, dict) and part in item)]
+    if len(matches) != 1:
+        found = "no step" if not matches else "more than one step"
+        raise UsageError(f"cannot set '{key}': {found} '{part}'; use a number from 0 to {len(items) - 1}")
+    if items[matches[0]] == part:
+        items[matches[0]] = {part: {}}
+    return matches[0]

@@ -1,0 +1,76 @@
+"""The interface of a step, and what it is given to work with."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from hf_compress.config import Section
+from hf_compress.registry import Registry
+
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor, PreTrainedModel
+
+    from hf_compress.data import ImageData
+    from hf_compress.hub.load import LoadedModel
+
+C = TypeVar("C", bound=Section)
+
+
+@dataclass
+class Context:
+    """What a step may use besides the model.
+
+    Attributes:
+        data: training, validation and test images; a step decides on validation, never on test.
+        processor: the image processor of the model that is compressed.
+        teacher: the recipe's teacher, or None.
+        seed: seed of everything random.
+        work_folder: where checkpoints of the training in progress lie.
+        sparse_parameters: names of parameters whose zeros must stay zero, added by weight pruning.
+        log: prints one line for the user.
+    """
+
+    data: ImageData
+    processor: BaseImageProcessor
+    teacher: LoadedModel | None
+    seed: int
+    work_folder: Path
+    sparse_parameters: set[str] = field(default_factory=set)
+    log: Any = print
+
+
+@dataclass
+class StepResult:
+    """A step's model and the details that belong into its row of the report."""
+
+    model: PreTrainedModel
+    details: dict[str, Any]
+
+
+class Step(ABC, Generic[C]):
+    """Model in, model out. No step knows another step.
+
+    Attributes:
+        Config: pydantic class of the step's section in the recipe.
+        needs_teacher: whether a recipe without teacher is wrong.
+    """
+
+    Config: ClassVar[type[Section]]
+
+    def __init__(self, config: C):
+        self.config = config
+
+    @property
+    def needs_teacher(self) -> bool:
+        return False
+
+    @abstractmethod
+    def apply(self, model: PreTrainedModel, context: Context) -> StepResult:
+        """Return the changed model; `model` itself may be changed in place."""
+
+
+STEPS: Registry[type[Step]] = Registry("step", "hf_compress.steps")
+register_step = STEPS.register

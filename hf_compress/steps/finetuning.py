@@ -1,0 +1,16 @@
+"""The `finetune` step: ordinary training with cross-entropy, also the control for every distillation."""
+
+from hf_compress.config import TrainingConfig
+from hf_compress.steps.base import Context, Step, StepResult, register_step
+
+
+@register_step("finetune")
+class Finetune(Step[TrainingConfig]):
+    """Trains the model on the labels of the data."""
+
+    Config = TrainingConfig
+
+    def apply(self, model, context: Context) -> StepResult:
+        from hf_compress.training import train
+
+        return StepResult(model, train(model, context, self.config))

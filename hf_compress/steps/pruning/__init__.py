@@ -1,0 +1,19 @@
+"""The `prune` step."""
+
+from hf_compress.steps.base import Context, Step, StepResult, register_step
+from hf_compress.steps.pruning.config import CRITERIA, PruneConfig
+from hf_compress.steps.pruning.importance import register_importance
+
+__all__ = ["CRITERIA", "Prune", "PruneConfig", "register_importance"]
+
+
+@register_step("prune")
+class Prune(Step[PruneConfig]):
+    """Zeroes weights or removes channels, in one shot or in rounds with training between."""
+
+    Config = PruneConfig
+
+    def apply(self, model, context: Context) -> StepResult:
+        from hf_compress.steps.pruning.loop import prune
+
+        return prune(model, context, self.config)

@@ -1,0 +1,90 @@
+"""Section `prune` of a recipe."""
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from hf_compress.config import Section
+from hf_compress.registry import Registry
+from hf_compress.steps.distillation.config import LOSSES, LossConfig
+
+CRITERIA: Registry = Registry("importance", "hf_compress.importance")
+
+
+class PruningTarget(Section):
+    """Where to stop: the fraction of the unpruned model that must be gone."""
+
+    sparsity: float | None = Field(None, gt=0, lt=1, description="Weights that are zero, or channels that are removed.")
+    parameters: float | None = Field(None, gt=0, lt=1, description="Parameters removed (granularity `channel`).")
+    macs: float | None = Field(None, gt=0, lt=1, description="MACs removed (granularity `channel`).")
+
+    @model_validator(mode="after")
+    def _exactly_one(self):
+        if len(self.model_fields_set & {"sparsity", "parameters", "macs"}) != 1:
+            raise ValueError("name exactly one of sparsity, parameters, macs")
+        return self
+
+    @property
+    def metric(self) -> str:
+        return next(name for name in ("sparsity", "parameters", "macs") if getattr(self, name) is not None)
+
+    @property
+    def value(self) -> float:
+        return getattr(self, self.metric)
+
+
+class RecoveryConfig(LossConfig):
+    """Training after each pruning round: with the labels (`ce`), or distilled from the unpruned model."""
+
+    epochs: int = Field(1, ge=0, description="0 prunes without training.")
+    loss: str = Field("ce", description="`ce` (labels only), or a distillation loss from the unpruned model.")
+
+    @field_validator("loss")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        from hf_compress.steps.distillation import losses  # noqa: F401  (registers the built-in losses; no torch)
+
+        return name if name == "ce" else LOSSES.known(name)
+
+
+class PruneConfig(Section):
+    """The `prune` step."""
+
+    importance: str = Field("l1", description="`l1`, `l2`, `ln` (order `n`), `random`, or a registered name.")
+    n: float = Field(2.0, gt=0, description="Order of the norm `ln`.")
+    granularity: Literal["weight", "channel"] = Field(
+        "channel", description="`weight` zeroes weights; `channel` removes channels, so that the model is smaller."
+    )
+    dim: int | None = Field(
+        None, ge=0, description="With granularity `weight`: zero whole slices along this dimension (as LnStructured)."
+    )
+    scope: Literal["layer", "global"] = Field("layer", description="Compare importance in a layer, or across all.")
+    amount: float = Field(0.1, gt=0, lt=1, description="Fraction pruned in a round, of the unpruned model.")
+    iterative: bool = Field(True, description="Prune, train, evaluate, and again; false prunes once.")
+    target: PruningTarget | None = Field(None, description="Stop here; without target, `max_drop` alone decides.")
+    max_drop: float = Field(
+        0.01, ge=0, le=1, description="Largest loss of validation accuracy against the unpruned model (0.01: one point)."
+    )
+    floor: float = Field(0.1, ge=0, lt=1, description="Fraction of each layer that always stays.")
+    round_to: int = Field(8, ge=1, description="Pruned widths are multiples of this (granularity `channel`).")
+    exclude: list[str] = Field([], description="Layers to leave alone, by name with wildcards: `encoder.stages.0.*`.")
+    recovery: RecoveryConfig = Field(default_factory=RecoveryConfig, description="Training after each round.")
+
+    @field_validator("importance")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        from hf_compress.steps.pruning import importance  # noqa: F401  (registers the built-in criteria; no torch)
+
+        return CRITERIA.known(name)
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if self.granularity == "channel" and self.dim is not None:
+            raise ValueError("dim belongs to granularity 'weight'; channels are removed by granularity 'channel' alone")
+        if self.granularity == "weight" and self.target and self.target.metric != "sparsity":
+            raise ValueError(
+                f"zeroed weights do not change {self.target.metric}; use target.sparsity, or granularity 'channel'"
+            )
+        if self.dim is not None and self.scope == "global":
+            raise ValueError("slices along dim are compared within a layer; use scope 'layer'")
+        return self

@@ -1,0 +1,147 @@
+"""Students built by name from transformers' own classes, with random weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hf_compress.errors import UsageError
+from hf_compress.registry import Registry, did_you_mean
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from hf_compress.hub.load import LoadedModel
+    from hf_compress.recipe import StudentSection, TeacherSection
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A registered student: `build(width, **label_options) -> transformers config`."""
+
+    build: Callable[..., PretrainedConfig]
+    description: str
+
+
+STUDENTS: Registry[Architecture] = Registry("student", "hf_compress.students")
+DEFAULT_IMAGE_SIZE = 224
+
+
+def register_student(name: str, description: str) -> Callable:
+    """Return a decorator for `build(width, **label_options)`, which returns the student's transformers config."""
+
+    def store(build: Callable[..., PretrainedConfig]) -> Callable[..., PretrainedConfig]:
+        STUDENTS.register(name)(Architecture(build, description))
+        return build
+
+    return store
+
+
+def build_registered(name: str, labels: list[str], *, width: float = 1.0, image_size: int | None = None) -> LoadedModel:
+    """Build a registered architecture with random weights, and an image processor with ImageNet's normalisation.
+
+    Args:
+        name: one of `STUDENTS`.
+        labels: class names.
+        width: multiplies the number of channels of every layer.
+        image_size: height and width of the input in pixels, 224 when not given.
+    """
+    from transformers import AutoModelForImageClassification, ViTImageProcessor
+    from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+    from hf_compress.hub.load import LoadedModel, label_options, use_torch_momentum
+
+    config = STUDENTS.get(name).build(width, **label_options(labels))
+    model = AutoModelForImageClassification.from_config(config)
+    use_torch_momentum(model)
+    size = image_size or DEFAULT_IMAGE_SIZE
+    processor = ViTImageProcessor(
+        size={"height": size, "width": size}, image_mean=IMAGENET_DEFAULT_MEAN, image_std=IMAGENET_DEFAULT_STD
+    )
+    return LoadedModel(model.eval(), processor, name, new_head=True)
+
+
+def build_model(section: TeacherSection | StudentSection, labels: list[str] | None) -> LoadedModel:
+    """Build or load what a recipe's teacher or student section names.
+
+    Args:
+        section: the section; `model: teacher` is the caller's business.
+        labels: wanted class names; None keeps those of the checkpoint.
+
+    Raises:
+        UsageError: options that do not fit the kind of model.
+    """
+    from hf_compress.hub.load import load
+
+    if section.model in STUDENTS:
+        return build_registered(
+            section.model, labels or [], width=section.width, image_size=section.image_size
+        )
+    for option, default in (("width", 1.0), ("image_size", None)):
+        if getattr(section, option) != default:
+            raise UsageError(
+                f"'{option}' belongs to registered architectures ({', '.join(STUDENTS)}), not to {section.model}"
+            )
+    if "/" not in section.model and not section.model.startswith((".", "~")):
+        near = did_you_mean(section.model, STUDENTS)
+        if "did you mean" in near:
+            raise UsageError(f"unknown model '{section.model}'{near}")
+    return load(
+        section.model,
+        revision=section.revision,
+        trust_remote_code=section.trust_remote_code,
+        labels=labels,
+        pretrained=getattr(section, "pretrained", True),
+    )
+
+
+def build_student(section: StudentSection, labels: list[str], teacher: LoadedModel | None) -> LoadedModel:
+    """Return the model to compress: a copy of the teacher, or what `section` names.
+
+    A registered student that names no image size gets the teacher's, so that both see the same detail.
+    """
+    from hf_compress.data.images import input_size
+    from hf_compress.hub.load import LoadedModel
+
+    if section.model == "teacher":
+        return LoadedModel(copy.deepcopy(teacher.model), teacher.processor, teacher.name, teacher.commit)
+    if section.model in STUDENTS and section.image_size is None and teacher is not None:
+        section = section.model_copy(update={"image_size": input_size(teacher.processor)[0]})
+    return build_model(section, labels)
+
+
+def _scaled(channels: int, width: float) -> int:
+    """Multiples of eight, as hardware likes them."""
+    return max(8, round(channels * width / 8) * 8)
+
+
+def _resnet(layer_type: str, depths: list[int], expansion: int) -> Callable[..., PretrainedConfig]:
+    def build(width: float, **label_options) -> PretrainedConfig:
+        from transformers import ResNetConfig
+
+        return ResNetConfig(
+            layer_type=layer_type,
+            depths=depths,
+            embedding_size=_scaled(64, width),
+            hidden_sizes=[_scaled(channels * expansion, width) for channels in (64, 128, 256, 512)],
+            **label_options,
+        )
+
+    return build
+
+
+register_student("resnet18", "ResNet-18 (He et al., 2016)")(_resnet("basic", [2, 2, 2, 2], 1))
+register_student("resnet34", "ResNet-34 (He et al., 2016)")(_resnet("basic", [3, 4, 6, 3], 1))
+register_student("resnet50", "ResNet-50 (He et al., 2016)")(_resnet("bottleneck", [3, 4, 6, 3], 4))
+
+
+@register_student("mobilenet_v2", "MobileNetV2 (Sandler et al., 2018)")
+def _mobilenet_v2(width: float, **label_options) -> PretrainedConfig:
+    """Dropout and padding as in the paper's PyTorch versions: transformers' defaults fit converted TensorFlow weights."""
+    from transformers import MobileNetV2Config
+
+    return MobileNetV2Config(
+        depth_multiplier=width, classifier_dropout_prob=0.2, tf_padding=False, layer_norm_eps=1e-5, **label_options
+    )

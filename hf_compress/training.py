@@ -1,0 +1,227 @@
+"""Training and evaluation, both by transformers' Trainer."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import BaseImageProcessor, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from hf_compress.config import TrainingConfig
+from hf_compress.data import Collator, ImageData, ImageSplit
+from hf_compress.data.images import IGNORED_LABEL
+from hf_compress.errors import RunError
+from hf_compress.hub.load import LoadedModel
+from hf_compress.measure.quality import quality
+from hf_compress.steps.base import Context
+from hf_compress.steps.distillation.config import LOSSES, LossConfig
+
+EVALUATION_BATCH = 128
+
+
+class CompressionTrainer(Trainer):
+    """transformers' Trainer with one change: the training loss may compare the outputs with a teacher's.
+
+    Args:
+        teacher: frozen model that sees `teacher_pixel_values`; None trains with cross-entropy alone.
+        loss_config: names the distillation loss and its options.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        teacher: PreTrainedModel | None = None,
+        loss_config: LossConfig | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = False
+        self.teacher = teacher
+        self.loss_config = loss_config
+        if teacher is not None:
+            self.teacher.requires_grad_(False).eval().to(self.args.device)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Return the distillation loss while training with a teacher, otherwise the cross-entropy."""
+        outputs = model(pixel_values=inputs["pixel_values"])
+        logits, labels = outputs.logits, inputs["labels"]
+        if model.training and self.teacher is not None:
+            with torch.no_grad():
+                teacher_logits = self.teacher(pixel_values=inputs["teacher_pixel_values"]).logits
+            loss_function = LOSSES.get(self.loss_config.loss).function
+            loss = loss_function(logits.float(), teacher_logits.float(), labels, self.loss_config)
+        else:
+            loss = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED_LABEL)
+        if model.training and not torch.isfinite(loss):
+            raise RunError(
+                f"the training loss became {loss.item()} after {self.state.global_step} steps: lower 'learning_rate', "
+                "or use precision fp32"
+            )
+        return (loss, {"logits": logits}) if return_outputs else loss
+
+
+class HoldMasks(TrainerCallback):
+    """Keeps pruned weights at zero: what is zero in these parameters when training begins stays zero."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter]):
+        self.parameters = list(parameters)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.masks = [parameter.detach() != 0 for parameter in self.parameters]
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        with torch.no_grad():
+            for parameter, mask in zip(self.parameters, self.masks, strict=True):
+                parameter.mul_(mask)
+
+
+@dataclass
+class Predictions:
+    """Outputs for a split: logits (images, classes) and labels (images,), on the CPU."""
+
+    logits: Tensor
+    labels: Tensor
+
+
+def train(
+    model: PreTrainedModel, context: Context, config: TrainingConfig, teacher: LoadedModel | None = None
+) -> dict[str, Any]:
+    """Train `model` in place and leave it at the epoch with the best validation accuracy.
+
+    Args:
+        config: how to train; with `teacher` it is a `LossConfig`.
+        teacher: distil from this model; None trains on the labels.
+
+    Returns:
+        Details for the report: the best epoch and one row an epoch.
+
+    Raises:
+        RunError: the loss is not finite, or labels are missing.
+    """
+    data = context.data
+    needs_labels = teacher is None or LOSSES.get(config.loss).needs_labels
+    if needs_labels and not data.train.labelled:
+        wanted = "cross-entropy" if teacher is None else f"loss '{config.loss}'"
+        raise RunError(f"{wanted} needs a label for every training image; for unlabelled images use the loss mse or kl")
+    sparse = [parameter for name, parameter in model.named_parameters() if name in context.sparse_parameters]
+    trainer = CompressionTrainer(
+        model=model,
+        args=_arguments(config, context),
+        data_collator=Collator(context.processor, teacher.processor if teacher else None),
+        train_dataset=data.train,
+        eval_dataset=data.validation,
+        compute_metrics=lambda output: quality(torch.tensor(output.predictions), torch.tensor(output.label_ids)),
+        optimizer_cls_and_kwargs=_optimizer(config),
+        callbacks=[HoldMasks(sparse)],
+        teacher=teacher.model if teacher else None,
+        loss_config=config if teacher else None,
+    )
+    trainer.remove_callback(PrinterCallback)
+    use_channels_last(model)
+    trainer.train()
+    history = _history(trainer.state.log_history)
+    shutil.rmtree(trainer.args.output_dir, ignore_errors=True)
+    model.eval().to("cpu")
+    best = max(range(len(history)), key=lambda epoch: history[epoch]["validation_accuracy"])
+    return {"best_epoch": best + 1, "epochs": history}
+
+
+def predict(
+    model: PreTrainedModel,
+    processor: BaseImageProcessor,
+    images: ImageSplit,
+    workers: int = 0,
+    batch_size: int = EVALUATION_BATCH,
+) -> Predictions:
+    """Return the model's logits for every image of a split, without augmentation."""
+    arguments = TrainingArguments(
+        output_dir="unused",
+        per_device_eval_batch_size=batch_size,
+        dataloader_num_workers=workers,
+        remove_unused_columns=False,
+        report_to="none",
+    )
+    trainer = CompressionTrainer(model=model, args=arguments, data_collator=Collator(processor))
+    use_channels_last(model)
+    output = trainer.predict(images.without_augmentation())
+    model.to("cpu")
+    return Predictions(torch.tensor(output.predictions), torch.tensor(output.label_ids))
+
+
+def evaluate(model: PreTrainedModel, processor: BaseImageProcessor, data: ImageData, split: str) -> dict[str, float]:
+    """Return the quality of `model` on one split: see `measure.quality.quality`."""
+    output = predict(model, processor, data.splits[split], data.workers)
+    return quality(output.logits, output.labels)
+
+
+def reestimate_batch_norm(model: PreTrainedModel, context: Context, images: int = 2048) -> None:
+    """Recompute the running statistics of batch norms from training images, as after the removal of channels.
+
+    Exact averages over the batches replace the moving ones (torch.optim.swa_utils.update_bn).
+    """
+    subset = torch.utils.data.Subset(context.data.train, _spread(len(context.data.train), images))
+    loader = torch.utils.data.DataLoader(subset, batch_size=EVALUATION_BATCH, collate_fn=Collator(context.processor))
+    torch.optim.swa_utils.update_bn((batch["pixel_values"] for batch in loader), model)
+    model.eval()
+
+
+def use_channels_last(model: nn.Module) -> None:
+    """Lay out the weights of convolutions as the fast CPU and GPU kernels want them; values do not change."""
+    model.to(memory_format=torch.channels_last)
+
+
+def _spread(total: int, wanted: int) -> list[int]:
+    step = max(1, total // wanted)
+    return list(range(0, total, step))[:wanted]
+
+
+def _arguments(config: TrainingConfig, context: Context) -> TrainingArguments:
+    steps = config.epochs * math.ceil(len(context.data.train) / config.batch_size)
+    return TrainingArguments(
+        output_dir=str(Path(context.work_folder) / "training"),
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=EVALUATION_BATCH,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        lr_scheduler_type=config.scheduler if not (config.scheduler == "constant" and config.warmup)
+        else "constant_with_warmup",
+        warmup_steps=round(config.warmup * steps),
+        bf16=config.precision == "bf16",
+        fp16=config.precision == "fp16",
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        logging_strategy="epoch",
+        load_best_model_at_end=True,
+        metric_for_best_model="accuracy",
+        save_total_limit=1,
+        remove_unused_columns=False,
+        dataloader_num_workers=context.data.workers,
+        seed=context.seed,
+        report_to="none",
+    )
+
+
+def _optimizer(config: TrainingConfig) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+    options: dict[str, Any] = {"lr": config.learning_rate}
+    if config.optimizer == "sgd":
+        options |= {"momentum": 0.9, "nesterov": True}
+    return kinds[config.optimizer], options
+
+
+def _history(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    losses = [entry["loss"] for entry in log if "loss" in entry]
+    evaluations = [entry for entry in log if "eval_accuracy" in entry]
+    return [
+        {"epoch": epoch, "training_loss": loss, "validation_accuracy": entry["eval_accuracy"]}
+        for epoch, (loss, entry) in enumerate(zip(losses, evaluations, strict=True), start=1)
+    ]
