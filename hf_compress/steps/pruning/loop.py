@@ -1,0 +1,167 @@
+"""Pruning in one shot, or in rounds until the best compromise of quality and size."""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from hf_compress.data.images import input_size
+from hf_compress.errors import RunError
+from hf_compress.hub.load import LoadedModel
+from hf_compress.measure.cost import count_macs, count_parameters
+from hf_compress.steps.base import Context, StepResult
+from hf_compress.steps.pruning.channels import ChannelPruner
+from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.weights import prunable_weights, prune_weights, sparsity
+from hf_compress.training import evaluate, reestimate_batch_norm, train
+
+BISECTIONS = 10
+
+
+class WeightPruner:
+    """Zeroes weights; the counterpart of `ChannelPruner`."""
+
+    def __init__(self, model: PreTrainedModel, config: PruneConfig, exclude: set[str]):
+        self.config = config
+        self.exclude = exclude
+        self.protected = {name: "excluded by the recipe" for name in exclude}
+        self.parameter_names = set(prunable_weights(model, exclude))
+
+    def prune(self, model: PreTrainedModel, amount: float) -> None:
+        prune_weights(prunable_weights(model, self.exclude), self.config, amount)
+
+    def sparsity(self, model: PreTrainedModel) -> float:
+        return sparsity(prunable_weights(model, self.exclude))
+
+
+def prune(model: PreTrainedModel, context: Context, config: PruneConfig) -> StepResult:
+    """Prune `model` as the recipe says.
+
+    Each round prunes a copy of the best model so far, trains it, and keeps it when its validation accuracy is at most
+    `max_drop` under the unpruned model's. A round that falls further is tried again with half the amount, then given
+    up. In one shot there is one round, and it is kept.
+
+    Returns:
+        The smallest model kept, and one row a round.
+
+    Raises:
+        RunError: nothing can be pruned.
+    """
+    torch.manual_seed(context.seed)
+    exclude = _excluded(model, config.exclude)
+    image = torch.zeros(1, 3, *input_size(context.processor))
+    if config.granularity == "channel":
+        pruner: ChannelPruner | WeightPruner = ChannelPruner(model, image, config, exclude)
+    else:
+        pruner = WeightPruner(model, config, exclude)
+        context.sparse_parameters |= pruner.parameter_names
+    gone = _fractions_gone(model, image, pruner)
+    unpruned = LoadedModel(copy.deepcopy(model), context.processor, "the unpruned model")
+    baseline = evaluate(model, context.processor, context.data, "validation")["accuracy"]
+    context.log(f"unpruned: validation accuracy {baseline:.4f}")
+
+    rounds: list[dict[str, Any]] = []
+    best, done, step = model, 0.0, config.amount if config.iterative or not config.target else 1.0
+    limit = 1 - config.floor
+    retried = reached = False
+    while not reached and done < limit:
+        amount = min(done + step, limit)
+        candidate, amount = _pruned(best, pruner, gone, config, done, amount)
+        fractions = gone(candidate)
+        if fractions == gone(best):
+            if not config.iterative:
+                raise RunError(f"nothing was pruned: amount {config.amount} is less than one step of 'round_to'")
+            done = amount
+            continue
+        accuracy = _recover(candidate, context, config, unpruned)
+        kept = not config.iterative or accuracy >= baseline - config.max_drop
+        rounds.append(
+            {"round": len(rounds) + 1, "amount": amount, **fractions, "validation_accuracy": accuracy, "kept": kept}
+        )
+        context.log(_round_line(rounds[-1]))
+        if kept:
+            best, done = candidate, amount
+            reached = config.target is not None and fractions[config.target.metric] >= config.target.value - 1e-3
+            if not config.iterative:
+                break
+        elif retried:
+            break
+        else:
+            step, retried = step / 2, True
+    if not rounds:
+        raise RunError("nothing was pruned: every width is already at its floor; lower 'floor' or 'round_to'")
+    return StepResult(
+        best,
+        {
+            "rounds": rounds,
+            "unpruned_validation_accuracy": baseline,
+            "target_reached": reached if config.target else None,
+            "protected_layers": pruner.protected,
+        },
+    )
+
+
+def _pruned(best, pruner, gone, config: PruneConfig, done: float, amount: float) -> tuple[PreTrainedModel, float]:
+    """Return a pruned copy and its amount: the given one, or the least that meets the target where it overshoots."""
+    candidate = copy.deepcopy(best)
+    pruner.prune(candidate, amount)
+    target = config.target
+    if target is None or gone(candidate)[target.metric] < target.value:
+        return candidate, amount
+    low, high = done, amount
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        trial = copy.deepcopy(best)
+        pruner.prune(trial, middle)
+        if gone(trial)[target.metric] >= target.value:
+            candidate, high = trial, middle
+        else:
+            low = middle
+    return candidate, high
+
+
+def _recover(model: PreTrainedModel, context: Context, config: PruneConfig, unpruned: LoadedModel) -> float:
+    """Repair the model after pruning and return its validation accuracy."""
+    if config.granularity == "channel":
+        reestimate_batch_norm(model, context)
+    if config.recovery.epochs:
+        train(model, context, config.recovery, teacher=None if config.recovery.loss == "ce" else unpruned)
+    return evaluate(model, context.processor, context.data, "validation")["accuracy"]
+
+
+def _fractions_gone(
+    model: PreTrainedModel, image: Tensor, pruner: ChannelPruner | WeightPruner
+) -> Callable[[PreTrainedModel], dict[str, float]]:
+    """Return a function that tells which fractions of `model`'s weights, parameters and MACs a pruned copy lacks."""
+    parameters, macs = count_parameters(model), count_macs(model, image)
+
+    def gone(pruned: PreTrainedModel) -> dict[str, float]:
+        return {
+            "sparsity": pruner.sparsity(pruned),
+            "parameters": 1 - count_parameters(pruned) / parameters,
+            "macs": 1 - count_macs(pruned, image) / macs,
+        }
+
+    return gone
+
+
+def _excluded(model: PreTrainedModel, patterns: list[str]) -> set[str]:
+    names = [name for name, _ in model.named_modules() if name]
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise RunError(f"'exclude' pattern '{pattern}' matches no layer; layers are named like '{names[-1]}'")
+    return {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
+
+
+def _round_line(row: dict[str, Any]) -> str:
+    verdict = "kept" if row["kept"] else "too far, rolled back"
+    return (
+        f"round {row['round']}: sparsity {row['sparsity']:.1%}, parameters -{row['parameters']:.1%}, "
+        f"MACs -{row['macs']:.1%}, validation accuracy {row['validation_accuracy']:.4f}: {verdict}"
+    )

@@ -1,0 +1,85 @@
+"""Weight pruning: which entries become zero."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hf_compress.errors import RunError
+from hf_compress.steps.pruning.config import CRITERIA, PruneConfig
+
+PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+def prunable_weights(model: nn.Module, exclude: set[str]) -> dict[str, nn.Parameter]:
+    """Return the weights of convolutions and linear layers by parameter name.
+
+    Raises:
+        RunError: there are none.
+    """
+    weights = {
+        f"{name}.weight": module.weight
+        for name, module in model.named_modules()
+        if isinstance(module, PRUNABLE) and name not in exclude
+    }
+    if not weights:
+        raise RunError("nothing can be pruned: the model has no convolution or linear layer outside 'exclude'")
+    return weights
+
+
+def prune_weights(weights: dict[str, nn.Parameter], config: PruneConfig, amount: float) -> None:
+    """Set the least important entries to zero, in place.
+
+    Without `floor` the zeros are those of `torch.nn.utils.prune`: `l1_unstructured` (scope `layer`),
+    `global_unstructured` (scope `global`) and `ln_structured` (`dim`).
+
+    Args:
+        amount: fraction of all entries (or slices along `dim`) that are zero afterwards, entries that were zero before
+            included, since their importance is zero.
+    """
+    score = CRITERIA.get(config.importance)
+    with torch.no_grad():
+        scores = {name: score(weight, config.dim, config.n) for name, weight in weights.items()}
+        if config.importance == "random":
+            scores = {name: _zeros_first(values, weights[name], config.dim) for name, values in scores.items()}
+        masks = _global_masks(scores, amount, config.floor) if config.scope == "global" else {
+            name: _mask(values, min(amount, 1 - config.floor)) for name, values in scores.items()
+        }
+        for name, weight in weights.items():
+            mask = masks[name]
+            if config.dim is not None:
+                mask = mask.reshape([-1 if axis == config.dim else 1 for axis in range(weight.dim())])
+            weight.mul_(mask)
+
+
+def sparsity(weights: dict[str, nn.Parameter]) -> float:
+    """Return the fraction of entries that are zero."""
+    zeros = sum(int((weight == 0).sum()) for weight in weights.values())
+    return zeros / sum(weight.numel() for weight in weights.values())
+
+
+def _mask(scores: Tensor, amount: float) -> Tensor:
+    """Return False at the `amount` lowest scores."""
+    mask = torch.ones_like(scores, dtype=torch.bool)
+    lowest = torch.topk(scores.flatten(), k=round(amount * scores.numel()), largest=False).indices
+    mask.view(-1)[lowest] = False
+    return mask
+
+
+def _global_masks(scores: dict[str, Tensor], amount: float, floor: float) -> dict[str, Tensor]:
+    """Compare the scores of all layers, keeping the `floor` best of each out of the competition."""
+    flat = []
+    for values in scores.values():
+        values = values.flatten().clone()
+        kept = round(floor * values.numel())
+        values[torch.topk(values, k=kept).indices] = torch.inf
+        flat.append(values)
+    mask = _mask(torch.cat(flat), min(amount, 1 - floor))
+    parts = mask.split([values.numel() for values in flat])
+    return {name: part.view_as(values) for (name, values), part in zip(scores.items(), parts, strict=True)}
+
+
+def _zeros_first(scores: Tensor, weight: Tensor, dim: int | None) -> Tensor:
+    """Random scores differ from round to round: what is zero already must still go first."""
+    zero = weight == 0 if dim is None else (weight.transpose(0, dim).flatten(1) == 0).all(dim=1)
+    return scores.masked_fill(zero, 0)
