@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import shutil
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from hf_compress.checkpoint import save
 from hf_compress.data import ImageData, load_data
-from hf_compress.data.images import IGNORED_LABEL, input_size
+from hf_compress.data.images import input_size
 from hf_compress.errors import RunError
 from hf_compress.hub.load import LoadedModel
 from hf_compress.measure.cost import cost
@@ -76,6 +75,7 @@ def compress(recipe: Recipe, output: str | Path = "runs/latest", overwrite: bool
     """
     folder = RunFolder(output, overwrite)
     transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     started = time.time()
     set_seed(recipe.seed)
     log(f"data: {recipe.data.path}")
@@ -91,13 +91,13 @@ def compress(recipe: Recipe, output: str | Path = "runs/latest", overwrite: bool
     if teacher is not None:
         stages.add("teacher", teacher, teacher_details)
     if recipe.student.model != "teacher":
-        stages.add("student, before", student)
+        stages.add("student", student)
     context = Context(data, student.processor, teacher, recipe.seed, folder.work, log=log)
     for number, (name, step) in enumerate(zip(recipe.step_names, recipe.build_steps(), strict=True), start=1):
         log(f"step {number} of {len(recipe.steps)}: {name}")
         result = step.apply(student.model, context)
         student = LoadedModel(result.model.eval(), student.processor, student.name)
-        stages.add(f"after step {number}: {name}", student, result.details)
+        stages.add(f"{number} {name}", student, result.details)
         save(student.model, folder.step(number, name), student.processor)
     stages.add_latency()
 
@@ -120,7 +120,7 @@ def _teacher(recipe: Recipe, data: ImageData, folder: RunFolder, log) -> tuple[L
     section = recipe.teacher
     if section is None:
         if not data.labelled:
-            raise RunError(f"{section or recipe.data.path} has no labels: name a teacher to distil from")
+            raise RunError(f"{recipe.data.path} has no labels: name a teacher to distil from")
         return None, None
     log(f"teacher: {section.model}")
     if section.model in STUDENTS:
@@ -160,7 +160,6 @@ def _label_with_teacher(data: ImageData, teacher: LoadedModel) -> None:
     for images in (data.validation, data.test):
         images.labels = predict(teacher.model, teacher.processor, images, data.workers).logits.argmax(dim=1).tolist()
     data.label_names = teacher.label_names
-    assert set(data.train.labels) == {IGNORED_LABEL}
 
 
 def _freeze_all_but_head(teacher: LoadedModel) -> None:

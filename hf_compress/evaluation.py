@@ -30,7 +30,9 @@ def evaluate_folder(name: str, section: DataSection, split: str, seed: int, trus
     loaded = load(name, trust_remote_code=trust_remote_code)
     data = load_data(section, seed)
     if not data.labelled or not data.align_labels(loaded.label_names):
-        raise RunError(f"the labels of {section.path} are not those of {name}: {', '.join(loaded.label_names[:5])} ...")
+        raise RunError(
+            f"the labels of {section.path} are not those of {name}: {', '.join(loaded.label_names[:5])} ..."
+        )
     return {
         "model": name,
         "split": {"name": split, **data.facts["splits"][split]},

@@ -69,7 +69,9 @@ class SplitsSection(Section):
 
 
 class DataSection(Section):
-    path: str = Field(description="Hub id, folder of images (one folder a class), folder of parquet files, or `digits`.")
+    path: str = Field(
+        description="Hub id, folder of images (one folder a class), folder of parquet files, or `digits`."
+    )
     name: str | None = Field(None, description="Configuration of a Hub data set.")
     revision: str | None = Field(None, description="Branch, tag or commit of a Hub data set.")
     splits: SplitsSection = Field(default_factory=SplitsSection)

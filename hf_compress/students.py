@@ -39,7 +39,9 @@ def register_student(name: str, description: str) -> Callable:
     return store
 
 
-def build_registered(name: str, labels: list[str], *, width: float = 1.0, image_size: int | None = None) -> LoadedModel:
+def build_registered(
+    name: str, labels: list[str], *, width: float = 1.0, image_size: int | None = None
+) -> LoadedModel:
     """Build a registered architecture with random weights, and an image processor with ImageNet's normalisation.
 
     Args:
@@ -76,9 +78,7 @@ def build_model(section: TeacherSection | StudentSection, labels: list[str] | No
     from hf_compress.hub.load import load
 
     if section.model in STUDENTS:
-        return build_registered(
-            section.model, labels or [], width=section.width, image_size=section.image_size
-        )
+        return build_registered(section.model, labels or [], width=section.width, image_size=section.image_size)
     for option, default in (("width", 1.0), ("image_size", None)):
         if getattr(section, option) != default:
             raise UsageError(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BaseImageProcessor, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from hf_compress.config import TrainingConfig
 from hf_compress.data import Collator, ImageData, ImageSplit
@@ -21,6 +21,7 @@ from hf_compress.data.images import IGNORED_LABEL
 from hf_compress.errors import RunError
 from hf_compress.hub.load import LoadedModel
 from hf_compress.measure.quality import quality
+from hf_compress.progress import TrainingProgress
 from hf_compress.steps.base import Context
 from hf_compress.steps.distillation.config import LOSSES, LossConfig
 
@@ -110,8 +111,11 @@ def train(
     needs_labels = teacher is None or LOSSES.get(config.loss).needs_labels
     if needs_labels and not data.train.labelled:
         wanted = "cross-entropy" if teacher is None else f"loss '{config.loss}'"
-        raise RunError(f"{wanted} needs a label for every training image; for unlabelled images use the loss mse or kl")
+        raise RunError(
+            f"{wanted} needs a label for every training image; for unlabelled images use the loss mse or kl"
+        )
     sparse = [parameter for name, parameter in model.named_parameters() if name in context.sparse_parameters]
+    progress = TrainingProgress(context.log)
     trainer = CompressionTrainer(
         model=model,
         args=_arguments(config, context),
@@ -120,13 +124,15 @@ def train(
         eval_dataset=data.validation,
         compute_metrics=lambda output: quality(torch.tensor(output.predictions), torch.tensor(output.label_ids)),
         optimizer_cls_and_kwargs=_optimizer(config),
-        callbacks=[HoldMasks(sparse)],
+        callbacks=[HoldMasks(sparse), progress],
         teacher=teacher.model if teacher else None,
         loss_config=config if teacher else None,
     )
-    trainer.remove_callback(PrinterCallback)
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
     use_channels_last(model)
-    trainer.train()
+    with progress.bar:
+        trainer.train()
     history = _history(trainer.state.log_history)
     shutil.rmtree(trainer.args.output_dir, ignore_errors=True)
     model.eval().to("cpu")
@@ -146,10 +152,13 @@ def predict(
         output_dir="unused",
         per_device_eval_batch_size=batch_size,
         dataloader_num_workers=workers,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        disable_tqdm=True,
         remove_unused_columns=False,
         report_to="none",
     )
     trainer = CompressionTrainer(model=model, args=arguments, data_collator=Collator(processor))
+    trainer.remove_callback(PrinterCallback)
     use_channels_last(model)
     output = trainer.predict(images.without_augmentation())
     model.to("cpu")
@@ -192,7 +201,8 @@ def _arguments(config: TrainingConfig, context: Context) -> TrainingArguments:
         per_device_eval_batch_size=EVALUATION_BATCH,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
-        lr_scheduler_type=config.scheduler if not (config.scheduler == "constant" and config.warmup)
+        lr_scheduler_type=config.scheduler
+        if not (config.scheduler == "constant" and config.warmup)
         else "constant_with_warmup",
         warmup_steps=round(config.warmup * steps),
         bf16=config.precision == "bf16",
@@ -205,6 +215,8 @@ def _arguments(config: TrainingConfig, context: Context) -> TrainingArguments:
         save_total_limit=1,
         remove_unused_columns=False,
         dataloader_num_workers=context.data.workers,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        disable_tqdm=True,
         seed=context.seed,
         report_to="none",
     )

@@ -25,7 +25,9 @@ def record_shapes(model: PreTrainedModel) -> Shapes:
     shapes: Shapes = {}
     for name, module in model.named_modules():
         original = reference[name]
-        tensors = {key: list(tensor.shape) for key, tensor in _tensors(module) if tensor.shape != _shape(original, key)}
+        tensors = {
+            key: list(tensor.shape) for key, tensor in _tensors(module) if tensor.shape != _shape(original, key)
+        }
         if tensors:
             attributes = {
                 key: value
@@ -46,7 +48,9 @@ def apply_shapes(model: nn.Module, shapes: Shapes) -> None:
         try:
             module = model.get_submodule(name)
         except AttributeError:
-            raise ValueError(f"the checkpoint records shapes for '{name}', which {type(model).__name__} lacks") from None
+            raise ValueError(
+                f"the checkpoint records shapes for '{name}', which {type(model).__name__} lacks"
+            ) from None
         for key, value in change["attributes"].items():
             setattr(module, key, value)
         for key, shape in change["tensors"].items():

@@ -70,9 +70,7 @@ class ImageSplit(torch.utils.data.Dataset):
         views = [decode(picture) for picture in self.pictures[indices][self.image_column]]
         if self.augment:
             views = [self.augment(view) for view in views]
-        return [
-            {"view": view, "label": self.labels[index]} for view, index in zip(views, indices, strict=True)
-        ]
+        return [{"view": view, "label": self.labels[index]} for view, index in zip(views, indices, strict=True)]
 
     def without_augmentation(self) -> ImageSplit:
         return ImageSplit(self.pictures, self.image_column, self.labels)

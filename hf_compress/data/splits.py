@@ -61,7 +61,9 @@ def _slice(data: datasets.DatasetDict, instruction: str, role: str) -> datasets.
     """Read `test`, `test[:500]` or `train[10%:20%]`, in the syntax of `datasets`."""
     name = instruction.partition("[")[0]
     if name not in data:
-        raise UsageError(f"'data.splits.{role}' names the split '{name}', which is not there{did_you_mean(name, data)}")
+        raise UsageError(
+            f"'data.splits.{role}' names the split '{name}', which is not there{did_you_mean(name, data)}"
+        )
     if name == instruction:
         return data[name]
     sizes = {split_name: len(rows) for split_name, rows in data.items()}

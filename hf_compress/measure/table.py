@@ -6,36 +6,36 @@ from typing import Any
 
 from rich.table import Table
 
+COSTS = {
+    "parameters": ("parameters", "M"),
+    "nonzero_parameters": ("non-zero", "M"),
+    "macs": ("MACs", "M"),
+    "bytes": ("on disk", "MB"),
+    "peak_memory_bytes": ("memory", "MB"),
+}
+
 
 def report_table(report: dict[str, Any]) -> Table:
-    """Return one row a stage, with ratios to the first row."""
+    """Return one column a stage, with the improvement over the first stage behind every cost."""
     rows = report["rows"]
-    qualities = list(dict.fromkeys(key for row in rows for key in row["quality"]))
-    batches = list(rows[0]["latency"])
-    table = Table(title="Result on the test images", title_justify="left")
-    table.add_column("stage")
-    for heading in (*qualities, "parameters", "non-zero", "MACs", "bytes", "memory", *(f"{b} p50" for b in batches)):
-        table.add_column(heading.replace("_", " "), justify="right")
-    first = rows[0]
+    table = Table(title="Test images", title_justify="left")
+    table.add_column("")
     for row in rows:
-        costs = [
-            _with_ratio(row["cost"][key], first["cost"][key], scale, unit)
-            for key, scale, unit in (
-                ("parameters", 1e6, "M"),
-                ("nonzero_parameters", 1e6, "M"),
-                ("macs", 1e6, "M"),
-                ("bytes", 1e6, "MB"),
-                ("peak_memory_bytes", 1e6, "MB"),
-            )
-        ]
-        latencies = [
-            _with_ratio(row["latency"][batch]["p50_ms"], first["latency"][batch]["p50_ms"], 1, "ms") for batch in batches
-        ]
-        scores = [f"{row['quality'][key]:.4f}" if key in row["quality"] else "" for key in qualities]
-        table.add_row(row["stage"], *scores, *costs, *latencies)
+        table.add_column(row["stage"], justify="right")
+    for key in dict.fromkeys(key for row in rows for key in row["quality"]):
+        table.add_row(key.replace("_", " "), *(_score(row["quality"].get(key)) for row in rows))
+    for key, (heading, unit) in COSTS.items():
+        table.add_row(heading, *_with_ratios([row["cost"][key] / 1e6 for row in rows], unit))
+    for batch in rows[0]["latency"]:
+        for quantile in ("p50_ms", "p95_ms"):
+            heading = f"{batch.replace('_', ' ')}, {quantile.removesuffix('_ms')}"
+            table.add_row(heading, *_with_ratios([row["latency"][batch][quantile] for row in rows], "ms"))
     return table
 
 
-def _with_ratio(value: float, reference: float, scale: float, unit: str) -> str:
-    ratio = "" if value == reference else f" ({reference / value:.2f}x)"
-    return f"{value / scale:.2f} {unit}{ratio}"
+def _score(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _with_ratios(values: list[float], unit: str) -> list[str]:
+    return [f"{value:.2f} {unit}" + ("" if value == values[0] else f" ({values[0] / value:.2f}x)") for value in values]

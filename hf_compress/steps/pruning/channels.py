@@ -92,7 +92,9 @@ class ChannelPruner:
         plan = self._plan(self.groups(model), amount)
         self._remove(model, plan)
         if not self._runs(model):
-            raise RunError(f"the model does not run after the removal of channels from {', '.join(plan)}: exclude them")
+            raise RunError(
+                f"the model does not run after the removal of channels from {', '.join(plan)}: exclude them"
+            )
 
     def sparsity(self, model: PreTrainedModel) -> float:
         """Return the fraction of the removable channels that is gone."""

@@ -14,7 +14,9 @@ CRITERIA: Registry = Registry("importance", "hf_compress.importance")
 class PruningTarget(Section):
     """Where to stop: the fraction of the unpruned model that must be gone."""
 
-    sparsity: float | None = Field(None, gt=0, lt=1, description="Weights that are zero, or channels that are removed.")
+    sparsity: float | None = Field(
+        None, gt=0, lt=1, description="Weights that are zero, or channels that are removed."
+    )
     parameters: float | None = Field(None, gt=0, lt=1, description="Parameters removed (granularity `channel`).")
     macs: float | None = Field(None, gt=0, lt=1, description="MACs removed (granularity `channel`).")
 
@@ -63,7 +65,10 @@ class PruneConfig(Section):
     iterative: bool = Field(True, description="Prune, train, evaluate, and again; false prunes once.")
     target: PruningTarget | None = Field(None, description="Stop here; without target, `max_drop` alone decides.")
     max_drop: float = Field(
-        0.01, ge=0, le=1, description="Largest loss of validation accuracy against the unpruned model (0.01: one point)."
+        0.01,
+        ge=0,
+        le=1,
+        description="Largest loss of validation accuracy against the unpruned model (0.01: one point).",
     )
     floor: float = Field(0.1, ge=0, lt=1, description="Fraction of each layer that always stays.")
     round_to: int = Field(8, ge=1, description="Pruned widths are multiples of this (granularity `channel`).")
@@ -80,7 +85,9 @@ class PruneConfig(Section):
     @model_validator(mode="after")
     def _consistent(self):
         if self.granularity == "channel" and self.dim is not None:
-            raise ValueError("dim belongs to granularity 'weight'; channels are removed by granularity 'channel' alone")
+            raise ValueError(
+                "dim belongs to granularity 'weight'; channels are removed by granularity 'channel' alone"
+            )
         if self.granularity == "weight" and self.target and self.target.metric != "sparsity":
             raise ValueError(
                 f"zeroed weights do not change {self.target.metric}; use target.sparsity, or granularity 'channel'"

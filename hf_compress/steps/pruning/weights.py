@@ -42,9 +42,11 @@ def prune_weights(weights: dict[str, nn.Parameter], config: PruneConfig, amount:
         scores = {name: score(weight, config.dim, config.n) for name, weight in weights.items()}
         if config.importance == "random":
             scores = {name: _zeros_first(values, weights[name], config.dim) for name, values in scores.items()}
-        masks = _global_masks(scores, amount, config.floor) if config.scope == "global" else {
-            name: _mask(values, min(amount, 1 - config.floor)) for name, values in scores.items()
-        }
+        masks = (
+            _global_masks(scores, amount, config.floor)
+            if config.scope == "global"
+            else {name: _mask(values, min(amount, 1 - config.floor)) for name, values in scores.items()}
+        )
         for name, weight in weights.items():
             mask = masks[name]
             if config.dim is not None:

@@ -1,0 +1,34 @@
+"""Progress of training, as one bar and one line an epoch."""
+
+from __future__ import annotations
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import TrainerCallback
+
+
+class TrainingProgress(TrainerCallback):
+    """Shows a bar of training steps and calls `log` with loss and validation accuracy after every epoch."""
+
+    def __init__(self, log):
+        self.log = log
+        self.loss = float("nan")
+        self.bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), transient=True
+        )
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.task = self.bar.add_task("training", total=state.max_steps)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.bar.update(self.task, completed=state.global_step)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self.loss = (logs or {}).get("loss", self.loss)
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        accuracy = (metrics or {}).get("eval_accuracy")
+        if accuracy is not None:
+            self.log(
+                f"  epoch {round(state.epoch)} of {args.num_train_epochs:.0f}: "
+                f"loss {self.loss:.4g}, validation accuracy {accuracy:.4f}"
+            )
