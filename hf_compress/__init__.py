@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "Recipe": "hf_compress.recipe",
-    "compress": "hf_compress.compress",
+    "compress": "hf_compress.pipeline",
     "Run": "hf_compress.run",
     "Step": "hf_compress.steps",
     "StepResult": "hf_compress.steps",
@@ -24,8 +24,8 @@ __all__ = ["__version__", *_PUBLIC]
 
 if TYPE_CHECKING:
     from hf_compress.checkpoint import save
-    from hf_compress.compress import compress
     from hf_compress.hub.load import load
+    from hf_compress.pipeline import compress
     from hf_compress.recipe import Recipe
     from hf_compress.run import Run
     from hf_compress.steps import Step, StepResult, register_step

@@ -61,8 +61,8 @@ def run(
 
     from rich.console import Console
 
-    from hf_compress.compress import compress
     from hf_compress.measure.table import report_table
+    from hf_compress.pipeline import compress
 
     console = Console()
     result = compress(parsed, target, overwrite, log=lambda line: console.print(line, markup=False, highlight=False))
@@ -137,7 +137,3 @@ def main() -> None:
     except KeyboardInterrupt:
         print("\ninterrupted: no run folder was written; finished steps are in <output>.partial", file=sys.stderr)
         sys.exit(130)
-
-
-if __name__ == "__main__":
-    main()

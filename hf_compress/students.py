@@ -139,7 +139,7 @@ register_student("resnet50", "ResNet-50 (He et al., 2016)")(_resnet("bottleneck"
 
 @register_student("mobilenet_v2", "MobileNetV2 (Sandler et al., 2018)")
 def _mobilenet_v2(width: float, **label_options) -> PretrainedConfig:
-    """Dropout and padding as in the paper's PyTorch versions: transformers' defaults fit converted TensorFlow weights."""
+    """Dropout and padding as in PyTorch versions: transformers' defaults fit converted TensorFlow weights."""
     from transformers import MobileNetV2Config
 
     return MobileNetV2Config(

@@ -49,6 +49,7 @@ class CompressionTrainer(Trainer):
         self.loss_config = loss_config
         if teacher is not None:
             self.teacher.requires_grad_(False).eval().to(self.args.device)
+            use_channels_last(self.teacher)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the distillation loss while training with a teacher, otherwise the cross-entropy."""
@@ -155,6 +156,7 @@ def predict(
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
         remove_unused_columns=False,
+        use_cpu=not torch.cuda.is_available(),
         report_to="none",
     )
     trainer = CompressionTrainer(model=model, args=arguments, data_collator=Collator(processor))
@@ -214,6 +216,7 @@ def _arguments(config: TrainingConfig, context: Context) -> TrainingArguments:
         metric_for_best_model="accuracy",
         save_total_limit=1,
         remove_unused_columns=False,
+        use_cpu=not torch.cuda.is_available(),
         dataloader_num_workers=context.data.workers,
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,

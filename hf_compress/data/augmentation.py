@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
@@ -10,9 +11,13 @@ class RandomShift(nn.Module):
     """Shifts a picture of any size by up to an eighth, filling with its mirror image."""
 
     def forward(self, picture: Tensor) -> Tensor:
-        height, width = picture.shape[-2:]
-        padding = [max(1, width // 8), max(1, height // 8)]
-        return v2.RandomCrop((height, width), padding=padding, padding_mode="reflect")(picture)
+        for axis in (-2, -1):
+            size = picture.shape[axis]
+            most = max(1, size // 8)
+            offset = int(torch.randint(-most, most + 1, ()))
+            positions = (torch.arange(size) + offset).abs()
+            picture = picture.index_select(axis, torch.minimum(positions, 2 * (size - 1) - positions))
+        return picture
 
 
 def build_augmentation(name: str, size: tuple[int, int]) -> Callable[[Tensor], Tensor] | None:

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from torch.distributed._tools.mem_tracker import MemTracker
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
@@ -53,14 +54,10 @@ def bytes_on_disk(model: PreTrainedModel) -> int:
 def peak_memory(model: PreTrainedModel, image: torch.Tensor) -> int:
     """Return the peak of the bytes that a forward pass on the CPU holds: parameters, buffers and activations.
 
-    Counted from the allocations that torch's profiler records, so that other programs and earlier peaks do not matter.
+    Counted tensor by tensor with torch's own tracker, so that other programs and earlier peaks do not matter.
     """
-    weights = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
-    with torch.profiler.profile(profile_memory=True) as profile, torch.no_grad():
+    tracker = MemTracker()
+    tracker.track_external(model)
+    with torch.no_grad(), tracker:
         model(pixel_values=image)
-    events = (e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]")
-    held = peak = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return weights + peak
+    return sum(device["Total"] for device in tracker.get_tracker_snapshot("peak").values())

@@ -15,9 +15,9 @@ def quality(logits: Tensor, labels: Tensor) -> dict[str, float]:
         labels: shape (images,); images with a negative label do not count.
 
     Returns:
-        Top-1 accuracy, and macro-averaged one-vs-rest ROC AUC of the softmax outputs (as the founding article). A class
-        without images, or without other images beside it, has no ROC curve and does not enter the average. With two
-        classes this equals the binary ROC AUC. Empty without labelled images.
+        Top-1 accuracy, and macro-averaged one-vs-rest ROC AUC of the softmax outputs (as the founding article). A
+        class without images, or without other images beside it, has no ROC curve and does not enter the average. With
+        two classes this equals the binary ROC AUC. Empty without labelled images.
     """
     counted = labels >= 0
     if not counted.any():

@@ -53,7 +53,7 @@ def mse_ce(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, confi
 
 @register_loss("kl")
 def kl(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, config: LossConfig) -> Tensor:
-    """KL divergence of the softened outputs, batch mean, times the squared temperature (Hinton et al., 2015, sec. 2)."""
+    """KL divergence of the softened outputs, batch mean, times squared temperature (Hinton et al., 2015, sec. 2)."""
     from torch.nn import functional as F
 
     student = (student_logits / config.temperature).log_softmax(dim=-1)

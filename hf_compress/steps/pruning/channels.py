@@ -171,7 +171,7 @@ class ChannelPruner:
         return total / counts.clamp_min(1)
 
     def _protect_outputs(self, model: PreTrainedModel) -> None:
-        """The last linear layer or convolution with one output a label gives the logits; grouped kernels stay whole."""
+        """The last layer with one output a label gives the logits; grouped kernels stay whole."""
         labels = model.config.num_labels
         heads = [n for n, m in model.named_modules() if isinstance(m, ROOTS) and m.weight.shape[0] == labels]
         self.protected |= {name: "classifier" for name in heads[-1:]}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,8 +24,6 @@ from hf_compress.run import Run, RunFolder, environment
 from hf_compress.steps.base import Context
 from hf_compress.students import STUDENTS, build_model, build_student
 from hf_compress.training import evaluate, predict, train
-
-logger = logging.getLogger(__name__)
 
 
 class Stages:

@@ -1,0 +1,116 @@
+"""Weight pruning against torch.nn.utils.prune: the same entries must become zero."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.utils import prune
+
+from hf_compress.errors import RunError
+from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.weights import prunable_weights, prune_weights, sparsity
+from hf_compress.training import HoldMasks
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.Conv2d(16, 8, 3, groups=2), nn.Linear(8, 5))
+
+
+def layers(model):
+    return [module for module in model if isinstance(module, nn.Conv2d | nn.Linear)]
+
+
+def config(**options):
+    return PruneConfig(granularity="weight", floor=0, **options)
+
+
+def assert_same_weights(ours, theirs):
+    for mine, reference in zip(layers(ours), layers(theirs), strict=True):
+        assert torch.equal(mine.weight, reference.weight)
+
+
+@settings(deadline=None, max_examples=20)
+@given(amount=st.floats(0.01, 0.99), seed=st.integers(0, 1000), importance=st.sampled_from(["l1", "l2", "ln"]))
+def test_layer_scope_zeroes_what_l1_unstructured_zeroes(amount, seed, importance):
+    ours, theirs = network(seed), network(seed)
+    prune_weights(prunable_weights(ours, set()), config(importance=importance), amount)
+    for layer in layers(theirs):
+        prune.l1_unstructured(layer, "weight", amount=amount)
+    assert_same_weights(ours, theirs)
+
+
+@settings(deadline=None, max_examples=20)
+@given(amount=st.floats(0.01, 0.99), seed=st.integers(0, 1000))
+def test_global_scope_zeroes_what_global_unstructured_zeroes(amount, seed):
+    ours, theirs = network(seed), network(seed)
+    prune_weights(prunable_weights(ours, set()), config(scope="global"), amount)
+    prune.global_unstructured(
+        [(layer, "weight") for layer in layers(theirs)], pruning_method=prune.L1Unstructured, amount=amount
+    )
+    assert_same_weights(ours, theirs)
+
+
+@pytest.mark.parametrize(("importance", "n"), [("l1", 1), ("l2", 2), ("ln", 3), ("ln", 0.5)])
+@pytest.mark.parametrize("dim", [0, 1])
+def test_dim_zeroes_what_ln_structured_zeroes(importance, n, dim):
+    ours, theirs = network(), network()
+    prune_weights(prunable_weights(ours, set()), config(importance=importance, n=n, dim=dim), 0.5)
+    for layer in layers(theirs):
+        prune.ln_structured(layer, "weight", amount=0.5, n=n, dim=dim)
+    assert_same_weights(ours, theirs)
+
+
+def test_the_floor_keeps_every_layer_alive_under_global_scope():
+    model = network()
+    with torch.no_grad():
+        model[0].weight.mul_(1e-6)
+    prune_weights(prunable_weights(model, set()), config(scope="global").model_copy(update={"floor": 0.2}), 0.7)
+    kept = (model[0].weight != 0).float().mean().item()
+    assert kept == pytest.approx(0.2, abs=0.01)
+    assert sparsity(prunable_weights(model, set())) == pytest.approx(0.7, abs=0.01)
+
+
+def test_random_pruning_in_rounds_keeps_earlier_zeros():
+    model = network()
+    weights = prunable_weights(model, set())
+    prune_weights(weights, config(importance="random"), 0.3)
+    before = {name: weight == 0 for name, weight in weights.items()}
+    prune_weights(weights, config(importance="random"), 0.6)
+    for name, weight in weights.items():
+        assert (weight == 0)[before[name]].all()
+    assert sparsity(weights) == pytest.approx(0.6, abs=0.02)
+
+
+def test_excluded_layers_are_left_alone():
+    model = network()
+    before = copy.deepcopy(model[0].weight)
+    prune_weights(prunable_weights(model, {"0"}), config(), 0.5)
+    assert torch.equal(model[0].weight, before)
+
+
+def test_a_model_without_weights_to_prune_is_an_error():
+    with pytest.raises(RunError, match="nothing can be pruned"):
+        prunable_weights(nn.Sequential(nn.BatchNorm2d(3)), set())
+
+
+def test_masks_hold_through_optimizer_steps_with_momentum():
+    model = network()
+    weights = prunable_weights(model, set())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model[0](torch.randn(2, 3, 8, 8)).sum().backward()
+    optimizer.step()
+    prune_weights(weights, config(), 0.5)
+    zeros = {name: weight == 0 for name, weight in weights.items()}
+    callback = HoldMasks(weights.values())
+    callback.on_train_begin(None, None, None)
+    for _ in range(3):
+        model[0](torch.randn(2, 3, 8, 8)).sum().backward()
+        optimizer.step()
+        callback.on_optimizer_step(None, None, None)
+    for name, weight in weights.items():
+        assert (weight[zeros[name]] == 0).all()
+    assert not torch.equal(model[0].weight, network()[0].weight)
