@@ -237,7 +237,7 @@ def _override(values: dict, key: str, value: Any) -> None:
         if not isinstance(node, dict | list):
             raise UsageError(f"cannot set '{key}': '{'.'.join(parents[: depth + 1])}' is a single value")
     if isinstance(node, list):
-        node[_list_index(node, last, key)] = value
+        node[_list_index(node, last, key)] = value if last.isdigit() else {last: value}
     else:
         node[last] = value
 

@@ -46,19 +46,17 @@ class ShapeQuantizer(HfQuantizer):
         apply_shapes(model, self.quantization_config.shapes)
         return model
 
+    def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
+        """Make the model an ordinary one again; the shapes stay in its config, for `save_pretrained`."""
+        self.remove_quantization_config(model)
+        model.config.quantization_config = self.quantization_config
+        return model
+
     def is_serializable(self) -> bool:
         return True
 
     @property
     def is_trainable(self) -> bool:
-        return True
-
-    @property
-    def is_qat_trainable(self) -> bool:
-        return True
-
-    @property
-    def is_compileable(self) -> bool:
         return True
 
 

@@ -62,10 +62,9 @@ def sparsity(weights: dict[str, nn.Parameter]) -> float:
 
 def _mask(scores: Tensor, amount: float) -> Tensor:
     """Return False at the `amount` lowest scores."""
-    mask = torch.ones_like(scores, dtype=torch.bool)
-    lowest = torch.topk(scores.flatten(), k=round(amount * scores.numel()), largest=False).indices
-    mask.view(-1)[lowest] = False
-    return mask
+    mask = torch.ones(scores.numel(), dtype=torch.bool, device=scores.device)
+    mask[torch.topk(scores.flatten(), k=round(amount * scores.numel()), largest=False).indices] = False
+    return mask.view(scores.shape)
 
 
 def _global_masks(scores: dict[str, Tensor], amount: float, floor: float) -> dict[str, Tensor]:
@@ -78,7 +77,7 @@ def _global_masks(scores: dict[str, Tensor], amount: float, floor: float) -> dic
         flat.append(values)
     mask = _mask(torch.cat(flat), min(amount, 1 - floor))
     parts = mask.split([values.numel() for values in flat])
-    return {name: part.view_as(values) for (name, values), part in zip(scores.items(), parts, strict=True)}
+    return {name: part.view(values.shape) for (name, values), part in zip(scores.items(), parts, strict=True)}
 
 
 def _zeros_first(scores: Tensor, weight: Tensor, dim: int | None) -> Tensor:

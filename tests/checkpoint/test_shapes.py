@@ -1,0 +1,77 @@
+"""A pruned model reloads with plain `from_pretrained` and is an ordinary model afterwards."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForImageClassification, Trainer, TrainingArguments
+
+from hf_compress import save
+from hf_compress.checkpoint.shapes import apply_shapes, record_shapes
+from hf_compress.steps.pruning.channels import ChannelPruner
+from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.students import build_registered
+
+IMAGE = torch.randn(2, 3, 32, 32)
+
+
+@pytest.fixture(params=["resnet18", "mobilenet_v2"])
+def pruned(request):
+    torch.manual_seed(0)
+    model = build_registered(request.param, list("abcd"), width=0.25, image_size=32).model
+    ChannelPruner(model, IMAGE[:1], PruneConfig(round_to=4), set()).prune(model, 0.5)
+    return model.to(memory_format=torch.contiguous_format)
+
+
+def reload(folder):
+    return AutoModelForImageClassification.from_pretrained(folder).eval()
+
+
+def test_logits_are_equal_to_the_last_bit(pruned, tmp_path):
+    save(pruned, tmp_path)
+    again = reload(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(again(IMAGE).logits, pruned(IMAGE).logits)
+    recorded = json.loads((tmp_path / "config.json").read_text())["quantization_config"]
+    assert recorded["quant_method"] == "hf_compress"
+    assert "import hf_compress" in recorded["how_to_load"]
+
+
+def test_a_reloaded_model_saves_casts_and_trains_like_any_other(pruned, tmp_path):
+    save(pruned, tmp_path / "first")
+    again = reload(tmp_path / "first")
+    again.save_pretrained(tmp_path / "second")
+    with torch.no_grad():
+        assert torch.equal(reload(tmp_path / "second")(IMAGE).logits, pruned(IMAGE).logits)
+    assert again.to(torch.bfloat16).dtype == torch.bfloat16
+    assert again.half().dtype == torch.float16
+    again = reload(tmp_path / "first")
+    before = [p.clone() for p in again.parameters()]
+    rows = [{"pixel_values": IMAGE[0], "labels": 1}] * 4
+    arguments = TrainingArguments(str(tmp_path / "t"), max_steps=1, report_to="none", use_cpu=True)
+    Trainer(again, arguments, train_dataset=rows).train()
+    assert any(not torch.equal(old, new) for old, new in zip(before, again.parameters(), strict=True))
+
+
+def test_a_reloaded_model_can_be_pruned_again(pruned, tmp_path):
+    save(pruned, tmp_path / "first")
+    again = reload(tmp_path / "first")
+    ChannelPruner(again, IMAGE[:1], PruneConfig(round_to=4), set()).prune(again, 0.3)
+    again.to(memory_format=torch.contiguous_format)
+    save(again, tmp_path / "second")
+    with torch.no_grad():
+        assert torch.equal(reload(tmp_path / "second")(IMAGE).logits, again(IMAGE).logits)
+
+
+def test_an_unpruned_model_needs_no_shapes(tmp_path):
+    model = build_registered("resnet18", list("abcd"), width=0.25).model
+    save(model, tmp_path)
+    assert record_shapes(model) == {}
+    assert "quantization_config" not in json.loads((tmp_path / "config.json").read_text())
+
+
+def test_shapes_of_another_architecture_name_the_module(pruned):
+    other = build_registered("resnet18", list("abcd"), width=0.25).model
+    shapes = {"some.other.layer": next(iter(record_shapes(pruned).values()))}
+    with pytest.raises(ValueError, match=r"'some\.other\.layer'"):
+        apply_shapes(other, shapes)

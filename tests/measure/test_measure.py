@@ -1,0 +1,92 @@
+"""Quality against scikit-learn, costs against hand-made sums."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, roc_auc_score
+from torch import nn
+
+from hf_compress.measure.cost import bytes_on_disk, cost, count_macs
+from hf_compress.measure.latency import measure_latency
+from hf_compress.measure.quality import quality
+from hf_compress.students import build_registered
+
+GENERATOR = torch.Generator().manual_seed(0)
+
+
+def scores(classes, images=60):
+    logits = torch.randn(images, classes, generator=GENERATOR)
+    return logits, torch.randint(0, classes, (images,), generator=GENERATOR)
+
+
+def test_quality_equals_scikit_learn():
+    logits, labels = scores(4)
+    result = quality(logits, labels)
+    expected = roc_auc_score(labels, logits.double().softmax(1), multi_class="ovr", average="macro")
+    assert result["roc_auc"] == pytest.approx(expected)
+    assert result["accuracy"] == pytest.approx(accuracy_score(labels, logits.argmax(1)))
+
+
+def test_two_classes_give_the_binary_auc():
+    logits, labels = scores(2)
+    assert quality(logits, labels)["roc_auc"] == pytest.approx(roc_auc_score(labels, logits.softmax(1)[:, 1]))
+
+
+def test_a_class_without_images_does_not_enter_the_average():
+    logits, labels = scores(4)
+    labels[labels == 3] = 0
+    probabilities = logits.double().softmax(1).numpy()
+    expected = np.mean([roc_auc_score(labels == c, probabilities[:, c]) for c in range(3)])
+    assert quality(logits, labels)["roc_auc"] == pytest.approx(expected)
+
+
+def test_one_class_has_no_auc_and_unlabelled_images_do_not_count():
+    logits, labels = scores(3)
+    assert set(quality(logits, torch.zeros(60, dtype=torch.long))) == {"accuracy"}
+    hidden = labels.clone()
+    hidden[20:] = -100
+    assert quality(logits, hidden) == quality(logits[:20], labels[:20])
+    assert quality(logits, torch.full((60,), -100)) == {}
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+def test_macs_are_the_sum_over_convolutions_and_linear_layers(name):
+    model = build_registered(name, list("abc"), width=0.25, image_size=32).model
+    total = 0
+
+    def count(module, inputs, output):
+        nonlocal total
+        per_output = module.weight[0].numel()
+        total += output.numel() * per_output
+
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(count)
+    counted = count_macs(model, torch.zeros(1, 3, 32, 32))
+    assert counted == total
+
+
+def test_costs_of_a_model_with_zeros():
+    model = build_registered("resnet18", list("abc"), width=0.25, image_size=32).model
+    image = torch.zeros(1, 3, 32, 32)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.fill_(1.0)
+        model.resnet.embedder.embedder.convolution.weight[:8] = 0
+    result = cost(model, image)
+    parameters = sum(p.numel() for p in model.parameters())
+    assert result["parameters"] == parameters
+    assert result["nonzero_parameters"] == parameters - 8 * 3 * 49
+    assert 4 * parameters < result["bytes"] < 4.2 * parameters
+    assert result["bytes"] == bytes_on_disk(model)
+    assert result["peak_memory_bytes"] > 4 * parameters
+
+
+def test_latency_has_quantiles_for_every_model_and_batch():
+    model = build_registered("resnet18", list("abc"), width=0.125, image_size=32).model
+    threads = torch.get_num_threads()
+    results = measure_latency([model, model], [torch.zeros(1, 3, 32, 32)] * 2, [1, 2], repeats=3, threads=1)
+    assert torch.get_num_threads() == threads
+    for result in results:
+        assert set(result) == {"batch_1", "batch_2"}
+        assert all(0 < entry["p50_ms"] <= entry["p95_ms"] for entry in result.values())
