@@ -51,7 +51,8 @@ def test_from_scratch_ignores_the_weights(folder):
 
 
 def test_a_timm_model_loads_through_its_wrapper(tmp_path):
-    config = TimmWrapperConfig(architecture="resnet18", num_labels=3)
+    normalisation = {"input_size": [3, 64, 64], "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+    config = TimmWrapperConfig(architecture="resnet18", num_labels=3, pretrained_cfg=normalisation)
     TimmWrapperForImageClassification(config).save_pretrained(tmp_path)
     loaded = load(str(tmp_path))
     assert loaded.model(torch.zeros(1, 3, 64, 64)).logits.shape == (1, 3)
