@@ -1,4 +1,4 @@
-"""The two kinds of failure a user meets, and the exit codes they get."""
+"""The kinds of failure a user meets, and the exit codes they get."""
 
 
 class CompressError(Exception):
@@ -15,3 +15,9 @@ class UsageError(CompressError):
 
 class RunError(CompressError):
     """The recipe was understood, but the run cannot go on."""
+
+
+class Interrupted(CompressError):
+    """The user pressed Ctrl-C."""
+
+    exit_code = 130

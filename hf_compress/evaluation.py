@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from hf_compress.data import load_data
 from hf_compress.data.images import input_size
-from hf_compress.errors import RunError
+from hf_compress.errors import RunError, UsageError
 from hf_compress.hub.load import load
 from hf_compress.measure.cost import cost
-from hf_compress.recipe import DataSection
+from hf_compress.recipe import DataSection, Recipe
+from hf_compress.run import RECIPE
 from hf_compress.training import evaluate
 
 
-def evaluate_folder(name: str, section: DataSection, split: str, seed: int, trust_remote_code: bool) -> dict[str, Any]:
+def evaluate_folder(name: str, data_path: str | None, split: str, trust_remote_code: bool = False) -> dict[str, Any]:
     """Return quality and cost of a saved model.
 
     Args:
         name: folder or Hub id.
-        section: the images.
+        data_path: the images; None takes those of a run folder's recipe.
         split: `train`, `validation` or `test`.
-        seed: of the division into splits.
 
     Raises:
+        UsageError: no data was named, and the folder has no recipe that names it.
         RunError: the model's labels are not the data's.
     """
+    section, seed = _data_section(name, data_path)
     loaded = load(name, trust_remote_code=trust_remote_code)
     data = load_data(section, seed)
     if not data.labelled or not data.align_labels(loaded.label_names):
@@ -39,3 +42,18 @@ def evaluate_folder(name: str, section: DataSection, split: str, seed: int, trus
         "quality": evaluate(loaded.model, loaded.processor, data, split),
         "cost": cost(loaded.model, torch.zeros(1, 3, *input_size(loaded.processor))),
     }
+
+
+def _data_section(name: str, data_path: str | None) -> tuple[DataSection, int]:
+    """Return section and seed of a run's own recipe where it used the same data, so that its test images stay such."""
+    file = Path(name).expanduser() / RECIPE
+    recipe = Recipe.load(file) if file.is_file() else None
+    if recipe is not None and (data_path is None or _same_path(data_path, recipe.data.path)):
+        return recipe.data, recipe.seed
+    if data_path is None:
+        raise UsageError(f"'{name}' has no {RECIPE} that names its data: pass --data")
+    return DataSection(path=data_path), 0
+
+
+def _same_path(first: str, second: str) -> bool:
+    return Path(first).expanduser().resolve() == Path(second).expanduser().resolve()

@@ -1,0 +1,33 @@
+"""`hf-compress evaluate`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal
+
+import typer
+
+from hf_compress.cli.options import DATA_HELP, TrustRemoteCode, examples
+
+EXAMPLES = examples(
+    "hf-compress evaluate runs/quickstart", "hf-compress evaluate microsoft/resnet-18 --data ./photos --split test"
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command(epilog=EXAMPLES)(evaluate)
+
+
+def evaluate(
+    folder: Annotated[str, typer.Argument(help="Run folder, Hub id or folder in Hub form.")],
+    data: Annotated[str | None, typer.Option(help=f"{DATA_HELP} A run folder's own data when not given.")] = None,
+    split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Images to evaluate.")] = "test",
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Measure accuracy, ROC AUC and cost of a model on your images; prints JSON.
+
+    The images of a run folder's own recipe are divided as in that run: its test images were never trained on.
+    """
+    from hf_compress.evaluation import evaluate_folder
+
+    typer.echo(json.dumps(evaluate_folder(folder, data, split, trust_remote_code), indent=2))

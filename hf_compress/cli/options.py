@@ -1,0 +1,39 @@
+"""Options and arguments that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from hf_compress.errors import UsageError
+
+DATA_HELP = "Hub data set, folder of images or parquet, or digits."
+TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code of the repository.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE: any value of the recipe; repeatable.")]
+
+
+def examples(*lines: str) -> str:
+    """Return the epilog of a command's help."""
+    return "[bold]Examples[/bold]\n\n" + "\n\n".join(f"  {line}" for line in lines)
+
+
+def assignments(texts: list[str] | None) -> dict[str, Any]:
+    """Parse the values of `--set`.
+
+    Raises:
+        UsageError: a text is not KEY=VALUE, or the value is not YAML.
+    """
+    return dict(_assignment(text) for text in texts or [])
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    import yaml
+
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UsageError(f"--set needs KEY=VALUE, not '{text}'")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UsageError(f"--set {key}: '{value}' is not a YAML value") from None
