@@ -1,9 +1,15 @@
-"""Progress of training, as one bar and one line an epoch."""
+"""Progress of training, as one bar and one line an epoch, and of evaluation, as a bar."""
 
 from __future__ import annotations
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), transient=True
+    )
 
 
 class TrainingProgress(TrainerCallback):
@@ -12,9 +18,7 @@ class TrainingProgress(TrainerCallback):
     def __init__(self, log):
         self.log = log
         self.loss = float("nan")
-        self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), transient=True
-        )
+        self.bar = _bar()
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.task = self.bar.add_task("training", total=state.max_steps)
@@ -32,3 +36,14 @@ class TrainingProgress(TrainerCallback):
                 f"  epoch {round(state.epoch)} of {args.num_train_epochs:.0f}: "
                 f"loss {self.loss:.4g}, validation accuracy {accuracy:.4f}"
             )
+
+
+class EvaluationProgress(TrainerCallback):
+    """Shows a bar of evaluated batches."""
+
+    def __init__(self):
+        self.bar = _bar()
+        self.task = self.bar.add_task("evaluating", total=None)
+
+    def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
+        self.bar.update(self.task, advance=1, total=len(eval_dataloader))

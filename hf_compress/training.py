@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BaseImageProcessor, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
@@ -21,7 +22,7 @@ from hf_compress.data.images import IGNORED_LABEL
 from hf_compress.errors import RunError
 from hf_compress.hub.load import LoadedModel
 from hf_compress.measure.quality import quality
-from hf_compress.progress import TrainingProgress
+from hf_compress.progress import EvaluationProgress, TrainingProgress
 from hf_compress.steps.base import Context
 from hf_compress.steps.distillation.config import LOSSES, LossConfig
 
@@ -159,10 +160,12 @@ def predict(
         use_cpu=not torch.cuda.is_available(),
         report_to="none",
     )
-    trainer = CompressionTrainer(model=model, args=arguments, data_collator=Collator(processor))
+    progress = EvaluationProgress()
+    trainer = CompressionTrainer(model=model, args=arguments, data_collator=Collator(processor), callbacks=[progress])
     trainer.remove_callback(PrinterCallback)
     use_channels_last(model)
-    output = trainer.predict(images.without_augmentation())
+    with progress.bar:
+        output = trainer.predict(images.without_augmentation())
     model.to("cpu")
     return Predictions(torch.tensor(output.predictions), torch.tensor(output.label_ids))
 
@@ -180,7 +183,8 @@ def reestimate_batch_norm(model: PreTrainedModel, context: Context, images: int 
     """
     subset = torch.utils.data.Subset(context.data.train, _spread(len(context.data.train), images))
     loader = torch.utils.data.DataLoader(subset, batch_size=EVALUATION_BATCH, collate_fn=Collator(context.processor))
-    torch.optim.swa_utils.update_bn((batch["pixel_values"] for batch in loader), model)
+    batches = track(loader, "Re-estimating batch norms", transient=True)
+    torch.optim.swa_utils.update_bn((batch["pixel_values"] for batch in batches), model)
     model.eval()
 
 
