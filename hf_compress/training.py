@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 from rich.progress import track
+from safetensors.torch import save_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BaseImageProcessor, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from hf_compress.config import TrainingConfig
 from hf_compress.data import Collator, ImageData, ImageSplit
@@ -63,12 +65,28 @@ class CompressionTrainer(Trainer):
             loss = loss_function(logits.float(), teacher_logits.float(), labels, self.loss_config)
         else:
             loss = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED_LABEL)
-        if model.training and not torch.isfinite(loss):
+        if model.training:
+            self.stop_unless_finite(loss)
+        return (loss, {"logits": logits}) if return_outputs else loss
+
+    def stop_unless_finite(self, loss: Tensor) -> None:
+        """Raise a RunError when the training loss is not a number any more."""
+        if not torch.isfinite(loss):
             raise RunError(
                 f"the training loss became {loss.item()} after {self.state.global_step} steps: lower 'learning_rate', "
                 "or use precision fp32"
             )
-        return (loss, {"logits": logits}) if return_outputs else loss
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Write the weights of an epoch under the names that the module has in memory.
+
+        The Trainer writes checkpoints of ViT, Swin and others under their Hub names but reads the best epoch by the
+        names in memory, skipping what it does not find (transformers issue 48805): those weights would stay the last
+        epoch's.
+        """
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(self.model, str(folder / SAFE_WEIGHTS_NAME))
 
 
 class HoldMasks(TrainerCallback):
