@@ -34,6 +34,7 @@ def load_backbone(
     try:
         config = AutoConfig.from_pretrained(source, **options)
         tower = getattr(config, "vision_config", config)
+        _refuse_classifiers_alone(name, tower)
         processor = AutoImageProcessor.from_pretrained(source, **options)
         if pretrained:
             model, info = AutoModel.from_pretrained(
@@ -54,6 +55,12 @@ def load_backbone(
     use_torch_momentum(model)
     new_pooler = bool(missing) or not pretrained
     return LoadedModel(model.eval(), processor, name, getattr(config, "_commit_hash", None), new_pooler)
+
+
+def _refuse_classifiers_alone(name: str, config: PretrainedConfig) -> None:
+    custom = "AutoModel" in getattr(config, "auto_map", {})
+    if not custom and type(config) not in AutoModel._model_mapping:
+        raise RunError(f"{name} has no backbone of its own: there is no AutoModel of the type '{config.model_type}'")
 
 
 def _refuse_other_inputs(name: str, config: PretrainedConfig, model: PreTrainedModel) -> None:
