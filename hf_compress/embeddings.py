@@ -76,7 +76,7 @@ def embed(loaded: LoadedModel, images: ImageSplit, workers: int = 0) -> Tensor:
     with torch.inference_mode():
         parts = [
             pooled_embedding(model, batch["pixel_values"].to(device)).float().cpu()
-            for batch in track(loader, "embedding", transient=True)
+            for batch in track(loader, "Embedding images", transient=True)
         ]
     model.to("cpu")
     return torch.cat(parts)

@@ -175,7 +175,7 @@ def test_the_loss_is_the_mean_squared_distance_and_the_teacher_is_frozen(models)
     from transformers import TrainingArguments
 
     from hf_compress.embeddings import Embedder
-    from hf_compress.feature_training import FeatureTrainer
+    from hf_compress.steps.feature_distillation.training import FeatureTrainer
 
     teacher, student = load_backbone(models["dinov2"]).model, load_backbone(models["clip"]).model
     projector = torch.nn.Linear(32, 32)

@@ -31,7 +31,7 @@ class FeatureQuality:
         self.targets = embed(teacher, self.images, data.workers) if teacher else None
 
     def __call__(self, loaded: LoadedModel) -> dict[str, float]:
-        """Return `knn_accuracy` where the data has labels, and `cosine_similarity` where the widths are equal.
+        """Return `knn_accuracy` where the images have labels, and `cosine_similarity` where the widths are equal.
 
         The neighbours are those of the backbone's own embeddings; the projector, where there is one, takes part in the
         similarity alone.
@@ -39,7 +39,7 @@ class FeatureQuality:
         data = self.data
         queries = embed(loaded, self.images, data.workers)
         result = {}
-        if data.labelled:
+        if any(label >= 0 for label in self.images.labels):
             gallery = embed(loaded, data.train, data.workers)
             result["knn_accuracy"] = knn_accuracy(gallery, data.train.labels, queries, self.images.labels)
         with torch.no_grad():

@@ -114,6 +114,13 @@ def test_a_classifiers_checkpoint_lacks_the_pooling_layer_of_its_backbone(tmp_pa
     assert torch.allclose(classifier.classifier(embedding(loaded.model)), output(classifier).logits, atol=1e-6)
 
 
+def test_from_scratch_ignores_the_weights(tmp_path):
+    name = saved(BACKBONES["resnet"][0](BACKBONES["resnet"][1]), tmp_path)
+    trained, scratch = load_backbone(name), load_backbone(name, pretrained=False)
+    assert scratch.new_head
+    assert not torch.equal(embedding(trained.model), embedding(scratch.model))
+
+
 def test_a_registered_architecture_without_a_classifier_is_its_backbone():
     built = build_registered("resnet18", None, width=0.125, image_size=32)
     assert type(built.model) is ResNetModel

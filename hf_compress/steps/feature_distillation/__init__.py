@@ -16,6 +16,6 @@ class DistillFeatures(Step[TrainingConfig]):
         return True
 
     def apply(self, model, context: Context) -> StepResult:
-        from hf_compress.feature_training import distil_features
+        from hf_compress.steps.feature_distillation.training import distil_features
 
         return StepResult(model, distil_features(model, context, self.config))
