@@ -5,7 +5,6 @@ import sys
 
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import (
@@ -131,20 +130,9 @@ def test_a_run_folder_is_evaluated_by_its_nearest_neighbours(finished):
         evaluate_folder(str(finished.folder), None, "train")
 
 
-@pytest.fixture
-def unlabelled(tmp_path):
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    generator = torch.Generator().manual_seed(0)
-    for number in range(60):
-        pixels = torch.randint(0, 256, (16, 16), generator=generator, dtype=torch.uint8).numpy()
-        Image.fromarray(pixels).save(photos / f"{number}.png")
-    return str(photos)
-
-
-def test_unlabelled_images_and_equal_widths_need_neither_labels_nor_projector(models, unlabelled, tmp_path):
+def test_unlabelled_images_and_equal_widths_need_neither_labels_nor_projector(models, unlabelled_photos, tmp_path):
     steps = [{"distill_features": {"epochs": 5, "learning_rate": 0.01, "batch_size": 4}}]
-    run = silently(recipe(models["clip"], models["resnet"], data=unlabelled, steps=steps), tmp_path / "out")
+    run = silently(recipe(models["clip"], models["resnet"], data=unlabelled_photos, steps=steps), tmp_path / "out")
     teacher, before, after = (row["quality"] for row in run.report["rows"])
     assert [set(quality) for quality in (teacher, before, after)] == [{"cosine_similarity"}] * 3
     assert before["cosine_similarity"] + 0.2 < after["cosine_similarity"] < teacher["cosine_similarity"]

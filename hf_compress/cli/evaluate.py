@@ -24,7 +24,7 @@ def evaluate(
     split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Images to evaluate.")] = "test",
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Measure accuracy, ROC AUC and cost of a model on your images; prints JSON.
+    """Measure accuracy, ROC AUC (k-NN accuracy after task: features) and cost of a model on your images; prints JSON.
 
     The images of a run folder's own recipe are divided as in that run: its test images were never trained on.
     """
