@@ -121,6 +121,14 @@ def test_what_is_left_gives_the_reported_similarity_with_transformers_and_safete
     assert similarity == pytest.approx(finished.report["rows"][-1]["quality"]["cosine_similarity"], abs=1e-5)
 
 
+def test_the_report_tells_what_the_mean_embedding_would_reach(finished, models):
+    validation = load_data(Recipe.load(finished.folder / "recipe.yaml").data, 0).validation
+    targets = embed(load_backbone(models["dinov2"]), validation)
+    expected = torch.stack([F.cosine_similarity(targets.mean(0), row, dim=0) for row in targets]).mean()
+    for row in finished.report["rows"][2:]:
+        assert row["details"]["validation_cosine_similarity_of_mean"] == pytest.approx(expected.item(), abs=1e-5)
+
+
 def test_a_run_folder_is_evaluated_by_its_nearest_neighbours(finished):
     last = finished.report["rows"][-1]
     result = evaluate_folder(str(finished.folder), None, "test")

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from hf_compress.config import TrainingConfig
 from hf_compress.data import Collator
-from hf_compress.embeddings import Embedder, embedding_width, pooled_embedding
+from hf_compress.embeddings import Embedder, embed, embedding_width, pooled_embedding
 from hf_compress.hub.load import LoadedModel
 from hf_compress.measure.features import cosine_similarity
 from hf_compress.steps.base import Context
@@ -38,7 +38,8 @@ def distil_features(model: PreTrainedModel, context: Context, config: TrainingCo
     and left in `context.projector`, where a later step goes on with it.
 
     Returns:
-        Details for the report: widths, the best epoch and one row an epoch.
+        Details for the report: widths, the best epoch and one row an epoch; and, to read their similarities against,
+        that of a model which always gives the teacher's mean embedding.
 
     Raises:
         RunError: the loss is not finite.
@@ -49,6 +50,8 @@ def distil_features(model: PreTrainedModel, context: Context, config: TrainingCo
     if context.projector is None and width != teacher_width:
         torch.manual_seed(context.seed)
         context.projector = nn.Linear(width, teacher_width)
+    baseline = _similarity_of_mean(teacher, context)
+    context.log(f"the teacher's mean embedding for every image: validation cosine similarity {baseline:.4f}")
     trainer = FeatureTrainer(
         model=Embedder(model, context.projector),
         args=training_arguments(config, context, metric="cosine_similarity"),
@@ -61,4 +64,14 @@ def distil_features(model: PreTrainedModel, context: Context, config: TrainingCo
         optimizer_cls_and_kwargs=optimizer(config),
         teacher=teacher.model,
     )
-    return {"width": width, "teacher_width": teacher_width, **fit(trainer, context.log)}
+    return {
+        "width": width,
+        "teacher_width": teacher_width,
+        "validation_cosine_similarity_of_mean": baseline,
+        **fit(trainer, context.log),
+    }
+
+
+def _similarity_of_mean(teacher: LoadedModel, context: Context) -> float:
+    targets = embed(teacher, context.data.validation, context.data.workers)
+    return cosine_similarity(targets.mean(dim=0).expand_as(targets), targets)
