@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from hf_compress.data import load_data
+from hf_compress.data import ImageData, load_data
 from hf_compress.data.images import input_size
 from hf_compress.errors import RunError, UsageError
-from hf_compress.hub.load import load
+from hf_compress.hub.load import LoadedModel, load
 from hf_compress.measure.cost import cost
 from hf_compress.recipe import DataSection, Recipe
 from hf_compress.run import RECIPE
@@ -29,12 +29,10 @@ def evaluate_folder(name: str, data_path: str | None, split: str, trust_remote_c
         UsageError: no data was named, and the folder has no recipe that names it.
         RunError: the model's labels are not the data's.
     """
-    section, seed = _data_section(name, data_path)
-    loaded = load(name, trust_remote_code=trust_remote_code)
-    data = load_data(section, seed)
-    if not data.labelled or not data.align_labels(loaded.label_names):
+    loaded, data, same_labels = load_with_data(name, data_path, trust_remote_code)
+    if not same_labels:
         raise RunError(
-            f"the labels of {section.path} are not those of {name}: {', '.join(loaded.label_names[:5])} ..."
+            f"the labels of {data.facts['path']} are not those of {name}: {', '.join(loaded.label_names[:5])} ..."
         )
     return {
         "model": name,
@@ -42,6 +40,27 @@ def evaluate_folder(name: str, data_path: str | None, split: str, trust_remote_c
         "quality": evaluate(loaded.model, loaded.processor, data, split),
         "cost": cost(loaded.model, torch.zeros(1, 3, *input_size(loaded.processor))),
     }
+
+
+def load_with_data(
+    name: str, data_path: str | None, trust_remote_code: bool = False
+) -> tuple[LoadedModel, ImageData, bool]:
+    """Load a saved model and images to try it on.
+
+    Args:
+        name: folder or Hub id.
+        data_path: the images; None takes those of a run folder's recipe.
+
+    Returns:
+        The model, the images, and whether these have the model's labels; if so, in its order.
+
+    Raises:
+        UsageError: no data was named, and the folder has no recipe that names it.
+    """
+    section, seed = _data_section(name, data_path)
+    loaded = load(name, trust_remote_code=trust_remote_code)
+    data = load_data(section, seed)
+    return loaded, data, data.labelled and data.align_labels(loaded.label_names)
 
 
 def _data_section(name: str, data_path: str | None) -> tuple[DataSection, int]:
