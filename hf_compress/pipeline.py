@@ -19,6 +19,8 @@ from hf_compress.errors import RunError
 from hf_compress.hub.load import LoadedModel
 from hf_compress.measure.cost import cost
 from hf_compress.measure.latency import measure_latency
+from hf_compress.measure.remarks import speed_remarks
+from hf_compress.measure.runtimes import require
 from hf_compress.recipe import Recipe
 from hf_compress.run import Run, RunFolder, environment
 from hf_compress.steps.base import Context
@@ -35,6 +37,7 @@ class Stages:
         self.agreement = agreement
         self.rows: list[dict[str, Any]] = []
         self.models: list[LoadedModel] = []
+        self.remarks: list[str] = []
 
     def add(self, stage: str, loaded: LoadedModel, details: dict[str, Any] | None = None) -> None:
         """Measure quality and cost of a model on the test images; latency comes when all models are there."""
@@ -49,9 +52,19 @@ class Stages:
         sizes = sorted({1, self.measure.batch_size})
         images = [_image(loaded) for loaded in self.models]
         models = [loaded.model for loaded in self.models]
-        latencies = measure_latency(models, images, sizes, self.measure.repeats, self.measure.threads)
-        for row, latency in zip(self.rows, latencies, strict=True):
-            row["latency"] = latency
+        for runtime in dict.fromkeys(["eager", *self.measure.runtimes]):
+            try:
+                found = measure_latency(models, images, sizes, self.measure.repeats, self.measure.threads, runtime)
+            except Exception as error:  # compilers raise anything; a finished training is not lost for that
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                self.remarks.append(f"latency with {runtime} could not be measured: {reason}")
+                continue
+            for row, latency in zip(self.rows, found, strict=True):
+                if runtime == "eager":
+                    row["latency"] = latency
+                else:
+                    row.setdefault("runtimes", {})[runtime] = latency
+        self.remarks += speed_remarks(self.rows)
 
 
 def compress(recipe: Recipe, output: str | Path = "runs/latest", overwrite: bool = False, log=print) -> Run:
@@ -70,6 +83,7 @@ def compress(recipe: Recipe, output: str | Path = "runs/latest", overwrite: bool
         UsageError: the recipe or the folder is wrong.
         RunError: the run cannot go on. Finished steps stay in `<output>.partial`.
     """
+    require(recipe.measure.runtimes)
     folder = RunFolder(output, overwrite)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -102,6 +116,7 @@ def compress(recipe: Recipe, output: str | Path = "runs/latest", overwrite: bool
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.time() - started, 1),
         "rows": stages.rows,
+        "remarks": stages.remarks,
         "data": data.facts,
         "seed": recipe.seed,
         "measure": {"split": "test", **recipe.measure.model_dump()},

@@ -12,6 +12,8 @@ import torch
 from rich.progress import track
 from transformers import PreTrainedModel
 
+from hf_compress.measure.runtimes import PREPARE
+
 WARM_UP = 3
 
 
@@ -21,6 +23,7 @@ def measure_latency(
     batch_sizes: Sequence[int],
     repeats: int,
     threads: int | None = None,
+    runtime: str = "eager",
 ) -> list[dict[str, dict[str, float]]]:
     """Time forward passes on the CPU, the models in turn, so that a slow moment of the machine meets all of them.
 
@@ -30,6 +33,7 @@ def measure_latency(
         batch_sizes: every one is timed.
         repeats: timed passes a model and batch size, after warm-up.
         threads: CPU threads; torch's own number when None.
+        runtime: one of `measure.runtimes.PREPARE`.
 
     Returns:
         For each model `{"batch_1": {"p50_ms": ..., "p95_ms": ...}, ...}`, milliseconds for the whole batch.
@@ -38,10 +42,14 @@ def measure_latency(
     torch.set_num_threads(threads or usual)
     results: list[dict[str, dict[str, float]]] = [{} for _ in models]
     try:
+        prepared = [
+            PREPARE[runtime](model, image, torch.get_num_threads())
+            for model, image in zip(models, images, strict=True)
+        ]
         for size in batch_sizes:
             batches = [image.repeat(size, 1, 1, 1).contiguous(memory_format=torch.channels_last) for image in images]
-            calls = [partial(model, pixel_values=batch) for model, batch in zip(models, batches, strict=True)]
-            for result, entry in zip(results, time_in_turns(calls, repeats, f"batch {size}"), strict=True):
+            calls = [partial(run, batch) for run, batch in zip(prepared, batches, strict=True)]
+            for result, entry in zip(results, time_in_turns(calls, repeats, f"{runtime}, batch {size}"), strict=True):
                 result[f"batch_{size}"] = entry
     finally:
         torch.set_num_threads(usual)
