@@ -13,7 +13,7 @@ from hf_compress.errors import RunError
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.groups import Group, Member, find_groups
 from hf_compress.steps.pruning.planning import Candidates, Plan, kept_width, plan
-from hf_compress.steps.pruning.removal import permuted, remove, scrambled
+from hf_compress.steps.pruning.removal import Attribute, permuted, remove, scrambled, width_attributes
 from hf_compress.training import use_channels_last
 
 logger = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ class ChannelPruner:
     def __init__(self, model: PreTrainedModel, image: Tensor, config: PruneConfig, exclude: set[str]):
         self.image = image
         self.config = config
+        self.attributes: dict[str, list[Attribute]] = {}
         found, reasons = find_groups(model, image)
         self.protected = dict.fromkeys(exclude, "excluded by the recipe")
         trusted = self._trusted(model, [group for group in found if not self._is_protected(group)])
@@ -76,7 +77,7 @@ class ChannelPruner:
         Raises:
             RunError: the pruned model does not run.
         """
-        remove(model, groups, removed)
+        remove(model, groups, removed, self.attributes)
         use_channels_last(model)
         if not self._runs(model):
             raise RunError(
@@ -110,18 +111,30 @@ class ChannelPruner:
                 return False
             return torch.allclose(again, logits, rtol=1e-4, atol=1e-4 * float(logits.abs().max()))
 
-        for trial, reason in ((unordered, UNORDERED), (lambda some: self._survives(model, some), BREAKS)):
-            failing = _failing(groups, trial)
-            for group in failing:
-                self.protected |= dict.fromkeys(group.makers, reason)
-            groups = [group for group in groups if group not in failing]
-        return groups
+        for group in (failing := _failing(groups, unordered)):
+            self.protected |= dict.fromkeys(group.makers, UNORDERED)
+        groups = [group for group in groups if group not in failing]
+        failing = _failing(groups, lambda some: self._survives(model, some))
+        for group in failing:
+            if not self._find_attributes(model, group):
+                self.protected |= dict.fromkeys(group.makers, BREAKS)
+        return [group for group in groups if group not in failing or group.name in self.attributes]
+
+    def _find_attributes(self, model: PreTrainedModel, group: Group) -> bool:
+        """Find the integers that must change so that the model runs without some channels of the group."""
+        candidates = width_attributes(model, group)
+        for attributes in [*([place] for place in candidates), candidates]:
+            self.attributes[group.name] = attributes
+            if attributes and self._survives(model, [group]):
+                return True
+        self.attributes.pop(group.name, None)
+        return False
 
     def _survives(self, model: PreTrainedModel, groups: list[Group]) -> bool:
         trial = copy.deepcopy(model)
         least = {group.name: max(1, min(self.config.round_to, group.width // 2) // group.unit) for group in groups}
         try:
-            remove(trial, groups, {name: list(range(units)) for name, units in least.items()})
+            remove(trial, groups, {name: list(range(units)) for name, units in least.items()}, self.attributes)
         except FAILURES as error:
             logger.debug("channel removal failed: %s", error)
             return False

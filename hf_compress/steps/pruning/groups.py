@@ -93,6 +93,7 @@ def find_groups(model: PreTrainedModel, image: Tensor) -> tuple[list[Group], dic
         starts = np.flatnonzero(np.diff(parts[order], prepend=-1))
         for indices in np.split(order, starts[1:]):
             places[parts[indices[0]]].append((axis, indices))
+    order_of = {name: number for number, (name, _) in enumerate(model.named_modules())}
     alike: dict[tuple, list[int]] = defaultdict(list)
     for part, where in places.items():
         if part not in reasons:
@@ -102,7 +103,7 @@ def find_groups(model: PreTrainedModel, image: Tensor) -> tuple[list[Group], dic
     why: dict[str, str] = {}
     for signature, parts in alike.items():
         axes = [axis for axis, _ in signature]
-        makers = [axis.module for axis in axes if _makes(model, axis)]
+        makers = sorted((axis.module for axis in axes if _makes(model, axis)), key=order_of.__getitem__)
         if not makers:
             continue
         if not any(_reads(model, axis) for axis in axes):
@@ -114,7 +115,7 @@ def find_groups(model: PreTrainedModel, image: Tensor) -> tuple[list[Group], dic
                 Member(axis, np.stack([places[part][position][1] for part in parts]))
                 for position, axis in enumerate(axes)
             ]
-            lead = next(member for member in members if member.axis.module == makers[0])
+            lead = next(m for m in members if m.axis.module == makers[0] and _makes(model, m.axis))
             modules = sorted({module for part in parts for module in reshapes[part]})
             name = _free_name(makers, groups)
             groups.append(Group(name, members, list(dict.fromkeys(makers)), modules, lead.indices.shape[1]))

@@ -53,8 +53,12 @@ def _padded(labels: Tensor, rank: int) -> Tensor:
 
 
 def _aligned(follower: _Follower, tensor: Tensor, rank: int) -> tuple[torch.Size, list[Tensor]]:
-    """Return shape and labels with leading dimensions of size 1, as broadcasting adds them."""
-    shape = torch.Size((1,) * (rank - tensor.dim()) + tuple(tensor.shape))
+    """Return shape and labels with leading dimensions of size 1, as broadcasting adds them.
+
+    What `expand` broadcast before (stride 0) has the size 1 too.
+    """
+    sizes = [1 if stride == 0 else size for size, stride in zip(tensor.shape, tensor.stride(), strict=True)]
+    shape = torch.Size((1,) * (rank - tensor.dim()) + tuple(sizes))
     return shape, [_padded(labels, rank) for labels in follower.labels_of(tensor)]
 
 
@@ -295,6 +299,16 @@ def _index(follower, args, kwargs, output):
     return kept
 
 
+def _col2im(follower, args, kwargs, output):
+    source, output_size, kernel, dilation, padding, stride = args
+    if list(kernel) == list(stride) and not any(padding):
+        arrays = [labels.expand(source.shape) for labels in follower.labels_of(source)]
+        return [compress(torch.ops.aten.col2im(labels, *args[1:])) for labels in arrays]
+    for labels in follower.labels_of(source):
+        follower.fix(labels, f"is folded from overlapping patches in '{follower.module}'")
+    return []
+
+
 def _embedding(follower, args, kwargs, output):
     return _index(follower, (args[0], [args[1]]), {}, output)
 
@@ -313,6 +327,7 @@ RULES = {
     "native_layer_norm": _layer_norm,
     "cat": _cat,
     "stack": _stack,
+    "col2im": _col2im,
     "constant_pad_nd": _pad,
     "index": _index,
     "embedding": _embedding,

@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hf_compress.steps.pruning.groups import Group
+from hf_compress.steps.pruning.groups import LAYERS, Group
+from hf_compress.steps.pruning.planning import Plan
 
-SIZE_OF_A_HEAD = re.compile(r"(^|_)(attention_)?(head_dim|head_size|key_dim|value_dim)$")
+Attribute = tuple[str, str]
+
+NUMBER_OF_HEADS = re.compile(r"(^|_)n(um)?_(\w+_)?heads?$|^heads$")
 WIDTHS = {
     "out_channels": 0,
     "out_features": 0,
@@ -24,12 +27,13 @@ WIDTHS = {
 }
 
 
-def remove(model: nn.Module, groups: list[Group], plan: dict[str, list[int]]) -> None:
+def remove(model: nn.Module, groups: list[Group], plan: Plan, attributes: dict[str, list[Attribute]]) -> None:
     """Remove units from the tensors of `model` and correct the attributes of its modules.
 
     Args:
         groups: groups of this very model, see `groups.find_groups`.
         plan: the units to remove, by the group's name.
+        attributes: integers of modules that count the channels of a group, by its name: (module, attribute).
     """
     gone: dict[tuple[str, str], dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     for group in groups:
@@ -39,7 +43,7 @@ def remove(model: nn.Module, groups: list[Group], plan: dict[str, list[int]]) ->
         for member in group.members:
             axis = member.axis
             gone[axis.module, axis.tensor][axis.dim] += member.indices[units].flatten().tolist()
-        _correct_reshapes(model, group, len(units))
+        _count(model, group, len(units), head_counts(model, group) + attributes.get(group.name, []))
     for (name, key), dims in gone.items():
         module = model.get_submodule(name)
         old = getattr(module, key)
@@ -80,28 +84,39 @@ def _correct_widths(module: nn.Module, key: str, old: torch.Size) -> None:
         module.nx, module.nf = new
 
 
-def _correct_reshapes(model: nn.Module, group: Group, units: int) -> None:
-    """Modules that reshape the channels know the old number of heads or channels as plain integers."""
-    changes = {group.units: group.units - units}
-    for member in group.members:
-        per_unit = member.indices.shape[1]
-        if per_unit * group.units == member.axis.size:
-            changes[member.axis.size] = member.axis.size - per_unit * units
-    for name in group.reshapes:
+def head_counts(model: nn.Module, group: Group) -> list[Attribute]:
+    """Return the attributes that give the number of heads, in modules that reshape the channels of a group of heads."""
+    return [place for place in _counters(model, group) if group.unit > 1 and NUMBER_OF_HEADS.search(place[1])]
+
+
+def width_attributes(model: nn.Module, group: Group) -> list[Attribute]:
+    """Return other attributes that could give the number of channels of a group, by their value."""
+    return [place for place in _counters(model, group) if not NUMBER_OF_HEADS.search(place[1])]
+
+
+def _counters(model: nn.Module, group: Group) -> list[Attribute]:
+    sizes = _sizes(group)
+    return [
+        (name, attribute)
+        for name in group.reshapes
+        if not isinstance(module := model.get_submodule(name), LAYERS)
+        for attribute, value in vars(module).items()
+        if type(value) is int and value in sizes
+    ]
+
+
+def _sizes(group: Group) -> dict[int, int]:
+    """Return the sizes that the group as a whole has, each with how much of it one unit takes."""
+    whole = [member for member in group.members if member.indices.size == member.axis.size]
+    return {member.axis.size: member.indices.shape[1] for member in whole} | {group.units: 1}
+
+
+def _count(model: nn.Module, group: Group, units: int, attributes: list[Attribute]) -> None:
+    sizes = _sizes(group)
+    for name, attribute in attributes:
         module = model.get_submodule(name)
-        if type(module).__module__.startswith("torch.nn."):
-            continue
-        for attribute, value in list(vars(module).items()):
-            if type(value) is int and value in changes and _means_width(attribute, group):
-                setattr(module, attribute, changes[value])
-
-
-def _means_width(attribute: str, group: Group) -> bool:
-    if attribute == "all_head_size":
-        return group.unit > 1
-    if SIZE_OF_A_HEAD.search(attribute):
-        return False
-    return group.unit > 1 or "head" not in attribute
+        value = getattr(module, attribute)
+        setattr(module, attribute, value - sizes[value] * units)
 
 
 def permuted(model: PreTrainedModel, groups: list[Group]) -> PreTrainedModel:
