@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "models"
-LABELS = {"id2label": {0: "cat", 1: "dog", 2: "owl"}, "label2id": {"cat": 0, "dog": 1, "owl": 2}}
+from hf_compress import load
+
+CUSTOM = Path(__file__).resolve().parents[2] / "shared" / "models" / "resnet56-cifar10"
+LABELS = {"id2label": {n: str(n) for n in range(10)}, "label2id": {str(n): n for n in range(10)}}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Family:
     """A row of the matrix.
 
@@ -19,27 +21,38 @@ class Family:
         config: class of the transformers config; empty for custom code.
         options: what makes it tiny.
         image_size: height and width of its images, in pixels.
+        model: class of the model, where transformers has several for the config.
     """
 
     name: str
     config: str
     options: dict[str, Any] = field(default_factory=dict)
     image_size: int = 32
+    model: str = ""
+
+    @property
+    def available(self) -> bool:
+        return bool(self.config) or CUSTOM.is_dir()
 
     def build(self):
-        """Return the model with random weights, in eval mode."""
+        """Return the model in eval mode, with random weights; custom code comes with its own."""
         import torch
         import transformers
 
+        if not self.config:
+            return load(str(CUSTOM), trust_remote_code=True).model
         torch.manual_seed(0)
         config = getattr(transformers, self.config)(**self.options, **LABELS)
-        model = transformers.AutoModelForImageClassification.from_config(config)
-        return model.eval()
+        if self.model:
+            return getattr(transformers, self.model)(config).eval()
+        return transformers.AutoModelForImageClassification.from_config(config).eval()
 
     def processor(self):
         """Return an image processor that makes images of the family's size."""
         from transformers import TimmWrapperImageProcessor, ViTImageProcessor
 
+        if not self.config:
+            return load(str(CUSTOM), trust_remote_code=True).processor
         if self.config == "TimmWrapperConfig":
             return TimmWrapperImageProcessor(self.options["pretrained_cfg"], architecture=self.options["architecture"])
         return ViTImageProcessor(size={"height": self.image_size, "width": self.image_size})
@@ -106,9 +119,10 @@ FAMILIES = [
             "image_size": 64,
         },
         64,
+        "LevitForImageClassification",
     ),
     Family("poolformer", "PoolFormerConfig", {"hidden_sizes": [16, 32, 32, 32], "depths": [1, 1, 1, 1]}, 64),
-    Family("cvt", "CvtConfig", {"embed_dim": [16, 32, 32], "num_heads": [2, 4, 4], "depth": [1, 1, 1]}, 64),
+    Family("cvt", "CvtConfig", {"embed_dim": [16, 32, 32], "num_heads": [2, 4, 4], "depth": [1, 2, 3]}, 64),
     Family(
         "focalnet",
         "FocalNetConfig",
@@ -122,7 +136,7 @@ FAMILIES = [
         },
     ),
     Family("vit", "ViTConfig", VIT),
-    Family("deit", "DeiTConfig", VIT),
+    Family("deit", "DeiTConfig", VIT, model="DeiTForImageClassification"),
     Family("beit", "BeitConfig", {**VIT, "use_relative_position_bias": True, "use_mean_pooling": True}),
     Family("data2vec-vision", "Data2VecVisionConfig", {**VIT, "use_shared_relative_position_bias": True}),
     Family(
@@ -270,14 +284,28 @@ FAMILIES = [
             "num_cross_attention_heads": 1,
             "image_size": 32,
         },
-        56,
+        32,
+        "PerceiverForImageClassificationLearned",
     ),
     Family(
         "textnet",
         "TextNetConfig",
         {"stem_out_channels": 16, "hidden_sizes": [16, 16, 32, 32, 32], "image_size": [32, 32]},
     ),
-    Family("hgnet_v2", "HGNetV2Config", {}),
+    Family(
+        "hgnet_v2",
+        "HGNetV2Config",
+        {
+            "stem_channels": [3, 16, 16],
+            "stage_in_channels": [16, 32, 64, 64],
+            "stage_mid_channels": [16, 16, 32, 32],
+            "stage_out_channels": [32, 64, 64, 64],
+            "stage_num_blocks": [1, 1, 2, 1],
+            "stage_numb_of_layers": [2, 2, 2, 2],
+            "hidden_sizes": [32, 64, 64, 64],
+            "depths": [1, 1, 2, 1],
+        },
+    ),
     Family("pp_lcnet", "PPLCNetConfig", {"scale": 0.25}),
     Family("dinat", "DinatConfig", {"embed_dim": 16, "depths": [1, 1], "num_heads": [2, 4], "kernel_size": 3}),
     timm("resnet18"),
@@ -288,4 +316,6 @@ FAMILIES = [
     timm("deit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, embed_dim=32, num_heads=4),
     timm("swin_tiny_patch4_window7_224", img_size=32, window_size=4, embed_dim=16, depths=[1, 2], num_heads=[2, 4]),
     timm("repvgg_a0"),
+    timm("efficientformer_l1"),
+    Family("resnet56-cifar10 (custom code)", ""),
 ]

@@ -115,10 +115,9 @@ def find_groups(model: PreTrainedModel, image: Tensor) -> tuple[list[Group], dic
                 Member(axis, np.stack([places[part][position][1] for part in parts]))
                 for position, axis in enumerate(axes)
             ]
-            lead = next(m for m in members if m.axis.module == makers[0] and _makes(model, m.axis))
             modules = sorted({module for part in parts for module in reshapes[part]})
-            name = _free_name(makers, groups)
-            groups.append(Group(name, members, list(dict.fromkeys(makers)), modules, lead.indices.shape[1]))
+            unit, lead = _lead(model, members, makers)
+            groups.append(Group(_free_name(lead, groups), members, list(dict.fromkeys(makers)), modules, unit))
             continue
         for maker in makers:
             why.setdefault(maker, reason)
@@ -164,12 +163,15 @@ def _reads(model: nn.Module, axis: Axis) -> bool:
     return isinstance(module, LAYERS) and axis.tensor == "weight" and axis.dim == 1 - _output_dim(module)
 
 
-def _free_name(makers: list[str], groups: list[Group]) -> str:
-    """Name a group by its first maker; another part of the same layer's channels gets a number."""
+def _lead(model: nn.Module, members: list[Member], makers: list[str]) -> tuple[int, str]:
+    """Return the first of the layers that give a unit the most channels, and how many."""
+    made = {m.axis.module: m.indices.shape[1] for m in members if _makes(model, m.axis)}
+    unit = max(made.values())
+    return unit, next(maker for maker in makers if made[maker] == unit)
+
+
+def _free_name(lead: str, groups: list[Group]) -> str:
+    """Name a group by its leading layer; another part of the same layer's channels gets a number."""
     taken = {group.name for group in groups}
-    return next(
-        name
-        for number in range(1, len(groups) + 2)
-        for name in [makers[0] if number == 1 else f"{makers[0]}#{number}"]
-        if name not in taken
-    )
+    numbered = (lead if number == 1 else f"{lead}#{number}" for number in range(1, len(groups) + 2))
+    return next(name for name in numbered if name not in taken)
