@@ -44,8 +44,13 @@ class Family:
         torch.manual_seed(0)
         config = getattr(transformers, self.config)(**self.options, **LABELS)
         if self.model:
-            return getattr(transformers, self.model)(config).eval()
-        return transformers.AutoModelForImageClassification.from_config(config).eval()
+            model = getattr(transformers, self.model)(config)
+        else:
+            model = transformers.AutoModelForImageClassification.from_config(config)
+        with torch.no_grad():
+            for parameter in model.parameters():  # no zeros and no tiny scales: every weight matters to the logits
+                parameter += 0.02 * torch.randn_like(parameter)
+        return model.eval()
 
     def processor(self):
         """Return an image processor that makes images of the family's size."""
