@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from hf_compress.errors import RunError
 from hf_compress.steps.pruning.config import PruneConfig
-from hf_compress.steps.pruning.groups import Group, Member, find_groups
+from hf_compress.steps.pruning.groups import Group, Member, find_groups, join
 from hf_compress.steps.pruning.planning import Candidates, Plan, kept_width, plan
 from hf_compress.steps.pruning.removal import Attribute, permuted, remove, scrambled, width_attributes
 from hf_compress.training import use_channels_last
@@ -42,6 +42,7 @@ class ChannelPruner:
         self.image = image
         self.config = config
         self.attributes: dict[str, list[Attribute]] = {}
+        self.joint: dict[str, list[str]] = {}
         found, reasons = find_groups(model, image)
         self.protected = dict.fromkeys(exclude, "excluded by the recipe")
         trusted = self._trusted(model, [group for group in found if not self._is_protected(group)])
@@ -56,7 +57,11 @@ class ChannelPruner:
 
     def groups(self, model: PreTrainedModel) -> list[Group]:
         """Return the groups of `model`, pruned or not, that may lose channels."""
-        return [group for group in find_groups(model, self.image)[0] if group.name in self.widths]
+        found = {group.name: group for group in find_groups(model, self.image)[0]}
+        for lead, others in self.joint.items():
+            if lead in found:
+                found[lead] = join([found[lead], *(found.pop(name) for name in others)])
+        return [group for group in found.values() if group.name in self.widths]
 
     def prune(self, model: PreTrainedModel, amount: float) -> None:
         """Remove the least important channels, in place, until the fraction `amount` of the unpruned model's is gone.
@@ -115,19 +120,43 @@ class ChannelPruner:
             self.protected |= dict.fromkeys(group.makers, UNORDERED)
         groups = [group for group in groups if group not in failing]
         failing = _failing(groups, lambda some: self._survives(model, some))
-        for group in failing:
-            if not self._find_attributes(model, group):
-                self.protected |= dict.fromkeys(group.makers, BREAKS)
-        return [group for group in groups if group not in failing or group.name in self.attributes]
+        stuck = [group for group in failing if not self._find_attributes(model, group)]
+        trusted = [group for group in groups if group not in stuck]
+        for units in dict.fromkeys(group.units for group in stuck):
+            trusted += self._joined(model, [group for group in stuck if group.units == units])
+        freed = {maker for group in trusted for maker in group.makers}
+        for group in stuck:
+            self.protected |= {maker: BREAKS for maker in group.makers if maker not in freed}
+        return trusted
+
+    def _joined(self, model: PreTrainedModel, stuck: list[Group]) -> list[Group]:
+        """Return what runs when groups of one width lose channels together, as few of them as possible.
+
+        A forward pass that takes the width of one tensor from the shape of another ties them without an operation
+        that joins their channels.
+        """
+        joined = []
+        while len(stuck) > 1 and self._find_attributes(model, join(stuck)):
+            needed = stuck
+            for group in stuck[1:]:
+                fewer = [other for other in needed if other is not group]
+                if len(fewer) > 1 and self._find_attributes(model, join(fewer)):
+                    needed = fewer
+            self._find_attributes(model, join(needed))
+            self.joint[needed[0].name] = [group.name for group in needed[1:]]
+            joined.append(join(needed))
+            stuck = [group for group in stuck if group not in needed]
+        return joined
 
     def _find_attributes(self, model: PreTrainedModel, group: Group) -> bool:
         """Find the integers that must change so that the model runs without some channels of the group."""
         candidates = width_attributes(model, group)
-        for attributes in [*([place] for place in candidates), candidates]:
+        all_but_one = ([other for other in candidates if other != place] for place in candidates)
+        for attributes in [[], *([place] for place in candidates), candidates, *all_but_one]:
             self.attributes[group.name] = attributes
-            if attributes and self._survives(model, [group]):
+            if self._survives(model, [group]):
                 return True
-        self.attributes.pop(group.name, None)
+        del self.attributes[group.name]
         return False
 
     def _survives(self, model: PreTrainedModel, groups: list[Group]) -> bool:

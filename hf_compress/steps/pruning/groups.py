@@ -39,14 +39,14 @@ class Group:
         name: the first layer that makes the channels.
         members: every tensor dimension in which the units live.
         makers: layers whose output channels they are.
-        reshapes: modules that reshape the channels and may know their number as an attribute.
+        holders: modules that reshape the channels or hold a layer of theirs, and may know their number.
         unit: channels of `name` that one unit takes.
     """
 
     name: str
     members: list[Member]
     makers: list[str]
-    reshapes: list[str]
+    holders: list[str]
     unit: int
 
     @property
@@ -70,6 +70,18 @@ class Group:
             total += scores.sum(dim=1).cpu()
             count += scores.shape[1]
         return total / count
+
+
+def join(groups: list[Group]) -> Group:
+    """Return one group whose units take a unit of each of `groups`, which have the same number of them."""
+    first = groups[0]
+    return Group(
+        first.name,
+        [member for group in groups for member in group.members],
+        list(dict.fromkeys(maker for group in groups for maker in group.makers)),
+        sorted({module for group in groups for module in group.holders}),
+        first.unit,
+    )
 
 
 def find_groups(model: PreTrainedModel, image: Tensor) -> tuple[list[Group], dict[str, str]]:
@@ -115,9 +127,10 @@ def find_groups(model: PreTrainedModel, image: Tensor) -> tuple[list[Group], dic
                 Member(axis, np.stack([places[part][position][1] for part in parts]))
                 for position, axis in enumerate(axes)
             ]
-            modules = sorted({module for part in parts for module in reshapes[part]})
+            holders = {module for part in parts for module in reshapes[part]}
+            holders |= {axis.module.rpartition(".")[0] for axis in axes if _is_layer(model, axis)}
             unit, lead = _lead(model, members, makers)
-            groups.append(Group(_free_name(lead, groups), members, list(dict.fromkeys(makers)), modules, unit))
+            groups.append(Group(_free_name(lead, groups), members, list(dict.fromkeys(makers)), sorted(holders), unit))
             continue
         for maker in makers:
             why.setdefault(maker, reason)
@@ -153,14 +166,16 @@ def _output_dim(module: nn.Module) -> int:
     return 1 if isinstance(module, Conv1D) else 0
 
 
+def _is_layer(model: nn.Module, axis: Axis) -> bool:
+    return axis.tensor == "weight" and isinstance(model.get_submodule(axis.module), LAYERS)
+
+
 def _makes(model: nn.Module, axis: Axis) -> bool:
-    module = model.get_submodule(axis.module)
-    return isinstance(module, LAYERS) and axis.tensor == "weight" and axis.dim == _output_dim(module)
+    return _is_layer(model, axis) and axis.dim == _output_dim(model.get_submodule(axis.module))
 
 
 def _reads(model: nn.Module, axis: Axis) -> bool:
-    module = model.get_submodule(axis.module)
-    return isinstance(module, LAYERS) and axis.tensor == "weight" and axis.dim == 1 - _output_dim(module)
+    return _is_layer(model, axis) and axis.dim == 1 - _output_dim(model.get_submodule(axis.module))
 
 
 def _lead(model: nn.Module, members: list[Member], makers: list[str]) -> tuple[int, str]:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from hf_compress.steps.pruning.groups import LAYERS, Group
 from hf_compress.steps.pruning.planning import Plan
+from hf_compress.steps.pruning.trace import drop_caches
 
 Attribute = tuple[str, str]
 
@@ -54,6 +55,7 @@ def remove(model: nn.Module, groups: list[Group], plan: Plan, attributes: dict[s
             new = new.index_select(dim, keep.nonzero().flatten().to(new.device))
         _replace(module, key, new.contiguous())
         _correct_widths(module, key, old.shape)
+    drop_caches(model)
 
 
 def _replace(module: nn.Module, key: str, value: Tensor) -> None:
@@ -85,7 +87,7 @@ def _correct_widths(module: nn.Module, key: str, old: torch.Size) -> None:
 
 
 def head_counts(model: nn.Module, group: Group) -> list[Attribute]:
-    """Return the attributes that give the number of heads, in modules that reshape the channels of a group of heads."""
+    """Return the attributes that give the number of heads, in the modules around a group of heads."""
     return [place for place in _counters(model, group) if group.unit > 1 and NUMBER_OF_HEADS.search(place[1])]
 
 
@@ -98,7 +100,7 @@ def _counters(model: nn.Module, group: Group) -> list[Attribute]:
     sizes = _sizes(group)
     return [
         (name, attribute)
-        for name in group.reshapes
+        for name in group.holders
         if not isinstance(module := model.get_submodule(name), LAYERS)
         for attribute, value in vars(module).items()
         if type(value) is int and value in sizes
@@ -129,12 +131,14 @@ def permuted(model: PreTrainedModel, groups: list[Group]) -> PreTrainedModel:
                 indices = torch.from_numpy(member.indices)
                 values = tensor.index_select(member.axis.dim, indices.flip(0).flatten())
                 tensor.index_copy_(member.axis.dim, indices.flatten(), values)
+    drop_caches(trial)
     return trial
 
 
 def scrambled(model: PreTrainedModel) -> PreTrainedModel:
     """Return a double-precision copy whose every parameter matters: no zero initialisation, no tiny scale."""
-    trial = copy.deepcopy(model).double().eval()
+    trial = copy.deepcopy(model).double()
+    drop_caches(trial)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for module in trial.modules():

@@ -51,13 +51,19 @@ class Links:
 
 def trace(model: nn.Module, image: Tensor) -> Links:
     """Run `model` on `image`, shape (1, 3, height, width), and return how the channels of its parameters are linked."""
-    model.eval()
+    drop_caches(model)
     follower = _Follower(model)
     with torch.no_grad(), follower.watching(model), follower:
         logits = model(pixel_values=image).logits
     for labels in follower.labels_of(logits):
         follower.fix(labels, "gives the logits")
     return follower.links
+
+
+def drop_caches(model: nn.Module) -> None:
+    """Leave a model in eval mode without what it computed from its weights earlier, as LeViT caches its biases."""
+    model.train()
+    model.eval()
 
 
 def varying(labels: Tensor) -> set[int]:
