@@ -26,6 +26,7 @@ from hf_compress.run import Run, RunFolder, environment
 from hf_compress.steps.base import Context
 from hf_compress.students import STUDENTS, build_model, build_student
 from hf_compress.training import evaluate, predict, train
+from hf_compress.unfolding import unfold_batch_norms
 
 
 class Stages:
@@ -143,6 +144,8 @@ def _teacher(recipe: Recipe, data: ImageData, folder: RunFolder, log) -> tuple[L
             if section.finetune is None:
                 raise RunError(_label_mismatch(teacher, data))
             teacher = build_model(section, data.label_names)
+        if unfold_batch_norms(teacher, data):
+            log("  its batch norms came folded: given the statistics of training images, same logits")
     if section.finetune is None:
         if teacher.new_head:
             raise RunError(f"teacher {section.model} starts from random weights: add 'teacher.finetune'")

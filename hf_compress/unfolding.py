@@ -1,0 +1,62 @@
+"""Batch norms that were folded into convolutions, made trainable again."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hf_compress.data import ImageData
+from hf_compress.data.images import Collator
+from hf_compress.hub.load import LoadedModel
+
+IMAGES, BATCH = 256, 32
+
+
+def unfold_batch_norms(loaded: LoadedModel, data: ImageData) -> bool:
+    """Give the batch norms of a checkpoint that came with folded ones real statistics, without changing its logits.
+
+    Mobile checkpoints are often published with batch norms folded into the convolutions: means are 0 and variances 1.
+    Trained or re-estimated, such a model normalises with the true statistics for the first time and forgets what it
+    knew. Here means and variances become those of training images, and scale and shift undo what that changes.
+
+    Args:
+        loaded: a pretrained model; changed in place.
+        data: its training images give the statistics.
+
+    Returns:
+        Whether the batch norms were folded; nothing is changed where they were not.
+    """
+    norms = [module for module in loaded.model.modules() if isinstance(module, nn.BatchNorm2d)]
+    if not norms or not all(_is_folded(norm) for norm in norms):
+        return False
+    images = torch.utils.data.Subset(data.train.without_augmentation(), range(min(IMAGES, len(data.train))))
+    moments: dict[nn.Module, list[Tensor]] = {norm: [] for norm in norms}
+
+    def record(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        x = inputs[0].double()
+        moments[norm].append(torch.stack([x.mean(dim=(0, 2, 3)), x.square().mean(dim=(0, 2, 3))]))
+
+    hooks = [norm.register_forward_pre_hook(record) for norm in norms]
+    with torch.no_grad():
+        for batch in torch.utils.data.DataLoader(images, BATCH, collate_fn=Collator(loaded.processor)):
+            loaded.model.eval()(pixel_values=batch["pixel_values"])
+    for hook in hooks:
+        hook.remove()
+    for norm in norms:
+        mean, square = torch.stack(moments[norm]).mean(dim=0)
+        _set_statistics(norm, mean, square - mean.square())
+    return True
+
+
+def _is_folded(norm: nn.BatchNorm2d) -> bool:
+    return norm.affine and bool((norm.running_mean == 0).all()) and bool((norm.running_var == 1).all())
+
+
+def _set_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
+    """Change mean and variance; y = weight (x - mean) / sqrt(variance + eps) + bias stays what it was."""
+    with torch.no_grad():
+        slope = norm.weight / (norm.running_var + norm.eps).sqrt()
+        norm.bias += slope * (mean - norm.running_mean)
+        norm.weight.copy_(slope * (variance + norm.eps).sqrt())
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
