@@ -75,6 +75,9 @@ class PruneConfig(Section):
         8,
         description="Pruned widths are multiples of this (granularity `channel`); `auto` measures which is fastest.",
     )
+    sensitivity: str | None = Field(
+        None, description="CSV of `hf-compress sensitivity`: layers lose as much as each bears, instead of alike."
+    )
     exclude: list[str] = Field([], description="Layers to leave alone, by name with wildcards: `encoder.stages.0.*`.")
     recovery: RecoveryConfig = Field(default_factory=RecoveryConfig, description="Training after each round.")
 
@@ -95,6 +98,8 @@ class PruneConfig(Section):
             raise ValueError(
                 f"zeroed weights do not change {self.target.metric}; use target.sparsity, or granularity 'channel'"
             )
+        if self.sensitivity and (self.scope == "global" or self.dim is not None):
+            raise ValueError("sensitivity decides what each layer loses; leave out scope 'global' and dim")
         if self.dim is not None and self.scope == "global":
             raise ValueError("slices along dim are compared within a layer; use scope 'layer'")
         return self
