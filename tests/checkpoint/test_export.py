@@ -7,12 +7,14 @@ import pytest
 import torch
 from torch import nn
 from transformers import ResNetConfig, ResNetForImageClassification
+from typer.testing import CliRunner
 
 import hf_compress
 from hf_compress import Recipe, register_runtime, save
 from hf_compress.checkpoint.export.base import RUNTIMES, Logits, Runtime, runtime
 from hf_compress.checkpoint.export.check import compare
 from hf_compress.checkpoint.export.folding import fold_batch_norms
+from hf_compress.cli import app
 from hf_compress.errors import RunError, UsageError
 from hf_compress.hub.load import label_options
 from hf_compress.measure.export_table import export_table
@@ -97,7 +99,9 @@ def test_a_second_export_replaces_its_row_and_keeps_the_others(folder):
 
 
 def test_a_pt2_archive_holds_labels_and_no_batch_norm(folder):
-    hf_compress.export(folder, "pt2")
+    result = CliRunner().invoke(app, ["export", str(folder), "--to", "pt2"])
+    assert result.exit_code == 0
+    assert "same class as PyTorch" in result.stdout
     extra = {"labels": "", "preprocessing": ""}
     program = torch.export.load(folder / "model.pt2", extra_files=extra)
     assert json.loads(extra["labels"]) == DIGITS
@@ -175,6 +179,11 @@ def test_wrong_arguments_are_one_sentence(folder, to, options, sentence):
     with pytest.raises(UsageError) as error:
         hf_compress.export(folder, to, **options)
     assert sentence in str(error.value)
+
+
+def test_a_hub_id_needs_an_output_folder():
+    with pytest.raises(UsageError, match="'someone/model' is not a folder to write into: pass --output"):
+        hf_compress.export("someone/model", "pt2")
 
 
 def test_a_missing_extra_names_the_command(folder):
