@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections import defaultdict
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
+from hf_compress.checkpoint.shapes import unpruned
 from hf_compress.data.images import input_size
 from hf_compress.hub.load import load
 
@@ -41,7 +41,7 @@ def inspect(name: str, trust_remote_code: bool = False) -> list[dict[str, Any]]:
 def layers(model: PreTrainedModel, image: Tensor) -> list[dict[str, Any]]:
     """Describe the layers of a model; see `inspect`."""
     holders = {n: module for n, module in model.named_modules() if list(module.parameters(recurse=False))}
-    unpruned = dict(_unpruned(model).named_modules())
+    original = dict(unpruned(model).named_modules())
     macs, shares = _macs(model, image), _time_shares(model, holders, image)
     rows = []
     for name, module in holders.items():
@@ -51,7 +51,7 @@ def layers(model: PreTrainedModel, image: Tensor) -> list[dict[str, Any]]:
                 "layer": name,
                 "kind": type(module).__name__,
                 "shape": list(weight.shape),
-                "unpruned_shape": list(getattr(unpruned[name], key).shape),
+                "unpruned_shape": list(getattr(original[name], key).shape),
                 "parameters": sum(p.numel() for p in module.parameters(recurse=False)),
                 "sparsity": 1 - torch.count_nonzero(weight).item() / max(1, weight.numel()),
                 "macs": macs.get(name, 0),
@@ -94,11 +94,6 @@ def layer_table(rows: list[dict[str, Any]]) -> Table:
 
 def _shape(sizes: list[int]) -> str:
     return "x".join(map(str, sizes))
-
-
-def _unpruned(model: PreTrainedModel) -> PreTrainedModel:
-    with torch.device("meta"):
-        return type(model)(copy.deepcopy(model.config))
 
 
 def _macs(model: PreTrainedModel, image: Tensor) -> dict[str, int]:

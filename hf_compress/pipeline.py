@@ -53,18 +53,18 @@ class Stages:
         sizes = sorted({1, self.measure.batch_size})
         images = [_image(loaded) for loaded in self.models]
         models = [loaded.model for loaded in self.models]
-        for runtime in dict.fromkeys(["eager", *self.measure.runtimes]):
+        options = (models, images, sizes, self.measure.repeats, self.measure.threads)
+        for row, latency in zip(self.rows, measure_latency(*options), strict=True):
+            row["latency"] = latency
+        for runtime in dict.fromkeys(name for name in self.measure.runtimes if name != "eager"):
             try:
-                found = measure_latency(models, images, sizes, self.measure.repeats, self.measure.threads, runtime)
+                found = measure_latency(*options, runtime)
             except Exception as error:  # compilers raise anything; a finished training is not lost for that
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 self.remarks.append(f"latency with {runtime} could not be measured: {reason}")
                 continue
             for row, latency in zip(self.rows, found, strict=True):
-                if runtime == "eager":
-                    row["latency"] = latency
-                else:
-                    row.setdefault("runtimes", {})[runtime] = latency
+                row.setdefault("runtimes", {})[runtime] = latency
         self.remarks += speed_remarks(self.rows)
 
 

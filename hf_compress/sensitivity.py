@@ -12,10 +12,9 @@ from typing import Literal
 import torch
 from rich.progress import track
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
 from transformers import PreTrainedModel
 
-from hf_compress.data.images import Collator, ImageSplit, input_size
+from hf_compress.data.images import batches, input_size, spread
 from hf_compress.errors import RunError
 from hf_compress.evaluation import load_with_data
 from hf_compress.measure.quality import quality
@@ -78,7 +77,7 @@ def sensitivity(
     loaded, images, same_labels = load_with_data(name, data, trust_remote_code)
     if not same_labels:
         raise RunError(f"the labels of {images.facts['path']} are not those of {name}: accuracy means nothing")
-    batches = _batches(images.validation, loaded.processor)
+    inputs = list(batches(spread(images.validation, IMAGES), loaded.processor, BATCH))
     image = torch.zeros(1, 3, *input_size(loaded.processor))
     config = PruneConfig(granularity=granularity, importance=importance, round_to=1, floor=0.0)
     trials = list(
@@ -86,12 +85,12 @@ def sensitivity(
         if granularity == "channel"
         else _weight_trials(loaded.model, config, ratios)
     )
-    baseline = _accuracy(loaded.model, batches)
+    baseline = _accuracy(loaded.model, inputs)
     measurements = []
     for part, size, ratio, prune in track(trials, "Measuring sensitivity", transient=True):
         trial = copy.deepcopy(loaded.model)
         prune(trial)
-        accuracy = _accuracy(trial, batches)
+        accuracy = _accuracy(trial, inputs)
         measurements.append(Measurement(part, size, ratio, accuracy, baseline - accuracy))
     folder = Path(output).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,16 +121,10 @@ def _weight_trials(model, config: PruneConfig, ratios: Sequence[float]) -> Itera
             yield name, weight.numel(), ratio, prune
 
 
-def _batches(split: ImageSplit, processor) -> list[dict[str, Tensor]]:
-    step = max(1, len(split) // IMAGES)
-    images = Subset(split.without_augmentation(), range(0, len(split), step)[:IMAGES])
-    return list(DataLoader(images, batch_size=BATCH, collate_fn=Collator(processor)))
-
-
-def _accuracy(model: PreTrainedModel, batches: list[dict[str, Tensor]]) -> float:
+def _accuracy(model: PreTrainedModel, inputs: list[dict[str, Tensor]]) -> float:
     with torch.inference_mode():
-        logits = torch.cat([model.eval()(pixel_values=batch["pixel_values"]).logits for batch in batches])
-    return quality(logits, torch.cat([batch["labels"] for batch in batches]))["accuracy"]
+        logits = torch.cat([model.eval()(pixel_values=batch["pixel_values"]).logits for batch in inputs])
+    return quality(logits, torch.cat([batch["labels"] for batch in inputs]))["accuracy"]
 
 
 def _write(measurements: list[Measurement], file: Path) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_compress.data import ImageData
-from hf_compress.data.images import Collator
+from hf_compress.data.images import batches, spread
 from hf_compress.hub.load import LoadedModel
 
 IMAGES, BATCH = 256, 32
@@ -29,7 +29,6 @@ def unfold_batch_norms(loaded: LoadedModel, data: ImageData) -> bool:
     norms = [module for module in loaded.model.modules() if isinstance(module, nn.BatchNorm2d)]
     if not norms or not all(_is_folded(norm) for norm in norms):
         return False
-    images = torch.utils.data.Subset(data.train.without_augmentation(), range(min(IMAGES, len(data.train))))
     moments: dict[nn.Module, list[Tensor]] = {norm: [] for norm in norms}
 
     def record(norm: nn.Module, inputs: tuple[Tensor]) -> None:
@@ -38,7 +37,7 @@ def unfold_batch_norms(loaded: LoadedModel, data: ImageData) -> bool:
 
     hooks = [norm.register_forward_pre_hook(record) for norm in norms]
     with torch.no_grad():
-        for batch in torch.utils.data.DataLoader(images, BATCH, collate_fn=Collator(loaded.processor)):
+        for batch in batches(spread(data.train, IMAGES), loaded.processor, BATCH):
             loaded.model.eval()(pixel_values=batch["pixel_values"])
     for hook in hooks:
         hook.remove()

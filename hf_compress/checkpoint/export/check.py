@@ -6,23 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
 
 from hf_compress.checkpoint.export.base import Call
-from hf_compress.data.images import Collator, ImageSplit
 from hf_compress.measure.quality import quality
-
-BATCH = 32
-
-
-def some(split: ImageSplit, count: int) -> Subset:
-    """Return at most `count` images, spread evenly over a split, without augmentation."""
-    step = max(1, len(split) // count)
-    return Subset(split.without_augmentation(), range(0, len(split), step)[:count])
-
-
-def batches(images: Subset, processor, size: int) -> DataLoader:
-    return DataLoader(images, batch_size=size, collate_fn=Collator(processor))
 
 
 def logits(call: Call, inputs: Tensor, in_batches: bool) -> Tensor:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ import torch
 from rich.progress import track
 
 from hf_compress.checkpoint.export.base import Exportable, Logits, Runtime, runtime
-from hf_compress.checkpoint.export.check import BATCH, batches, compare, logits, some
+from hf_compress.checkpoint.export.check import compare, logits
 from hf_compress.checkpoint.export.folding import fold_batch_norms
 from hf_compress.data import ImageData
-from hf_compress.data.images import input_size
+from hf_compress.data.images import batches, input_size, spread
 from hf_compress.errors import RunError, UsageError
 from hf_compress.evaluation import load_with_data
 from hf_compress.hub.load import LoadedModel
@@ -25,7 +26,7 @@ from hf_compress.run import REPORT, environment
 from hf_compress.training import use_channels_last
 
 CHECK_IMAGES, CALIBRATION_IMAGES = 2000, 128
-REPEATS = 50
+BATCH, REPEATS = 32, 50
 TOLERANCE = 0.01
 
 
@@ -88,7 +89,7 @@ def export(
         _write(target, model)
     rows = _checked(targets, loaded, images, same_labels)
     for target, row in zip(targets, rows, strict=True):
-        _describe(target.file, model, row)
+        _describe(target, model, row)
     _add_to_report(destination / REPORT, rows)
     return rows
 
@@ -108,7 +109,7 @@ def _exportable(loaded: LoadedModel) -> Exportable:
 
 
 def _calibration(images: ImageData, processor) -> list[torch.Tensor]:
-    return [batch["pixel_values"] for batch in batches(some(images.train, CALIBRATION_IMAGES), processor, 1)]
+    return [batch["pixel_values"] for batch in batches(spread(images.train, CALIBRATION_IMAGES), processor, 1)]
 
 
 def _write(target: Target, model: Exportable) -> None:
@@ -126,7 +127,9 @@ def _checked(targets: list[Target], loaded: LoadedModel, images: ImageData, same
     calls = [target.runtime.load(target.file, torch.get_num_threads()) for target in targets]
     found: list[list[torch.Tensor]] = [[] for _ in calls]
     expected, labels = [], []
-    for batch in track(batches(some(images.test, CHECK_IMAGES), loaded.processor, BATCH), "Checking", transient=True):
+    for batch in track(
+        batches(spread(images.test, CHECK_IMAGES), loaded.processor, BATCH), "Checking", transient=True
+    ):
         expected.append(logits(eager, batch["pixel_values"], in_batches=True))
         labels.append(batch["labels"])
         for target, call, parts in zip(targets, calls, found, strict=True):
@@ -164,16 +167,16 @@ def _refuse_other_answers(target: Target, row: dict[str, Any], expected: torch.T
         )
 
 
-def _describe(file: Path, model: Exportable, row: dict[str, Any]) -> None:
+def _describe(target: Target, model: Exportable, row: dict[str, Any]) -> None:
     """Write what belongs to a file into the JSON file beside it."""
     description = {
         "labels": model.labels,
         "preprocessing": model.preprocessing,
         "export": row,
-        "environment": environment(),
+        "environment": environment() | {target.name: version(target.runtime.package.partition(".")[0])},
     }
-    target = file.with_name(file.name + ".json")
-    target.write_text(json.dumps(description, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    beside = target.file.with_name(target.file.name + ".json")
+    beside.write_text(json.dumps(description, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _add_to_report(file: Path, rows: list[dict[str, Any]]) -> None:
