@@ -15,9 +15,10 @@ IMAGES, BATCH = 256, 32
 def unfold_batch_norms(loaded: LoadedModel, data: ImageData) -> bool:
     """Give the batch norms of a checkpoint that came with folded ones real statistics, without changing its logits.
 
-    Mobile checkpoints are often published with batch norms folded into the convolutions: means are 0 and variances 1.
-    Trained or re-estimated, such a model normalises with the true statistics for the first time and forgets what it
-    knew. Here means and variances become those of training images, and scale and shift undo what that changes.
+    Mobile checkpoints are often published with batch norms folded into the convolutions: means are 0, and variances
+    1 or 1 - eps. Trained or re-estimated, such a model normalises with the true statistics for the first time and
+    forgets what it knew. Here means and variances become those of training images, and scale and shift undo what that
+    changes.
 
     Args:
         loaded: a pretrained model; changed in place.
@@ -48,7 +49,9 @@ def unfold_batch_norms(loaded: LoadedModel, data: ImageData) -> bool:
 
 
 def _is_folded(norm: nn.BatchNorm2d) -> bool:
-    return norm.affine and bool((norm.running_mean == 0).all()) and bool((norm.running_var == 1).all())
+    """Means are 0 and variances 1, or 1 - eps, which makes the divisor exactly 1."""
+    neutral = (norm.running_mean == 0).all() and ((norm.running_var - 1).abs() <= 1.01 * norm.eps).all()
+    return norm.affine and bool(neutral)
 
 
 def _set_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
