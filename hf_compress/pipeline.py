@@ -22,11 +22,14 @@ from hf_compress.hub.load import LoadedModel
 from hf_compress.measure.cost import cost
 from hf_compress.measure.features import FeatureQuality
 from hf_compress.measure.latency import measure_latency
+from hf_compress.measure.remarks import speed_remarks
+from hf_compress.measure.runtimes import require
 from hf_compress.recipe import MeasureSection, Recipe, TeacherSection
 from hf_compress.run import Run, RunFolder, environment
 from hf_compress.steps.base import Context
 from hf_compress.students import STUDENTS, build_model, build_student
 from hf_compress.training import evaluate, predict, train
+from hf_compress.unfolding import unfold_batch_norms
 
 
 class Stages:
@@ -37,6 +40,7 @@ class Stages:
         self.quality = quality
         self.rows: list[dict[str, Any]] = []
         self.models: list[LoadedModel] = []
+        self.remarks: list[str] = []
 
     def add(self, stage: str, loaded: LoadedModel, details: dict[str, Any] | None = None) -> None:
         """Measure quality and cost of a model on the test images; latency comes when all models are there."""
@@ -49,9 +53,19 @@ class Stages:
         sizes = sorted({1, self.measure.batch_size})
         images = [_image(loaded) for loaded in self.models]
         models = [loaded.model for loaded in self.models]
-        latencies = measure_latency(models, images, sizes, self.measure.repeats, self.measure.threads)
-        for row, latency in zip(self.rows, latencies, strict=True):
+        options = (models, images, sizes, self.measure.repeats, self.measure.threads)
+        for row, latency in zip(self.rows, measure_latency(*options), strict=True):
             row["latency"] = latency
+        for runtime in dict.fromkeys(name for name in self.measure.runtimes if name != "eager"):
+            try:
+                found = measure_latency(*options, runtime)
+            except Exception as error:  # compilers raise anything; a finished training is not lost for that
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                self.remarks.append(f"latency with {runtime} could not be measured: {reason}")
+                continue
+            for row, latency in zip(self.rows, found, strict=True):
+                row.setdefault("runtimes", {})[runtime] = latency
+        self.remarks += speed_remarks(self.rows)
 
 
 def compress(recipe: Recipe, output: str | Path = "runs/latest", overwrite: bool = False, log=print) -> Run:
@@ -71,6 +85,7 @@ def compress(recipe: Recipe, output: str | Path = "runs/latest", overwrite: bool
         UsageError: the recipe or the folder is wrong.
         RunError: the run cannot go on. Finished steps stay in `<output>.partial`.
     """
+    require(recipe.measure.runtimes)
     folder = RunFolder(output, overwrite)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -81,6 +96,8 @@ def compress(recipe: Recipe, output: str | Path = "runs/latest", overwrite: bool
     teacher, teacher_details = _teacher(recipe, data, folder, log)
     quality = _quality(recipe, data, teacher)
     student = build_student(recipe.student, data.label_names, teacher, headless=recipe.task == "features")
+    if recipe.student.model not in STUDENTS and recipe.student.pretrained:
+        _unfold(student, data, log)
     _set_augmentation(recipe, data, teacher, student)
 
     stages = Stages(recipe.measure, quality)
@@ -102,6 +119,7 @@ def compress(recipe: Recipe, output: str | Path = "runs/latest", overwrite: bool
         "task": recipe.task,
         "seconds": round(time.time() - started, 1),
         "rows": stages.rows,
+        "remarks": stages.remarks,
         "data": data.facts,
         "seed": recipe.seed,
         "measure": {"split": "test", **recipe.measure.model_dump()},
@@ -130,6 +148,7 @@ def _teacher(recipe: Recipe, data: ImageData, folder: RunFolder, log) -> tuple[L
             if section.finetune is None:
                 raise RunError(_label_mismatch(teacher, data))
             teacher = build_model(section, data.label_names)
+        _unfold(teacher, data, log)
     if section.finetune is None:
         if teacher.new_head:
             raise RunError(f"teacher {section.model} starts from random weights: add 'teacher.finetune'")
@@ -152,6 +171,11 @@ def _feature_teacher(section: TeacherSection) -> LoadedModel:
     if teacher.new_head:
         teacher.model.pooler = None
     return teacher
+
+
+def _unfold(loaded: LoadedModel, data: ImageData, log) -> None:
+    if unfold_batch_norms(loaded, data):
+        log(f"{loaded.name}: its batch norms came folded; given the statistics of training images, same logits")
 
 
 def _label_mismatch(teacher: LoadedModel, data: ImageData) -> str:

@@ -88,6 +88,9 @@ class MeasureSection(Section):
     batch_size: int = Field(64, ge=1, description="Second batch size of the latency table, beside 1.")
     threads: int | None = Field(None, ge=1, description="CPU threads; all cores when not given.")
     repeats: int = Field(30, ge=3, description="Timed forward passes a model and batch size.")
+    runtimes: list[Literal["eager", "compile", "onnxruntime"]] = Field(
+        ["eager"], description="Where latency is measured; `eager` always is. `onnxruntime` needs hf-compress[onnx]."
+    )
 
 
 class Recipe(Section):

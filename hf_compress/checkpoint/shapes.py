@@ -19,30 +19,30 @@ def record_shapes(model: PreTrainedModel) -> Shapes:
 
     Returns:
         `{module name: {"attributes": {"out_channels": 24, ...}, "tensors": {"weight": [24, 3, 3, 3], ...}}}` for every
-        module with another tensor shape; empty for an unpruned model.
+        module with another tensor shape, or with another number such as `num_heads`; empty for an unpruned model.
     """
-    reference = dict(_unpruned(model).named_modules())
+    reference = dict(unpruned(model).named_modules())
     shapes: Shapes = {}
     for name, module in model.named_modules():
         original = reference[name]
         tensors = {
             key: list(tensor.shape) for key, tensor in _tensors(module) if tensor.shape != _shape(original, key)
         }
-        if tensors:
-            attributes = {
-                key: value
-                for key, value in vars(module).items()
-                if _is_plain_integer(value) and value != getattr(original, key, None)
-            }
+        attributes = {
+            key: value
+            for key, value in vars(module).items()
+            if _is_size(value) and _is_size(vars(original).get(key)) and value != vars(original)[key]
+        }
+        if tensors or attributes:
             shapes[name] = {"attributes": attributes, "tensors": tensors}
-    return shapes
+    return shapes if any(change["tensors"] for change in shapes.values()) else {}
 
 
 def apply_shapes(model: nn.Module, shapes: Shapes) -> None:
     """Resize the tensors of a freshly built model, without values: a loader fills them next.
 
     Raises:
-        ValueError: the model has no such module; the checkpoint belongs to another architecture.
+        ValueError: the model has no such module, tensor or number; the checkpoint belongs to another architecture.
     """
     for name, change in shapes.items():
         try:
@@ -52,9 +52,14 @@ def apply_shapes(model: nn.Module, shapes: Shapes) -> None:
                 f"the checkpoint records shapes for '{name}', which {type(model).__name__} lacks"
             ) from None
         for key, value in change["attributes"].items():
-            setattr(module, key, value)
+            old = vars(module).get(key)
+            if not _is_size(old) or not _is_size(value):
+                raise ValueError(f"the checkpoint records '{key}' of '{name}', which is no size there")
+            setattr(module, key, value if isinstance(value, int) else type(old)(value))
         for key, shape in change["tensors"].items():
-            old = getattr(module, key)
+            old = dict(_tensors(module)).get(key)
+            if old is None:
+                raise ValueError(f"the checkpoint records the shape of '{key}' of '{name}', which has no such tensor")
             new = torch.empty(shape, dtype=old.dtype, device=old.device)
             if isinstance(old, nn.Parameter):
                 module.register_parameter(key, nn.Parameter(new, requires_grad=old.requires_grad))
@@ -62,7 +67,8 @@ def apply_shapes(model: nn.Module, shapes: Shapes) -> None:
                 module.register_buffer(key, new, persistent=key not in module._non_persistent_buffers_set)
 
 
-def _unpruned(model: PreTrainedModel) -> PreTrainedModel:
+def unpruned(model: PreTrainedModel) -> PreTrainedModel:
+    """Return what the config of `model` builds, without values (on the meta device)."""
     config = copy.deepcopy(model.config)
     with torch.device("meta"):
         return type(model)(config)
@@ -78,5 +84,8 @@ def _shape(module: nn.Module, key: str) -> torch.Size | None:
     return None if tensor is None else tensor.shape
 
 
-def _is_plain_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _is_size(value: Any) -> bool:
+    """Whether a value is a plain integer, or a tuple or list of them."""
+    if isinstance(value, (tuple, list)):
+        return bool(value) and all(type(item) is int for item in value)
+    return type(value) is int
