@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tests.families import FAMILIES
 from torch import nn
 
 from hf_compress.steps.pruning.channels import UNORDERED, ChannelPruner
@@ -13,6 +12,7 @@ from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.groups import find_groups
 from hf_compress.steps.pruning.planning import Candidates, kept_width, plan
 from hf_compress.steps.pruning.removal import remove
+from tests.families import FAMILIES
 
 CONFIG = PruneConfig(round_to=2)
 
