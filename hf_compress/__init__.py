@@ -18,6 +18,7 @@ _PUBLIC = {
     "register_importance": "hf_compress.steps.pruning",
     "register_student": "hf_compress.students",
     "load": "hf_compress.hub.load",
+    "publish": "hf_compress.hub.publish",
     "save": "hf_compress.checkpoint",
 }
 __all__ = ["__version__", *_PUBLIC]
@@ -25,6 +26,7 @@ __all__ = ["__version__", *_PUBLIC]
 if TYPE_CHECKING:
     from hf_compress.checkpoint import save
     from hf_compress.hub.load import load
+    from hf_compress.hub.publish import publish
     from hf_compress.pipeline import compress
     from hf_compress.recipe import Recipe
     from hf_compress.run import Run

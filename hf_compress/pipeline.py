@@ -17,6 +17,8 @@ from hf_compress.data import ImageData, load_data
 from hf_compress.data.images import input_size
 from hf_compress.errors import RunError
 from hf_compress.hub.load import LoadedModel
+from hf_compress.hub.origin import Origin, origin, publishable_license
+from hf_compress.hub.publish import require_login
 from hf_compress.measure.cost import cost
 from hf_compress.measure.latency import measure_latency
 from hf_compress.recipe import Recipe
@@ -70,6 +72,8 @@ def compress(recipe: Recipe, output: str | Path = "runs/latest", overwrite: bool
         UsageError: the recipe or the folder is wrong.
         RunError: the run cannot go on. Finished steps stay in `<output>.partial`.
     """
+    if recipe.publish is not None:
+        require_login()
     folder = RunFolder(output, overwrite)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -82,6 +86,7 @@ def compress(recipe: Recipe, output: str | Path = "runs/latest", overwrite: bool
     if agreement:
         _label_with_teacher(data, teacher)
     student = build_student(recipe.student, data.label_names, teacher)
+    recipe, origins = _pinned(recipe, data, teacher, student)
     _set_augmentation(recipe, data, teacher, student)
 
     stages = Stages(data, recipe.measure, agreement)
@@ -102,6 +107,7 @@ def compress(recipe: Recipe, output: str | Path = "runs/latest", overwrite: bool
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.time() - started, 1),
         "rows": stages.rows,
+        **origins,
         "data": data.facts,
         "seed": recipe.seed,
         "measure": {"split": "test", **recipe.measure.model_dump()},
@@ -109,7 +115,29 @@ def compress(recipe: Recipe, output: str | Path = "runs/latest", overwrite: bool
     }
     save(student.model, folder.files, student.processor)
     folder.write(recipe.to_yaml(), report)
-    return Run(folder.finish(), report)
+    run = Run(folder.finish(), report)
+    if recipe.publish is not None:
+        log(f"published: {run.publish(**recipe.publish.model_dump()).url}")
+    return run
+
+
+def _pinned(
+    recipe: Recipe, data: ImageData, teacher: LoadedModel | None, student: LoadedModel
+) -> tuple[Recipe, dict[str, Origin | None]]:
+    """Return the recipe with the commits that were loaded, and the origins of teacher and student for the report.
+
+    Raises:
+        UsageError: the recipe publishes, and the licence of an origin does not allow it.
+    """
+    own_student = recipe.student.model != "teacher"
+    commits = {"teacher": teacher and teacher.commit, "student": student.commit if own_student else None}
+    origins = {
+        "teacher": teacher and origin(teacher.name, teacher.commit),
+        "student": origin(student.name, student.commit, recipe.student.pretrained) if own_student else None,
+    }
+    if recipe.publish is not None:
+        publishable_license(origins, recipe.publish.license)
+    return recipe.pinned(**commits, data=data.facts["revision"]), origins
 
 
 def _teacher(recipe: Recipe, data: ImageData, folder: RunFolder, log) -> tuple[LoadedModel | None, dict | None]:

@@ -9,9 +9,12 @@ import platform
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_compress.errors import UsageError
+
+if TYPE_CHECKING:
+    from hf_compress.hub.publish import Publication
 
 REPORT = "report.json"
 RECIPE = "recipe.yaml"
@@ -40,6 +43,12 @@ class Run:
         if not path.is_file():
             raise UsageError(f"'{folder}' is not a run folder: it has no {REPORT}")
         return cls(Path(folder), json.loads(path.read_text(encoding="utf-8")))
+
+    def publish(self, to: str, **options: Any) -> Publication:
+        """Publish the folder on the Hub as one commit; see `hf_compress.publish`."""
+        from hf_compress.hub.publish import publish
+
+        return publish(self.folder, to, **options)
 
 
 class RunFolder:

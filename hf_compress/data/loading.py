@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -80,7 +81,7 @@ def load_data(section: DataSection, seed: int) -> ImageData:
         UsageError: the data set, a column or a split does not exist.
         RunError: a class is empty, or an image is corrupt and the recipe says stop.
     """
-    raw = _digits() if section.path == "digits" else _load(section)
+    raw, commit = (_digits(), None) if section.path == "digits" else _load(section)
     image_column = section.image_column or _image_column(raw)
     label_column = _label_column(raw, section)
     raw, names, named = _encode_labels(raw, label_column)
@@ -98,6 +99,7 @@ def load_data(section: DataSection, seed: int) -> ImageData:
     _refuse_empty_classes(data, section)
     data.facts = {
         "path": section.path,
+        "revision": commit,
         "splits": {
             role: {
                 "images": len(part),
@@ -114,7 +116,8 @@ def load_data(section: DataSection, seed: int) -> ImageData:
     return data
 
 
-def _load(section: DataSection) -> datasets.DatasetDict:
+def _load(section: DataSection) -> tuple[datasets.DatasetDict, str | None]:
+    """Return the data, and its commit where it comes from the Hub."""
     folder = Path(section.path).expanduser()
     looks_local = section.path.startswith(("/", ".", "~")) or folder.exists()
     if looks_local and not folder.is_dir():
@@ -132,8 +135,24 @@ def _load(section: DataSection) -> datasets.DatasetDict:
     except datasets.data_files.EmptyDatasetError:
         raise UsageError(f"'data.path': the folder '{section.path}' has no images or parquet files") from None
     except (OSError, ValueError) as error:
-        raise UsageError(f"'data.path': {section.path} cannot be loaded: {error}") from None
-    return loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({"train": loaded})
+        reason = " ".join(str(error).split())
+        raise UsageError(f"'data.path': {section.path} cannot be loaded: {reason}") from None
+    raw = loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({"train": loaded})
+    return raw, None if looks_local else _hub_commit(raw, section)
+
+
+def _hub_commit(raw: datasets.DatasetDict, section: DataSection) -> str | None:
+    """Return the commit of a Hub data set, after which `datasets` names its cache folder.
+
+    Without a connection, `datasets` takes the latest version in its cache, whatever revision is asked for.
+    """
+    commit = Path(next(iter(raw.values())).cache_files[0]["filename"]).parent.name
+    if re.fullmatch("[0-9a-f]{40}", section.revision or "") and section.revision != commit:
+        raise RunError(
+            f"{section.path} is cached at commit {commit}, not at 'data.revision' {section.revision}, and the Hub is "
+            "out of reach: connect once to cache that commit"
+        )
+    return commit
 
 
 def _digits() -> datasets.DatasetDict:
