@@ -17,6 +17,7 @@ from pathlib import Path
 
 ALICE = "hf_AliceHasARecognisableToken"
 BOB = "hf_BobHasARecognisableToken"
+PRELOADED = ["torch", "transformers.pipelines", "hf_compress.pipeline", "hf_compress.steps.pruning.loop"]
 
 
 @dataclass
@@ -41,8 +42,6 @@ class Client:
         url: the Hub.
     """
 
-    PRELOADED = ["torch", "transformers.pipelines", "hf_compress.pipeline", "hf_compress.hub.publish"]
-
     def __init__(self, folder: Path, url: str):
         self.folder = folder
         self.environment = {
@@ -56,7 +55,7 @@ class Client:
         }
         self.number = 0
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(self.PRELOADED)
+        self.context.set_forkserver_preload(PRELOADED)
 
     def start(self, target: Callable, *arguments, **environment: str | None) -> Callable[[], Result]:
         """Run `target(*arguments)` in a process; return a function that waits for it."""

@@ -84,9 +84,15 @@ def publish(folder: str | Path, to: str, *, trust_remote_code: bool = False, **o
 
 
 def require_login() -> None:
-    """Raise UsageError when the client finds no access token."""
-    if get_token() is None:
+    """Raise UsageError when the client finds no access token, or one that cannot be sent.
+
+    The latter would end in an error of the HTTP library that shows it.
+    """
+    token = get_token()
+    if token is None:
         raise UsageError("publishing needs a login: run `hf auth login`, or set HF_TOKEN to a token that may write")
+    if not (token.isascii() and token.isprintable()):
+        raise UsageError("the access token has characters that no token has: copy it anew (`hf auth login`, HF_TOKEN)")
 
 
 def command(folder: str | Path, section: PublishSection) -> str:
