@@ -16,16 +16,18 @@ from hf_compress.checkpoint import save
 from hf_compress.data import ImageData, load_data
 from hf_compress.data.images import input_size
 from hf_compress.errors import RunError
+from hf_compress.hub.card import write_card
 from hf_compress.hub.load import LoadedModel
 from hf_compress.hub.origin import Origin, origin, publishable_license
 from hf_compress.hub.publish import require_login
 from hf_compress.measure.cost import cost
 from hf_compress.measure.latency import measure_latency
+from hf_compress.measure.layers import layer_changes
 from hf_compress.recipe import Recipe
 from hf_compress.run import Run, RunFolder, environment
 from hf_compress.steps.base import Context
 from hf_compress.students import STUDENTS, build_model, build_student
-from hf_compress.training import evaluate, predict, train
+from hf_compress.training import evaluate_in_detail, predict, train
 
 
 class Stages:
@@ -40,10 +42,10 @@ class Stages:
 
     def add(self, stage: str, loaded: LoadedModel, details: dict[str, Any] | None = None) -> None:
         """Measure quality and cost of a model on the test images; latency comes when all models are there."""
-        quality = evaluate(loaded.model, loaded.processor, self.data, "test")
+        measured = evaluate_in_detail(loaded, self.data, "test")
         if self.agreement:
-            quality = {"teacher_agreement": quality["accuracy"]}
-        row = {"stage": stage, "model": loaded.name, "quality": quality, "cost": cost(loaded.model, _image(loaded))}
+            measured = {"quality": {"teacher_agreement": measured["quality"]["accuracy"]}}
+        row = {"stage": stage, "model": loaded.name, **measured, "cost": cost(loaded.model, _image(loaded))}
         self.rows.append(row | ({"details": details} if details else {}))
         self.models.append(LoadedModel(copy.deepcopy(loaded.model), loaded.processor, loaded.name))
 
@@ -107,14 +109,18 @@ def compress(recipe: Recipe, output: str | Path = "runs/latest", overwrite: bool
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.time() - started, 1),
         "rows": stages.rows,
+        "layers": layer_changes(stages.models[-len(recipe.steps) - 1].model, student.model),
         **origins,
         "data": data.facts,
+        "labels": data.label_names,
         "seed": recipe.seed,
         "measure": {"split": "test", **recipe.measure.model_dump()},
         "environment": environment(),
     }
     save(student.model, folder.files, student.processor)
+    report["loads_with"] = "hf_compress" if hasattr(student.model.config, "quantization_config") else "transformers"
     folder.write(recipe.to_yaml(), report)
+    write_card(folder.files)
     run = Run(folder.finish(), report)
     if recipe.publish is not None:
         log(f"published: {run.publish(**recipe.publish.model_dump()).url}")

@@ -14,10 +14,8 @@ from pydantic.json_schema import models_json_schema
 from hf_compress.config import Section, TrainingConfig, validate
 from hf_compress.errors import UsageError
 from hf_compress.registry import did_you_mean
+from hf_compress.shipped import shipped_folders
 from hf_compress.steps import STEPS
-
-PACKAGE = Path(__file__).parent
-RECIPE_FOLDERS = (PACKAGE / "recipes", PACKAGE.parent / "recipes")
 
 
 class ModelSection(Section):
@@ -236,7 +234,7 @@ def recipe_schema() -> dict[str, Any]:
 
 def shipped_recipes() -> dict[str, Path]:
     """Return the recipes that run by name."""
-    return {path.stem: path for folder in RECIPE_FOLDERS for path in sorted(folder.glob("*.yaml"))}
+    return {path.stem: path for folder in shipped_folders("recipes") for path in sorted(folder.glob("*.yaml"))}
 
 
 def _find(source: str | Path) -> Path:

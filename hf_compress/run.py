@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 REPORT = "report.json"
 RECIPE = "recipe.yaml"
+NUMBERS = re.compile(r"\[\n[-+.\deE,nul\s]*\]")
 
 
 @dataclass
@@ -90,7 +92,7 @@ class RunFolder:
 
     def write(self, recipe: str, report: dict[str, Any]) -> None:
         (self.files / RECIPE).write_text(recipe, encoding="utf-8")
-        (self.files / REPORT).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        (self.files / REPORT).write_text(report_text(report), encoding="utf-8")
 
     def finish(self) -> Path:
         """Put the files into their place and remove everything else."""
@@ -99,6 +101,14 @@ class RunFolder:
         os.replace(self.files, self.destination)
         shutil.rmtree(self.partial)
         return self.destination
+
+
+def report_text(report: dict[str, Any]) -> str:
+    """Return the report as JSON, a list of numbers on one line."""
+    text = json.dumps(report, indent=2, allow_nan=False)
+    return (
+        NUMBERS.sub(lambda match: " ".join(match.group().split()).replace("[ ", "[").replace(" ]", "]"), text) + "\n"
+    )
 
 
 def environment() -> dict[str, Any]:
