@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.metrics import confusion_matrix
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CONFUSIONS = 1000
 BINS = 15
@@ -24,6 +25,8 @@ def by_class(logits: Tensor, labels: Tensor) -> dict[str, list]:
         recall; `confused`: `[true class, predicted class, images]` for the wrong answers, the most frequent first, at
         most 1000.
     """
+    from sklearn.metrics import confusion_matrix
+
     counted = labels >= 0
     matrix = confusion_matrix(
         labels[counted].numpy(), logits[counted].argmax(dim=1).numpy(), labels=range(logits.shape[1])
