@@ -89,6 +89,36 @@ def command_line(*arguments: str) -> None:
     main()
 
 
+def predict(source: str, target: Path) -> None:
+    """Write what a model says about noise: through the pipeline, and as logits."""
+    import numpy as np
+    import torch
+    from PIL import Image
+    from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+
+    import hf_compress  # noqa: F401  pruned models reload
+
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    pixels = AutoImageProcessor.from_pretrained(source)(image, return_tensors="pt")
+    model = AutoModelForImageClassification.from_pretrained(source)
+    with torch.inference_mode():
+        logits = model(**pixels).logits
+    torch.save({"logits": logits, "answers": pipeline("image-classification", model=source)(image)}, target)
+
+
+def same_predictions(client: Client, first: object, second: object) -> bool:
+    """Let two new processes, which may be those of one folder and one Hub id, look at the same image."""
+    import torch
+
+    found = []
+    for number, source in enumerate((first, second)):
+        target = client.folder / f"predictions-{number}"
+        result = client.call(predict, str(source), target, HF_TOKEN=ALICE)
+        assert result.code == 0, result.err
+        found.append(torch.load(target))
+    return torch.equal(found[0]["logits"], found[1]["logits"]) and found[0]["answers"] == found[1]["answers"]
+
+
 def _run(log: Path, environment: dict[str, str | None], target: Callable, arguments: tuple) -> None:
     for number, end in ((1, ".out"), (2, ".err")):
         os.dup2(os.open(log.with_suffix(end), os.O_CREAT | os.O_WRONLY), number)

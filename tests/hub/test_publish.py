@@ -4,9 +4,8 @@ import json
 import shutil
 
 import pytest
-import torch
 import yaml
-from hub_client import ALICE, BOB
+from hub_client import ALICE, BOB, same_predictions
 from hub_storage import card_metadata
 from safetensors.torch import load_file, save_file
 
@@ -17,34 +16,6 @@ def push(client, folder, to, *options, token=ALICE):
 
 def commits(hub, name):
     return len(hub.repo(name).commits)
-
-
-def predict(source, target):
-    """Write what a model says about fixed images: through the pipeline, and as logits."""
-    import torch
-    from PIL import Image
-    from transformers import AutoModelForImageClassification, pipeline
-
-    import hf_compress  # noqa: F401  pruned models reload
-
-    classify = pipeline("image-classification", model=source, top_k=10)
-    model = AutoModelForImageClassification.from_pretrained(source)
-    pixels = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    with torch.inference_mode():
-        logits = model(pixels).logits
-    image = Image.effect_noise((16, 16), 50).point(lambda value: value // 32 * 32).convert("RGB")
-    image.putdata([(x * 16 % 256, x % 256, 128) for x in range(256)])
-    torch.save({"logits": logits, "pipeline": classify(image)}, target)
-
-
-def same_predictions(client, first, second):
-    results = []
-    for number, source in enumerate((first, second)):
-        target = client.folder / f"predictions-{number}"
-        result = client.call(predict, str(source), target, HF_TOKEN=ALICE)
-        assert result.code == 0, result.err
-        results.append(torch.load(target))
-    return results[0]["pipeline"] == results[1]["pipeline"] and torch.equal(*(r["logits"] for r in results))
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +31,7 @@ def test_one_commit_holds_the_folder_and_a_card_with_licence_and_origin(hub, run
     assert commits(hub, "alice/small") == 2  # the Hub's own first commit, and ours
     assert published.out.strip().endswith(f"published: {hub.url}/alice/small/commit/{head.oid}")
     remote = hub.files("alice/small")
-    local = {path.name: path.read_bytes() for path in run_folder.iterdir() if path.is_file()}
+    local = {p.relative_to(run_folder).as_posix(): p.read_bytes() for p in run_folder.rglob("*") if p.is_file()}
     assert remote == local | {"README.md": remote["README.md"]}
     assert head.files["model.safetensors"].lfs
     data = card_metadata(remote["README.md"].decode())
@@ -256,6 +227,7 @@ def test_what_must_not_be_published_is_refused_before_anything_is_sent(spoil, co
     assert (result.code, says in result.error) == (code, True), result.error
     assert not [line for line in hub.requests[before:] if "alice/never" in line]
     assert ALICE not in result.out + result.err
+    shutil.rmtree(copied[0])
 
 
 @pytest.mark.parametrize(
