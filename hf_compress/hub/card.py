@@ -182,8 +182,7 @@ def _figures(folder: Path) -> list[tuple[str, str]]:
 
 def _methods(report: dict[str, Any]) -> set[str]:
     tags = {"distill": "distillation", "prune": "pruning"}
-    names = {row["stage"].partition(" ")[2] for row in report["rows"]}
-    return {tag for name, tag in tags.items() if name in names}
+    return {tags[name] for name in facts.step_names(report) if name in tags}
 
 
 def _is_repo_id(name: str) -> bool:

@@ -120,9 +120,8 @@ def what_was_done(row: dict[str, Any]) -> str:
 def summary(report: dict[str, Any]) -> list[str]:
     """Say in two sentences what the model is, and what was gained and lost."""
     first, *_, last = report["rows"]
-    steps = [row["stage"].partition(" ")[2] for row in report["rows"] if row["stage"][0].isdigit()]
     classes = f" for {len(report['labels'])} classes" if report.get("labels") else ""
-    made = f"A {model_name(last)} image classifier{classes}, made with hf-compress: {', '.join(steps)}."
+    made = f"A {model_name(last)} image classifier{classes}, made with hf-compress: {', '.join(step_names(report))}."
     by = {measure.heading: measure for measure in measures(report)}
     gains = [
         f"{by[heading].change(first, last)} {heading}"
@@ -133,6 +132,10 @@ def summary(report: dict[str, Any]) -> list[str]:
     kept = f"{quality.heading} of {quality.text(last)} on {_number(test_images(report), 'test image')}"
     against = f" instead of {quality.text(first)}" if quality.of(first) is not None else ""
     return [made, f"Against the {reference(first)} it has {' and '.join(gains)}, and an {kept}{against}."]
+
+
+def step_names(report: dict[str, Any]) -> list[str]:
+    return [row["stage"].partition(" ")[2] for row in report["rows"] if row["stage"][0].isdigit()]
 
 
 def reference(row: dict[str, Any]) -> str:
