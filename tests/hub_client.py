@@ -17,6 +17,7 @@ from pathlib import Path
 
 ALICE = "hf_AliceHasARecognisableToken"
 BOB = "hf_BobHasARecognisableToken"
+PRELOADED = ["torch", "transformers.pipelines", "hf_compress.pipeline", "hf_compress.steps.pruning.loop"]
 
 
 @dataclass
@@ -41,8 +42,6 @@ class Client:
         url: the Hub.
     """
 
-    PRELOADED = ["torch", "transformers.pipelines", "hf_compress.pipeline", "hf_compress.hub.publish"]
-
     def __init__(self, folder: Path, url: str):
         self.folder = folder
         self.environment = {
@@ -56,7 +55,7 @@ class Client:
         }
         self.number = 0
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(self.PRELOADED)
+        self.context.set_forkserver_preload(PRELOADED)
 
     def start(self, target: Callable, *arguments, **environment: str | None) -> Callable[[], Result]:
         """Run `target(*arguments)` in a process; return a function that waits for it."""
@@ -88,6 +87,36 @@ def command_line(*arguments: str) -> None:
 
     sys.argv = ["hf-compress", *arguments]
     main()
+
+
+def predict(source: str, target: Path) -> None:
+    """Write what a model says about noise: through the pipeline, and as logits."""
+    import numpy as np
+    import torch
+    from PIL import Image
+    from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+
+    import hf_compress  # noqa: F401  pruned models reload
+
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    pixels = AutoImageProcessor.from_pretrained(source)(image, return_tensors="pt")
+    model = AutoModelForImageClassification.from_pretrained(source)
+    with torch.inference_mode():
+        logits = model(**pixels).logits
+    torch.save({"logits": logits, "answers": pipeline("image-classification", model=source)(image)}, target)
+
+
+def same_predictions(client: Client, first: object, second: object) -> bool:
+    """Let two new processes, which may be those of one folder and one Hub id, look at the same image."""
+    import torch
+
+    found = []
+    for number, source in enumerate((first, second)):
+        target = client.folder / f"predictions-{number}"
+        result = client.call(predict, str(source), target, HF_TOKEN=ALICE)
+        assert result.code == 0, result.err
+        found.append(torch.load(target))
+    return torch.equal(found[0]["logits"], found[1]["logits"]) and found[0]["answers"] == found[1]["answers"]
 
 
 def _run(log: Path, environment: dict[str, str | None], target: Callable, arguments: tuple) -> None:

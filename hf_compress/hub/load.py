@@ -19,6 +19,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
     RevisionResolutionError,
 )
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -110,7 +111,7 @@ def load(
             new_head = True
     except CompressError:
         raise
-    except (OSError, ValueError, HTTPError, RevisionResolutionError, ImportError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError, HTTPError, RevisionResolutionError) as error:
         raise _explained(name, error) from error
     if new_head and not wanted and pretrained:
         raise RunError(

@@ -71,7 +71,7 @@ def publishable_license(report: dict[str, Any], stated: str | None) -> str | Non
     for source in _origins(report):
         name, license = source["id"], source["license"]
         if license in (None, "other", "unknown"):
-            raise UsageError(f"the licence of {name} is {license or 'not stated'}: read its terms, and pass --license")
+            raise UsageError(f"the licence of {name} is {license or 'not known'}: read its terms, then pass --license")
         if re.search(r"(^|-)nd(-|$)", license):
             raise UsageError(f"{name} is under {license}, which forbids derived works; --license, if you may anyway")
         found[license] = name
@@ -89,6 +89,7 @@ def _origins(report: dict[str, Any]) -> list[Origin]:
 
 def _card(name: str, commit: str | None) -> dict[str, Any]:
     """Return the metadata of a README.md; empty when there is none, or it is not within reach."""
+    import yaml
     from huggingface_hub import ModelCard, hf_hub_download
     from huggingface_hub.errors import HTTPError
 
@@ -96,7 +97,7 @@ def _card(name: str, commit: str | None) -> dict[str, Any]:
     try:
         readme = folder / "README.md" if folder.is_dir() else hf_hub_download(name, "README.md", revision=commit)
         return ModelCard.load(readme, ignore_metadata_errors=True).data.to_dict()
-    except (OSError, ValueError, HTTPError):
+    except (OSError, ValueError, HTTPError, yaml.YAMLError):
         return {}
 
 

@@ -7,22 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, get_token
+from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from hf_compress.config import validate
 from hf_compress.errors import UsageError
+from hf_compress.hub.contents import CARD, checked_contents
 from hf_compress.hub.failures import RETRIED, WAITS, explained, patiently, pause, status_of
-from hf_compress.hub.origin import lineage, publishable_license
 from hf_compress.recipe import PublishSection
-from hf_compress.run import Run
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
-
-CARD = "README.md"
-SHOWN_HIDDEN = ".eval_results"
-TEXT = (".json", ".yaml", ".yml", ".md", ".txt", ".csv", ".py", ".svg")
 
 
 @dataclass(frozen=True)
@@ -56,7 +51,7 @@ class Publication:
 def plan(folder: str | Path, to: str, *, trust_remote_code: bool = False, **options: Any) -> Plan:
     """Check a run folder and return what `publish` would send; nothing leaves this machine. See `publish`."""
     section = validate(PublishSection, {"to": to, **options}, "publish")
-    contents = _contents(Path(folder), section, trust_remote_code)
+    contents = checked_contents(Path(folder), section, trust_remote_code)
     sizes = {path: len(c) if isinstance(c, bytes) else c.stat().st_size for path, c in sorted(contents.items())}
     return Plan(sizes, contents[CARD].decode())
 
@@ -79,72 +74,29 @@ def publish(folder: str | Path, to: str, *, trust_remote_code: bool = False, **o
     """
     section = validate(PublishSection, {"to": to, **options}, "publish")
     require_login()
-    contents = _contents(Path(folder), section, trust_remote_code)
-    return _Push(section, contents, f"run `{command(folder, section)}` again").run()
+    contents = checked_contents(Path(folder), section, trust_remote_code)
+    return _Push(section, contents, f"run `{_command(folder, section, trust_remote_code)}` again").run()
 
 
 def require_login() -> None:
-    """Raise UsageError when the client finds no access token."""
-    if get_token() is None:
+    """Raise UsageError when the client finds no access token, or one that cannot be sent.
+
+    The latter would end in an error of the HTTP library that shows it.
+    """
+    token = get_token()
+    if token is None:
         raise UsageError("publishing needs a login: run `hf auth login`, or set HF_TOKEN to a token that may write")
+    if not (token.isascii() and token.isprintable()):
+        raise UsageError("the access token has characters that no token has: copy it anew (`hf auth login`, HF_TOKEN)")
 
 
-def command(folder: str | Path, section: PublishSection) -> str:
+def _command(folder: str | Path, section: PublishSection, trust_remote_code: bool) -> str:
     """Return the command line that publishes `folder` in the same way."""
+    options = section.model_dump(exclude_defaults=True) | ({"trust_remote_code": True} if trust_remote_code else {})
     words = ["hf-compress", "publish", str(folder)]
-    for name, value in section.model_dump(exclude_defaults=True).items():
+    for name, value in options.items():
         words += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
     return shlex.join(words)
-
-
-def _contents(folder: Path, section: PublishSection, trust_remote_code: bool) -> dict[str, bytes | Path]:
-    """Check the folder and return its files by their path in the repository, with a fresh card."""
-    from hf_compress.hub.card import render_card
-
-    run = Run.open(folder)
-    license = publishable_license(run.report, section.license)
-    _check_model(folder, trust_remote_code)
-    template = Path(section.template) if section.template else None
-    overrides = {"license": license, "repo_id": section.to, **lineage(run.report)}
-    card = str(render_card(folder, template, **{key: value for key, value in overrides.items() if value is not None}))
-    try:
-        ModelCard(card)
-    except ValueError as error:
-        raise UsageError(f"the card of '{folder}' is not valid: {' '.join(str(error).split())}") from None
-    contents = {path: folder / path for path in _files(folder)} | {CARD: card.encode()}
-    _refuse_token(contents)
-    return contents
-
-
-def _files(folder: Path) -> list[str]:
-    paths = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
-    shown = [p for p in paths if p.parts[0] == SHOWN_HIDDEN or not any(part.startswith(".") for part in p.parts)]
-    return sorted(path.as_posix() for path in shown)
-
-
-def _check_model(folder: Path, trust_remote_code: bool) -> None:
-    """Load the model as users will, and let it look at noise."""
-    import torch
-
-    from hf_compress.data.images import input_size
-    from hf_compress.errors import RunError
-    from hf_compress.hub.load import load
-
-    loaded = load(str(folder), trust_remote_code=trust_remote_code)
-    image = torch.randn(2, 3, *input_size(loaded.processor), generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        logits = loaded.model(image).logits
-    if not logits.isfinite().all():
-        raise RunError(f"the model in '{folder}' answers with numbers that are not finite: it was not published")
-
-
-def _refuse_token(contents: dict[str, bytes | Path]) -> None:
-    token = (get_token() or "").encode()
-    for path, content in contents.items():
-        if not token or not path.endswith(TEXT):
-            continue
-        if token in (content if isinstance(content, bytes) else content.read_bytes()):
-            raise UsageError(f"'{path}' contains your access token: remove it, revoke the token, then publish")
 
 
 class _Push:
