@@ -40,8 +40,14 @@ def render_card(folder: Path, template: Path | None = None, **overrides: Any) ->
     run = Run.open(folder)
     repo_id = overrides.pop("repo_id", None)
     data = card_data(run.report, repo_id, **overrides)
-    text = _template(template).render(_context(run, repo_id), card_data=Markup(data.to_yaml()))
-    return ModelCard(text)
+    page = _template(template)
+    try:
+        return ModelCard(page.render(_context(run, repo_id), card_data=Markup(data.to_yaml())))
+    except jinja2.TemplateError as error:
+        raise UsageError(f"the template '{template}' cannot be rendered: {error}") from None
+    except (ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"the template '{template}' makes a card without valid metadata: {reason}") from None
 
 
 def write_card(folder: Path, template: Path | None = None) -> ModelCard:
@@ -137,7 +143,7 @@ def _context(run: Run, repo_id: str | None) -> dict[str, Any]:
         "needs_package": report.get("loads_with") == "hf_compress",
         "recipe": fenced(recipe.read_text(encoding="utf-8"), "yaml") if recipe.is_file() else None,
         "environment": facts.environment_rows(report),
-        "device": facts.device(report),
+        "device": facts.device(report) if "latency" in last else None,
         "data_name": facts.short_name(report["data"]["path"]),
         "data_rows": facts.data_rows(report),
         "sources": [source | {"id": facts.short_name(source["id"])} for source in facts.sources(report)],
