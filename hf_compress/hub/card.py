@@ -39,10 +39,14 @@ def render_card(folder: Path, template: Path | None = None, **overrides: Any) ->
     """
     run = Run.open(folder)
     repo_id = overrides.pop("repo_id", None)
-    data = card_data(run.report, repo_id, **overrides)
     page = _template(template)
     try:
-        return ModelCard(page.render(_context(run, repo_id), card_data=Markup(data.to_yaml())))
+        data = card_data(run.report, repo_id, **overrides)
+        context = _context(run, repo_id)
+    except KeyError as error:
+        raise UsageError(f"the report in '{folder}' is none of a run: it lacks {error}") from None
+    try:
+        return ModelCard(page.render(context, card_data=Markup(data.to_yaml())))
     except jinja2.TemplateError as error:
         raise UsageError(f"the template '{template}' cannot be rendered: {error}") from None
     except (ValueError, yaml.YAMLError) as error:
@@ -146,6 +150,7 @@ def _context(run: Run, repo_id: str | None) -> dict[str, Any]:
         "device": facts.device(report) if "latency" in last else None,
         "data_name": facts.short_name(report["data"]["path"]),
         "data_rows": facts.data_rows(report),
+        "classes": facts.class_table(report),
         "sources": [source | {"id": facts.short_name(source["id"])} for source in facts.sources(report)],
         "limits": facts.limits(report),
     }

@@ -11,6 +11,7 @@ from hf_compress.hub.markdown import one_line
 
 FEW_IMAGES = 20
 LOST = 0.05
+MANY_CLASSES, WORST_CLASSES = 30, 15
 NAMED = 5
 
 QUALITY = {
@@ -122,16 +123,20 @@ def summary(report: dict[str, Any]) -> list[str]:
     first, *_, last = report["rows"]
     classes = f" for {len(report['labels'])} classes" if report.get("labels") else ""
     made = f"A {model_name(last)} image classifier{classes}, made with hf-compress: {', '.join(step_names(report))}."
+    return [made, _against(first, last, report)]
+
+
+def _against(first: dict[str, Any], last: dict[str, Any], report: dict[str, Any]) -> str:
     by = {measure.heading: measure for measure in measures(report)}
-    gains = [
-        f"{by[heading].change(first, last)} {heading}"
-        for heading in ("parameters", "MACs")
-        if by[heading].change(first, last)
-    ]
-    quality = next(measure for measure in by.values() if measure.less is None)
-    kept = f"{quality.heading} of {quality.text(last)} on {_number(test_images(report), 'test image')}"
-    against = f" instead of {quality.text(first)}" if quality.of(first) is not None else ""
-    return [made, f"Against the {reference(first)} it has {' and '.join(gains)}, and an {kept}{against}."]
+    changes = {heading: by[heading].change(first, last) for heading in ("parameters", "MACs") if heading in by}
+    gains = [f"{change} {heading}" for heading, change in changes.items() if change not in ("", "same")]
+    sentence = f"Against the {reference(first)} it has {' and '.join(gains) or 'as many parameters'}"
+    quality = next((measure for measure in by.values() if measure.less is None), None)
+    if quality is None:
+        return f"{sentence}."
+    instead = f" instead of {quality.text(first)}" if quality.of(first) is not None else ""
+    images = _number(test_images(report), "test image")
+    return f"{sentence}; its {quality.heading} on {images} is {quality.text(last)}{instead}."
 
 
 def step_names(report: dict[str, Any]) -> list[str]:
@@ -157,6 +162,31 @@ def data_rows(report: dict[str, Any]) -> list[tuple[str, int, str, int, int]]:
     return [
         (name, part["images"], part["from"], part["unlabelled_images"], part["corrupt_images_skipped"])
         for name, part in report["data"]["splits"].items()
+    ]
+
+
+def class_table(report: dict[str, Any]) -> list[tuple[str, int | str, int, str, str]]:
+    """Return one row a class: name, training images, test images, recall of the first and of the final model.
+
+    Of more than 30 classes, the 15 with the lowest recall.
+    """
+    first, *_, last = report["rows"]
+    if "classes" not in last:
+        return []
+    trained = report["data"]["splits"]["train"]["images_by_class"]
+    before = recall(first["classes"]) if "classes" in first else [None] * len(report["labels"])
+    after = recall(last["classes"])
+    order = range(len(after))
+    if len(after) > MANY_CLASSES:
+        order = sorted((i for i in order if after[i] is not None), key=after.__getitem__)[:WORST_CLASSES]
+    return [
+        (
+            report["labels"][i],
+            trained.get(report["labels"][i], ""),
+            last["classes"]["images"][i],
+            *("" if value is None else _score(value) for value in (before[i], after[i])),
+        )
+        for i in order
     ]
 
 

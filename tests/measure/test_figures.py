@@ -69,6 +69,8 @@ def test_only_the_most_pruned_of_many_layers_are_shown():
     assert "The 40 most pruned of 60 layers" in shown
     assert {"59", "20"} <= set(shown)
     assert "19" not in shown
+    layers = {f"net.{n}": {"width": [100, 50 if n < 3 else 100], "sparsity": [0, 0]} for n in range(60)}
+    assert "The 3 most pruned of 60 layers" in texts(figures.layers(report(layers=layers)))
 
 
 def test_many_classes_show_the_most_confused_pairs():
