@@ -99,9 +99,10 @@ def comparison(report: dict[str, Any]) -> list[tuple[str, str, str, str]]:
 
 def steps_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Return headings and rows of the table with one line a stage."""
-    shown = [
-        m for m in measures(report) if not m.heading.endswith("p95") and not m.heading.startswith(("peak", "cal"))
-    ]
+    left_out = {"calibration error", "peak memory, one image"}
+    if all(row["cost"]["nonzero_parameters"] > 0.99 * row["cost"]["parameters"] for row in report["rows"]):
+        left_out.add("non-zero parameters")
+    shown = [m for m in measures(report) if m.heading not in left_out and not m.heading.endswith("p95")]
     rows = [[row["stage"], what_was_done(row), *(m.text(row) for m in shown)] for row in report["rows"]]
     return ["stage", "what was done", *(m.heading for m in shown)], rows
 
