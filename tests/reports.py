@@ -62,7 +62,7 @@ def report(labels=LABELS, path="photos", **changes):
         "data": {
             "path": path,
             "revision": None,
-            "splits": {"train": split(30, "train"), "validation": split(10, "val"), "test": split(10, "test")},
+            "splits": {"train": split(30, "train"), "validation": split(10, "val"), "test": split(10, "split test")},
         },
         "labels": list(labels),
         "seed": 0,

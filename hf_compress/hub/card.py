@@ -76,37 +76,42 @@ def write_card(folder: Path, template: Path | None = None) -> ModelCard:
 
 def card_data(report: dict[str, Any], repo_id: str | None, **overrides: Any) -> ModelCardData:
     """Return the metadata of a card, its results as `model-index`."""
-    data, last = report["data"], report["rows"][-1]
+    results = _results(report)
+    name = (repo_id or facts.model_name(report["rows"][-1])).rpartition("/")[2]
+    metadata = {
+        **lineage(report),
+        "pipeline_tag": "image-feature-extraction" if report.get("task") == "features" else "image-classification",
+        "library_name": "transformers",
+        "tags": [TAG, *sorted(_methods(report))],
+        "metrics": [result.metric_type for result in results] or None,
+        "model_name": one_line(name) if results else None,
+        "eval_results": results or None,
+        **overrides,
+    }
+    bases = [base for base in metadata["base_model"] or [] if _is_repo_id(base)]
+    relation = metadata["base_model_relation"] if bases else None
+    return ModelCardData(**metadata | {"base_model": bases or None, "base_model_relation": relation})
+
+
+def _results(report: dict[str, Any]) -> list[EvalResult]:
+    data, quality = report["data"], report["rows"][-1]["quality"]
     path = one_line(facts.short_name(data["path"]))
-    results = [
+    kind, _, split = data["splits"]["test"]["from"].partition(" ")
+    return [
         EvalResult(
             task_type="image-classification",
             task_name="Image classification",
             dataset_type=path if data.get("revision") or path == "digits" else "imagefolder",
             dataset_name=path,
-            dataset_split="test",
+            dataset_split=one_line(split) if kind == "split" else None,
             dataset_revision=data.get("revision"),
             metric_type=metric,
             metric_name=name,
-            metric_value=round(last["quality"][metric], 6),
+            metric_value=round(quality[metric], 6),
         )
         for metric, name in METRICS.items()
-        if metric in last["quality"]
+        if metric in quality
     ]
-    found = lineage(report)
-    bases = [base for base in found["base_model"] or [] if _is_repo_id(base)]
-    defaults = {
-        **found,
-        "base_model": bases or None,
-        "base_model_relation": found["base_model_relation"] if bases else None,
-        "pipeline_tag": "image-feature-extraction" if report.get("task") == "features" else "image-classification",
-        "library_name": "transformers",
-        "tags": [TAG, *sorted(_methods(report))],
-        "metrics": [result.metric_type for result in results] or None,
-        "model_name": one_line((repo_id or facts.model_name(last)).rpartition("/")[2]) if results else None,
-        "eval_results": results or None,
-    }
-    return ModelCardData(**defaults | overrides)
 
 
 def eval_results(report: dict[str, Any]) -> list[EvalResultEntry]:
@@ -114,7 +119,7 @@ def eval_results(report: dict[str, Any]) -> list[EvalResultEntry]:
     data, last = report["data"], report["rows"][-1]
     if not data.get("revision") or "accuracy" not in last["quality"]:
         return []
-    note = f"top-1 accuracy on {facts.test_images(report)} images: {data['splits']['test']['from']}"
+    note = f"top-1 accuracy in percent on {facts.test_images(report)} images: {data['splits']['test']['from']}"
     return [
         EvalResultEntry(
             dataset_id=data["path"],

@@ -111,7 +111,8 @@ def what_was_done(row: dict[str, Any]) -> str:
     """Sum up the details of a row."""
     details = row.get("details", {})
     if epochs := details.get("epochs"):
-        return f"{_number(len(epochs), 'epoch')}, the best: {details['best_epoch']}"
+        best = f", the best: {details['best_epoch']}" if "best_epoch" in details else ""
+        return _number(len(epochs), "epoch") + best
     if rounds := details.get("rounds"):
         kept = [entry for entry in rounds if entry["kept"]]
         gone = f", sparsity {kept[-1]['sparsity']:.1%}" if kept else ""
@@ -123,7 +124,8 @@ def summary(report: dict[str, Any]) -> list[str]:
     """Say in two sentences what the model is, and what was gained and lost."""
     first, *_, last = report["rows"]
     classes = f" for {len(report['labels'])} classes" if report.get("labels") else ""
-    made = f"A {model_name(last)} image classifier{classes}, made with hf-compress: {', '.join(step_names(report))}."
+    kind = "backbone for image features" if report.get("task") == "features" else f"image classifier{classes}"
+    made = f"A {model_name(last)} {kind}, made with hf-compress: {', '.join(step_names(report))}."
     return [made, _against(first, last, report)]
 
 
