@@ -212,3 +212,17 @@ def _apply(hub: Hub, files: dict[str, Blob], key: str, value: dict) -> None:
         del files[path]
     else:
         raise Refused(404, "A file with this name doesn't exist", "EntryNotFound")
+
+
+@route("GET", "/api/models")
+def list_models(request: Handler) -> None:
+    author, wanted = request.query["author"][0], set(request.query.get("filter", []))
+    found = []
+    for (kind, name), repo in request.hub.repos.items():
+        if kind == "model" and repo.owner == author and not repo.private:
+            card = repo.resolve("main").files.get("README.md")
+            metadata = card_metadata(request.hub.objects.get(card.sha256).decode()) if card else None
+            tags = (metadata or {}).get("tags") or []
+            if wanted <= set(tags):
+                found.append({"_id": "0" * 24, "id": name, "author": author, "private": False, "tags": tags})
+    request.answer(200, found)

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from hf_compress.cli import evaluate, listing, publish, run
+from hf_compress.cli import cards, evaluate, listing, publish, run
 from hf_compress.errors import CompressError
 
 app = typer.Typer(
@@ -17,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for commands in (run, evaluate, publish, listing):
+for commands in (run, evaluate, cards, publish, listing):
     commands.add_to(app)
 
 

@@ -39,9 +39,19 @@ def render_card(folder: Path, template: Path | None = None, **overrides: Any) ->
     """
     run = Run.open(folder)
     repo_id = overrides.pop("repo_id", None)
-    data = card_data(run.report, repo_id, **overrides)
-    text = _template(template).render(_context(run, repo_id), card_data=Markup(data.to_yaml()))
-    return ModelCard(text)
+    page = _template(template)
+    try:
+        data = card_data(run.report, repo_id, **overrides)
+        context = _context(run, repo_id)
+    except KeyError as error:
+        raise UsageError(f"the report in '{folder}' is none of a run: it lacks {error}") from None
+    try:
+        return ModelCard(page.render(context, card_data=Markup(data.to_yaml())))
+    except jinja2.TemplateError as error:
+        raise UsageError(f"the template '{template}' cannot be rendered: {error}") from None
+    except (ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"the template '{template}' makes a card without valid metadata: {reason}") from None
 
 
 def write_card(folder: Path, template: Path | None = None) -> ModelCard:
@@ -66,37 +76,42 @@ def write_card(folder: Path, template: Path | None = None) -> ModelCard:
 
 def card_data(report: dict[str, Any], repo_id: str | None, **overrides: Any) -> ModelCardData:
     """Return the metadata of a card, its results as `model-index`."""
-    data, last = report["data"], report["rows"][-1]
+    results = _results(report)
+    name = (repo_id or facts.model_name(report["rows"][-1])).rpartition("/")[2]
+    metadata = {
+        **lineage(report),
+        "pipeline_tag": "image-feature-extraction" if report.get("task") == "features" else "image-classification",
+        "library_name": "transformers",
+        "tags": [TAG, *sorted(_methods(report))],
+        "metrics": [result.metric_type for result in results] or None,
+        "model_name": one_line(name) if results else None,
+        "eval_results": results or None,
+        **overrides,
+    }
+    bases = [base for base in metadata["base_model"] or [] if _is_repo_id(base)]
+    relation = metadata["base_model_relation"] if bases else None
+    return ModelCardData(**metadata | {"base_model": bases or None, "base_model_relation": relation})
+
+
+def _results(report: dict[str, Any]) -> list[EvalResult]:
+    data, quality = report["data"], report["rows"][-1]["quality"]
     path = one_line(facts.short_name(data["path"]))
-    results = [
+    kind, _, split = data["splits"]["test"]["from"].partition(" ")
+    return [
         EvalResult(
             task_type="image-classification",
             task_name="Image classification",
             dataset_type=path if data.get("revision") or path == "digits" else "imagefolder",
             dataset_name=path,
-            dataset_split="test",
+            dataset_split=one_line(split) if kind == "split" else None,
             dataset_revision=data.get("revision"),
             metric_type=metric,
             metric_name=name,
-            metric_value=round(last["quality"][metric], 6),
+            metric_value=round(quality[metric], 6),
         )
         for metric, name in METRICS.items()
-        if metric in last["quality"]
+        if metric in quality
     ]
-    found = lineage(report)
-    bases = [base for base in found["base_model"] or [] if _is_repo_id(base)]
-    defaults = {
-        **found,
-        "base_model": bases or None,
-        "base_model_relation": found["base_model_relation"] if bases else None,
-        "pipeline_tag": "image-feature-extraction" if report.get("task") == "features" else "image-classification",
-        "library_name": "transformers",
-        "tags": [TAG, *sorted(_methods(report))],
-        "metrics": [result.metric_type for result in results] or None,
-        "model_name": one_line((repo_id or facts.model_name(last)).rpartition("/")[2]) if results else None,
-        "eval_results": results or None,
-    }
-    return ModelCardData(**defaults | overrides)
 
 
 def eval_results(report: dict[str, Any]) -> list[EvalResultEntry]:
@@ -104,7 +119,7 @@ def eval_results(report: dict[str, Any]) -> list[EvalResultEntry]:
     data, last = report["data"], report["rows"][-1]
     if not data.get("revision") or "accuracy" not in last["quality"]:
         return []
-    note = f"top-1 accuracy on {facts.test_images(report)} images: {data['splits']['test']['from']}"
+    note = f"top-1 accuracy in percent on {facts.test_images(report)} images: {data['splits']['test']['from']}"
     return [
         EvalResultEntry(
             dataset_id=data["path"],
@@ -137,9 +152,10 @@ def _context(run: Run, repo_id: str | None) -> dict[str, Any]:
         "needs_package": report.get("loads_with") == "hf_compress",
         "recipe": fenced(recipe.read_text(encoding="utf-8"), "yaml") if recipe.is_file() else None,
         "environment": facts.environment_rows(report),
-        "device": facts.device(report),
+        "device": facts.device(report) if "latency" in last else None,
         "data_name": facts.short_name(report["data"]["path"]),
         "data_rows": facts.data_rows(report),
+        "classes": facts.class_table(report),
         "sources": [source | {"id": facts.short_name(source["id"])} for source in facts.sources(report)],
         "limits": facts.limits(report),
     }
@@ -182,8 +198,7 @@ def _figures(folder: Path) -> list[tuple[str, str]]:
 
 def _methods(report: dict[str, Any]) -> set[str]:
     tags = {"distill": "distillation", "prune": "pruning"}
-    names = {row["stage"].partition(" ")[2] for row in report["rows"]}
-    return {tag for name, tag in tags.items() if name in names}
+    return {tags[name] for name in facts.step_names(report) if name in tags}
 
 
 def _is_repo_id(name: str) -> bool:

@@ -11,6 +11,7 @@ from hf_compress.hub.markdown import one_line
 
 FEW_IMAGES = 20
 LOST = 0.05
+MANY_CLASSES, WORST_CLASSES = 30, 15
 NAMED = 5
 
 QUALITY = {
@@ -98,9 +99,10 @@ def comparison(report: dict[str, Any]) -> list[tuple[str, str, str, str]]:
 
 def steps_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Return headings and rows of the table with one line a stage."""
-    shown = [
-        m for m in measures(report) if not m.heading.endswith("p95") and not m.heading.startswith(("peak", "cal"))
-    ]
+    left_out = {"calibration error", "peak memory, one image"}
+    if all(row["cost"]["nonzero_parameters"] > 0.99 * row["cost"]["parameters"] for row in report["rows"]):
+        left_out.add("non-zero parameters")
+    shown = [m for m in measures(report) if m.heading not in left_out and not m.heading.endswith("p95")]
     rows = [[row["stage"], what_was_done(row), *(m.text(row) for m in shown)] for row in report["rows"]]
     return ["stage", "what was done", *(m.heading for m in shown)], rows
 
@@ -109,7 +111,8 @@ def what_was_done(row: dict[str, Any]) -> str:
     """Sum up the details of a row."""
     details = row.get("details", {})
     if epochs := details.get("epochs"):
-        return f"{_number(len(epochs), 'epoch')}, the best: {details['best_epoch']}"
+        best = f", the best: {details['best_epoch']}" if "best_epoch" in details else ""
+        return _number(len(epochs), "epoch") + best
     if rounds := details.get("rounds"):
         kept = [entry for entry in rounds if entry["kept"]]
         gone = f", sparsity {kept[-1]['sparsity']:.1%}" if kept else ""
@@ -120,19 +123,27 @@ def what_was_done(row: dict[str, Any]) -> str:
 def summary(report: dict[str, Any]) -> list[str]:
     """Say in two sentences what the model is, and what was gained and lost."""
     first, *_, last = report["rows"]
-    steps = [row["stage"].partition(" ")[2] for row in report["rows"] if row["stage"][0].isdigit()]
     classes = f" for {len(report['labels'])} classes" if report.get("labels") else ""
-    made = f"A {model_name(last)} image classifier{classes}, made with hf-compress: {', '.join(steps)}."
+    kind = "backbone for image features" if report.get("task") == "features" else f"image classifier{classes}"
+    made = f"A {model_name(last)} {kind}, made with hf-compress: {', '.join(step_names(report))}."
+    return [made, _against(first, last, report)]
+
+
+def _against(first: dict[str, Any], last: dict[str, Any], report: dict[str, Any]) -> str:
     by = {measure.heading: measure for measure in measures(report)}
-    gains = [
-        f"{by[heading].change(first, last)} {heading}"
-        for heading in ("parameters", "MACs")
-        if by[heading].change(first, last)
-    ]
-    quality = next(measure for measure in by.values() if measure.less is None)
-    kept = f"{quality.heading} of {quality.text(last)} on {_number(test_images(report), 'test image')}"
-    against = f" instead of {quality.text(first)}" if quality.of(first) is not None else ""
-    return [made, f"Against the {reference(first)} it has {' and '.join(gains)}, and an {kept}{against}."]
+    changes = {heading: by[heading].change(first, last) for heading in ("parameters", "MACs") if heading in by}
+    gains = [f"{change} {heading}" for heading, change in changes.items() if change not in ("", "same")]
+    sentence = f"Against the {reference(first)} it has {' and '.join(gains) or 'as many parameters'}"
+    quality = next((measure for measure in by.values() if measure.less is None), None)
+    if quality is None:
+        return f"{sentence}."
+    instead = f" instead of {quality.text(first)}" if quality.of(first) is not None else ""
+    images = _number(test_images(report), "test image")
+    return f"{sentence}; its {quality.heading} on {images} is {quality.text(last)}{instead}."
+
+
+def step_names(report: dict[str, Any]) -> list[str]:
+    return [row["stage"].partition(" ")[2] for row in report["rows"] if row["stage"][0].isdigit()]
 
 
 def reference(row: dict[str, Any]) -> str:
@@ -154,6 +165,31 @@ def data_rows(report: dict[str, Any]) -> list[tuple[str, int, str, int, int]]:
     return [
         (name, part["images"], part["from"], part["unlabelled_images"], part["corrupt_images_skipped"])
         for name, part in report["data"]["splits"].items()
+    ]
+
+
+def class_table(report: dict[str, Any]) -> list[tuple[str, int | str, int, str, str]]:
+    """Return one row a class: name, training images, test images, recall of the first and of the final model.
+
+    Of more than 30 classes, the 15 with the lowest recall.
+    """
+    first, *_, last = report["rows"]
+    if "classes" not in last:
+        return []
+    trained = report["data"]["splits"]["train"]["images_by_class"]
+    before = recall(first["classes"]) if "classes" in first else [None] * len(report["labels"])
+    after = recall(last["classes"])
+    order = range(len(after))
+    if len(after) > MANY_CLASSES:
+        order = sorted((i for i in order if after[i] is not None), key=after.__getitem__)[:WORST_CLASSES]
+    return [
+        (
+            report["labels"][i],
+            trained.get(report["labels"][i], ""),
+            last["classes"]["images"][i],
+            *("" if value is None else _score(value) for value in (before[i], after[i])),
+        )
+        for i in order
     ]
 
 

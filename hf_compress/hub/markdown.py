@@ -14,8 +14,10 @@ SPECIAL = re.compile(r"[&<>\"'`*_{}\[\]#|~!$@\\]|:(?=//)|(?<=www)\.", re.IGNOREC
 
 def one_line(text: Any) -> str:
     """Return the text on one line, without control characters and marks that turn the direction of writing."""
-    spaced = " ".join(str(text).split())
-    return "".join(c for c in spaced if c == ZERO_WIDTH_JOINER or not unicodedata.category(c).startswith("C"))
+    kept = (
+        c for c in str(text) if c.isspace() or c == ZERO_WIDTH_JOINER or not unicodedata.category(c).startswith("C")
+    )
+    return " ".join("".join(kept).split())
 
 
 def escaped(value: Any) -> Any:

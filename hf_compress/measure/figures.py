@@ -104,8 +104,10 @@ def layers(report: dict[str, Any]) -> Figure | None:
         n: layer["width"][1] / layer["width"][0] if by_width else 1 - layer["sparsity"][1]
         for n, layer in found.items()
     }
-    chosen = set(sorted(shares, key=shares.get)[:MOST_LAYERS])
-    names = [name for name in found if name in chosen]
+    names = list(found)
+    if len(names) > MOST_LAYERS:
+        most = sorted((name for name in names if shares[name] < 1), key=shares.get)[:MOST_LAYERS]
+        names = [name for name in names if name in most]
     figure, axes = _axes(height=0.8 + ROW * len(names))
     left = [100 * shares[name] for name in names]
     axes.barh(range(len(names)), [100] * len(names), color=PALE, height=0.7)
@@ -138,7 +140,7 @@ def latency(report: dict[str, Any]) -> Figure | None:
         axes.hlines(range(len(rows)), p50, p95, color=GREY, linewidth=1)
         axes.plot(p95, range(len(rows)), "|", color=GREY)
         for index, (median, tail) in enumerate(zip(p50, p95, strict=True)):
-            axes.text(tail, index, f"  {median:.2f} ({tail:.2f})", va="center", fontsize=8)
+            axes.text(tail, index, f"  {_short(median)} ({_short(tail)})", va="center", fontsize=8)
         axes.set_title("one image" if batch == "batch_1" else f"{batch.replace('_', ' of ')} images")
         axes.set_xlabel("median, and 95th percentile, ms")
         axes.set_xlim(0, 1.4 * max(p95))
@@ -271,6 +273,10 @@ def _panels(number: int, height: float) -> tuple[Figure, list[Axes]]:
 
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, list(figure.subplots(1, number, squeeze=False)[0])
+
+
+def _short(milliseconds: float) -> str:
+    return f"{milliseconds:.2f}" if milliseconds < 100 else f"{milliseconds:,.0f}"
 
 
 def _top_down(axes: Axes, rows: int) -> None:
