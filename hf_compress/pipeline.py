@@ -119,7 +119,8 @@ def compress(recipe: Recipe, output: str | Path = "runs/latest", overwrite: bool
     }
     save(student.model, folder.files, student.processor)
     report["loads_with"] = "hf_compress" if hasattr(student.model.config, "quantization_config") else "transformers"
-    folder.write(recipe.to_yaml(), report)
+    repeatable = recipe.model_copy(update={"publish": None})  # whoever repeats the run has another place for it
+    folder.write(repeatable.to_yaml(), report)
     write_card(folder.files)
     run = Run(folder.finish(), report)
     if recipe.publish is not None:

@@ -146,7 +146,10 @@ def _hub_commit(raw: datasets.DatasetDict, section: DataSection) -> str | None:
 
     Without a connection, `datasets` takes the latest version in its cache, whatever revision is asked for.
     """
-    commit = Path(next(iter(raw.values())).cache_files[0]["filename"]).parent.name
+    files = next(iter(raw.values())).cache_files
+    commit = Path(files[0]["filename"]).parent.name if files else ""
+    if not re.fullmatch("[0-9a-f]{40}", commit):
+        return None
     if re.fullmatch("[0-9a-f]{40}", section.revision or "") and section.revision != commit:
         raise RunError(
             f"{section.path} is cached at commit {commit}, not at 'data.revision' {section.revision}, and the Hub is "

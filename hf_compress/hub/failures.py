@@ -80,6 +80,8 @@ def explained(error: Exception, repo: str, maybe_sent: bool, again: str) -> Comp
         kind, reason = _answered(answer, error, repo)
     elif broken:
         kind, reason = RunError, "the connection to the Hub broke"
+    elif isinstance(error, json.JSONDecodeError):
+        kind, reason = RunError, "the Hub answered with something that is not an answer of the Hub"
     else:
         kind, reason = RunError, redacted(str(error))
     return kind(f"publishing failed: {reason}; {state}: {again}")

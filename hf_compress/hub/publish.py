@@ -154,6 +154,6 @@ class _Push:
                     section.to, operations, commit_message=section.message, parent_commit=head, **target
                 )
             except RETRIED as error:
-                if section.create_pr and status_of(error) is None:
-                    raise  # the pull request may be open: another one would be worse than a question
+                if section.create_pr and status_of(error) not in (429, 503):
+                    raise  # the pull request may be open: a second one would be worse than a question
                 pause(error, wait)

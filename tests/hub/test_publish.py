@@ -151,6 +151,7 @@ def test_a_recipe_publishes_and_python_does(hub, client, run_folder):
     repo = hub.repo("alice/by-recipe")
     assert repo.private
     assert repo.resolve("main").title == "From a recipe"
+    assert "publish" not in yaml.safe_load(hub.files("alice/by-recipe")["recipe.yaml"])  # others repeat the run
     assert client.call(run_publish, client.folder / "by-recipe", HF_TOKEN=ALICE).code == 0
     assert commits(hub, "alice/by-python") == 2
 
