@@ -120,8 +120,8 @@ def compress(recipe: Recipe, output: str | Path = "runs/latest", overwrite: bool
     save(student.model, folder.files, student.processor)
     report["loads_with"] = "hf_compress" if hasattr(student.model.config, "quantization_config") else "transformers"
     folder.write(recipe.to_yaml(), report)
-    write_card(folder.files)
     run = Run(folder.finish(), report)
+    write_card(run.folder)
     if recipe.publish is not None:
         log(f"published: {run.publish(**recipe.publish.model_dump()).url}")
     return run
