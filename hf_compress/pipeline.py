@@ -121,8 +121,8 @@ def compress(recipe: Recipe, output: str | Path = "runs/latest", overwrite: bool
     report["loads_with"] = "hf_compress" if hasattr(student.model.config, "quantization_config") else "transformers"
     repeatable = recipe.model_copy(update={"publish": None})  # whoever repeats the run has another place for it
     folder.write(repeatable.to_yaml(), report)
-    write_card(folder.files)
     run = Run(folder.finish(), report)
+    write_card(run.folder)
     if recipe.publish is not None:
         log(f"published: {run.publish(**recipe.publish.model_dump()).url}")
     return run

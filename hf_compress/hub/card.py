@@ -88,7 +88,8 @@ def card_data(report: dict[str, Any], repo_id: str | None, **overrides: Any) -> 
         "eval_results": results or None,
         **overrides,
     }
-    bases = [base for base in metadata["base_model"] or [] if _is_repo_id(base)]
+    named = metadata["base_model"] or []
+    bases = [base for base in ([named] if isinstance(named, str) else named) if _is_repo_id(base)]
     relation = metadata["base_model_relation"] if bases else None
     return ModelCardData(**metadata | {"base_model": bases or None, "base_model_relation": relation})
 

@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import tomllib
 from html import unescape
 from html.parser import HTMLParser
+from pathlib import Path
 
 import datasets
 import pytest
@@ -25,6 +27,7 @@ from hf_compress.hub.card import card_data, render_card, write_card
 from hf_compress.hub.card_facts import class_table, comparison, limits, ratio, summary, what_was_done
 from hf_compress.hub.markdown import escaped, one_line
 
+ROOT = Path(__file__).parents[2]
 HOSTILE = [
     "a | b || c",
     "<script>alert(1)</script>",
@@ -204,6 +207,19 @@ def test_results_in_the_new_form_are_read_back(tmp_path):
     write_card(save_run(tmp_path / "hub", made))
     (entry,) = parse_eval_result_entries(yaml.safe_load((tmp_path / "hub/.eval_results/hf-compress.yaml").read_text()))
     assert (entry.dataset_id, entry.dataset_revision, entry.value) == ("org/data", "a" * 40, 90.0)
+
+
+def test_templates_ship_in_the_wheel():
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    included = build["targets"]["wheel"]["force-include"]
+    for path in (ROOT / "model_cards").glob("*.*"):
+        assert included[f"model_cards/{path.name}"] == f"hf_compress/model_cards/{path.name}"
+
+
+def test_the_example_is_what_the_command_makes():
+    """When the template changes: `hf-compress card model_cards/quickstart`."""
+    folder = ROOT / "model_cards" / "quickstart"
+    assert str(render_card(folder)) == (folder / "README.md").read_text()
 
 
 def test_the_tables_compare_the_final_model_with_the_first():
