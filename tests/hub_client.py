@@ -66,7 +66,7 @@ class Client:
             process.start()
 
         def finish() -> Result:
-            process.join(120)
+            process.join(600)
             assert process.exitcode is not None, f"{arguments} hangs"
             return Result(process.exitcode, *(log.with_suffix(end).read_text() for end in (".out", ".err")))
 
