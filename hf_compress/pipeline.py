@@ -124,7 +124,8 @@ def compress(recipe: Recipe, output: str | Path = "runs/latest", overwrite: bool
     run = Run(folder.finish(), report)
     write_card(run.folder)
     if recipe.publish is not None:
-        log(f"published: {run.publish(**recipe.publish.model_dump()).url}")
+        trusted = any(section and section.trust_remote_code for section in (recipe.teacher, recipe.student))
+        log(f"published: {run.publish(**recipe.publish.model_dump(), trust_remote_code=trusted).url}")
     return run
 
 
