@@ -96,7 +96,7 @@ def _card(name: str, commit: str | None) -> dict[str, Any]:
     folder = Path(name).expanduser()
     try:
         readme = folder / "README.md" if folder.is_dir() else hf_hub_download(name, "README.md", revision=commit)
-        return ModelCard.load(readme, ignore_metadata_errors=True).data.to_dict()
+        return ModelCard(Path(readme).read_text(encoding="utf-8"), ignore_metadata_errors=True).data.to_dict()
     except (OSError, ValueError, HTTPError, yaml.YAMLError):
         return {}
 
