@@ -11,6 +11,7 @@ from hf_compress.hub.markdown import one_line
 
 FEW_IMAGES = 20
 LOST = 0.05
+UNSTEADY = 2
 MANY_CLASSES, WORST_CLASSES = 30, 15
 NAMED = 5
 
@@ -266,6 +267,13 @@ def _latency_device(report: dict[str, Any]) -> Iterator[str]:
         yield (
             f"Latency was measured on {device(report)} in PyTorch; another device, runtime or batch size gives "
             "other ratios."
+        )
+    timed = [entry for row in report["rows"] for entry in row.get("latency", {}).values()]
+    spread = max((entry["p95_ms"] / entry["p50_ms"] for entry in timed), default=1)
+    if spread > UNSTEADY:
+        yield (
+            f"Latency was unsteady, its 95th percentile up to {spread:.1f} times the median: the ratios of latency are "
+            "unsure."
         )
 
 

@@ -266,6 +266,9 @@ def test_limits_come_from_facts():
     assert "org/t was trained on before" in found[3]
     assert "A Processor with 2 threads" in found[4]
     assert len(found) == 5
+    unsteady = report()
+    unsteady["rows"][0]["latency"]["batch_1"]["p95_ms"] = 8.0 * 2.5
+    assert "95th percentile up to 2.5 times the median" in limits(unsteady)[-1]
     assert len(limits(report())) == 4, "a teacher that was trained here has seen no test image"
 
 
