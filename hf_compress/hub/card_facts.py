@@ -272,8 +272,8 @@ def _latency_device(report: dict[str, Any]) -> Iterator[str]:
     spread = max((entry["p95_ms"] / entry["p50_ms"] for entry in timed), default=1)
     if spread > UNSTEADY:
         yield (
-            f"Latency was unsteady, its 95th percentile up to {spread:.1f} times the median: the ratios of latency are "
-            "unsure."
+            f"Latency was unsteady, its 95th percentile up to {spread:.1f} times the median: the ratios of latency "
+            "are unsure."
         )
 
 
