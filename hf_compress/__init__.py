@@ -18,6 +18,7 @@ _PUBLIC = {
     "register_importance": "hf_compress.steps.pruning",
     "register_student": "hf_compress.students",
     "load": "hf_compress.hub.load",
+    "publish": "hf_compress.hub.publish",
     "save": "hf_compress.checkpoint",
     "export": "hf_compress.checkpoint.export",
     "register_runtime": "hf_compress.checkpoint.export",
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from hf_compress.checkpoint import save
     from hf_compress.checkpoint.export import export, register_runtime
     from hf_compress.hub.load import load
+    from hf_compress.hub.publish import publish
     from hf_compress.pipeline import compress
     from hf_compress.recipe import Recipe
     from hf_compress.run import Run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
@@ -13,10 +14,8 @@ from pydantic.json_schema import models_json_schema
 from hf_compress.config import Section, TrainingConfig, validate
 from hf_compress.errors import UsageError
 from hf_compress.registry import did_you_mean
+from hf_compress.shipped import shipped_folders
 from hf_compress.steps import STEPS
-
-PACKAGE = Path(__file__).parent
-RECIPE_FOLDERS = (PACKAGE / "recipes", PACKAGE.parent / "recipes")
 
 
 class ModelSection(Section):
@@ -93,6 +92,38 @@ class MeasureSection(Section):
     )
 
 
+class PublishSection(Section):
+    """Where the finished run folder is published; `hf-compress publish` has the same options."""
+
+    to: str = Field(description="Repository on the Hub: user/name.")
+    private: bool = Field(False, description="Make the repository private; a public one is refused.")
+    revision: str | None = Field(None, description="Branch to commit to; made when missing.")
+    create_pr: bool = Field(False, description="Open a pull request instead of committing.")
+    message: str = Field("Publish with hf-compress", min_length=1, description="Commit message.")
+    license: str | None = Field(None, description="Identifier of the licence; that of the teacher when not given.")
+    template: str | None = Field(None, description="Jinja template of the card, instead of the package's own.")
+
+    @field_validator("to")
+    @classmethod
+    def _is_an_id(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", value) or value.endswith(".git"):
+            raise ValueError("a repository is named user/name")
+        return value
+
+    @field_validator("license")
+    @classmethod
+    def _is_an_identifier(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", value):
+            raise ValueError("give one of the Hub's licence identifiers, such as apache-2.0 or cc-by-4.0")
+        return value
+
+    @model_validator(mode="after")
+    def _one_target(self):
+        if self.create_pr and self.revision:
+            raise ValueError("a pull request goes to the main branch: leave out create_pr or revision")
+        return self
+
+
 class Recipe(Section):
     """What to compress, how, and with which data."""
 
@@ -107,6 +138,7 @@ class Recipe(Section):
         min_length=1, description="What is done to the student, in order: one step a list item."
     )
     measure: MeasureSection = Field(default_factory=MeasureSection)
+    publish: PublishSection | None = Field(None, description="Publish the finished run folder on the Hub.")
     seed: int = 0
 
     @field_validator("teacher", "student", mode="before")
@@ -187,6 +219,16 @@ class Recipe(Section):
             _override(values, key, value)
         return validate(cls, values)
 
+    def pinned(self, **commits: str | None) -> Recipe:
+        """Return the recipe with the commits that a run used: `pinned(teacher=..., data=...)`; None is skipped."""
+        return self.model_copy(
+            update={
+                section: getattr(self, section).model_copy(update={"revision": commit})
+                for section, commit in commits.items()
+                if commit is not None
+            }
+        )
+
     def to_yaml(self) -> str:
         """Return the resolved recipe, all defaults filled in."""
         return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False)
@@ -216,7 +258,7 @@ def recipe_schema() -> dict[str, Any]:
 
 def shipped_recipes() -> dict[str, Path]:
     """Return the recipes that run by name."""
-    return {path.stem: path for folder in RECIPE_FOLDERS for path in sorted(folder.glob("*.yaml"))}
+    return {path.stem: path for folder in shipped_folders("recipes") for path in sorted(folder.glob("*.yaml"))}
 
 
 def _find(source: str | Path) -> Path:

@@ -6,15 +6,20 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_compress.errors import UsageError
 
+if TYPE_CHECKING:
+    from hf_compress.hub.publish import Publication
+
 REPORT = "report.json"
 RECIPE = "recipe.yaml"
+NUMBERS = re.compile(r"\[\n[-+.\deE,nul\s]*\]")
 
 
 @dataclass
@@ -40,6 +45,12 @@ class Run:
         if not path.is_file():
             raise UsageError(f"'{folder}' is not a run folder: it has no {REPORT}")
         return cls(Path(folder), json.loads(path.read_text(encoding="utf-8")))
+
+    def publish(self, to: str, **options: Any) -> Publication:
+        """Publish the folder on the Hub as one commit; see `hf_compress.publish`."""
+        from hf_compress.hub.publish import publish
+
+        return publish(self.folder, to, **options)
 
 
 class RunFolder:
@@ -81,7 +92,7 @@ class RunFolder:
 
     def write(self, recipe: str, report: dict[str, Any]) -> None:
         (self.files / RECIPE).write_text(recipe, encoding="utf-8")
-        (self.files / REPORT).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        (self.files / REPORT).write_text(report_text(report), encoding="utf-8")
 
     def finish(self) -> Path:
         """Put the files into their place and remove everything else."""
@@ -90,6 +101,14 @@ class RunFolder:
         os.replace(self.files, self.destination)
         shutil.rmtree(self.partial)
         return self.destination
+
+
+def report_text(report: dict[str, Any]) -> str:
+    """Return the report as JSON, a list of numbers on one line."""
+    text = json.dumps(report, indent=2, allow_nan=False)
+    return (
+        NUMBERS.sub(lambda match: " ".join(match.group().split()).replace("[ ", "[").replace(" ]", "]"), text) + "\n"
+    )
 
 
 def environment() -> dict[str, Any]:

@@ -23,6 +23,7 @@ from hf_compress.data import Collator, ImageData, ImageSplit
 from hf_compress.data.images import IGNORED_LABEL
 from hf_compress.errors import RunError
 from hf_compress.hub.load import LoadedModel
+from hf_compress.measure.detail import by_class, reliability
 from hf_compress.measure.quality import quality
 from hf_compress.progress import EvaluationProgress, TrainingProgress
 from hf_compress.steps.base import Context
@@ -203,6 +204,20 @@ def evaluate(model: PreTrainedModel, processor: BaseImageProcessor, data: ImageD
     """Return the quality of `model` on one split: see `measure.quality.quality`."""
     output = predict(model, processor, data.splits[split], data.workers)
     return quality(output.logits, output.labels)
+
+
+def evaluate_in_detail(loaded: LoadedModel, data: ImageData, split: str) -> dict[str, Any]:
+    """Return the parts of a report's row that tell how well a model classifies one split.
+
+    Returns:
+        `quality`, and where the logits are finite `classes` and `reliability`: see `measure.detail`.
+    """
+    output = predict(loaded.model, loaded.processor, data.splits[split], data.workers)
+    result: dict[str, Any] = {"quality": quality(output.logits, output.labels)}
+    if result["quality"] and output.logits.isfinite().all():
+        result["classes"] = by_class(output.logits, output.labels)
+        result["reliability"] = reliability(output.logits, output.labels)
+    return result
 
 
 def reestimate_batch_norm(model: PreTrainedModel, context: Context, images: int = 2048) -> None:

@@ -61,8 +61,10 @@ def finished(tmp_path_factory):
 
 def test_the_run_folder_is_a_hub_repository(finished):
     run, _ = finished
-    names = {file.name for file in run.folder.iterdir()}
-    assert names == {"config.json", "model.safetensors", "preprocessor_config.json", "recipe.yaml", "report.json"}
+    names = {file.relative_to(run.folder).as_posix() for file in run.folder.rglob("*") if file.is_file()}
+    figures = {f"figures/{name}.png" for name in ("rounds", "layers", "latency", "confusion", "reliability")}
+    model = {"config.json", "model.safetensors", "preprocessor_config.json"}
+    assert names == model | figures | {"README.md", "recipe.yaml", "report.json"}
     assert [path.name for path in run.folder.parent.iterdir()] == ["out"]
     assert Run.open(run.folder).report == run.report
 
@@ -74,7 +76,28 @@ def test_the_report_has_a_row_a_stage_with_quality_cost_and_latency(finished):
         assert 0 <= row["quality"]["accuracy"] <= 1
         assert set(row["cost"]) == {"parameters", "nonzero_parameters", "macs", "bytes", "peak_memory_bytes"}
         assert set(row["latency"]) == {"batch_1", "batch_4"}
+        assert sum(row["classes"]["images"]) == 200
+        assert sum(row["classes"]["correct"]) == round(200 * row["quality"]["accuracy"])
+        assert sum(images for *_, images in row["reliability"]["bins"]) == 200
     assert rows[2]["quality"]["accuracy"] > rows[1]["quality"]["accuracy"]
+
+
+def test_the_report_compares_the_layers_of_the_student_before_and_after(finished):
+    run, _ = finished
+    layers = run.report["layers"]
+    model = AutoModelForImageClassification.from_pretrained(run.folder)
+    before, after = layers["resnet.encoder.stages.3.layers.1.layer.0.convolution"]["width"]
+    assert before == 64
+    assert after == model.resnet.encoder.stages[3].layers[1].layer[0].convolution.out_channels < 64
+    assert layers["classifier.1"]["width"] == [10, 10]
+    assert run.report["loads_with"] == "hf_compress"
+
+
+def test_the_report_is_written_with_a_list_of_numbers_a_line(finished):
+    run, _ = finished
+    text = (run.folder / "report.json").read_text()
+    assert json.loads(text) == run.report
+    assert f'"images": {run.report["rows"][0]["classes"]["images"]}' in text
 
 
 def test_pruning_rounds_reach_the_target_and_are_reported(finished):

@@ -54,11 +54,14 @@ def run(
     console = Console()
     try:
         result = compress(
-            parsed, target, overwrite, log=lambda line: console.print(line, markup=False, highlight=False)
+            parsed,
+            target,
+            overwrite,
+            log=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
         )
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted: '{target}' was not written; finished steps are in '{target}.partial'"
         ) from None
     console.print(report_table(result.report))
-    console.print(f"model, recipe and report: {result.folder}", markup=False, highlight=False)
+    console.print(f"model, recipe and report: {result.folder}", markup=False, highlight=False, soft_wrap=True)

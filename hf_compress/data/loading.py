@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
 from rich.progress import Progress
 
 from hf_compress.data.augmentation import build_augmentation
-from hf_compress.data.images import IGNORED_LABEL, ImageSplit, decode
+from hf_compress.data.images import IGNORED_LABEL, ImageSplit, decode, input_size
 from hf_compress.data.splits import split
 from hf_compress.errors import CompressError, RunError, UsageError
 from hf_compress.recipe import DataSection
+
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +73,10 @@ class ImageData:
         self.label_names = list(names)
         return True
 
-    def set_augmentation(self, name: str, size: tuple[int, int]) -> None:
-        self.train.augment = build_augmentation(name, size)
+    def set_augmentation(self, name: str, *processors: BaseImageProcessor) -> None:
+        """Augment the training images, in the largest size that one of the image processors makes."""
+        heights, widths = zip(*map(input_size, processors), strict=True)
+        self.train.augment = build_augmentation(name, (max(heights), max(widths)))
 
 
 def load_data(section: DataSection, seed: int) -> ImageData:
@@ -80,7 +86,7 @@ def load_data(section: DataSection, seed: int) -> ImageData:
         UsageError: the data set, a column or a split does not exist.
         RunError: a class is empty, or an image is corrupt and the recipe says stop.
     """
-    raw = _digits() if section.path == "digits" else _load(section)
+    raw, commit = (_digits(), None) if section.path == "digits" else _load(section)
     image_column = section.image_column or _image_column(raw)
     label_column = _label_column(raw, section)
     raw, names, named = _encode_labels(raw, label_column)
@@ -98,6 +104,7 @@ def load_data(section: DataSection, seed: int) -> ImageData:
     _refuse_empty_classes(data, section)
     data.facts = {
         "path": section.path,
+        "revision": commit,
         "splits": {
             role: {
                 "images": len(part),
@@ -114,7 +121,8 @@ def load_data(section: DataSection, seed: int) -> ImageData:
     return data
 
 
-def _load(section: DataSection) -> datasets.DatasetDict:
+def _load(section: DataSection) -> tuple[datasets.DatasetDict, str | None]:
+    """Return the data, and its commit where it comes from the Hub."""
     folder = Path(section.path).expanduser()
     looks_local = section.path.startswith(("/", ".", "~")) or folder.exists()
     if looks_local and not folder.is_dir():
@@ -132,8 +140,27 @@ def _load(section: DataSection) -> datasets.DatasetDict:
     except datasets.data_files.EmptyDatasetError:
         raise UsageError(f"'data.path': the folder '{section.path}' has no images or parquet files") from None
     except (OSError, ValueError) as error:
-        raise UsageError(f"'data.path': {section.path} cannot be loaded: {error}") from None
-    return loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({"train": loaded})
+        reason = " ".join(str(error).split())
+        raise UsageError(f"'data.path': {section.path} cannot be loaded: {reason}") from None
+    raw = loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({"train": loaded})
+    return raw, None if looks_local else _hub_commit(raw, section)
+
+
+def _hub_commit(raw: datasets.DatasetDict, section: DataSection) -> str | None:
+    """Return the commit of a Hub data set, after which `datasets` names its cache folder.
+
+    Without a connection, `datasets` takes the latest version in its cache, whatever revision is asked for.
+    """
+    files = next(iter(raw.values())).cache_files
+    commit = Path(files[0]["filename"]).parent.name if files else ""
+    if not re.fullmatch("[0-9a-f]{40}", commit):
+        return None
+    if re.fullmatch("[0-9a-f]{40}", section.revision or "") and section.revision != commit:
+        raise RunError(
+            f"{section.path} is cached at commit {commit}, not at 'data.revision' {section.revision}, and the Hub is "
+            "out of reach: connect once to cache that commit"
+        )
+    return commit
 
 
 def _digits() -> datasets.DatasetDict:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub import resolve_revision
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PretrainedConfig, PreTrainedModel
 
 from hf_compress.errors import CompressError, RunError
-from hf_compress.hub.load import LoadedModel, explained, local_folder, use_torch_momentum
+from hf_compress.hub.load import LOAD_ERRORS, LoadedModel, explained, local_folder, use_torch_momentum
 
 
 def load_backbone(
@@ -29,9 +29,12 @@ def load_backbone(
         UsageError: the id or folder does not exist, or needs `trust_remote_code`.
         RunError: the repository is gated or out of reach, or holds no vision backbone.
     """
-    source = local_folder(name) or name
+    folder = local_folder(name)
+    source = folder or name
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
+        if folder is None:
+            options["revision"] = resolve_revision(name, revision=revision)
         config = AutoConfig.from_pretrained(source, **options)
         tower = getattr(config, "vision_config", config)
         _refuse_classifiers_alone(name, tower)
@@ -46,7 +49,7 @@ def load_backbone(
             missing = set()
     except CompressError:
         raise
-    except (OSError, ValueError, HfHubHTTPError, HFValidationError, ImportError) as error:
+    except LOAD_ERRORS as error:
         raise explained(name, error) from error
     _refuse_other_inputs(name, config, model)
     lacks = sorted(key for key in missing if not key.startswith("pooler."))
@@ -54,7 +57,7 @@ def load_backbone(
         raise RunError(f"{name} is not a vision backbone: its checkpoint lacks the weights of '{lacks[0]}'")
     use_torch_momentum(model)
     new_pooler = bool(missing) or not pretrained
-    return LoadedModel(model.eval(), processor, name, getattr(config, "_commit_hash", None), new_pooler)
+    return LoadedModel(model.eval(), processor, name, None if folder else options["revision"].resolved, new_pooler)
 
 
 def _refuse_classifiers_alone(name: str, config: PretrainedConfig) -> None:

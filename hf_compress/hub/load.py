@@ -7,15 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from httpx2 import TransportError
+from huggingface_hub import get_token, resolve_revision
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    HTTPError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
+    RevisionResolutionError,
 )
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -26,6 +31,8 @@ from transformers import (
 )
 
 from hf_compress.errors import CompressError, RunError, UsageError
+
+LOAD_ERRORS = (OSError, ValueError, ImportError, SafetensorError, HTTPError, RevisionResolutionError)
 
 
 @dataclass
@@ -84,9 +91,12 @@ def load(
         UsageError: the id or folder does not exist, or needs `trust_remote_code`.
         RunError: the repository is gated or out of reach, or holds no image classifier.
     """
-    source = local_folder(name) or name
+    folder = local_folder(name)
+    source = folder or name
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
+        if folder is None:  # all files are those of one commit, from the cache where the Hub is out of reach
+            options["revision"] = resolve_revision(name, revision=revision)
         config = AutoConfig.from_pretrained(source, **options)
         _refuse_other_tasks(name, config)
         processor = AutoImageProcessor.from_pretrained(source, **options)
@@ -107,7 +117,7 @@ def load(
             new_head = True
     except CompressError:
         raise
-    except (OSError, ValueError, HfHubHTTPError, HFValidationError, ImportError) as error:
+    except LOAD_ERRORS as error:
         raise explained(name, error) from error
     if new_head and not wanted and pretrained:
         raise RunError(
@@ -116,7 +126,7 @@ def load(
         )
     use_torch_momentum(model)
     _refuse_other_inputs(name, model.eval(), processor)
-    return LoadedModel(model, processor, name, getattr(config, "_commit_hash", None), new_head)
+    return LoadedModel(model, processor, name, None if folder else options["revision"].resolved, new_head)
 
 
 def use_torch_momentum(model: PreTrainedModel) -> None:
@@ -184,6 +194,8 @@ def explained(name: str, error: Exception) -> CompressError:
     def caused_by(*kinds: type[BaseException]) -> bool:
         return any(isinstance(link, kinds) for link in chain)
 
+    if get_token() and any(isinstance(link, HfHubHTTPError) and link.response.status_code == 401 for link in chain):
+        return RunError(f"{name}: the Hub does not accept the access token; renew it: `hf auth login` or HF_TOKEN")
     if caused_by(GatedRepoError):
         return RunError(f"{name} is gated: ask for access on its Hub page, then `hf auth login`")
     if caused_by(RevisionNotFoundError):
@@ -192,7 +204,8 @@ def explained(name: str, error: Exception) -> CompressError:
         return UsageError(f"there is no model '{name}' on the Hub or as a folder: check the id, or log in if private")
     if "trust_remote_code" in text:
         return UsageError(f"{name} contains its own Python code: read it, then pass --trust-remote-code")
-    if caused_by(OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError) or "couldn't connect" in text.lower():
+    unreachable = (OfflineModeIsEnabled, LocalEntryNotFoundError, RevisionResolutionError, ConnectionError)
+    if caused_by(*unreachable, TransportError) or "couldn't connect" in text.lower():
         return RunError(f"{name} is not cached and the Hub is out of reach: check the network, or give a local folder")
     if "preprocessor_config.json" in text or "image processor" in text.lower():
         return RunError(f"{name} has no usable preprocessor_config.json: add one to the repository or copy it local")

@@ -1,0 +1,39 @@
+"""`hf-compress card` and `cards`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hf_compress.cli.options import examples
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command(epilog=examples("hf-compress card runs/quickstart", "hf-compress card runs/small --template mine.md"))(
+        card
+    )
+    app.command(epilog=examples("hf-compress cards runs", "hf-compress cards my-name --output comparison.html"))(cards)
+
+
+def card(
+    folder: Annotated[Path, typer.Argument(help="Run folder.")],
+    template: Annotated[Path | None, typer.Option(help="Jinja template instead of the package's own.")] = None,
+) -> None:
+    """Write README.md and the figures of a run again, from its report and recipe alone."""
+    from hf_compress.hub.card import CARD, write_card
+
+    write_card(folder, template)
+    typer.echo(f"card: {folder / CARD}")
+
+
+def cards(
+    source: Annotated[str, typer.Argument(help="Folder that holds run folders, or a user of the Hub.")],
+    output: Annotated[Path, typer.Option(help="The page to write.")] = Path("cards.html"),
+) -> None:
+    """Compare runs on one page that needs no network: a sortable table, and accuracy against size and latency."""
+    from hf_compress.hub.gallery import write_gallery
+
+    number = write_gallery(source, output)
+    typer.echo(f"{number} runs: {output}")

@@ -1,0 +1,223 @@
+"""The model card of a run folder: rendered from its report and recipe, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from markupsafe import Markup
+
+from hf_compress.errors import UsageError
+from hf_compress.hub import card_facts as facts
+from hf_compress.hub.markdown import escaped, fenced, one_line
+from hf_compress.hub.origin import lineage
+from hf_compress.run import RECIPE, Run
+from hf_compress.shipped import shipped_file
+
+CARD = "README.md"
+TAG = "hf-compress"
+METRICS = {"accuracy": "Accuracy", "roc_auc": "ROC AUC"}
+
+
+def render_card(folder: Path, template: Path | None = None, **overrides: Any) -> ModelCard:
+    """Return the card of a run folder.
+
+    Args:
+        folder: the run folder; its `report.json` and `recipe.yaml` are all that is read, and which figures it holds.
+        template: Jinja template in place of the package's own `model_cards/template.md`, which lists the variables.
+            Whatever a template writes is escaped.
+        **overrides: metadata of the Hub (`license`, `base_model`, `datasets`, ...), and `repo_id`: where the card will
+            be published.
+
+    Raises:
+        UsageError: there is no run folder or template, or the template is wrong.
+    """
+    run = Run.open(folder)
+    repo_id = overrides.pop("repo_id", None)
+    page = _template(template)
+    try:
+        data = card_data(run.report, repo_id, **overrides)
+        context = _context(run, repo_id)
+    except KeyError as error:
+        raise UsageError(f"the report in '{folder}' is none of a run: it lacks {error}") from None
+    try:
+        return ModelCard(page.render(context, card_data=Markup(data.to_yaml())))
+    except jinja2.TemplateError as error:
+        raise UsageError(f"the template '{template}' cannot be rendered: {error}") from None
+    except (ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"the template '{template}' makes a card without valid metadata: {reason}") from None
+
+
+def write_card(folder: Path, template: Path | None = None) -> ModelCard:
+    """Draw the figures of a run folder, and write its README.md and its results in the form of the Hub.
+
+    Raises:
+        UsageError: see `render_card`.
+    """
+    from hf_compress.measure.figures import draw_figures
+
+    run = Run.open(folder)
+    _template(template)
+    draw_figures(run.report, Path(folder) / "figures")
+    card = render_card(folder, template)
+    card.save(Path(folder) / CARD)
+    if entries := eval_results(run.report):
+        path = Path(folder) / ".eval_results" / "hf-compress.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False), encoding="utf-8")
+    return card
+
+
+def card_data(report: dict[str, Any], repo_id: str | None, **overrides: Any) -> ModelCardData:
+    """Return the metadata of a card, its results as `model-index`."""
+    results = _results(report)
+    name = (repo_id or facts.model_name(report["rows"][-1])).rpartition("/")[2]
+    metadata = {
+        **lineage(report),
+        "pipeline_tag": "image-feature-extraction" if report.get("task") == "features" else "image-classification",
+        "library_name": "transformers",
+        "tags": [TAG, *sorted(_methods(report))],
+        "metrics": [result.metric_type for result in results] or None,
+        "model_name": one_line(name) if results else None,
+        "eval_results": results or None,
+        **overrides,
+    }
+    named = metadata["base_model"] or []
+    bases = [base for base in ([named] if isinstance(named, str) else named) if _is_repo_id(base)]
+    relation = metadata["base_model_relation"] if bases else None
+    return ModelCardData(**metadata | {"base_model": bases or None, "base_model_relation": relation})
+
+
+def _results(report: dict[str, Any]) -> list[EvalResult]:
+    data, quality = report["data"], report["rows"][-1]["quality"]
+    path = one_line(facts.short_name(data["path"]))
+    kind, _, split = data["splits"]["test"]["from"].partition(" ")
+    return [
+        EvalResult(
+            task_type="image-classification",
+            task_name="Image classification",
+            dataset_type=path if data.get("revision") or path == "digits" else "imagefolder",
+            dataset_name=path,
+            dataset_split=one_line(split) if kind == "split" else None,
+            dataset_revision=data.get("revision"),
+            metric_type=metric,
+            metric_name=name,
+            metric_value=round(quality[metric], 6),
+        )
+        for metric, name in METRICS.items()
+        if metric in quality
+    ]
+
+
+def eval_results(report: dict[str, Any]) -> list[EvalResultEntry]:
+    """Return the results in the form of the Hub's `.eval_results`; empty where the test images are not on the Hub."""
+    data, last = report["data"], report["rows"][-1]
+    if not data.get("revision") or "accuracy" not in last["quality"]:
+        return []
+    note = f"top-1 accuracy in percent on {facts.test_images(report)} images: {data['splits']['test']['from']}"
+    return [
+        EvalResultEntry(
+            dataset_id=data["path"],
+            task_id="default",
+            value=round(100 * last["quality"]["accuracy"], 4),
+            dataset_revision=data["revision"],
+            date=report["created"],
+            notes=one_line(note),
+        )
+    ]
+
+
+def _context(run: Run, repo_id: str | None) -> dict[str, Any]:
+    """Return the variables of the template."""
+    report = run.report
+    headings, steps = facts.steps_table(report)
+    first, *_, last = report["rows"]
+    recipe = run.folder / RECIPE
+    return {
+        "report": report,
+        "title": repo_id or f"{facts.model_name(last)}, compressed",
+        "repo_id": repo_id,
+        "summary": facts.summary(report),
+        "reference": facts.reference(first),
+        "comparison": facts.comparison(report),
+        "step_headings": headings,
+        "steps": steps,
+        "figures": _figures(run.folder),
+        "snippet": fenced(_snippet(report, repo_id), "python"),
+        "needs_package": report.get("loads_with") == "hf_compress",
+        "recipe": fenced(recipe.read_text(encoding="utf-8"), "yaml") if recipe.is_file() else None,
+        "environment": facts.environment_rows(report),
+        "device": facts.device(report) if "latency" in last else None,
+        "data_name": facts.short_name(report["data"]["path"]),
+        "data_rows": facts.data_rows(report),
+        "classes": facts.class_table(report),
+        "sources": [source | {"id": facts.short_name(source["id"])} for source in facts.sources(report)],
+        "limits": facts.limits(report),
+    }
+
+
+def _snippet(report: dict[str, Any], repo_id: str | None) -> str:
+    """Return Python that loads the model and looks at `photo.jpg`; without `repo_id` it runs inside the folder."""
+    lines = ["import torch", "from PIL import Image"]
+    head = "AutoModel" if report.get("task") == "features" else "AutoModelForImageClassification"
+    lines.append(f"from transformers import AutoImageProcessor, {head}")
+    if report.get("loads_with") == "hf_compress":
+        lines += ["", "import hf_compress  # rebuilds the pruned layers"]
+    place = f'"{repo_id}"' if repo_id else '"."  # this folder'
+    lines += [
+        "",
+        f"model_id = {place}",
+        "processor = AutoImageProcessor.from_pretrained(model_id)",
+        f"model = {head}.from_pretrained(model_id)",
+        'inputs = processor(Image.open("photo.jpg").convert("RGB"), return_tensors="pt")',
+        "with torch.inference_mode():",
+    ]
+    if head == "AutoModel":
+        lines.append("    embedding = model(**inputs).pooler_output")
+    else:
+        lines += [
+            "    probabilities = model(**inputs).logits.softmax(dim=-1)[0]",
+            "for index in probabilities.argsort(descending=True)[:3].tolist():",
+            '    print(f"{model.config.id2label[index]}: {probabilities[index]:.1%}")',
+        ]
+    return "\n".join(lines)
+
+
+def _figures(folder: Path) -> list[tuple[str, str]]:
+    from hf_compress.measure.figures import CAPTIONS
+
+    return [
+        (f"figures/{name}.png", text) for name, text in CAPTIONS.items() if (folder / f"figures/{name}.png").is_file()
+    ]
+
+
+def _methods(report: dict[str, Any]) -> set[str]:
+    tags = {"distill": "distillation", "prune": "pruning"}
+    return {tags[name] for name in facts.step_names(report) if name in tags}
+
+
+def _is_repo_id(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _template(path: Path | None) -> jinja2.Template:
+    source = shipped_file("model_cards", "template.md") if path is None else Path(path).expanduser()
+    environment = jinja2.Environment(
+        autoescape=True, finalize=escaped, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    try:
+        return environment.from_string(source.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the template '{source}' cannot be read: {error}") from None
+    except jinja2.TemplateSyntaxError as error:
+        raise UsageError(f"the template '{source}' is wrong in line {error.lineno}: {error.message}") from None

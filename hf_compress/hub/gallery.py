@@ -1,0 +1,186 @@
+"""One page that compares runs: from local folders, or from a user's models on the Hub."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+
+from hf_compress.errors import RunError, UsageError
+from hf_compress.hub import card_facts as facts
+from hf_compress.hub.markdown import one_line
+from hf_compress.hub.scatter import Scatter
+from hf_compress.run import REPORT, Run
+from hf_compress.shipped import shipped_file
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run on the page.
+
+    Attributes:
+        name: folder or repository.
+        link: address of its card.
+        report: what its `report.json` holds.
+    """
+
+    name: str
+    link: str
+    report: dict[str, Any]
+
+    @property
+    def first(self) -> dict[str, Any]:
+        return self.report["rows"][0]
+
+    @property
+    def last(self) -> dict[str, Any]:
+        return self.report["rows"][-1]
+
+    @property
+    def images(self) -> tuple[str, int]:
+        """What makes figures comparable: the data and the number of test images."""
+        return one_line(facts.short_name(self.report["data"]["path"])), facts.test_images(self.report)
+
+    @property
+    def model(self) -> str:
+        return one_line(facts.model_name(self.last))
+
+    @property
+    def steps(self) -> str:
+        return one_line(", ".join(facts.step_names(self.report)))
+
+    @property
+    def device(self) -> str:
+        return one_line(facts.device(self.report))
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs on the same images, with what compares them."""
+
+    data: str
+    test_images: int
+    entries: list[Entry]
+    measures: list[facts.Measure]
+    plots: list[Scatter]
+    devices: list[str]
+
+
+def write_gallery(source: str, output: Path) -> int:
+    """Write the page.
+
+    Args:
+        source: a folder that holds run folders, or a user of the Hub: their models with the tag `hf-compress`.
+        output: the HTML file.
+
+    Returns:
+        The number of runs on the page.
+
+    Raises:
+        UsageError: there are no runs, or the page cannot be written.
+        RunError: the Hub is out of reach.
+    """
+    folder = Path(source).expanduser()
+    found = local_entries(folder, output) if folder.is_dir() else hub_entries(source)
+    entries = [entry for entry in found if _usable(entry)]
+    if not entries:
+        raise UsageError(
+            f"'{source}' has no runs: give a folder of run folders, or a user of the Hub who published some"
+        )
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(shipped_file("model_cards", "gallery.html").read_text(encoding="utf-8"))
+    page = template.render(
+        source=one_line(folder.resolve().name if folder.is_dir() else source),
+        groups=groups(entries),
+        made=datetime.now(UTC).strftime("%Y-%m-%d"),
+    )
+    try:
+        Path(output).write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"'{output}' cannot be written: {error.strerror}") from None
+    return len(entries)
+
+
+def local_entries(folder: Path, output: Path) -> Iterator[Entry]:
+    """Find the run folders in a folder; links are relative to the page."""
+    start = Path(output).resolve().parent
+    for path in sorted(folder.rglob(REPORT)):
+        run = path.parent
+        link = Path(os.path.relpath((run / "README.md").resolve(), start)).as_posix()
+        name = run.relative_to(folder).as_posix() if run != folder else run.resolve().name
+        try:
+            yield Entry(one_line(name), quote(link), Run.open(run).report)
+        except ValueError as error:
+            logger.warning("left out %s: %s is not JSON: %s", run, REPORT, error)
+
+
+def hub_entries(user: str) -> Iterator[Entry]:
+    """Read the reports of a user's models that carry the tag `hf-compress`."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HTTPError, OfflineModeIsEnabled
+
+    from hf_compress.hub.card import TAG
+
+    api = HfApi(library_name="hf-compress")
+    try:
+        for model in api.list_models(author=user, filter=TAG):
+            try:
+                report = json.loads(Path(api.hf_hub_download(model.id, REPORT)).read_text(encoding="utf-8"))
+            except (EntryNotFoundError, ValueError) as error:
+                logger.warning(
+                    "left out %s: no %s that can be read: %s", model.id, REPORT, " ".join(str(error).split())
+                )
+                continue
+            yield Entry(one_line(model.id), f"{constants.ENDPOINT}/{quote(model.id)}", report)
+    except HfHubHTTPError as error:
+        raise UsageError(f"the Hub does not list the models of '{user}': {' '.join(str(error).split())}") from None
+    except (HTTPError, OfflineModeIsEnabled, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise RunError(f"'{user}' is no folder, and the Hub is out of reach: {reason}") from None
+
+
+def groups(entries: list[Entry]) -> list[Group]:
+    """Put runs on the same images together; accuracy on different images does not compare."""
+    by_images: dict[tuple[str, int], list[Entry]] = {}
+    for entry in entries:
+        by_images.setdefault(entry.images, []).append(entry)
+    return [_group(*images, members) for images, members in sorted(by_images.items())]
+
+
+def _group(data: str, test_images: int, entries: list[Entry]) -> Group:
+    measures = {m.heading: m for entry in entries for m in facts.measures(entry.report)}
+    quality = next(m for m in measures.values() if m.less is None)
+    plots = [
+        Scatter.of(measures[heading], quality, [(entry.name, entry.last) for entry in entries])
+        for heading in ("parameters", "latency, one image, p50")
+        if heading in measures
+    ]
+    shown = [m for m in measures.values() if not m.heading.endswith("p95")]
+    return Group(
+        data,
+        test_images,
+        entries,
+        shown,
+        [plot for plot in plots if plot is not None],
+        sorted({entry.device for entry in entries if "latency" in entry.last}),
+    )
+
+
+def _usable(entry: Entry) -> bool:
+    """Whether the report is one of ours; anyone can put another report.json into a repository."""
+    try:
+        groups([entry])
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, StopIteration) as error:
+        logger.warning("left out %s: its %s lacks what a run records (%r)", entry.name, REPORT, error)
+        return False
+    return True

@@ -1,0 +1,98 @@
+"""The rows of the report: teacher, student before, and after every step."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from hf_compress.data import ImageData
+from hf_compress.data.images import input_size
+from hf_compress.hub.load import LoadedModel
+from hf_compress.measure.cost import cost
+from hf_compress.measure.features import FeatureQuality
+from hf_compress.measure.latency import measure_latency
+from hf_compress.measure.remarks import speed_remarks
+from hf_compress.recipe import MeasureSection, Recipe
+from hf_compress.training import evaluate, evaluate_in_detail, predict
+
+
+class Stages:
+    """Measures models as they come.
+
+    Args:
+        measure: section of the recipe.
+        quality: see `quality_measure`.
+
+    Attributes:
+        rows: one a model.
+        models: copies of the models, for the latency, which is measured when all are there.
+        remarks: sentences about the speed.
+    """
+
+    def __init__(self, measure: MeasureSection, quality: Callable[[LoadedModel], dict[str, Any]]):
+        self.measure = measure
+        self.quality = quality
+        self.rows: list[dict[str, Any]] = []
+        self.models: list[LoadedModel] = []
+        self.remarks: list[str] = []
+
+    def add(self, stage: str, loaded: LoadedModel, details: dict[str, Any] | None = None) -> None:
+        """Measure quality and cost of a model on the test images."""
+        row = {
+            "stage": stage,
+            "model": loaded.name,
+            **self.quality(loaded),
+            "cost": cost(loaded.model, _image(loaded)),
+        }
+        self.rows.append(row | ({"details": details} if details else {}))
+        self.models.append(LoadedModel(copy.deepcopy(loaded.model), loaded.processor, loaded.name))
+
+    def add_latency(self) -> None:
+        """Time all models in turn, with each runtime of the recipe."""
+        sizes = sorted({1, self.measure.batch_size})
+        images = [_image(loaded) for loaded in self.models]
+        models = [loaded.model for loaded in self.models]
+        options = (models, images, sizes, self.measure.repeats, self.measure.threads)
+        for row, latency in zip(self.rows, measure_latency(*options), strict=True):
+            row["latency"] = latency
+        for runtime in dict.fromkeys(name for name in self.measure.runtimes if name != "eager"):
+            try:
+                found = measure_latency(*options, runtime)
+            except Exception as error:  # compilers raise anything; a finished training is not lost for that
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                self.remarks.append(f"latency with {runtime} could not be measured: {reason}")
+                continue
+            for row, latency in zip(self.rows, found, strict=True):
+                row.setdefault("runtimes", {})[runtime] = latency
+        self.remarks += speed_remarks(self.rows)
+
+
+def quality_measure(
+    recipe: Recipe, data: ImageData, teacher: LoadedModel | None
+) -> Callable[[LoadedModel], dict[str, Any]]:
+    """Return what measures a model on the test images: it gives `quality`, and the details that go into a row.
+
+    Without labels, a student is judged by how often it agrees with the teacher, whose answers become the labels of
+    validation and test images; it never trains on these.
+    """
+    if recipe.task == "features":
+        features = FeatureQuality(data, teacher)
+        return lambda loaded: {"quality": features(loaded)}
+    if data.labelled:
+        return lambda loaded: evaluate_in_detail(loaded, data, "test")
+    for images in (data.validation, data.test):
+        images.labels = predict(teacher.model, teacher.processor, images, data.workers).logits.argmax(dim=1).tolist()
+    data.label_names = teacher.label_names
+
+    def agreement(loaded: LoadedModel) -> dict[str, Any]:
+        quality = evaluate(loaded.model, loaded.processor, data, "test")
+        return {"quality": {"teacher_agreement": quality["accuracy"]}}
+
+    return agreement
+
+
+def _image(loaded: LoadedModel) -> torch.Tensor:
+    return torch.zeros(1, 3, *input_size(loaded.processor))

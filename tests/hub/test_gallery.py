@@ -1,0 +1,168 @@
+"""The page that compares runs: what is on it, that it loads nothing, and that a browser sorts it."""
+
+import json
+import logging
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from urllib.parse import unquote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from reports import report
+
+from hf_compress.errors import RunError, UsageError
+from hf_compress.hub.gallery import write_gallery
+from hf_compress.hub.scatter import pareto
+
+NAMES = ["a", '<b>"bold"', "c & d"]
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+def run_report(accuracy, parameters, milliseconds, **changes):
+    made = report(**changes)
+    last = made["rows"][-1]
+    last["quality"]["accuracy"] = accuracy
+    last["cost"]["parameters"] = parameters
+    last["latency"]["batch_1"]["p50_ms"] = milliseconds
+    return made
+
+
+def save(folder, content):
+    folder.mkdir(parents=True)
+    (folder / "report.json").write_text(json.dumps(content))
+    (folder / "README.md").write_text("a card")
+
+
+@pytest.fixture
+def page(tmp_path):
+    figures = [(0.9, 3_000_000, 1.0), (0.8, 1_000_000, 2.0), (0.7, 20_000_000, 3.0)]
+    for name, values in zip(NAMES, figures, strict=True):
+        save(tmp_path / "runs" / name, run_report(*values))
+    save(tmp_path / "runs" / "other" / "deep", run_report(0.5, 100, 1.0, path="birds"))
+    output = tmp_path / "site" / "cards.html"
+    output.parent.mkdir()
+    assert write_gallery(str(tmp_path / "runs"), output) == 4
+    return output
+
+
+class Page(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.texts = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.texts.append(data.strip())
+
+
+def test_every_run_is_on_the_page_with_a_link_that_leads_to_its_card(page):
+    parsed = Page(page.read_text())
+    links = [attributes["href"] for tag, attributes in parsed.tags if tag == "a"]
+    assert len(links) == 4
+    assert all((page.parent / unquote(link)).read_text() == "a card" for link in links)
+    assert {*NAMES, "other/deep", "3.00 M", "0.9000", "photos", "birds"} <= set(parsed.texts)
+    assert not any(tag == "b" for tag, _ in parsed.tags)
+
+
+def test_the_page_loads_nothing(page):
+    parsed = Page(page.read_text())
+    assert not [tag for tag, attributes in parsed.tags if {"src", "srcset", "data", "action"} & set(attributes)]
+    assert not [tag for tag, _ in parsed.tags if tag in ("link", "iframe", "img", "object", "base")]
+    assert not re.search(r"url\(|@import|https?:", page.read_text())
+    assert "default-src 'none'" in page.read_text()
+
+
+def test_filled_points_are_the_pareto_front(page):
+    parsed = Page(page.read_text().partition("photos</h2>")[2])
+    best = [attributes.get("class") == "best" for tag, attributes in parsed.tags if tag == "g"]
+    assert best == [True, True, False, False, True, False], "two on size, one on latency"
+
+
+def test_runs_on_other_images_are_compared_apart(page):
+    assert page.read_text().count("<section>") == 2
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1))
+def test_the_front_beats_every_other_point(points):
+    front = pareto(points)
+    assert front
+
+    def beaten_by(one, other):
+        return other[0] <= one[0] and other[1] >= one[1] and other != one
+
+    for index, point in enumerate(points):
+        assert any(beaten_by(point, points[best]) for best in front) == (index not in front)
+
+
+def test_a_report_that_is_no_runs_is_left_out_with_a_warning(tmp_path, caplog):
+    save(tmp_path / "good", run_report(0.9, 100, 1.0))
+    save(tmp_path / "foreign", {"rows": [], "hello": 1})
+    save(tmp_path / "list", [1, 2])
+    (tmp_path / "list" / "broken").mkdir()
+    (tmp_path / "list" / "broken" / "report.json").write_text("{")
+    with caplog.at_level(logging.WARNING):
+        assert write_gallery(str(tmp_path), tmp_path / "cards.html") == 1
+    assert len([line for line in caplog.messages if line.startswith("left out")]) == 3
+
+
+def test_no_runs_and_no_place_to_write_are_usage_errors(tmp_path):
+    with pytest.raises(UsageError, match="has no runs"):
+        write_gallery(str(tmp_path), tmp_path / "cards.html")
+    save(tmp_path / "good", run_report(0.9, 100, 1.0))
+    with pytest.raises(UsageError, match="cannot be written"):
+        write_gallery(str(tmp_path), tmp_path / "missing" / "cards.html")
+    with pytest.raises(RunError, match="no folder, and the Hub is out of reach"):
+        write_gallery("somebody", tmp_path / "cards.html")
+
+
+def test_a_users_models_are_read_from_the_hub(hub, client):
+    tagged = b"---\ntags: [hf-compress]\n---\n"
+    for name, accuracy, card in (("first", 0.75, tagged), ("second", 0.5, tagged), ("untagged", 0.25, b"# x\n")):
+        content = json.dumps(run_report(accuracy, 100, 1.0)).encode()
+        hub.add(f"bob/{name}", {"report.json": content, "README.md": card})
+    hub.add("bob/without-report", {"README.md": tagged})
+    output = client.folder / "cards.html"
+    result = client.cli("cards", "bob", "--output", output)
+    assert result.code == 0, result.err
+    assert "2 runs" in result.out
+    assert "left out bob/without-report" in result.err
+    parsed = Page(output.read_text())
+    links = {attributes["href"] for tag, attributes in parsed.tags if tag == "a"}
+    assert links == {f"{hub.url}/bob/first", f"{hub.url}/bob/second"}
+    assert {"0.7500", "0.5000"} <= set(parsed.texts)
+    assert "0.2500" not in parsed.texts
+    assert "'nobody' has no runs" in client.cli("cards", "nobody", "--output", output).error
+
+
+def browse(page, folder, *options):
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    command += [f"--user-data-dir={folder / 'profile'}", "--window-size=1200,1000", *options, page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_a_browser_draws_and_sorts_the_page(page, tmp_path):
+    click = "<script>document.querySelectorAll('section')[1].querySelectorAll('th button')[INDEX].click()</script>"
+    text = page.read_text()
+    headings = re.findall(r"<button type=\"button\">(.*?)</button>", text.partition("photos</h2>")[2])
+    test_page = page.with_name("clicked.html")
+    test_page.write_text(text + 2 * click.replace("INDEX", str(headings.index("parameters"))))
+    dom = browse(test_page, tmp_path, "--dump-dom")
+    table = dom.partition("photos</h2>")[2]
+    assert re.findall(r'<tr><td data-value="(\d)"', table) == ["3", "2", "1"], "20 M, 3 M, 1 M: by number, not by text"
+    assert 'aria-sort="descending"><button type="button">parameters' in table
+    colours = {}
+    for scheme, setting in (("light", 1), ("dark", 0)):
+        shot = tmp_path / f"{scheme}.png"
+        browse(page, tmp_path, f"--screenshot={shot}", f"--blink-settings=preferredColorScheme={setting}")
+        with Image.open(shot) as picture:
+            assert len(picture.convert("RGB").getcolors(1 << 20)) > 50
+            colours[scheme] = picture.convert("RGB").getpixel((5, 5))
+    assert min(colours["light"]) > 200 > 60 > max(colours["dark"])

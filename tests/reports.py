@@ -1,0 +1,73 @@
+"""A report written by hand, for tests of what is made from reports."""
+
+import copy
+
+LABELS = ["cat", "dog", "owl"]
+
+
+def report(labels=LABELS, path="photos", **changes):
+    """A teacher and a student pruned in two rounds, of which the second went too far; ten test images a class."""
+    classes = len(labels)
+
+    def classified(wrong):
+        """Every class loses `wrong` of its ten images to the next class."""
+        confused = [[c, (c + 1) % classes, wrong] for c in range(classes)] if wrong else []
+        return {"images": [10] * classes, "correct": [10 - wrong] * classes, "confused": confused}
+
+    def row(stage, accuracy, parameters, milliseconds, wrong, **details):
+        return {
+            "stage": stage,
+            "model": "resnet18",
+            "quality": {"accuracy": accuracy, "roc_auc": 0.9},
+            "classes": classified(wrong),
+            "reliability": {"expected_calibration_error": 0.125, "bins": [[0.55, 0.5, 10], [0.95, 0.75, 20]]},
+            "cost": {
+                "parameters": parameters,
+                "nonzero_parameters": parameters,
+                "macs": 10 * parameters,
+                "bytes": 4 * parameters,
+                "peak_memory_bytes": 5 * parameters,
+            },
+            "latency": {"batch_1": {"p50_ms": milliseconds, "p95_ms": 2 * milliseconds}},
+            **({"details": details} if details else {}),
+        }
+
+    def split(images, origin):
+        return {
+            "images": images * classes,
+            "from": origin,
+            "corrupt_images_skipped": 0,
+            "unlabelled_images": 0,
+            "images_by_class": dict.fromkeys(labels, images),
+        }
+
+    def pruned(number, gone, accuracy, kept):
+        done = {"sparsity": gone / 2, "parameters": gone, "macs": gone}
+        return {"round": number, "amount": gone / 2, **done, "validation_accuracy": accuracy, "kept": kept}
+
+    rounds = [pruned(1, 0.5, 0.9, True), pruned(2, 0.8, 0.4, False)]
+    whole = {
+        "created": "2026-01-02T03:04:05+00:00",
+        "seconds": 1.0,
+        "rows": [
+            row("teacher", 1.0, 2_000_000, 8.0, 0),
+            row("1 prune", 0.9, 1_000_000, 2.0, 1, rounds=rounds, unpruned_validation_accuracy=0.95),
+        ],
+        "layers": {
+            "net.conv1": {"width": [64, 32], "sparsity": [0.0, 0.0]},
+            "net.conv2": {"width": [64, 64], "sparsity": [0.0, 0.25]},
+        },
+        "teacher": {"id": "resnet18", "source": "architecture", "revision": None, "license": None, "base_model": None},
+        "student": None,
+        "data": {
+            "path": path,
+            "revision": None,
+            "splits": {"train": split(30, "train"), "validation": split(10, "val"), "test": split(10, "split test")},
+        },
+        "labels": list(labels),
+        "seed": 0,
+        "measure": {"split": "test", "batch_size": 64, "threads": None, "repeats": 30},
+        "environment": {"hf-compress": "0.1.0", "processor": "A Processor", "threads": 2, "accelerator": None},
+        "loads_with": "hf_compress",
+    }
+    return copy.deepcopy(whole) | changes
