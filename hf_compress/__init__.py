@@ -19,11 +19,14 @@ _PUBLIC = {
     "register_student": "hf_compress.students",
     "load": "hf_compress.hub.load",
     "save": "hf_compress.checkpoint",
+    "export": "hf_compress.checkpoint.export",
+    "register_runtime": "hf_compress.checkpoint.export",
 }
 __all__ = ["__version__", *_PUBLIC]
 
 if TYPE_CHECKING:
     from hf_compress.checkpoint import save
+    from hf_compress.checkpoint.export import export, register_runtime
     from hf_compress.hub.load import load
     from hf_compress.pipeline import compress
     from hf_compress.recipe import Recipe
