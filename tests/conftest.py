@@ -1,6 +1,7 @@
 """Tests never reach the network, and leave no trace in the user's caches."""
 
 import os
+import sys
 import tempfile
 
 import pytest
@@ -22,3 +23,12 @@ def unlabelled_photos(tmp_path):
         pixels = torch.randint(0, 256, (16, 16), generator=generator, dtype=torch.uint8).numpy()
         Image.fromarray(pixels).save(photos / f"{number}.png")
     return str(photos)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Show the matrix of architectures, where it was tested."""
+    tested = sys.modules.get("tests.architectures")
+    if tested and tested.EXAMINED:
+        terminalreporter.section("architectures")
+        for row in tested.EXAMINED:
+            terminalreporter.write(row.line())

@@ -43,6 +43,7 @@ class ChannelPruner:
         self.config = config
         self.attributes: dict[str, list[Attribute]] = {}
         self.joint: dict[str, list[str]] = {}
+        self._traced: tuple[list[torch.Size], list[Group]] = ([], [])
         found, reasons = find_groups(model, image)
         self.protected = dict.fromkeys(exclude, "excluded by the recipe")
         trusted = self._trusted(model, [group for group in found if not self._is_protected(group)])
@@ -56,7 +57,13 @@ class ChannelPruner:
             )
 
     def groups(self, model: PreTrainedModel) -> list[Group]:
-        """Return the groups of `model`, pruned or not, that may lose channels."""
+        """Return the groups of `model`, pruned or not, that may lose channels; copies are traced once."""
+        shapes = [parameter.shape for parameter in model.parameters()]
+        if shapes != self._traced[0]:
+            self._traced = shapes, self._find(model)
+        return self._traced[1]
+
+    def _find(self, model: PreTrainedModel) -> list[Group]:
         found = {group.name: group for group in find_groups(model, self.image)[0]}
         for lead, others in self.joint.items():
             if lead in found:
