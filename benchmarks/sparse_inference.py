@@ -76,10 +76,11 @@ def report(name: str, files: dict[str, Path], image: torch.Tensor, arguments: ar
     logits = {kind: call(image).clone() for kind, call in calls.items()}
     times = time_in_turns([partial(call, image) for call in calls.values()], arguments.repeats, name)
     for (kind, file), time in zip(files.items(), times, strict=True):
+        size = sum(part.stat().st_size for part in runtime(name).files(file))
         difference = (logits[kind] - logits["sparse" if kind.startswith("sparse") else kind]).abs().max().item()
         print(
             f"{name:11} {kind:25} {time['p50_ms']:7.2f} ms p50, {time['p95_ms']:7.2f} ms p95, "
-            f"{times[0]['p50_ms'] / time['p50_ms']:5.2f}x, {file.stat().st_size / 1e6:6.2f} MB, "
+            f"{times[0]['p50_ms'] / time['p50_ms']:5.2f}x, {size / 1e6:6.2f} MB, "
             f"logits within {difference:.1g} of the same weights"
         )
 
