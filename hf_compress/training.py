@@ -82,7 +82,7 @@ class HoldMasks(TrainerCallback):
     def on_optimizer_step(self, args, state, control, **kwargs):
         with torch.no_grad():
             for parameter, mask in zip(self.parameters, self.masks, strict=True):
-                parameter.mul_(mask)
+                parameter.masked_fill_(~mask, 0)
 
 
 @dataclass

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from hf_compress.errors import RunError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -42,24 +44,38 @@ def apply_shapes(model: nn.Module, shapes: Shapes) -> None:
     """Resize the tensors of a freshly built model, without values: a loader fills them next.
 
     Raises:
-        ValueError: the model has no such module; the checkpoint belongs to another architecture.
+        RunError: the model has no such module or tensor, or pruning cannot have led to such a shape; the checkpoint
+            belongs to another architecture, or was changed.
     """
     for name, change in shapes.items():
         try:
             module = model.get_submodule(name)
         except AttributeError:
-            raise ValueError(
-                f"the checkpoint records shapes for '{name}', which {type(model).__name__} lacks"
-            ) from None
+            raise RunError(f"config.json records shapes for '{name}', which {type(model).__name__} lacks") from None
         for key, value in change["attributes"].items():
+            if not (_is_plain_integer(getattr(module, key, None)) and _is_plain_integer(value) and value > 0):
+                raise RunError(f"config.json sets '{key}' of layer '{name}' to {value!r}: the file was changed")
             setattr(module, key, value)
         for key, shape in change["tensors"].items():
-            old = getattr(module, key)
-            new = torch.empty(shape, dtype=old.dtype, device=old.device)
-            if isinstance(old, nn.Parameter):
-                module.register_parameter(key, nn.Parameter(new, requires_grad=old.requires_grad))
-            else:
-                module.register_buffer(key, new, persistent=key not in module._non_persistent_buffers_set)
+            _resize(module, name, key, shape)
+
+
+def _resize(module: nn.Module, name: str, key: str, shape: list[int]) -> None:
+    old = dict(_tensors(module)).get(key)
+    if old is None or not _is_pruned_shape(shape, old.shape):
+        was = "which it lacks" if old is None else f"but pruning only makes its {list(old.shape)} smaller"
+        raise RunError(f"config.json records shape {shape} for '{key}' of layer '{name}', {was}: the file was changed")
+    new = torch.empty(shape, dtype=old.dtype, device=old.device)
+    if isinstance(old, nn.Parameter):
+        module.register_parameter(key, nn.Parameter(new, requires_grad=old.requires_grad))
+    else:
+        module.register_buffer(key, new, persistent=key not in module._non_persistent_buffers_set)
+
+
+def _is_pruned_shape(shape: list[int], unpruned: torch.Size) -> bool:
+    return len(shape) == len(unpruned) and all(
+        _is_plain_integer(length) and 0 < length <= most for length, most in zip(shape, unpruned, strict=True)
+    )
 
 
 def _unpruned(model: PreTrainedModel) -> PreTrainedModel:
