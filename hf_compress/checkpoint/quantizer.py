@@ -14,7 +14,7 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from hf_compress.checkpoint.shapes import Shapes, apply_shapes, record_shapes
+from hf_compress.checkpoint.shapes import Shapes, apply_shapes, is_well_formed, record_shapes
 from hf_compress.checkpoint.sparse_files import (
     Decoder,
     decode_in_place,
@@ -22,6 +22,7 @@ from hf_compress.checkpoint.sparse_files import (
     recorded_names,
     with_decoding,
 )
+from hf_compress.errors import RunError
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +40,9 @@ class CompressionConfig(QuantizationConfigMixin):
     Args:
         shapes: see `checkpoint.shapes.record_shapes`.
         sparse_records: how many tensors of the checkpoint have a record; 0 without sparse storage.
+
+    Raises:
+        RunError: they are of another form.
     """
 
     def __init__(self, shapes: Shapes | None = None, sparse_records: int = 0, **kwargs: Any):
@@ -46,6 +50,8 @@ class CompressionConfig(QuantizationConfigMixin):
         self.how_to_load = HOW_TO_LOAD
         self.shapes = shapes or {}
         self.sparse_records = sparse_records
+        if not is_well_formed(self.shapes) or type(sparse_records) is not int or sparse_records < 0:
+            raise RunError("'quantization_config' of config.json is damaged or was changed: get the file again")
 
 
 @register_quantizer(METHOD)
@@ -69,7 +75,7 @@ class CompressionQuantizer(HfQuantizer):
     def update_weight_conversions(
         self, weight_conversions: list[WeightTransform], model: PreTrainedModel
     ) -> list[WeightTransform]:
-        return with_decoding(weight_conversions, self.recorded) if self.recorded else weight_conversions
+        return with_decoding(weight_conversions, model, self.recorded) if self.recorded else weight_conversions
 
     def get_new_dtype(self, converter: Any, param: Any, dtype: torch.dtype | None) -> torch.dtype | None:
         """Leave what `Decoder` reads as it is: it casts after decoding."""

@@ -40,6 +40,18 @@ def record_shapes(model: PreTrainedModel) -> Shapes:
     return shapes
 
 
+def is_well_formed(shapes: Any) -> bool:
+    """Return whether `shapes` has the form that `record_shapes` gives."""
+    return isinstance(shapes, dict) and all(
+        isinstance(change, dict)
+        and change.keys() == {"attributes", "tensors"}
+        and isinstance(change["attributes"], dict)
+        and isinstance(change["tensors"], dict)
+        and all(isinstance(shape, list) for shape in change["tensors"].values())
+        for change in shapes.values()
+    )
+
+
 def apply_shapes(model: nn.Module, shapes: Shapes) -> None:
     """Resize the tensors of a freshly built model, without values: a loader fills them next.
 

@@ -4,11 +4,12 @@ A value is zero when all of its bits are: `-0.0`, NaN and the infinities are val
 comes back exact to the bit. The record is a byte tensor (little-endian):
 
     bytes 0-3   CRC-32 of the dtype's name, the rest of the record, and the values
-    byte  4     encoding: 0 dense, 1 bitmask, 2 indices
+    byte  4     encoding: 0 dense, 1 bitmask, 2 gaps
     byte  5     number of dimensions
     then        the shape, 8 bytes a dimension
     then        bitmask: one bit an element in row-major order, lowest bit first, padded with zeros;
-                indices: flat positions in ascending order, 4 bytes each
+                gaps: the index of each value as its distance from the one before, one byte a value (the first
+                counts from -1); a byte 0 goes 255 elements further without a value
 
 Everything is checked against the bytes that are really there before memory for the dense tensor is taken.
 """
@@ -29,8 +30,7 @@ from hf_compress.errors import RunError
 
 HEADER = struct.Struct("<IBB")
 CRC_BYTES = 4
-INDEX = np.dtype("<i4")
-INDEX_LIMIT = 2**31
+SKIP = 255
 SIZE_LIMIT = 2**63
 DIMENSION_LIMIT = 64
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -41,7 +41,7 @@ class Encoding(IntEnum):
 
     DENSE = 0
     BITMASK = 1
-    INDICES = 2
+    GAPS = 2
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Record:
 
     Attributes:
         shape: of the dense tensor.
-        positions: bitmask or indices, as bytes.
+        positions: bitmask or gaps, as bytes.
     """
 
     encoding: Encoding
@@ -75,10 +75,9 @@ def encode(tensor: Tensor) -> tuple[Tensor, Tensor]:
     values, encoding, positions = tensor.detach(), Encoding.DENSE, b""
     if flat.element_size() in BITS:
         occupied = flat.view(BITS[flat.element_size()]) != 0
-        encoding = _smallest(flat, int(occupied.sum()))
+        encoding, positions = _smallest(occupied.numpy(), flat.element_size())
         if encoding != Encoding.DENSE:
             values = flat[occupied]
-            positions = _positions(occupied.numpy(), encoding)
     shape = tuple(tensor.shape)
     body = bytes((encoding, len(shape))) + struct.pack(f"<{len(shape)}Q", *shape) + positions
     record = struct.pack("<I", _checksum(values, body)) + body
@@ -109,24 +108,31 @@ def decode(values: Tensor, record: Tensor, expected_shape: tuple[int, ...]) -> T
         return torch.empty((), dtype=values.dtype).expand(parsed.shape)
     if parsed.encoding == Encoding.DENSE:
         return values
-    dense = torch.zeros(parsed.size, dtype=values.dtype)
-    bits = BITS[values.element_size()]
-    dense.view(bits).numpy()[_indices(parsed)] = values.view(bits).numpy()
-    return dense.reshape(parsed.shape)
+    bits = values.view(BITS[values.element_size()])
+    dense = torch.zeros(parsed.size, dtype=bits.dtype)
+    dense.scatter_(0, _indices(parsed), bits)
+    return dense.view(values.dtype).reshape(parsed.shape)
 
 
-def _smallest(flat: Tensor, nonzeros: int) -> Encoding:
-    size, width = flat.numel(), flat.element_size()
-    sizes = {Encoding.DENSE: size * width, Encoding.BITMASK: math.ceil(size / 8) + nonzeros * width}
-    if size < INDEX_LIMIT:
-        sizes[Encoding.INDICES] = nonzeros * (INDEX.itemsize + width)
-    return min(sizes, key=lambda encoding: sizes[encoding])
+def _smallest(occupied: np.ndarray, width: int) -> tuple[Encoding, bytes]:
+    """Return the encoding, and the positions in it, of a tensor with values of `width` bytes where `occupied`."""
+    size, count = occupied.size, int(np.count_nonzero(occupied))
+    mask_bytes = math.ceil(size / 8)
+    if count < mask_bytes:
+        gaps = _gaps(occupied)
+        if gaps.size < min(mask_bytes, (size - count) * width):
+            return Encoding.GAPS, gaps.tobytes()
+    if mask_bytes < (size - count) * width:
+        return Encoding.BITMASK, np.packbits(occupied, bitorder="little").tobytes()
+    return Encoding.DENSE, b""
 
 
-def _positions(occupied: np.ndarray, encoding: Encoding) -> bytes:
-    if encoding == Encoding.BITMASK:
-        return np.packbits(occupied, bitorder="little").tobytes()
-    return np.flatnonzero(occupied).astype(INDEX).tobytes()
+def _gaps(occupied: np.ndarray) -> np.ndarray:
+    distances = np.diff(np.flatnonzero(occupied), prepend=-1)
+    skips = (distances - 1) // SKIP
+    gaps = np.zeros(distances.size + int(skips.sum()), np.uint8)
+    gaps[np.arange(distances.size) + np.cumsum(skips)] = distances - SKIP * skips
+    return gaps
 
 
 def _checksum(values: Tensor, body: bytes) -> int:
@@ -160,25 +166,28 @@ def _check_counts(record: Record, values: Tensor) -> None:
         return
     if values.dim() != 1 or values.element_size() not in BITS:
         raise RunError("its values are not a list of numbers")
+    packed = np.frombuffer(positions, np.uint8)
     if record.encoding == Encoding.BITMASK:
-        if len(positions) != math.ceil(record.size / 8):
-            raise RunError(f"its bitmask has {len(positions)} bytes for {record.size} elements")
-        packed = np.frombuffer(positions, np.uint8)
+        if packed.size != math.ceil(record.size / 8):
+            raise RunError(f"its bitmask has {packed.size} bytes for {record.size} elements")
         marked = int(np.bitwise_count(packed).sum(dtype=np.int64))
-        if marked != count:
-            raise RunError(f"its bitmask marks {marked} elements but {count} values are there")
-        if record.size % 8 and packed[-1] >> (record.size % 8):
-            raise RunError("its bitmask marks elements behind the last")
-        return
-    if len(positions) != INDEX.itemsize * count:
-        raise RunError(f"{len(positions) // INDEX.itemsize} indices are there for {count} values")
-    indices = np.frombuffer(positions, INDEX)
-    if count and (indices[0] < 0 or indices[-1] >= record.size or (indices[1:] <= indices[:-1]).any()):
-        raise RunError(f"its indices are not ascending numbers under {record.size}")
+        beyond = record.size % 8 and packed[-1] >> (record.size % 8)
+    else:
+        marked = int(np.count_nonzero(packed))
+        beyond = int(packed.sum(dtype=np.int64)) + SKIP * (packed.size - marked) > record.size
+    if marked != count:
+        raise RunError(f"it marks the positions of {marked} values but {count} are there")
+    if beyond:
+        raise RunError(f"it marks positions beyond its {record.size} elements")
 
 
-def _indices(record: Record) -> np.ndarray:
-    if record.encoding == Encoding.INDICES:
-        return np.frombuffer(record.positions, INDEX)
+def _indices(record: Record) -> Tensor:
+    """Return the flat positions of the values, shape (values,)."""
     packed = np.frombuffer(record.positions, np.uint8)
-    return np.flatnonzero(np.unpackbits(packed, count=record.size, bitorder="little").view(bool))
+    if record.encoding == Encoding.BITMASK:
+        return torch.from_numpy(np.flatnonzero(np.unpackbits(packed, count=record.size, bitorder="little").view(bool)))
+    skips = packed == 0
+    if not skips.any():
+        return torch.from_numpy(np.cumsum(packed, dtype=np.int64) - 1)
+    steps = np.where(skips, SKIP, packed)
+    return torch.from_numpy((np.cumsum(steps, dtype=np.int64) - 1)[~skips])

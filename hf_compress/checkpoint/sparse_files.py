@@ -8,7 +8,9 @@ this package refuses the file instead of loading something else.
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
+    GLOBAL_WORKERS,
     ConversionOps,
     WeightConverter,
     WeightRenaming,
@@ -93,14 +96,19 @@ def recorded_names(files: Iterable[str], expected: int) -> frozenset[str]:
     return recorded
 
 
-def with_decoding(conversions: list[WeightTransform], names: frozenset[str]) -> list[WeightTransform]:
+def with_decoding(
+    conversions: list[WeightTransform], model: PreTrainedModel, names: frozenset[str]
+) -> list[WeightTransform]:
     """Return transformers' list of what happens to weights on loading, with the decoding of sparse storage in it.
 
     Args:
         names: see `recorded_names`; the converter meets them after the model's renamings.
     """
     renamings = copy.deepcopy([entry for entry in conversions if isinstance(entry, WeightRenaming)])
-    return [Decoder(frozenset(apply_renamings(name, renamings) for name in sorted(names))), *conversions]
+    renamed = frozenset(apply_renamings(name, renamings) for name in sorted(names))
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    pool = ThreadPoolExecutor(GLOBAL_WORKERS)
+    return [Decoder(renamed, shapes, pool), *conversions]
 
 
 class _Decode(ConversionOps):
@@ -111,22 +119,31 @@ class _Decode(ConversionOps):
 
 
 class Decoder(WeightConverter):
-    """Collects values and record of each tensor and makes the dense tensor of them, on the CPU.
+    """Collects values and record of one tensor and makes the dense tensor of them, on the CPU, beside others.
+
+    transformers copies it for every tensor.
 
     Args:
         names: tensors with a record.
+        shapes: of the model's tensors.
+        pool: where tensors are decoded.
 
     Attributes:
         dtype: what the decoded tensor is cast to.
     """
 
-    def __init__(self, names: frozenset[str]):
+    def __init__(self, names: frozenset[str], shapes: dict[str, torch.Size], pool: ThreadPoolExecutor):
         super().__init__(["values", "record"], [""], [_Decode()], force_cpu=True)
         self.names = names
+        self.shapes = shapes
+        self.pool = pool
         self.dtype: torch.dtype | None = None
+        self.decoding: Future | None = None
 
     def __deepcopy__(self, memo: dict) -> Decoder:
-        return Decoder(self.names)
+        twin = copy.copy(self)
+        twin.collected_tensors, twin.layer_targets = defaultdict(list), defaultdict(set)
+        return twin
 
     def rename_source_key(self, source_key: str) -> tuple[str, str | None]:
         if source_key in self.names:
@@ -134,16 +151,23 @@ class Decoder(WeightConverter):
         name = source_key.removesuffix(SUFFIX)
         return (name, "record") if name != source_key and name in self.names else (source_key, None)
 
-    def convert(self, layer_name: str, model: PreTrainedModel, **kwargs: Any) -> dict[str, Tensor]:
+    def add_tensor(self, target_key: str, source_key: str, source_pattern: str, future: Future) -> None:
+        super().add_tensor(target_key, source_key, source_pattern, future)
+        if isinstance(future, Future) and len(self.collected_tensors) == 2:
+            self.decoding = self.pool.submit(self._decode, target_key)
+
+    def convert(self, layer_name: str, **kwargs: Any) -> dict[str, Tensor]:
         """Return the dense tensor under its name.
 
         Raises:
             RunError: the checkpoint is damaged; names the tensor.
         """
+        return {layer_name: self.decoding.result() if self.decoding else self._decode(layer_name)}
+
+    def _decode(self, name: str) -> Tensor:
         parts = self.materialize_tensors()
-        expected = model.get_parameter_or_buffer(layer_name).shape
-        tensor = decode_named(layer_name, parts["values"][0], parts["record"][0], expected)
-        return {layer_name: tensor.to(self.dtype) if tensor.is_floating_point() else tensor}
+        tensor = decode_named(name, parts["values"][0], parts["record"][0], self.shapes[name])
+        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
 
 
 def decode_named(name: str, values: Tensor, record: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -103,7 +103,7 @@ def load(
             new_head = True
     except CompressError:
         raise
-    except (OSError, ValueError, HfHubHTTPError, HFValidationError, ImportError) as error:
+    except (OSError, ValueError, RuntimeError, HfHubHTTPError, HFValidationError, ImportError) as error:
         raise _explained(name, error) from error
     if new_head and not wanted and pretrained:
         raise RunError(
