@@ -21,7 +21,7 @@ def record_shapes(model: PreTrainedModel) -> Shapes:
 
     Returns:
         `{module name: {"attributes": {"out_channels": 24, ...}, "tensors": {"weight": [24, 3, 3, 3], ...}}}` for every
-        module with another tensor shape; empty for an unpruned model.
+        module with another tensor shape, or with another number such as `num_heads`; empty for an unpruned model.
     """
     reference = dict(_unpruned(model).named_modules())
     shapes: Shapes = {}
@@ -30,14 +30,14 @@ def record_shapes(model: PreTrainedModel) -> Shapes:
         tensors = {
             key: list(tensor.shape) for key, tensor in _tensors(module) if tensor.shape != _shape(original, key)
         }
-        if tensors:
-            attributes = {
-                key: value
-                for key, value in vars(module).items()
-                if _is_plain_integer(value) and value != getattr(original, key, None)
-            }
+        attributes = {
+            key: value
+            for key, value in vars(module).items()
+            if _is_size(value) and _is_size(vars(original).get(key)) and value != vars(original)[key]
+        }
+        if tensors or attributes:
             shapes[name] = {"attributes": attributes, "tensors": tensors}
-    return shapes
+    return shapes if any(change["tensors"] for change in shapes.values()) else {}
 
 
 def is_well_formed(shapes: Any) -> bool:
@@ -56,8 +56,8 @@ def apply_shapes(model: nn.Module, shapes: Shapes) -> None:
     """Resize the tensors of a freshly built model, without values: a loader fills them next.
 
     Raises:
-        RunError: the model has no such module or tensor, or pruning cannot have led to such a shape; the checkpoint
-            belongs to another architecture, or was changed.
+        RunError: the model has no such module, tensor or number, or pruning cannot have led to such a shape; the
+            checkpoint belongs to another architecture, or was changed.
     """
     for name, change in shapes.items():
         try:
@@ -65,9 +65,10 @@ def apply_shapes(model: nn.Module, shapes: Shapes) -> None:
         except AttributeError:
             raise RunError(f"config.json records shapes for '{name}', which {type(model).__name__} lacks") from None
         for key, value in change["attributes"].items():
-            if not (_is_plain_integer(getattr(module, key, None)) and _is_plain_integer(value) and value > 0):
-                raise RunError(f"config.json sets '{key}' of layer '{name}' to {value!r}: the file was changed")
-            setattr(module, key, value)
+            old = vars(module).get(key)
+            if not _is_size(old) or not _is_size(value):
+                raise RunError(f"config.json sets '{key}' of layer '{name}' to {value!r}, which is no size there")
+            setattr(module, key, value if isinstance(value, int) else type(old)(value))
         for key, shape in change["tensors"].items():
             _resize(module, name, key, shape)
 
@@ -86,7 +87,7 @@ def _resize(module: nn.Module, name: str, key: str, shape: list[int]) -> None:
 
 def _is_pruned_shape(shape: list[int], unpruned: torch.Size) -> bool:
     return len(shape) == len(unpruned) and all(
-        _is_plain_integer(length) and 0 < length <= most for length, most in zip(shape, unpruned, strict=True)
+        type(length) is int and 0 < length <= most for length, most in zip(shape, unpruned, strict=True)
     )
 
 
@@ -106,5 +107,8 @@ def _shape(module: nn.Module, key: str) -> torch.Size | None:
     return None if tensor is None else tensor.shape
 
 
-def _is_plain_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _is_size(value: Any) -> bool:
+    """Whether a value is a plain integer, or a tuple or list of them."""
+    if isinstance(value, (tuple, list)):
+        return bool(value) and all(type(item) is int for item in value)
+    return type(value) is int
