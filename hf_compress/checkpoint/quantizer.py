@@ -29,10 +29,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from transformers.core_model_loading import WeightTransform
 
-METHOD = "hf_compress"
+NAME = "hf_compress"
 HOW_TO_LOAD = "pip install hf-compress, then `import hf_compress` before from_pretrained"
+METHOD = f"{NAME}: {HOW_TO_LOAD}"
+"""What stands in checkpoints: without this package, transformers prints it as an unknown type, and nothing else."""
 
 
+@register_quantization_config(NAME)
 @register_quantization_config(METHOD)
 class CompressionConfig(QuantizationConfigMixin):
     """The `quantization_config` of a compressed checkpoint.
@@ -47,13 +50,13 @@ class CompressionConfig(QuantizationConfigMixin):
 
     def __init__(self, shapes: Shapes | None = None, sparse_records: int = 0, **kwargs: Any):
         self.quant_method = METHOD
-        self.how_to_load = HOW_TO_LOAD
         self.shapes = shapes or {}
         self.sparse_records = sparse_records
         if not is_well_formed(self.shapes) or type(sparse_records) is not int or sparse_records < 0:
             raise RunError("'quantization_config' of config.json is damaged or was changed: get the file again")
 
 
+@register_quantizer(NAME)
 @register_quantizer(METHOD)
 class CompressionQuantizer(HfQuantizer):
     """Resizes the modules that pruning changed, and stores and reads sparse weights."""

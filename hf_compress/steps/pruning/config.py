@@ -57,13 +57,18 @@ class PruneConfig(Section):
     n: float = Field(2.0, gt=0, description="Order of the norm `ln`.")
     granularity: Literal["weight", "channel", "n:m"] = Field(
         "channel",
-        description="`weight` zeroes weights; `n:m` zeroes them in `pattern`, in one shot; `channel` removes channels, so "
-        "that the model is smaller.",
+        description="`weight` zeroes weights; `n:m` does so in `pattern`, in one shot; `channel` removes channels, "
+        "so that the model is smaller.",
     )
     pattern: str = Field(
         "2:4",
         description="With granularity `n:m`, in quotes: at most n weights of each m neighbours along the input "
         "dimension are left.",
+    )
+    layout: Literal["free", "config"] = Field(
+        "free",
+        description="With granularity `channel`: `config` prunes uniformly within each width that the architecture's "
+        "own config can express, so that the model loads without this package; `free` prunes each layer by itself.",
     )
     dim: int | None = Field(
         None, ge=0, description="With granularity `weight`: zero whole slices along this dimension (as LnStructured)."
@@ -106,6 +111,8 @@ class PruneConfig(Section):
             raise ValueError(
                 "dim belongs to granularity 'weight'; channels are removed by granularity 'channel' alone"
             )
+        if self.layout == "config" and (self.granularity != "channel" or self.scope == "global"):
+            raise ValueError("layout 'config' prunes uniformly: it needs granularity 'channel' and scope 'layer'")
         if self.granularity == "n:m" and (self.target or self.scope == "global"):
             raise ValueError("with granularity 'n:m' the pattern decides how much goes: leave out target and scope")
         if self.granularity == "weight" and self.target and self.target.metric != "sparsity":

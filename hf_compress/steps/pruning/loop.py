@@ -19,6 +19,7 @@ from hf_compress.steps.base import Context, StepResult
 from hf_compress.steps.pruning.channels import ChannelPruner
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.patterns import PatternPruner
+from hf_compress.steps.pruning.uniform import UniformPruner
 from hf_compress.steps.pruning.weights import prunable_weights, prune_weights, sparsity
 from hf_compress.training import evaluate, reestimate_batch_norm, train
 
@@ -41,7 +42,7 @@ class WeightPruner:
         return sparsity(prunable_weights(model, self.exclude))
 
 
-Pruner = ChannelPruner | WeightPruner | PatternPruner
+Pruner = ChannelPruner | UniformPruner | WeightPruner | PatternPruner
 
 
 def prune(model: PreTrainedModel, context: Context, config: PruneConfig) -> StepResult:
@@ -115,6 +116,8 @@ def prune(model: PreTrainedModel, context: Context, config: PruneConfig) -> Step
 
 
 def _pruner(model: PreTrainedModel, image: Tensor, config: PruneConfig, exclude: set[str]) -> Pruner:
+    if config.granularity == "channel" and config.layout == "config":
+        return UniformPruner(model, image, config, exclude)
     if config.granularity == "channel":
         return ChannelPruner(model, image, config, exclude)
     if config.granularity == "n:m":
