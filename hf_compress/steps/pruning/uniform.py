@@ -46,12 +46,12 @@ class UniformPruner:
         self.image = image
         self.config = config
         self.channels = ChannelPruner(model, image, config, exclude)
-        self.refused: dict[str, str] = {}
+        self.obstacles: dict[str, str] = {}
         groups = self.channels.groups(model)
         self.knobs = self._find_knobs(model, groups)
         governed = {name for names in self.knobs.values() for name in names}
-        why = next(iter(f"; {knob} {reason}" for knob, reason in self.refused.items()), "")
         if not governed:
+            why = "".join(f"; {reason}" for reason in list(dict.fromkeys(self.obstacles.values()))[:3])
             raise RunError(
                 f"no width of {type(model).__name__} can be pruned within its config, not even that of layer "
                 f"'{groups[0].name}'{why}: {FREE}"
@@ -59,8 +59,8 @@ class UniformPruner:
         self.protected = dict(self.channels.protected)
         for group in groups:
             if group.name not in governed:
-                reason = f"no number of the config sets this width alone{why}: {FREE}"
-                self.protected |= dict.fromkeys(group.makers, reason)
+                reason = self.obstacles.get(group.name, "no number of the config sets its width")
+                self.protected |= dict.fromkeys(group.makers, f"{reason}: {FREE}")
         self.channels.restrict(governed)
 
     def prune(self, model: PreTrainedModel, amount: float) -> None:
@@ -125,13 +125,17 @@ class UniformPruner:
     ) -> None:
         """Add a knob to `knobs` if it sets widths of groups that are still free, and nothing else."""
         free = [group for group in groups if not any(group.name in names for names in knobs.values())]
-        names, reason = self._governed(model, changes, free)
-        if names and not self._is_exact(model, [group for group in free if group.name in names], knob):
-            names, reason = set(), "sets more than the widths of layers"
-        if names:
+        names, beside = self._governed(model, changes, free)
+        if not names:
+            return
+        if beside:
+            reason = f"{knob} also sets the width of '{beside}', which stays"
+        elif self._is_exact(model, [group for group in free if group.name in names], knob):
             knobs[knob] = names
-        elif reason:
-            self.refused.setdefault(str(knob), reason)
+            return
+        else:
+            reason = f"{knob} sets more than widths of layers"
+        self.obstacles = dict.fromkeys(names, reason) | self.obstacles
 
     def _changes(self, model: PreTrainedModel, knob: Knob) -> Changes:
         """Return which dimensions of which tensors shrink when the knob is turned; None: it changes something else."""
@@ -154,7 +158,7 @@ class UniformPruner:
         return None if any(ratio > LEAST_CHANGE for ratio in changed.values()) else changed
 
     def _governed(self, model: PreTrainedModel, changes: Changes, groups: list[Group]) -> tuple[set[str], str]:
-        """Return the groups whose every member shrinks with a knob; none, and why, where it changes anything else."""
+        """Return the groups whose every member shrinks with a knob, and a tensor of another that shrinks beside."""
         if not changes:
             return set(), ""
         names, covered = set(), set()
@@ -163,10 +167,7 @@ class UniformPruner:
             if places and places <= changes.keys():
                 names.add(group.name)
                 covered |= places
-        beside = sorted(changes.keys() - covered)
-        if names and beside:
-            return set(), f"also sets the width of '{beside[0][0]}', which stays"
-        return names, ""
+        return names, min((name for name, _ in changes.keys() - covered), default="")
 
     def _is_exact(self, model: PreTrainedModel, groups: list[Group], knob: Knob) -> bool:
         """Try the knob on a copy: the changed config with the weights that are left must give the same logits."""
