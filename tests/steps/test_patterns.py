@@ -15,6 +15,7 @@ from hf_compress.recipe import Recipe
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.patterns import PatternPruner, pattern_mask
 
+SPLITS = {"train": "train[:200]", "validation": "train[200:300]", "test": "train[300:400]"}
 GPU = torch.cuda.is_available() and torch.cuda.get_device_capability() >= CAPABILITY
 
 
@@ -84,7 +85,8 @@ def test_a_run_keeps_the_pattern_through_training_and_reloads(tmp_path):
     recipe = Recipe.from_dict(
         {
             "student": {"model": "resnet18", "width": 0.25, "image_size": 16},
-            "data": {"path": "digits"},
+            "data": {"path": "digits", "splits": SPLITS},
+            "measure": {"batch_size": 4, "repeats": 3},
             "steps": [
                 {"prune": {"granularity": "n:m", "pattern": "2:4", "recovery": {"epochs": 1}}},
                 {"finetune": {"epochs": 1}},

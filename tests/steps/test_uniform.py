@@ -24,6 +24,7 @@ from hf_compress.recipe import Recipe
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.uniform import UniformPruner
 
+SPLITS = {"train": "train[:200]", "validation": "train[200:300]", "test": "train[300:400]"}
 IMAGE = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 TRANSFORMER = {
     "hidden_size": 32,
@@ -139,7 +140,8 @@ def test_a_whole_run_leaves_an_ordinary_folder(tmp_path):
     recipe = Recipe.from_dict(
         {
             "student": {"model": "resnet18", "width": 0.25, "image_size": 16},
-            "data": {"path": "digits"},
+            "data": {"path": "digits", "splits": SPLITS},
+            "measure": {"batch_size": 4, "repeats": 3},
             "steps": [
                 {"prune": {"layout": "config", "amount": 0.25, "iterative": False, "recovery": {"epochs": 1}}},
             ],
