@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from hf_compress import load
+from hf_compress.hub.load import label_options
 
 CUSTOM = Path(__file__).resolve().parents[2] / "shared" / "models" / "resnet56-cifar10"
-LABELS = {"id2label": {n: str(n) for n in range(10)}, "label2id": {str(n): n for n in range(10)}}
+LABELS = label_options([str(digit) for digit in range(10)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +51,8 @@ class Family:
         with torch.no_grad():
             for parameter in model.parameters():  # no zeros and no tiny scales: every weight matters to the logits
                 parameter += 0.02 * torch.randn_like(parameter)
+        images = torch.rand(4, 3, self.image_size, self.image_size)
+        torch.optim.swa_utils.update_bn([images], model)  # or the logits vanish
         return model.eval()
 
     def processor(self):
@@ -287,9 +290,9 @@ FAMILIES = [
             "num_self_attends_per_block": 1,
             "num_self_attention_heads": 4,
             "num_cross_attention_heads": 1,
-            "image_size": 32,
+            "image_size": 16,
         },
-        32,
+        16,
         "PerceiverForImageClassificationLearned",
     ),
     Family(
@@ -313,14 +316,14 @@ FAMILIES = [
     ),
     Family("pp_lcnet", "PPLCNetConfig", {"scale": 0.25}),
     Family("dinat", "DinatConfig", {"embed_dim": 16, "depths": [1, 1], "num_heads": [2, 4], "kernel_size": 3}),
-    timm("resnet18"),
-    timm("mobilenetv3_small_100"),
+    timm("resnet18", channels=[16, 16, 32, 32]),
+    timm("mobilenetv3_small_050"),
     timm("efficientnet_b0"),
     timm("convnext_atto", depths=[1, 1, 2, 1], dims=[16, 32, 32, 64]),
     timm("vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, embed_dim=32, num_heads=4),
     timm("deit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, embed_dim=32, num_heads=4),
     timm("swin_tiny_patch4_window7_224", img_size=32, window_size=4, embed_dim=16, depths=[1, 2], num_heads=[2, 4]),
     timm("repvgg_a0"),
-    timm("efficientformer_l1"),
+    timm("efficientformer_l1", 224, depths=[1, 1, 1, 2], embed_dims=[8, 16, 16, 32], num_vit=1),
     Family("resnet56-cifar10 (custom code)", ""),
 ]

@@ -300,7 +300,7 @@ def _index(follower, args, kwargs, output):
 
 
 def _col2im(follower, args, kwargs, output):
-    source, output_size, kernel, dilation, padding, stride = args
+    source, _, kernel, _, padding, stride = args
     if list(kernel) == list(stride) and not any(padding):
         arrays = [labels.expand(source.shape) for labels in follower.labels_of(source)]
         return [compress(torch.ops.aten.col2im(labels, *args[1:])) for labels in arrays]

@@ -16,7 +16,7 @@ from hf_compress.steps.pruning.trace import drop_caches
 
 Attribute = tuple[str, str]
 
-NUMBER_OF_HEADS = re.compile(r"(^|_)n(um)?_(\w+_)?heads?$|^heads$")
+HEAD_COUNT = re.compile(r"(^|_)n(um)?_(\w+_)?heads?$|^heads$|^all_head_size$")
 WIDTHS = {
     "out_channels": 0,
     "out_features": 0,
@@ -87,13 +87,13 @@ def _correct_widths(module: nn.Module, key: str, old: torch.Size) -> None:
 
 
 def head_counts(model: nn.Module, group: Group) -> list[Attribute]:
-    """Return the attributes that give the number of heads, in the modules around a group of heads."""
-    return [place for place in _counters(model, group) if group.unit > 1 and NUMBER_OF_HEADS.search(place[1])]
+    """Return the attributes that count heads or their channels by name, in the modules around a group of heads."""
+    return [place for place in _counters(model, group) if group.unit > 1 and HEAD_COUNT.search(place[1])]
 
 
 def width_attributes(model: nn.Module, group: Group) -> list[Attribute]:
     """Return other attributes that could give the number of channels of a group, by their value."""
-    return [place for place in _counters(model, group) if not NUMBER_OF_HEADS.search(place[1])]
+    return [place for place in _counters(model, group) if not HEAD_COUNT.search(place[1])]
 
 
 def _counters(model: nn.Module, group: Group) -> list[Attribute]:

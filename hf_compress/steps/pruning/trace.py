@@ -1,9 +1,10 @@
 """Which channels belong together: every parameter's channels are followed through one forward pass.
 
-Each dimension of a parameter gets a run of labels, one an index. A tensor carries label arrays: one for every dimension
-that comes from a parameter, of the tensor's rank, with size 1 where the label does not change. Operations link labels
+Each dimension of a parameter gets a run of labels, one an index. A tensor carries label arrays, one for each dimension
+that comes from a parameter: of the tensor's rank, with size 1 where the label does not change. Operations link labels
 (an addition links the channels it adds, a product those it sums over), and labels that are linked must be removed
-together. Labels that meet something whose width cannot change become fixed, with the reason.
+together. Labels that meet something whose width cannot change become fixed, with the reason. So attention heads come
+out as blocks (a product over the width of a head ties it), and so do the groups of grouped convolutions and norms.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Links:
 
 
 def trace(model: nn.Module, image: Tensor) -> Links:
-    """Run `model` on `image`, shape (1, 3, height, width), and return how the channels of its parameters are linked."""
+    """Run a model on `image`, shape (1, 3, height, width), and return how its parameters' channels are linked."""
     drop_caches(model)
     follower = _Follower(model)
     with torch.no_grad(), follower.watching(model), follower:
