@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from hf_compress.errors import RunError
 from hf_compress.steps.pruning.config import CRITERIA, PruneConfig
+from hf_compress.steps.pruning.shares import shares_for_budget
 
 PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
@@ -38,6 +39,9 @@ def prune_weights(weights: dict[str, nn.Parameter], config: PruneConfig, amount:
             included, since their importance is zero.
     """
     score = CRITERIA.get(config.importance)
+    amounts = dict.fromkeys(weights, amount)
+    if config.sensitivity:
+        amounts = shares_for_budget(config.sensitivity, {n: weight.numel() for n, weight in weights.items()}, amount)
     with torch.no_grad():
         scores = {name: score(weight, config.dim, config.n) for name, weight in weights.items()}
         if config.importance == "random":
@@ -45,7 +49,7 @@ def prune_weights(weights: dict[str, nn.Parameter], config: PruneConfig, amount:
         masks = (
             _global_masks(scores, amount, config.floor)
             if config.scope == "global"
-            else {name: _mask(values, min(amount, 1 - config.floor)) for name, values in scores.items()}
+            else {name: _mask(values, min(amounts[name], 1 - config.floor)) for name, values in scores.items()}
         )
         for name, weight in weights.items():
             mask = masks[name]
