@@ -124,5 +124,5 @@ def test_a_checkpoint_of_version_0_1_loads():
 )
 def test_records_that_do_not_fit_the_module_are_refused(change):
     model = build_registered("resnet18", list("abcd"), width=0.25).model
-    with pytest.raises(ValueError, match=r"'classifier\.1'"):
+    with pytest.raises(RunError, match=r"'classifier\.1'"):
         apply_shapes(model, {"classifier.1": change})

@@ -117,10 +117,15 @@ class PruneConfig(Section):
             raise ValueError(
                 "dim belongs to granularity 'weight'; channels are removed by granularity 'channel' alone"
             )
-        if self.layout == "config" and (self.granularity != "channel" or self.scope == "global"):
-            raise ValueError("layout 'config' prunes uniformly: it needs granularity 'channel' and scope 'layer'")
-        if self.granularity == "n:m" and (self.target or self.scope == "global"):
-            raise ValueError("with granularity 'n:m' the pattern decides how much goes: leave out target and scope")
+        uneven = self.scope == "global" or self.sensitivity
+        if self.layout == "config" and (self.granularity != "channel" or uneven):
+            raise ValueError(
+                "layout 'config' prunes uniformly: it needs granularity 'channel' and scope 'layer', no sensitivity"
+            )
+        if self.granularity == "n:m" and (self.target or uneven):
+            raise ValueError(
+                "with granularity 'n:m' the pattern decides how much goes: leave out target, scope and sensitivity"
+            )
         if self.granularity == "weight" and self.target and self.target.metric != "sparsity":
             raise ValueError(
                 f"zeroed weights do not change {self.target.metric}; use target.sparsity, or granularity 'channel'"
