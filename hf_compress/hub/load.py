@@ -32,7 +32,7 @@ from transformers import (
 
 from hf_compress.errors import CompressError, RunError, UsageError
 
-LOAD_ERRORS = (OSError, ValueError, ImportError, SafetensorError, HTTPError, RevisionResolutionError)
+LOAD_ERRORS = (OSError, ValueError, RuntimeError, ImportError, SafetensorError, HTTPError, RevisionResolutionError)
 
 
 @dataclass

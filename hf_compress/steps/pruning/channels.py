@@ -70,6 +70,11 @@ class ChannelPruner:
                 found[lead] = join([found[lead], *(found.pop(name) for name in others)])
         return [group for group in found.values() if group.name in self.widths]
 
+    def restrict(self, names: set[str]) -> None:
+        """Leave all groups but these alone; amounts and sparsity refer to these from now on."""
+        self.widths = {name: width for name, width in self.widths.items() if name in names}
+        self._gauges = {name: gauge for name, gauge in self._gauges.items() if name in names}
+
     def prune(self, model: PreTrainedModel, amount: float) -> None:
         """Remove the least important channels, in place, until the fraction `amount` of the unpruned model's is gone.
 
