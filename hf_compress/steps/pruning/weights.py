@@ -42,11 +42,7 @@ def prune_weights(weights: dict[str, nn.Parameter], config: PruneConfig, amount:
         scores = {name: score(weight, config.dim, config.n) for name, weight in weights.items()}
         if config.importance == "random":
             scores = {name: _zeros_first(values, weights[name], config.dim) for name, values in scores.items()}
-        masks = (
-            _global_masks(scores, amount, config.floor)
-            if config.scope == "global"
-            else {name: _mask(values, min(amount, 1 - config.floor)) for name, values in scores.items()}
-        )
+        masks = keep_masks(scores, config.scope, amount, config.floor)
         for name, weight in weights.items():
             mask = masks[name]
             if config.dim is not None:
@@ -58,6 +54,20 @@ def sparsity(weights: dict[str, nn.Parameter]) -> float:
     """Return the fraction of entries that are zero."""
     zeros = sum(int((weight == 0).sum()) for weight in weights.values())
     return zeros / sum(weight.numel() for weight in weights.values())
+
+
+def keep_masks(scores: dict[str, Tensor], scope: str, amount: float, floor: float) -> dict[str, Tensor]:
+    """Return, for every layer, False where its scores are among the lowest.
+
+    Args:
+        scores: importance of each entry (or slice, or block), of any shape.
+        scope: compare in a `layer`, or across all (`global`).
+        amount: fraction that becomes False.
+        floor: fraction of each layer that stays True.
+    """
+    if scope == "global":
+        return _global_masks(scores, amount, floor)
+    return {name: _mask(values, min(amount, 1 - floor)) for name, values in scores.items()}
 
 
 def _mask(scores: Tensor, amount: float) -> Tensor:
