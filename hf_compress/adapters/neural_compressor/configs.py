@@ -148,9 +148,8 @@ class PruneConfig(StepConfig):
     @staticmethod
     def get_model_info(model: nn.Module) -> list[tuple[str, str]]:
         """Return name and type of every layer that can be pruned."""
-        return [
-            (name, type(module).__name__) for name, module in model.named_modules() if isinstance(module, PRUNABLE)
-        ]
+        layers = [(name, module) for name, module in model.named_modules() if isinstance(module, PRUNABLE)]
+        return [(name, type(layer).__name__) for name, layer in layers]
 
     def to_config_mapping(
         self, config_list: list[BaseConfig] | None = None, model_info: list[tuple[str, str]] | None = None
@@ -161,14 +160,12 @@ class PruneConfig(StepConfig):
             UsageError: no layer, or none for a local config, is there.
         """
         mapping = super().to_config_mapping(config_list, model_info)
-        some = ", ".join(f"{name} ({kind})" for name, kind in model_info[:3]) or "none"
+        layers = f"its layers start with {', '.join(f'{name} ({kind})' for name, kind in model_info[:3]) or 'none'}"
         for name, config in self.local_config.items():
             if not any(found is config for found in mapping.values()):
-                raise UsageError(
-                    f"'{_to_key(name)}' matches no layer that can be pruned; the first layers are: {some}"
-                )
+                raise UsageError(f"'{_to_key(name)}' matches no layer of the model that can be pruned; {layers}")
         if not any(config.amount for config in mapping.values()):
-            raise UsageError(f"PruneConfig prunes no layer of the model; the first layers are: {some}")
+            raise UsageError(f"PruneConfig prunes no layer of the model; {layers}")
         return mapping
 
     @classmethod

@@ -15,6 +15,6 @@ def require_supported() -> None:
         raise UsageError("Neural Compressor is not installed: pip install 'hf-compress[neural-compressor]'")
     if find_spec("neural_compressor.training") is not None:
         raise UsageError(
-            "Neural Compressor 3.7.1 or older is installed, which prunes and distils itself and is not supported here: "
-            "keep to `neural_compressor.training`, or install neural-compressor-pt 3.10 in its place"
+            "Neural Compressor 3.7.1 or older is installed, which has its own pruning and distillation and is not "
+            "supported here: keep to `neural_compressor.training`, or install neural-compressor-pt 3.10 in its place"
         )

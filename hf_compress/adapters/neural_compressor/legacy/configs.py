@@ -23,8 +23,8 @@ class PrunerOptions(Section):
     target_sparsity: float = Field(0.9, ge=0, lt=1)
     pruning_type: str = "snip_momentum"
     pattern: str = "4x1"
-    op_names: list[str] = []
-    excluded_op_names: list[str] = []
+    op_names: list[str] = Field([])
+    excluded_op_names: list[str] = Field([])
     start_step: int = Field(0, ge=0)
     end_step: int = Field(0, ge=0)
     pruning_scope: Literal["global", "local"] = "global"
@@ -32,7 +32,7 @@ class PrunerOptions(Section):
     min_sparsity_ratio_per_op: float = 0.0
     max_sparsity_ratio_per_op: float = Field(0.98, ge=0, lt=1)
     sparsity_decay_type: Literal["exp", "cos", "linear", "cube"] = "exp"
-    pruning_op_types: list[str] = ["Conv", "Linear"]
+    pruning_op_types: list[str] = Field(["Conv", "Linear"])
 
     @field_validator("pruning_type")
     @classmethod

@@ -44,12 +44,8 @@ class Pruner:
     def on_step_begin(self) -> None:
         """Prune where the schedule says so, once a step of the optimizer."""
         options = self.options
-        due = options.start_step <= self.step <= options.end_step
-        if (
-            not due
-            or (self.step - options.start_step) % options.pruning_frequency
-            or self.step == self.last_pruned_step
-        ):
+        due = options.start_step <= self.step <= options.end_step and self.step != self.last_pruned_step
+        if not due or (self.step - options.start_step) % options.pruning_frequency:
             return
         self.last_pruned_step = self.step
         if options.pruning_type == "pattern_lock":
