@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from hf_compress.adapters.neural_compressor.distillation import distillation_of
 from hf_compress.adapters.neural_compressor.pruning import pruning_of
-from hf_compress.errors import RunError, UsageError
+from hf_compress.errors import UsageError
 
-LEFT_BEHIND = ("is_quantized", "is_prepared", "quant_config", "example_inputs")
+LEFT_BEHIND = ("is_quantized", "is_prepared", "quant_config", "example_inputs", "dynamic_shapes", "_exported")
 
 
 def _ordinary(call: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
@@ -22,11 +22,7 @@ def _ordinary(call: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     @wraps(call)
     def called(*args: Any, **kwargs: Any) -> nn.Module:
         model = call(*args, **kwargs)
-        if model is None:
-            raise RunError(
-                "no config of the set stays within tolerable_loss: add smaller amounts, or allow a larger loss"
-            )
-        if not hasattr(model, "qconfig"):
+        if isinstance(model, nn.Module) and not hasattr(model, "qconfig"):
             for name in LEFT_BEHIND:
                 vars(model).pop(name, None)
         return model

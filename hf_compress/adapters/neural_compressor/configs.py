@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Optional, Self, Union
 
 import torch
-from neural_compressor.common.base_config import BaseConfig, register_config
+from neural_compressor.common.base_config import BaseConfig, config_registry, register_config
 from neural_compressor.common.utils import DEFAULT_WHITE_LIST
 from neural_compressor.torch.quantization.config import FRAMEWORK_NAME, OperatorConfig, TorchBaseConfig
 from torch import nn
@@ -24,6 +24,17 @@ from hf_compress.steps.pruning.config import PruneConfig as PruneSection
 from hf_compress.steps.pruning.weights import PRUNABLE
 
 WhiteList = Union[str, list[Union[str, Callable]], None]  # noqa: UP007  (`str | Callable` is no annotation)
+
+
+def register(name: str) -> Callable[[type], type]:
+    """Return a decorator that registers a config; Neural Compressor itself overwrites a name that is taken.
+
+    Raises:
+        UsageError: it is.
+    """
+    if name in config_registry.get_cls_configs()[FRAMEWORK_NAME]:
+        raise UsageError(f"Neural Compressor has an algorithm '{name}' already, registered by another package")
+    return register_config(framework_name=FRAMEWORK_NAME, algo_name=name)
 
 
 class StepConfig(TorchBaseConfig):
@@ -90,12 +101,19 @@ class StepConfig(TorchBaseConfig):
         """Read what `to_json_file` wrote."""
         return cls.from_dict(json.loads(Path(filename).read_text(encoding="utf-8")))
 
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self._identity() == other._identity()
+
+    def _identity(self) -> tuple[Any, ...]:
+        local = {name: config.get_params_dict() for name, config in self.local_config.items()}
+        return self.get_params_dict(), self.white_list, local
+
     def __add__(self, other: BaseConfig) -> BaseConfig:
         """Merge the local configs of one kind, or return both kinds for one training."""
         return super().__add__(other) if isinstance(other, type(self)) else Composition([self, other])
 
 
-@register_config(framework_name=FRAMEWORK_NAME, algo_name=PRUNE)
+@register(PRUNE)
 class PruneConfig(StepConfig):
     """Magnitude pruning; the parameters of the recipe step `prune`.
 
@@ -178,7 +196,7 @@ class PruneConfig(StepConfig):
         return cls(amount=[0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
 
 
-@register_config(framework_name=FRAMEWORK_NAME, algo_name=DISTILL)
+@register(DISTILL)
 class DistillConfig(StepConfig):
     """Distillation; the losses of the recipe step `distill`.
 

@@ -67,7 +67,7 @@ class Pruning:
         """
         if self.round < self.rounds:
             raise UsageError(
-                f"{self.round} of {self.rounds} pruning rounds are done: call next_round(model) and train, then convert"
+                f"{self.round} of {self.rounds} pruning rounds are done: call next_round(model), train, then convert"
             )
         _hold_zeros(model)
         self.hook.remove()
