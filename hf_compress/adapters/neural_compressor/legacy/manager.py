@@ -153,4 +153,4 @@ def _distance(kind: str, student: Tensor, teacher: Tensor) -> Tensor:
         return F.mse_loss(student, teacher)
     if kind == "CE":
         return F.cross_entropy(student, teacher.softmax(dim=-1))
-    return F.kl_div(student.log_softmax(dim=-1), teacher.softmax(dim=-1), reduction="mean")
+    return F.kl_div(student.log_softmax(dim=-1), teacher.softmax(dim=-1), reduction="none").mean()
