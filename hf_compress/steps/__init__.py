@@ -1,6 +1,16 @@
 """The steps of a recipe. Importing this package registers the built-in ones; it does not import torch."""
 
-from hf_compress.steps import distillation, finetuning, pruning
+from hf_compress.steps import distillation, finetuning, pruning, quantization
 from hf_compress.steps.base import STEPS, Context, Step, StepResult, register_step
 
-__all__ = ["STEPS", "Context", "Step", "StepResult", "distillation", "finetuning", "pruning", "register_step"]
+__all__ = [
+    "STEPS",
+    "Context",
+    "Step",
+    "StepResult",
+    "distillation",
+    "finetuning",
+    "pruning",
+    "quantization",
+    "register_step",
+]

@@ -31,6 +31,8 @@ class Context:
         work_folder: where checkpoints of the training in progress lie.
         sparse_parameters: names of parameters whose zeros must stay zero, added by weight pruning.
         log: prints one line for the user.
+        artifacts: where a step puts files that belong into the run folder beside the model; None keeps them in
+            `work_folder`.
     """
 
     data: ImageData
@@ -40,6 +42,7 @@ class Context:
     work_folder: Path
     sparse_parameters: set[str] = field(default_factory=set)
     log: Any = print
+    artifacts: Path | None = None
 
 
 @dataclass
