@@ -43,6 +43,7 @@ def test_layers_are_chosen_by_white_list_and_set_local():
     assert mapping(PruneConfig(amount=0.5, white_list=[nn.Linear])) == {"2": 0.5, "3": 0.5}
     local = PruneConfig(amount=0.5).set_local(nn.Conv2d, PruneConfig(amount=0.2)).set_local("3", PruneConfig(amount=0))
     assert mapping(local) == {"0": 0.2, "2": 0.5, "3": 0}
+    assert mapping(local.set_local("0", PruneConfig(amount=0.1))) == {"0": 0.1, "2": 0.5, "3": 0}
 
 
 @pytest.mark.parametrize(

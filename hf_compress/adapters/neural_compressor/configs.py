@@ -5,6 +5,7 @@ The annotations of their parameters are read at run time (`autotune` asks whethe
 """
 
 import json
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -38,13 +39,8 @@ def register(name: str) -> Callable[[type], type]:
 
 
 class StepConfig(TorchBaseConfig):
-    """A section of a recipe as a config of Neural Compressor.
+    """A section of a recipe as a config of Neural Compressor."""
 
-    Attributes:
-        Section: what checks the parameters.
-    """
-
-    Section: ClassVar[type[Section]]
     supported_configs: ClassVar[list[OperatorConfig]] = []
 
     def __init__(self, parameters: dict[str, Any], white_list: WhiteList):
@@ -136,7 +132,6 @@ class PruneConfig(StepConfig):
     """
 
     name = PRUNE
-    Section = PruneSection
 
     def __init__(
         self,
@@ -179,9 +174,9 @@ class PruneConfig(StepConfig):
         """
         mapping = super().to_config_mapping(config_list, model_info)
         layers = f"its layers start with {', '.join(f'{name} ({kind})' for name, kind in model_info[:3]) or 'none'}"
-        for name, config in self.local_config.items():
-            if not any(found is config for found in mapping.values()):
-                raise UsageError(f"'{_to_key(name)}' matches no layer of the model that can be pruned; {layers}")
+        for chosen in self.local_config:
+            if not any(_matches(chosen, name, kind) for name, kind in model_info):
+                raise UsageError(f"'{_to_key(chosen)}' matches no layer of the model that can be pruned; {layers}")
         if not any(config.amount for config in mapping.values()):
             raise UsageError(f"PruneConfig prunes no layer of the model; {layers}")
         return mapping
@@ -214,7 +209,6 @@ class DistillConfig(StepConfig):
     """
 
     name = DISTILL
-    Section = LossConfig
 
     def __init__(
         self,
@@ -266,6 +260,11 @@ class DistillConfig(StepConfig):
     @classmethod
     def get_config_set_for_tuning(cls) -> None:
         """There is no set without a teacher."""
+
+
+def _matches(chosen: str | Callable, name: str, kind: str) -> bool:
+    """Neural Compressor's rule: types by their name, names from the start by regular expressions."""
+    return bool(re.match(chosen, name)) if isinstance(chosen, str) else chosen.__name__ == kind
 
 
 def _to_key(name: str | Callable) -> str:
