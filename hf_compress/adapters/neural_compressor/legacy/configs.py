@@ -11,7 +11,7 @@ from torch import nn
 from hf_compress.config import Section, validate
 from hf_compress.errors import UsageError
 from hf_compress.registry import did_you_mean
-from hf_compress.steps.pruning.patterns import Blocks, LowestInGroup, Pattern
+from hf_compress.steps.pruning.blocks import Blocks, LowestInGroup, Pattern
 
 GRADIENT_TYPES = ("snip_momentum", "snip", "gradient")
 PRUNING_TYPES = ("magnitude", "pattern_lock", *GRADIENT_TYPES)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from hf_compress.adapters.neural_compressor.legacy.configs import GRADIENT_TYPES, PrunerOptions, parse_pattern
 from hf_compress.errors import UsageError
+from hf_compress.steps.pruning.blocks import pattern_masks
 from hf_compress.steps.pruning.config import CRITERIA
-from hf_compress.steps.pruning.patterns import pattern_masks
 from hf_compress.steps.pruning.weights import PRUNABLE, sparsity
 
 logger = logging.getLogger(__name__)

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hf_compress.steps.pruning.blocks import Blocks, LowestInGroup, pattern_masks
 from hf_compress.steps.pruning.config import PruneConfig
-from hf_compress.steps.pruning.patterns import Blocks, LowestInGroup, pattern_masks
 from hf_compress.steps.pruning.weights import prune_weights
 
 SHAPES = [(8, 4), (8, 4, 3, 3)]
