@@ -19,11 +19,13 @@ _PUBLIC = {
     "register_student": "hf_compress.students",
     "load": "hf_compress.hub.load",
     "save": "hf_compress.checkpoint",
+    "to_semi_structured": "hf_compress.checkpoint.semi_structured",
 }
 __all__ = ["__version__", *_PUBLIC]
 
 if TYPE_CHECKING:
     from hf_compress.checkpoint import save
+    from hf_compress.checkpoint.semi_structured import to_semi_structured
     from hf_compress.hub.load import load
     from hf_compress.pipeline import compress
     from hf_compress.recipe import Recipe

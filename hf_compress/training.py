@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ class HoldMasks(TrainerCallback):
     def on_optimizer_step(self, args, state, control, **kwargs):
         with torch.no_grad():
             for parameter, mask in zip(self.parameters, self.masks, strict=True):
-                parameter.mul_(mask)
+                parameter.masked_fill_(~mask, 0)
 
 
 @dataclass
@@ -133,13 +134,28 @@ def train(
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     use_channels_last(model)
-    with progress.bar:
+    with progress.bar, own_names(model):
         trainer.train()
     history = _history(trainer.state.log_history)
     shutil.rmtree(trainer.args.output_dir, ignore_errors=True)
     model.eval().to("cpu")
     best = max(range(len(history)), key=lambda epoch: history[epoch]["validation_accuracy"])
     return {"best_epoch": best + 1, "epochs": history}
+
+
+@contextmanager
+def own_names(model: PreTrainedModel) -> Iterator[None]:
+    """Let checkpoints hold the model's own tensor names.
+
+    transformers 5.24 stores ViT, Swin and others under older names; its Trainer puts the best epoch back without
+    translating them, and would leave a mixture of the best and the last epoch.
+    """
+    conversions = getattr(model, "_weight_conversions", None)
+    model._weight_conversions = []
+    try:
+        yield
+    finally:
+        model._weight_conversions = conversions
 
 
 def predict(

@@ -1,4 +1,4 @@
-"""Checkpoints that `from_pretrained` reloads: safetensors, and the changed shapes in `config.json`."""
+"""Checkpoints that `from_pretrained` reloads: safetensors, dense or sparse, and what changed in `config.json`."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ if TYPE_CHECKING:
 def save(model: PreTrainedModel, folder: str | Path, processor: BaseImageProcessor | None = None) -> None:
     """Write a model in Hub form.
 
-    The folder reloads with `AutoModelForImageClassification.from_pretrained`; where channels were removed,
-    `import hf_compress` must come first.
+    The folder reloads with `AutoModelForImageClassification.from_pretrained`; where channels were removed, or where
+    so many weights are zero that sparse storage makes the file smaller, `import hf_compress` must come first. From
+    then on `model.save_pretrained` and `model.push_to_hub` store the model in the same form.
 
     Args:
         model: any transformers model, channels removed or not.
         folder: made when missing.
         processor: image processor to write beside it.
     """
-    from hf_compress.checkpoint.quantizer import attach_shapes
+    from hf_compress.checkpoint.quantizer import attach
 
-    attach_shapes(model)
+    attach(model)
     model.save_pretrained(folder)
     if processor is not None:
         processor.save_pretrained(folder)

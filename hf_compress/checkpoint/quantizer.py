@@ -1,56 +1,105 @@
-"""Makes plain `from_pretrained` rebuild a pruned model, through transformers' quantizer hooks.
+"""Makes plain `from_pretrained` and `save_pretrained` handle compressed models, through transformers' quantizer hooks.
 
-Nothing is quantized here: the hook that resizes a model between its construction and the loading of its weights
-is what a pruned checkpoint needs, and transformers offers it under that name. A reloaded model trains, casts,
-compiles and saves like any other.
+Nothing is quantized here: the hooks that resize a model between its construction and the loading of its weights, and
+that change what is stored, are what pruned checkpoints need, and transformers offers them under that name. A reloaded
+model trains, casts, compiles and saves like any other.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from hf_compress.checkpoint.shapes import Shapes, apply_shapes, record_shapes
+from hf_compress.checkpoint.shapes import Shapes, apply_shapes, is_well_formed, record_shapes
+from hf_compress.checkpoint.sparse_files import (
+    Decoder,
+    decode_in_place,
+    encode_state_dict,
+    recorded_names,
+    with_decoding,
+)
+from hf_compress.errors import RunError
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
+    from transformers.core_model_loading import WeightTransform
 
-METHOD = "hf_compress"
+NAME = "hf_compress"
 HOW_TO_LOAD = "pip install hf-compress, then `import hf_compress` before from_pretrained"
+METHOD = f"{NAME}: {HOW_TO_LOAD}"
+"""What stands in checkpoints: without this package, transformers prints it as an unknown type, and nothing else."""
 
 
+@register_quantization_config(NAME)
 @register_quantization_config(METHOD)
-class CompressionShapes(QuantizationConfigMixin):
-    """The `quantization_config` of a pruned checkpoint.
+class CompressionConfig(QuantizationConfigMixin):
+    """The `quantization_config` of a compressed checkpoint.
 
     Args:
         shapes: see `checkpoint.shapes.record_shapes`.
+        sparse_records: how many tensors of the checkpoint have a record; 0 without sparse storage.
+
+    Raises:
+        RunError: they are of another form.
     """
 
-    def __init__(self, shapes: Shapes | None = None, **kwargs: Any):
+    def __init__(self, shapes: Shapes | None = None, sparse_records: int = 0, **kwargs: Any):
         self.quant_method = METHOD
-        self.how_to_load = HOW_TO_LOAD
         self.shapes = shapes or {}
+        self.sparse_records = sparse_records
+        if not is_well_formed(self.shapes) or type(sparse_records) is not int or sparse_records < 0:
+            raise RunError("'quantization_config' of config.json is damaged or was changed: get the file again")
 
 
+@register_quantizer(NAME)
 @register_quantizer(METHOD)
-class ShapeQuantizer(HfQuantizer):
-    """Resizes the modules that pruning changed before their weights are loaded."""
+class CompressionQuantizer(HfQuantizer):
+    """Resizes the modules that pruning changed, and stores and reads sparse weights."""
 
     requires_calibration = False
 
-    def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
+    def __init__(self, quantization_config: CompressionConfig, **kwargs: Any):
+        super().__init__(quantization_config, **kwargs)
+        self.recorded: frozenset[str] = frozenset()
+
+    def _process_model_before_weight_loading(
+        self, model: PreTrainedModel, checkpoint_files: list[str] | None = None, **kwargs: Any
+    ) -> PreTrainedModel:
         apply_shapes(model, self.quantization_config.shapes)
+        if self.quantization_config.sparse_records and checkpoint_files is not None:
+            self.recorded = recorded_names(checkpoint_files, self.quantization_config.sparse_records)
         return model
 
+    def update_weight_conversions(
+        self, weight_conversions: list[WeightTransform], model: PreTrainedModel
+    ) -> list[WeightTransform]:
+        return with_decoding(weight_conversions, model, self.recorded) if self.recorded else weight_conversions
+
+    def get_new_dtype(self, converter: Any, param: Any, dtype: torch.dtype | None) -> torch.dtype | None:
+        """Leave what `Decoder` reads as it is: it casts after decoding."""
+        if isinstance(converter, Decoder):
+            converter.dtype = dtype
+            return None
+        return super().get_new_dtype(converter, param, dtype)
+
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
-        """Make the model an ordinary one again; the shapes stay in its config, for `save_pretrained`."""
+        """Make the model an ordinary one again, that is stored in its compressed form when it is saved."""
+        conversions = [entry for entry in model._weight_conversions if not isinstance(entry, Decoder)]
         self.remove_quantization_config(model)
-        model.config.quantization_config = self.quantization_config
+        model._weight_conversions = conversions
+        attach(model, self)
         return model
+
+    def get_state_dict_and_metadata(self, model: PreTrainedModel) -> tuple[dict[str, Tensor] | None, dict[str, str]]:
+        """Called by `save_pretrained`: return the state dict to store, and describe it in the model's config."""
+        state, records = encode_state_dict(model)
+        describe(model, records)
+        return (state if records else None), {}
 
     def is_serializable(self) -> bool:
         return True
@@ -60,10 +109,20 @@ class ShapeQuantizer(HfQuantizer):
         return True
 
 
-def attach_shapes(model: PreTrainedModel) -> None:
-    """Record in `model.config` what pruning changed, ready for `save_pretrained`; nothing for an unpruned model."""
+def attach(model: PreTrainedModel, quantizer: CompressionQuantizer | None = None) -> None:
+    """Make `save_pretrained` and `push_to_hub` of `model` store its compressed form.
+
+    A model that another quantizer loaded is left alone.
+    """
+    if getattr(model, "hf_quantizer", None) is None:
+        model.hf_quantizer = quantizer or CompressionQuantizer(CompressionConfig())
+        model.register_load_state_dict_pre_hook(decode_in_place)
+
+
+def describe(model: PreTrainedModel, records: int) -> None:
+    """Write into `model.config` what `from_pretrained` must know; nothing for an unpruned model in dense storage."""
     shapes = record_shapes(model)
-    if shapes:
-        model.config.quantization_config = CompressionShapes(shapes)
+    if shapes or records:
+        model.config.quantization_config = CompressionConfig(shapes, records)
     elif hasattr(model.config, "quantization_config"):
         del model.config.quantization_config

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from hf_compress.errors import RunError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -19,7 +21,7 @@ def record_shapes(model: PreTrainedModel) -> Shapes:
 
     Returns:
         `{module name: {"attributes": {"out_channels": 24, ...}, "tensors": {"weight": [24, 3, 3, 3], ...}}}` for every
-        module with another tensor shape; empty for an unpruned model.
+        module with another tensor shape, or with another number such as `num_heads`; empty for an unpruned model.
     """
     reference = dict(_unpruned(model).named_modules())
     shapes: Shapes = {}
@@ -28,38 +30,65 @@ def record_shapes(model: PreTrainedModel) -> Shapes:
         tensors = {
             key: list(tensor.shape) for key, tensor in _tensors(module) if tensor.shape != _shape(original, key)
         }
-        if tensors:
-            attributes = {
-                key: value
-                for key, value in vars(module).items()
-                if _is_plain_integer(value) and value != getattr(original, key, None)
-            }
+        attributes = {
+            key: value
+            for key, value in vars(module).items()
+            if _is_size(value) and _is_size(vars(original).get(key)) and value != vars(original)[key]
+        }
+        if tensors or attributes:
             shapes[name] = {"attributes": attributes, "tensors": tensors}
-    return shapes
+    return shapes if any(change["tensors"] for change in shapes.values()) else {}
+
+
+def is_well_formed(shapes: Any) -> bool:
+    """Return whether `shapes` has the form that `record_shapes` gives."""
+    return isinstance(shapes, dict) and all(
+        isinstance(change, dict)
+        and change.keys() == {"attributes", "tensors"}
+        and isinstance(change["attributes"], dict)
+        and isinstance(change["tensors"], dict)
+        and all(isinstance(shape, list) for shape in change["tensors"].values())
+        for change in shapes.values()
+    )
 
 
 def apply_shapes(model: nn.Module, shapes: Shapes) -> None:
     """Resize the tensors of a freshly built model, without values: a loader fills them next.
 
     Raises:
-        ValueError: the model has no such module; the checkpoint belongs to another architecture.
+        RunError: the model has no such module, tensor or number, or pruning cannot have led to such a shape; the
+            checkpoint belongs to another architecture, or was changed.
     """
     for name, change in shapes.items():
         try:
             module = model.get_submodule(name)
         except AttributeError:
-            raise ValueError(
-                f"the checkpoint records shapes for '{name}', which {type(model).__name__} lacks"
-            ) from None
+            raise RunError(f"config.json records shapes for '{name}', which {type(model).__name__} lacks") from None
         for key, value in change["attributes"].items():
-            setattr(module, key, value)
+            old = vars(module).get(key)
+            if not _is_size(old) or not _is_size(value):
+                raise RunError(f"config.json sets '{key}' of layer '{name}' to {value!r}, which is no size there")
+            setattr(module, key, value if isinstance(value, int) else type(old)(value))
         for key, shape in change["tensors"].items():
-            old = getattr(module, key)
-            new = torch.empty(shape, dtype=old.dtype, device=old.device)
-            if isinstance(old, nn.Parameter):
-                module.register_parameter(key, nn.Parameter(new, requires_grad=old.requires_grad))
-            else:
-                module.register_buffer(key, new, persistent=key not in module._non_persistent_buffers_set)
+            _resize(module, name, key, shape)
+
+
+def _resize(module: nn.Module, name: str, key: str, shape: list[int]) -> None:
+    old = dict(_tensors(module)).get(key)
+    if old is None or not _is_pruned_shape(shape, old.shape):
+        was = "which it lacks" if old is None else f"but pruning only makes its {list(old.shape)} smaller"
+        raise RunError(f"config.json records shape {shape} for '{key}' of layer '{name}', {was}: the file was changed")
+    new = torch.empty(shape, dtype=old.dtype, device=old.device)
+    if isinstance(old, nn.Parameter):
+        module.register_parameter(key, nn.Parameter(new, requires_grad=old.requires_grad))
+    else:
+        module.register_buffer(key, new, persistent=key not in module._non_persistent_buffers_set)
+
+
+def _is_pruned_shape(shape: list[int], unpruned: torch.Size) -> bool:
+    return len(shape) == len(unpruned) and all(
+        type(length) is int and 0 < length <= most for length, most in zip(shape, unpruned, strict=True)
+    )
 
 
 def _unpruned(model: PreTrainedModel) -> PreTrainedModel:
@@ -78,5 +107,8 @@ def _shape(module: nn.Module, key: str) -> torch.Size | None:
     return None if tensor is None else tensor.shape
 
 
-def _is_plain_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _is_size(value: Any) -> bool:
+    """Whether a value is a plain integer, or a tuple or list of them."""
+    if isinstance(value, (tuple, list)):
+        return bool(value) and all(type(item) is int for item in value)
+    return type(value) is int

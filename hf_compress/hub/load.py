@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub.errors import (
@@ -54,9 +55,10 @@ def label_names(config: PretrainedConfig) -> list[str]:
     return [config.id2label[index] for index in range(config.num_labels)]
 
 
-def label_options(names: list[str]) -> dict[str, dict]:
-    """Return the config options that give a model the labels `names`."""
-    return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+def label_options(names: list[str]) -> dict[str, Any]:
+    """Return the config options that give a model the labels `names`; PVT does not count them by itself."""
+    label2id = {name: index for index, name in enumerate(names)}
+    return {"id2label": dict(enumerate(names)), "label2id": label2id, "num_labels": len(names)}
 
 
 def load(
@@ -103,14 +105,15 @@ def load(
             new_head = True
     except CompressError:
         raise
-    except (OSError, ValueError, HfHubHTTPError, HFValidationError, ImportError) as error:
+    except (OSError, ValueError, RuntimeError, HfHubHTTPError, HFValidationError, ImportError) as error:
         raise _explained(name, error) from error
     if new_head and not wanted and pretrained:
         raise RunError(
             f"{name} is not an image classifier: its checkpoint lacks the weights of the classification head"
         )
     use_torch_momentum(model)
-    return LoadedModel(model.eval(), processor, name, getattr(config, "_commit_hash", None), new_head)
+    _refuse_other_inputs(name, model.eval(), processor)
+    return LoadedModel(model, processor, name, getattr(config, "_commit_hash", None), new_head)
 
 
 def use_torch_momentum(model: PreTrainedModel) -> None:
@@ -139,6 +142,26 @@ def _refuse_other_tasks(name: str, config: PretrainedConfig) -> None:
     custom = "AutoModelForImageClassification" in getattr(config, "auto_map", {})
     if not custom and type(config) not in AutoModelForImageClassification._model_mapping:
         raise RunError(f"{name} is not an image classifier: transformers has none of the type '{config.model_type}'")
+
+
+def _refuse_other_inputs(name: str, model: PreTrainedModel, processor: BaseImageProcessor) -> None:
+    """Let the model see a picture as its processor makes it, and require a logit a label."""
+    from hf_compress.data.images import preprocess
+
+    try:
+        with torch.no_grad():
+            pixels = preprocess(processor, [torch.zeros(3, 64, 64, dtype=torch.uint8)])
+            shape = model(pixel_values=pixels).logits.shape
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
+        raise RunError(
+            f"{name} cannot be used: {type(model).__name__} makes no logits of the pixel_values of its image "
+            f"processor: {' '.join(str(error).split())}"
+        ) from error
+    if shape != (1, model.config.num_labels):
+        raise RunError(
+            f"{name} cannot be used: {type(model).__name__} gives logits of shape {tuple(shape)} for one picture, "
+            f"but its config names {model.config.num_labels} labels"
+        )
 
 
 def _explained(name: str, error: Exception) -> CompressError:

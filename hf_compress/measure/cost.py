@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -39,7 +41,7 @@ def count_parameters(model: torch.nn.Module) -> int:
 def count_macs(model: PreTrainedModel, image: torch.Tensor) -> int:
     """Return the multiply-accumulates for `image`: half of the FLOPs that torch's own counter finds."""
     model.eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with _frozen(model), FlopCounterMode(display=False) as counter:
         model(pixel_values=image)
     return counter.get_total_flops() // 2
 
@@ -58,6 +60,20 @@ def peak_memory(model: PreTrainedModel, image: torch.Tensor) -> int:
     """
     tracker = MemTracker()
     tracker.track_external(model)
-    with torch.no_grad(), tracker:
+    with _frozen(model), tracker:
         model(pixel_values=image)
     return sum(device["Total"] for device in tracker.get_tracker_snapshot("peak").values())
+
+
+@contextmanager
+def _frozen(model: torch.nn.Module) -> Iterator[None]:
+    """No gradients: torch's counters watch for those of every module's output, and fail where that is a parameter."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)

@@ -14,6 +14,7 @@ from hf_compress.adapters.neural_compressor import PruneConfig, autotune, conver
 from hf_compress.errors import UsageError
 from hf_compress.steps.pruning.channels import ChannelPruner
 from hf_compress.steps.pruning.config import PruneConfig as PruneSection
+from hf_compress.steps.pruning.patterns import pattern_mask
 from hf_compress.steps.pruning.weights import prunable_weights, prune_weights
 from hf_compress.students import build_registered
 
@@ -113,6 +114,14 @@ def test_local_configs_choose_layers_and_amounts():
     config = PruneConfig(amount=0.5).set_local("0", PruneConfig(amount=0)).set_local("5", PruneConfig(amount=0.25))
     assert sparsities(convert(network(), config)) == [0, 0.5, 0.25]
     assert sparsities(convert(network(), PruneConfig(amount=0.5, white_list=[nn.Linear]))) == [0, 0.5, 0.5]
+
+
+def test_a_pattern_is_zeroed_where_it_fits_and_kept():
+    model = quantize(network(), PruneConfig(granularity="n:m", pattern="1:4"), run_fn=train)
+    assert sparsities(model) == [0, 0.75, 0.75]
+    expected = pattern_mask(network()[3].weight.abs(), 1, 4)
+    assert torch.equal(model[3].weight != 0, expected)
+    assert_ordinary(model)
 
 
 def test_rounds_train_between_prunings():

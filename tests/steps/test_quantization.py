@@ -40,6 +40,7 @@ def test_the_weights_are_8_bit_and_any_number_of_images_goes_in(run):
     model = onnx.load(run.folder / "model_int8.onnx")
     kinds = {onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in model.graph.initializer if tensor.dims}
     assert "INT8" in kinds
+    assert sum(len(t.raw_data) for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT8) > 150_000
     outputs = OnnxClassifier(run.folder / "model_int8.onnx")(torch.zeros(5, 3, 16, 16))
     assert outputs.logits.shape == (5, 10)
 

@@ -115,10 +115,11 @@ class PruneConfig(StepConfig):
 
     Args:
         amount: fraction that is gone at the end: weights, or channels of each group; 0 leaves layers alone.
-        granularity: `weight` zeroes weights; `channel` removes channels of a transformers image classifier, for which
+        granularity: `weight` zeroes weights; `n:m` does so in `pattern`, which alone decides how many; `channel` removes channels of a transformers image classifier, for which
             `prepare` and `quantize` need `example_inputs`, one image of shape (1, 3, height, width).
         importance: `l1`, `l2`, `ln` (order `n`), `random`, or a registered name.
         n: order of the norm `ln`.
+        pattern: with granularity `n:m`: at most n weights of each m neighbouring inputs are left.
         dim: with granularity `weight`: zero whole slices along this dimension.
         scope: compare importance in a `layer`, or across all (`global`) that share this config.
         rounds: prune in so many equal rounds, with training between: `run_fn` is called once a round; an own loop
@@ -139,6 +140,7 @@ class PruneConfig(StepConfig):
         granularity: str = "weight",
         importance: str = "l1",
         n: float = 2.0,
+        pattern: str = "2:4",
         dim: Optional[int] = None,  # noqa: UP045  (Neural Compressor wants a typing alias)
         scope: str = "layer",
         rounds: int = 1,

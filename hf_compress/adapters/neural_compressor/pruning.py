@@ -12,8 +12,7 @@ from transformers import PreTrainedModel
 
 from hf_compress.adapters.neural_compressor.configs import PruneConfig
 from hf_compress.errors import UsageError
-from hf_compress.steps.pruning.channels import ChannelPruner
-from hf_compress.steps.pruning.loop import WeightPruner
+from hf_compress.steps.pruning.loop import Pruner, build_pruner
 from hf_compress.steps.pruning.weights import PRUNABLE
 
 STATE, MASK = "hf_compress_pruning", "hf_compress_mask"
@@ -24,7 +23,7 @@ class Part:
     """Layers that share a config."""
 
     config: PruneConfig
-    pruner: WeightPruner | ChannelPruner
+    pruner: Pruner
 
 
 class Pruning:
@@ -55,7 +54,7 @@ class Pruning:
         for part in self.parts:
             share = min(1.0, self.round / part.config.rounds)
             part.pruner.prune(model, part.config.amount * share)
-            if isinstance(part.pruner, WeightPruner):
+            if part.config.granularity != "channel":
                 _remember_zeros(model, part.pruner.parameter_names)
         return True
 
@@ -82,19 +81,16 @@ def pruning_of(model: nn.Module) -> Pruning | None:
     return getattr(model, STATE, None)
 
 
-def _pruner(
-    model: nn.Module, config: PruneConfig, names: list[str], example_inputs: Any
-) -> WeightPruner | ChannelPruner:
+def _pruner(model: nn.Module, config: PruneConfig, names: list[str], example_inputs: Any) -> Pruner:
     others = {name for name, module in model.named_modules() if isinstance(module, PRUNABLE)} - set(names)
-    section = config.section()
-    if section.granularity != "channel":
-        return WeightPruner(model, section, others)
+    if config.granularity != "channel":
+        return build_pruner(model, None, config.section(), others)
     if not isinstance(model, PreTrainedModel):
         raise UsageError(
             f"granularity 'channel' needs an image classifier of transformers, not {type(model).__name__}: "
             "use granularity 'weight'"
         )
-    return ChannelPruner(model, _image(example_inputs), section, others)
+    return build_pruner(model, _image(example_inputs), config.section(), others)
 
 
 def _image(example_inputs: Any) -> Tensor:

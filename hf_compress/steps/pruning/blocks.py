@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from hf_compress.steps.pruning.patterns import pattern_mask
 from hf_compress.steps.pruning.weights import keep_masks
 
 
@@ -70,10 +70,8 @@ class LowestInGroup:
 
     def expand(self, mask: Tensor, scores: Tensor) -> Tensor:
         """Return the mask of the entries, in the shape of `scores`."""
-        groups = self._groups(scores)
-        lowest = groups.topk(self.n, dim=2, largest=False).indices
-        kept = torch.ones_like(groups, dtype=torch.bool).scatter(2, lowest, False) | mask.unsqueeze(2)
-        return _unmatrix(kept.flatten(1), scores)
+        whole = _unmatrix(mask.repeat_interleave(self.m, dim=1), scores)
+        return whole | pattern_mask(scores, self.m - self.n, self.m)
 
     def units(self, amount: float) -> float:
         """Return the fraction of the groups that must lose entries so that the fraction `amount` of all is gone."""

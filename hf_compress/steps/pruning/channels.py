@@ -1,55 +1,32 @@
-"""Channel pruning: channels are removed from a model, which becomes smaller.
-
-torch-pruning's dependency graph (Fang et al., 2023, "DepGraph") finds which layers must lose a channel together.
-"""
+"""Channel pruning: channels and attention heads are removed from a model, which becomes smaller."""
 
 from __future__ import annotations
 
 import copy
 import logging
-from dataclasses import dataclass
 
 import torch
-import torch_pruning as tp
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_compress.errors import RunError
-from hf_compress.steps.pruning.config import CRITERIA, PruneConfig
+from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.groups import Group, Member, find_groups, join
+from hf_compress.steps.pruning.planning import Candidates, Plan, kept_width, plan
+from hf_compress.steps.pruning.removal import Attribute, permuted, remove, scrambled, width_attributes
 from hf_compress.training import use_channels_last
 
 logger = logging.getLogger(__name__)
-ROOTS = (nn.Conv2d, nn.Linear)
-
-
-class _Logits(nn.Module):
-    """The dependency graph follows tensors, not transformers' output objects."""
-
-    def __init__(self, model: PreTrainedModel):
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        return self.model(pixel_values=pixel_values).logits
-
-
-@dataclass
-class ChannelGroup:
-    """Channels that are removed together.
-
-    Attributes:
-        name: layer whose output channels lead the group.
-        width: number of channels.
-        scores: importance of each, shape (width,).
-    """
-
-    name: str
-    width: int
-    scores: Tensor
+FAILURES = (RuntimeError, IndexError, ValueError, AttributeError, AssertionError, KeyError, TypeError)
+UNORDERED = "the model's output depends on the order of its channels"
+BREAKS = "the model does not run without some of its channels"
 
 
 class ChannelPruner:
     """Removes channels of one model and, with the same plan, of copies of it.
+
+    A group of channels is trusted only when it passes two trials on copies: exchanging its channels leaves the logits
+    as they are, and without some of them the model still runs. Groups that fail are protected, the others are pruned.
 
     Args:
         model: unpruned model; widths and amounts refer to it.
@@ -58,30 +35,38 @@ class ChannelPruner:
 
     Attributes:
         protected: layers whose channels stay, with the reason.
+        widths: channels of each group in the unpruned model.
     """
 
     def __init__(self, model: PreTrainedModel, image: Tensor, config: PruneConfig, exclude: set[str]):
         self.image = image
         self.config = config
-        self.protected: dict[str, str] = {name: "excluded by the recipe" for name in exclude}
-        self._protect_outputs(model)
-        roots = [group.name for group in self.groups(model)]
-        for name in self._failing(model, roots):
-            self.protected[name] = "the model does not run without some of its channels"
-        self.widths = {group.name: group.width for group in self.groups(model)}
-        if not any(self._kept(width, 1 - config.floor) < width for width in self.widths.values()):
+        self.attributes: dict[str, list[Attribute]] = {}
+        self.joint: dict[str, list[str]] = {}
+        found, reasons = find_groups(model, image)
+        self.protected = dict.fromkeys(exclude, "excluded by the recipe")
+        trusted = self._trusted(model, [group for group in found if not self._is_protected(group)])
+        self.protected = reasons | self.protected
+        self.widths = {group.name: group.width for group in trusted}
+        self._gauges = {group.name: _gauge(group) for group in trusted}
+        if not any(kept_width(group.width, group.unit, 1 - config.floor, config) < group.width for group in trusted):
             raise RunError(
-                f"nothing can be pruned: all {len(roots) or 'no'} groups of channels are protected, or narrower than "
-                f"'round_to' {config.round_to} allows"
+                f"nothing can be pruned: all {len(found) or 'no'} groups of channels are protected, or narrower than "
+                f"'round_to' {config.round_to} allows{self._reasons()}"
             )
 
-    def groups(self, model: PreTrainedModel) -> list[ChannelGroup]:
-        """Return the groups of `model` that may lose channels, with their importance."""
-        graph, names = self._graph(model)
-        return [
-            ChannelGroup(names[root], len(group[0].idxs), self._scores(graph, group))
-            for root, group in self._raw_groups(graph, model, names)
-        ]
+    def groups(self, model: PreTrainedModel) -> list[Group]:
+        """Return the groups of `model`, pruned or not, that may lose channels."""
+        found = {group.name: group for group in find_groups(model, self.image)[0]}
+        for lead, others in self.joint.items():
+            if lead in found:
+                found[lead] = join([found[lead], *(found.pop(name) for name in others)])
+        return [group for group in found.values() if group.name in self.widths]
+
+    def restrict(self, names: set[str]) -> None:
+        """Leave all groups but these alone; amounts and sparsity refer to these from now on."""
+        self.widths = {name: width for name, width in self.widths.items() if name in names}
+        self._gauges = {name: gauge for name, gauge in self._gauges.items() if name in names}
 
     def prune(self, model: PreTrainedModel, amount: float) -> None:
         """Remove the least important channels, in place, until the fraction `amount` of the unpruned model's is gone.
@@ -89,130 +74,131 @@ class ChannelPruner:
         Raises:
             RunError: the pruned model does not run.
         """
-        plan = self._plan(self.groups(model), amount)
-        self._remove(model, plan)
+        groups = self.groups(model)
+        candidates = [
+            Candidates(group.name, group.scores(model, self.config), group.unit, self.widths[group.name])
+            for group in groups
+        ]
+        self.apply(model, groups, plan(candidates, amount, self.config))
+
+    def apply(self, model: PreTrainedModel, groups: list[Group], removed: Plan) -> None:
+        """Remove what a plan says, in place.
+
+        Raises:
+            RunError: the pruned model does not run.
+        """
+        remove(model, groups, removed, self.attributes)
+        use_channels_last(model)
         if not self._runs(model):
             raise RunError(
-                f"the model does not run after the removal of channels from {', '.join(plan)}: exclude them"
+                f"the model does not run after the removal of channels from {', '.join(removed)}: exclude them"
             )
 
     def sparsity(self, model: PreTrainedModel) -> float:
         """Return the fraction of the removable channels that is gone."""
-        widths = [model.get_submodule(name).weight.shape[0] for name in self.widths]
-        return 1 - sum(widths) / sum(self.widths.values())
+        gone = 0.0
+        for name, (member, units) in self._gauges.items():
+            tensor = getattr(model.get_submodule(member.axis.module), member.axis.tensor)
+            gone += self.widths[name] * (member.axis.size - tensor.shape[member.axis.dim]) / units
+        return gone / sum(self.widths.values())
 
-    def _plan(self, groups: list[ChannelGroup], amount: float) -> dict[str, list[int]]:
-        """Return the channels to remove from each group."""
-        shares = {group.name: amount for group in groups}
-        if self.config.scope == "global":
-            shares = self._global_shares(groups, amount)
-        plan = {}
-        for group in groups:
-            surplus = group.width - self._kept(self.widths[group.name], shares[group.name])
-            if surplus > 0:
-                plan[group.name] = torch.topk(group.scores, k=surplus, largest=False).indices.tolist()
-        return plan
+    def _is_protected(self, group: Group) -> bool:
+        return any(maker in self.protected for maker in group.makers)
 
-    def _global_shares(self, groups: list[ChannelGroup], amount: float) -> dict[str, float]:
-        """Rank the channels of all groups by importance relative to their group's mean."""
-        relative = [group.scores / group.scores.mean().clamp_min(1e-12) for group in groups]
-        gone = sum(self.widths[group.name] - group.width for group in groups)
-        wanted = round(amount * sum(self.widths.values())) - gone
-        if wanted <= 0:
-            return {group.name: 1 - group.width / self.widths[group.name] for group in groups}
-        threshold = torch.cat(relative).kthvalue(wanted).values
-        return {
-            group.name: 1 - float((scores > threshold).sum()) / self.widths[group.name]
-            for group, scores in zip(groups, relative, strict=True)
-        }
+    def _trusted(self, model: PreTrainedModel, groups: list[Group]) -> list[Group]:
+        """Return the groups that pass both trials; protect the layers of the others."""
+        twin = scrambled(model)
+        image = torch.rand(self.image.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            logits = twin(pixel_values=image).logits
 
-    def _kept(self, width: int, share: float) -> int:
-        """Return the channels of `width` that stay: the multiple of `round_to` next to it, never under the floor."""
-        step = self.config.round_to
-        least = max(1, self.config.floor * width)
-        kept = max(step, round(width * (1 - share) / step) * step)
-        while kept < least:
-            kept += step
-        return min(width, kept)
+        def unordered(some: list[Group]) -> bool:
+            try:
+                with torch.no_grad():
+                    again = permuted(twin, some)(pixel_values=image).logits
+            except FAILURES as error:
+                logger.debug("forward failed after exchanging channels: %s", error)
+                return False
+            return torch.allclose(again, logits, rtol=1e-4, atol=1e-4 * float(logits.abs().max()))
 
-    def _graph(self, model: PreTrainedModel) -> tuple[tp.DependencyGraph, dict[nn.Module, str]]:
-        model.eval()
-        with torch.enable_grad():
-            graph = tp.DependencyGraph().build_dependency(_Logits(model), self.image)
-        return graph, {module: name for name, module in model.named_modules()}
+        for group in (failing := _failing(groups, unordered)):
+            self.protected |= dict.fromkeys(group.makers, UNORDERED)
+        groups = [group for group in groups if group not in failing]
+        failing = _failing(groups, lambda some: self._survives(model, some))
+        stuck = [group for group in failing if not self._find_attributes(model, group)]
+        trusted = [group for group in groups if group not in stuck]
+        for units in dict.fromkeys(group.units for group in stuck):
+            trusted += self._joined(model, [group for group in stuck if group.units == units])
+        freed = {maker for group in trusted for maker in group.makers}
+        for group in stuck:
+            self.protected |= {maker: BREAKS for maker in group.makers if maker not in freed}
+        return trusted
 
-    def _raw_groups(self, graph, model, names):
-        """Yield (leading layer, torch-pruning group) for every group without a protected layer."""
-        for group in graph.get_all_groups(root_module_types=list(ROOTS)):
-            members = [
-                names.get(dep.target.module)
-                for dep, _ in group
-                if graph.is_out_channel_pruning_fn(dep.handler) and isinstance(dep.target.module, ROOTS)
-            ]
-            if not any(name in self.protected for name in members):
-                yield group[0].dep.target.module, group
+    def _joined(self, model: PreTrainedModel, stuck: list[Group]) -> list[Group]:
+        """Return what runs when groups of one width lose channels together, as few of them as possible.
 
-    def _scores(self, graph, group) -> Tensor:
-        """Return the mean importance of each channel over the filters that make it and the kernels that read it."""
-        criterion = CRITERIA.get(self.config.importance)
-        total = torch.zeros(len(group[0].idxs))
-        counts = torch.zeros_like(total)
-        for (dep, indices), item in zip(group, group.items, strict=True):
-            module = dep.target.module
-            if not isinstance(module, ROOTS):
-                continue
-            makes = graph.is_out_channel_pruning_fn(dep.handler)
-            if not makes and getattr(module, "groups", 1) > 1:
-                continue
-            scores = criterion(module.weight.detach(), 0 if makes else 1, self.config.n)[indices]
-            root_indices = torch.tensor(item.root_idxs if item.root_idxs is not None else indices)
-            total.index_add_(0, root_indices, scores)
-            counts.index_add_(0, root_indices, torch.ones_like(scores))
-        return total / counts.clamp_min(1)
+        A forward pass that takes the width of one tensor from the shape of another ties them without an operation
+        that joins their channels.
+        """
+        joined = []
+        while len(stuck) > 1 and self._find_attributes(model, join(stuck)):
+            needed = stuck
+            for group in stuck[1:]:
+                fewer = [other for other in needed if other is not group]
+                if len(fewer) > 1 and self._find_attributes(model, join(fewer)):
+                    needed = fewer
+            self._find_attributes(model, join(needed))
+            self.joint[needed[0].name] = [group.name for group in needed[1:]]
+            joined.append(join(needed))
+            stuck = [group for group in stuck if group not in needed]
+        return joined
 
-    def _protect_outputs(self, model: PreTrainedModel) -> None:
-        """The last layer with one output a label gives the logits; grouped kernels stay whole."""
-        labels = model.config.num_labels
-        heads = [n for n, m in model.named_modules() if isinstance(m, ROOTS) and m.weight.shape[0] == labels]
-        self.protected |= {name: "classifier" for name in heads[-1:]}
-        for name, module in model.named_modules():
-            if isinstance(module, nn.Conv2d) and 1 < module.groups < module.in_channels:
-                self.protected[name] = "grouped convolution"
+    def _find_attributes(self, model: PreTrainedModel, group: Group) -> bool:
+        """Find the integers that must change so that the model runs without some channels of the group."""
+        candidates = width_attributes(model, group)
+        all_but_one = ([other for other in candidates if other != place] for place in candidates)
+        for attributes in [[], *([place] for place in candidates), candidates, *all_but_one]:
+            self.attributes[group.name] = attributes
+            if self._survives(model, [group]):
+                return True
+        del self.attributes[group.name]
+        return False
 
-    def _failing(self, model: PreTrainedModel, roots: list[str]) -> list[str]:
-        """Return the groups without some of whose channels the model does not run: halve until they are found."""
-        if not roots or self._survives(model, roots):
-            return []
-        if len(roots) == 1:
-            return roots
-        half = len(roots) // 2
-        return self._failing(model, roots[:half]) + self._failing(model, roots[half:])
-
-    def _survives(self, model: PreTrainedModel, roots: list[str]) -> bool:
+    def _survives(self, model: PreTrainedModel, groups: list[Group]) -> bool:
         trial = copy.deepcopy(model)
-        widths = {name: trial.get_submodule(name).weight.shape[0] for name in roots}
+        least = {group.name: max(1, min(self.config.round_to, group.width // 2) // group.unit) for group in groups}
         try:
-            self._remove(
-                trial, {name: list(range(min(self.config.round_to, width // 2))) for name, width in widths.items()}
-            )
-        except (RuntimeError, IndexError, ValueError, AttributeError, AssertionError, KeyError) as error:
+            remove(trial, groups, {name: list(range(units)) for name, units in least.items()}, self.attributes)
+        except FAILURES as error:
             logger.debug("channel removal failed: %s", error)
             return False
         return self._runs(trial)
-
-    def _remove(self, model: PreTrainedModel, plan: dict[str, list[int]]) -> None:
-        graph, names = self._graph(model)
-        for root, group in list(self._raw_groups(graph, model, names)):
-            channels = plan.get(names[root])
-            if channels:
-                graph.get_pruning_group(root, group[0].dep.handler, channels).prune()
-        use_channels_last(model)
 
     def _runs(self, model: PreTrainedModel) -> bool:
         try:
             with torch.no_grad():
                 model(pixel_values=self.image)
-        except (RuntimeError, IndexError, ValueError) as error:
+        except FAILURES as error:
             logger.debug("forward failed after channel removal: %s", error)
             return False
         return True
+
+    def _reasons(self) -> str:
+        return "".join(f"; '{layer}': {reason}" for layer, reason in list(self.protected.items())[:3])
+
+
+def _failing(groups: list[Group], passes) -> list[Group]:
+    """Return the groups that do not pass: halve until they are found."""
+    if not groups or passes(groups):
+        return []
+    if len(groups) == 1:
+        return groups
+    half = len(groups) // 2
+    return _failing(groups[:half], passes) + _failing(groups[half:], passes)
+
+
+def _gauge(group: Group) -> tuple[Member, int]:
+    """Return a member whose size tells how many units are left, and its indices in the unpruned model."""
+    whole = [member for member in group.members if member.indices.size == member.axis.size]
+    member = (whole or group.members)[0]
+    return member, member.indices.size

@@ -1,6 +1,7 @@
 """Section `prune` of a recipe."""
 
-from typing import Literal
+import re
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -54,8 +55,20 @@ class PruneConfig(Section):
 
     importance: str = Field("l1", description="`l1`, `l2`, `ln` (order `n`), `random`, or a registered name.")
     n: float = Field(2.0, gt=0, description="Order of the norm `ln`.")
-    granularity: Literal["weight", "channel"] = Field(
-        "channel", description="`weight` zeroes weights; `channel` removes channels, so that the model is smaller."
+    granularity: Literal["weight", "channel", "n:m"] = Field(
+        "channel",
+        description="`weight` zeroes weights; `n:m` does so in `pattern`, in one shot; `channel` removes channels, "
+        "so that the model is smaller.",
+    )
+    pattern: str = Field(
+        "2:4",
+        description="With granularity `n:m`, in quotes: at most n weights of each m neighbours along the input "
+        "dimension are left.",
+    )
+    layout: Literal["free", "config"] = Field(
+        "free",
+        description="With granularity `channel`: `config` prunes uniformly within each width that the architecture's "
+        "own config can express, so that the model loads without this package; `free` prunes each layer by itself.",
     )
     dim: int | None = Field(
         None, ge=0, description="With granularity `weight`: zero whole slices along this dimension (as LnStructured)."
@@ -75,6 +88,16 @@ class PruneConfig(Section):
     exclude: list[str] = Field([], description="Layers to leave alone, by name with wildcards: `encoder.stages.0.*`.")
     recovery: RecoveryConfig = Field(default_factory=RecoveryConfig, description="Training after each round.")
 
+    @field_validator("pattern", mode="before")
+    @classmethod
+    def _two_numbers(cls, pattern: Any) -> str:
+        if isinstance(pattern, int):
+            raise ValueError('put the pattern in quotes, as in pattern: "2:4"; YAML reads 2:4 as a number')
+        match = re.fullmatch(r"(\d+):(\d+)", str(pattern))
+        if not match or not 0 < int(match[1]) < int(match[2]):
+            raise ValueError(f"'{pattern}' is not n:m with 0 < n < m, as in \"2:4\"")
+        return pattern
+
     @field_validator("importance")
     @classmethod
     def _known(cls, name: str) -> str:
@@ -84,10 +107,14 @@ class PruneConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self):
-        if self.granularity == "channel" and self.dim is not None:
+        if self.granularity != "weight" and self.dim is not None:
             raise ValueError(
                 "dim belongs to granularity 'weight'; channels are removed by granularity 'channel' alone"
             )
+        if self.layout == "config" and (self.granularity != "channel" or self.scope == "global"):
+            raise ValueError("layout 'config' prunes uniformly: it needs granularity 'channel' and scope 'layer'")
+        if self.granularity == "n:m" and (self.target or self.scope == "global"):
+            raise ValueError("with granularity 'n:m' the pattern decides how much goes: leave out target and scope")
         if self.granularity == "weight" and self.target and self.target.metric != "sparsity":
             raise ValueError(
                 f"zeroed weights do not change {self.target.metric}; use target.sparsity, or granularity 'channel'"
@@ -95,3 +122,9 @@ class PruneConfig(Section):
         if self.dim is not None and self.scope == "global":
             raise ValueError("slices along dim are compared within a layer; use scope 'layer'")
         return self
+
+    @property
+    def n_of_m(self) -> tuple[int, int]:
+        """The two numbers of `pattern`."""
+        n, m = self.pattern.split(":")
+        return int(n), int(m)

@@ -18,6 +18,8 @@ from hf_compress.measure.cost import count_macs, count_parameters
 from hf_compress.steps.base import Context, StepResult
 from hf_compress.steps.pruning.channels import ChannelPruner
 from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.patterns import PatternPruner
+from hf_compress.steps.pruning.uniform import UniformPruner
 from hf_compress.steps.pruning.weights import prunable_weights, prune_weights, sparsity
 from hf_compress.training import evaluate, reestimate_batch_norm, train
 
@@ -40,6 +42,9 @@ class WeightPruner:
         return sparsity(prunable_weights(model, self.exclude))
 
 
+Pruner = ChannelPruner | UniformPruner | WeightPruner | PatternPruner
+
+
 def prune(model: PreTrainedModel, context: Context, config: PruneConfig) -> StepResult:
     """Prune `model` as the recipe says.
 
@@ -56,10 +61,13 @@ def prune(model: PreTrainedModel, context: Context, config: PruneConfig) -> Step
     torch.manual_seed(context.seed)
     exclude = _excluded(model, config.exclude)
     image = torch.zeros(1, 3, *input_size(context.processor))
-    if config.granularity == "channel":
-        pruner: ChannelPruner | WeightPruner = ChannelPruner(model, image, config, exclude)
-    else:
-        pruner = WeightPruner(model, config, exclude)
+    pruner = build_pruner(model, image, config, exclude)
+    if config.granularity == "n:m":
+        n, m = config.n_of_m
+        config = config.model_copy(update={"iterative": False, "amount": 1 - n / m, "floor": 0.0})
+        for layer, reason in pruner.protected.items():
+            context.log(f"'{layer}' stays whole: {reason}")
+    if config.granularity != "channel":
         context.sparse_parameters |= pruner.parameter_names
     gone = _fractions_gone(model, image, pruner)
     unpruned = LoadedModel(copy.deepcopy(model), context.processor, "the unpruned model")
@@ -107,6 +115,17 @@ def prune(model: PreTrainedModel, context: Context, config: PruneConfig) -> Step
     )
 
 
+def build_pruner(model: PreTrainedModel, image: Tensor, config: PruneConfig, exclude: set[str]) -> Pruner:
+    """Return what prunes `model` and copies of it as the recipe says; `image` matters to channels alone."""
+    if config.granularity == "channel" and config.layout == "config":
+        return UniformPruner(model, image, config, exclude)
+    if config.granularity == "channel":
+        return ChannelPruner(model, image, config, exclude)
+    if config.granularity == "n:m":
+        return PatternPruner(model, config, exclude)
+    return WeightPruner(model, config, exclude)
+
+
 def _pruned(best, pruner, gone, config: PruneConfig, done: float, amount: float) -> tuple[PreTrainedModel, float]:
     """Return a pruned copy and its amount: the given one, or the least that meets the target where it overshoots."""
     candidate = copy.deepcopy(best)
@@ -136,7 +155,7 @@ def _recover(model: PreTrainedModel, context: Context, config: PruneConfig, unpr
 
 
 def _fractions_gone(
-    model: PreTrainedModel, image: Tensor, pruner: ChannelPruner | WeightPruner
+    model: PreTrainedModel, image: Tensor, pruner: Pruner
 ) -> Callable[[PreTrainedModel], dict[str, float]]:
     """Return a function that tells which fractions of `model`'s weights, parameters and MACs a pruned copy lacks."""
     parameters, macs = count_parameters(model), count_macs(model, image)

@@ -47,7 +47,7 @@ def prune_weights(weights: dict[str, nn.Parameter], config: PruneConfig, amount:
             mask = masks[name]
             if config.dim is not None:
                 mask = mask.reshape([-1 if axis == config.dim else 1 for axis in range(weight.dim())])
-            weight.mul_(mask)
+            weight.masked_fill_(~mask, 0)
 
 
 def sparsity(weights: dict[str, nn.Parameter]) -> float:

@@ -96,6 +96,8 @@ def quantize(model: PreTrainedModel, context: Context, config: QuantizeConfig) -
 def quantized_graph(model: nn.Module, batches: list[Tensor]) -> nn.Module:
     """Return the graph of `model` with 8-bit weights (one scale a channel) and activations.
 
+    Neural Compressor's `convert` keeps the weights in floats before their quantizer; only its quantizer folds them.
+
     Args:
         model: takes images and returns logits.
         batches: images that set the ranges of the activations, shape (batch, 3, height, width).
@@ -105,8 +107,9 @@ def quantized_graph(model: nn.Module, batches: list[Tensor]) -> nn.Module:
         RunError: torch.export does not follow the model.
     """
     try:
+        from neural_compressor.torch.algorithms.pt2e_quant import W8A8PT2EQuantizer
         from neural_compressor.torch.export import export
-        from neural_compressor.torch.quantization import StaticQuantConfig, convert, prepare
+        from neural_compressor.torch.quantization import StaticQuantConfig
     except ImportError:
         raise UsageError("quantize needs Neural Compressor: pip install 'hf-compress[neural-compressor]'") from None
     logging.getLogger("neural_compressor").setLevel(logging.ERROR)
@@ -114,11 +117,12 @@ def quantized_graph(model: nn.Module, batches: list[Tensor]) -> nn.Module:
         graph = export(model, (batches[0],), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
     except RuntimeError as error:
         raise RunError(f"{type(model).__name__} cannot be quantized: torch.export does not follow it") from error
-    graph = prepare(graph, StaticQuantConfig(), example_inputs=(batches[0],))
+    quantizer = W8A8PT2EQuantizer(StaticQuantConfig())
+    graph = quantizer.prepare(graph)
     with torch.no_grad():
         for batch in batches:
             graph(batch)
-    return convert(graph, fold_quantize=True)
+    return quantizer.convert(graph, fold_quantize=True)
 
 
 def write_onnx(model: nn.Module, images: Tensor, file: Path) -> None:

@@ -1,0 +1,192 @@
+"""Groups of channels that can be removed from a model, found by `trace`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from hf_compress.steps.pruning.config import CRITERIA, PruneConfig
+from hf_compress.steps.pruning.trace import FIXED, Axis, Links, trace
+
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, Conv1D)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A tensor dimension that loses indices with the group.
+
+    Attributes:
+        indices: the indices of each unit, shape (units, indices a unit).
+    """
+
+    axis: Axis
+    indices: np.ndarray
+
+
+@dataclass
+class Group:
+    """Units that can be removed one by one: channels, or blocks of them such as attention heads.
+
+    Attributes:
+        name: the first layer that makes the channels.
+        members: every tensor dimension in which the units live.
+        makers: layers whose output channels they are.
+        holders: modules that reshape the channels or hold a layer of theirs, and may know their number.
+        unit: channels of `name` that one unit takes.
+    """
+
+    name: str
+    members: list[Member]
+    makers: list[str]
+    holders: list[str]
+    unit: int
+
+    @property
+    def units(self) -> int:
+        return len(self.members[0].indices)
+
+    @property
+    def width(self) -> int:
+        """Number of channels."""
+        return self.units * self.unit
+
+    def scores(self, model: nn.Module, config: PruneConfig) -> Tensor:
+        """Return the mean importance of each unit over the filters that make it and the kernels that read it."""
+        criterion = CRITERIA.get(config.importance)
+        total, count = torch.zeros(self.units), 0
+        for member in self.members:
+            module = model.get_submodule(member.axis.module)
+            if not isinstance(module, LAYERS) or member.axis.tensor != "weight":
+                continue
+            scores = criterion(module.weight.detach(), member.axis.dim, config.n)[torch.from_numpy(member.indices)]
+            total += scores.sum(dim=1).cpu()
+            count += scores.shape[1]
+        return total / count
+
+
+def join(groups: list[Group]) -> Group:
+    """Return one group whose units take a unit of each of `groups`, which have the same number of them."""
+    first = groups[0]
+    return Group(
+        first.name,
+        [member for group in groups for member in group.members],
+        list(dict.fromkeys(maker for group in groups for maker in group.makers)),
+        sorted({module for group in groups for module in group.holders}),
+        first.unit,
+    )
+
+
+def find_groups(model: PreTrainedModel, image: Tensor) -> tuple[list[Group], dict[str, str]]:
+    """Return the groups of `model`, and the layers that are in none, with the reason.
+
+    Args:
+        image: one input, shape (1, 3, height, width).
+    """
+    links = trace(model, image)
+    if not links.axes:
+        return [], {}
+    component = _components(links)
+    reasons = {}
+    for labels, reason in links.fixed:
+        for part in set(component[labels[labels != FIXED].long().numpy()]):
+            reasons.setdefault(part, reason)
+    places: dict[int, list[tuple[Axis, np.ndarray]]] = defaultdict(list)
+    for axis in links.axes:
+        parts = component[axis.first : axis.first + axis.size]
+        order = np.argsort(parts, kind="stable")
+        starts = np.flatnonzero(np.diff(parts[order], prepend=-1))
+        for indices in np.split(order, starts[1:]):
+            places[parts[indices[0]]].append((axis, indices))
+    order_of = {name: number for number, (name, _) in enumerate(model.named_modules())}
+    alike: dict[tuple, list[int]] = defaultdict(list)
+    for part, where in places.items():
+        if part not in reasons:
+            alike[tuple((axis, len(indices)) for axis, indices in where)].append(part)
+    reshapes = _reshaping_modules(links, component)
+    groups: list[Group] = []
+    why: dict[str, str] = {}
+    for signature, parts in alike.items():
+        axes = [axis for axis, _ in signature]
+        makers = sorted((axis.module for axis in axes if _makes(model, axis)), key=order_of.__getitem__)
+        if not makers:
+            continue
+        if not any(_reads(model, axis) for axis in axes):
+            reason = "no layer reads its channels"
+        elif len(parts) < 2:
+            reason = "its channels cannot be removed one by one: they form a single block, such as one attention head"
+        else:
+            members = [
+                Member(axis, np.stack([places[part][position][1] for part in parts]))
+                for position, axis in enumerate(axes)
+            ]
+            holders = {module for part in parts for module in reshapes[part]}
+            holders |= {axis.module.rpartition(".")[0] for axis in axes if _is_layer(model, axis)}
+            unit, lead = _lead(model, members, makers)
+            groups.append(Group(_free_name(lead, groups), members, list(dict.fromkeys(makers)), sorted(holders), unit))
+            continue
+        for maker in makers:
+            why.setdefault(maker, reason)
+    for part, reason in reasons.items():
+        for axis, _ in places[part]:
+            if _makes(model, axis):
+                why.setdefault(axis.module, reason)
+    grouped = {maker for group in groups for maker in group.makers}
+    return groups, {layer: reason for layer, reason in why.items() if layer not in grouped}
+
+
+def _components(links: Links) -> np.ndarray:
+    """Return the component of each label: labels of one component are removed together."""
+    size = links.axes[-1].first + links.axes[-1].size
+    one = torch.cat([torch.zeros(0), *(pair[0] for pair in links.pairs)]).long().numpy()
+    other = torch.cat([torch.zeros(0), *(pair[1] for pair in links.pairs)]).long().numpy()
+    for labels, partners in ((one, other), (other, one)):
+        links.fixed.append((torch.from_numpy(labels[partners == FIXED]), "joins channels of fixed width"))
+    real = (one != FIXED) & (other != FIXED)
+    graph = coo_array((np.ones(real.sum(), dtype=np.int8), (one[real], other[real])), shape=(size, size))
+    return connected_components(graph, directed=False)[1]
+
+
+def _reshaping_modules(links: Links, component: np.ndarray) -> dict[int, set[str]]:
+    modules: dict[int, set[str]] = defaultdict(set)
+    for labels, module in links.reshapes:
+        for part in set(component[labels[labels != FIXED].long().numpy()]):
+            modules[part].add(module)
+    return modules
+
+
+def _output_dim(module: nn.Module) -> int:
+    return 1 if isinstance(module, Conv1D) else 0
+
+
+def _is_layer(model: nn.Module, axis: Axis) -> bool:
+    return axis.tensor == "weight" and isinstance(model.get_submodule(axis.module), LAYERS)
+
+
+def _makes(model: nn.Module, axis: Axis) -> bool:
+    return _is_layer(model, axis) and axis.dim == _output_dim(model.get_submodule(axis.module))
+
+
+def _reads(model: nn.Module, axis: Axis) -> bool:
+    return _is_layer(model, axis) and axis.dim == 1 - _output_dim(model.get_submodule(axis.module))
+
+
+def _lead(model: nn.Module, members: list[Member], makers: list[str]) -> tuple[int, str]:
+    """Return the first of the layers that give a unit the most channels, and how many."""
+    made = {m.axis.module: m.indices.shape[1] for m in members if _makes(model, m.axis)}
+    unit = max(made.values())
+    return unit, next(maker for maker in makers if made[maker] == unit)
+
+
+def _free_name(lead: str, groups: list[Group]) -> str:
+    """Name a group by its leading layer; another part of the same layer's channels gets a number."""
+    taken = {group.name for group in groups}
+    numbered = (lead if number == 1 else f"{lead}#{number}" for number in range(1, len(groups) + 2))
+    return next(name for name in numbered if name not in taken)

@@ -1,0 +1,150 @@
+"""Takes units of groups out of a model, in place, and checks that a group is what it seems to be."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections import defaultdict
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from hf_compress.steps.pruning.groups import LAYERS, Group
+from hf_compress.steps.pruning.planning import Plan
+from hf_compress.steps.pruning.trace import drop_caches
+
+Attribute = tuple[str, str]
+
+HEAD_COUNT = re.compile(r"(^|_)n(um)?_(\w+_)?heads?$|^heads$|^all_head_size$")
+WIDTHS = {
+    "out_channels": 0,
+    "out_features": 0,
+    "in_features": 1,
+    "num_features": 0,
+    "num_channels": 0,
+    "num_embeddings": 0,
+    "embedding_dim": 1,
+}
+
+
+def remove(model: nn.Module, groups: list[Group], plan: Plan, attributes: dict[str, list[Attribute]]) -> None:
+    """Remove units from the tensors of `model` and correct the attributes of its modules.
+
+    Args:
+        groups: groups of this very model, see `groups.find_groups`.
+        plan: the units to remove, by the group's name.
+        attributes: integers of modules that count the channels of a group, by its name: (module, attribute).
+    """
+    gone: dict[tuple[str, str], dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for group in groups:
+        units = plan.get(group.name)
+        if not units:
+            continue
+        for member in group.members:
+            axis = member.axis
+            gone[axis.module, axis.tensor][axis.dim] += member.indices[units].flatten().tolist()
+        _count(model, group, len(units), head_counts(model, group) + attributes.get(group.name, []))
+    for (name, key), dims in gone.items():
+        module = model.get_submodule(name)
+        old = getattr(module, key)
+        new = old.detach()
+        for dim, indices in dims.items():
+            keep = torch.ones(new.shape[dim], dtype=torch.bool)
+            keep[indices] = False
+            new = new.index_select(dim, keep.nonzero().flatten().to(new.device))
+        _replace(module, key, new.contiguous())
+        _correct_widths(module, key, old.shape)
+    drop_caches(model)
+
+
+def _replace(module: nn.Module, key: str, value: Tensor) -> None:
+    old = getattr(module, key)
+    if isinstance(old, nn.Parameter):
+        module.register_parameter(key, nn.Parameter(value, requires_grad=old.requires_grad))
+    else:
+        module.register_buffer(key, value, persistent=key not in module._non_persistent_buffers_set)
+
+
+def _correct_widths(module: nn.Module, key: str, old: torch.Size) -> None:
+    """Bring the numbers that torch's layers keep beside their tensors in line with the weight's new shape."""
+    if key != "weight":
+        return
+    new = module.weight.shape
+    if isinstance(module, nn.modules.conv._ConvNd):
+        module.groups = module.groups * new[0] // old[0] if module.groups > 1 else 1
+        module.out_channels, module.in_channels = new[0], new[1] * module.groups
+        return
+    if isinstance(module, nn.GroupNorm) and module.num_groups > 1:
+        module.num_groups = module.num_groups * new[0] // old[0]
+    if isinstance(getattr(module, "normalized_shape", None), (tuple, list, torch.Size)):
+        module.normalized_shape = tuple(new)
+    for attribute, dim in WIDTHS.items():
+        if getattr(module, attribute, None) is not None and dim < len(new):
+            setattr(module, attribute, new[dim])
+    if hasattr(module, "nf"):  # transformers' Conv1D
+        module.nx, module.nf = new
+
+
+def head_counts(model: nn.Module, group: Group) -> list[Attribute]:
+    """Return the attributes that count heads or their channels by name, in the modules around a group of heads."""
+    return [place for place in _counters(model, group) if group.unit > 1 and HEAD_COUNT.search(place[1])]
+
+
+def width_attributes(model: nn.Module, group: Group) -> list[Attribute]:
+    """Return other attributes that could give the number of channels of a group, by their value."""
+    return [place for place in _counters(model, group) if not HEAD_COUNT.search(place[1])]
+
+
+def _counters(model: nn.Module, group: Group) -> list[Attribute]:
+    sizes = _sizes(group)
+    return [
+        (name, attribute)
+        for name in group.holders
+        if not isinstance(module := model.get_submodule(name), LAYERS)
+        for attribute, value in vars(module).items()
+        if type(value) is int and value in sizes
+    ]
+
+
+def _sizes(group: Group) -> dict[int, int]:
+    """Return the sizes that the group as a whole has, each with how much of it one unit takes."""
+    whole = [member for member in group.members if member.indices.size == member.axis.size]
+    return {member.axis.size: member.indices.shape[1] for member in whole} | {group.units: 1}
+
+
+def _count(model: nn.Module, group: Group, units: int, attributes: list[Attribute]) -> None:
+    sizes = _sizes(group)
+    for name, attribute in attributes:
+        module = model.get_submodule(name)
+        value = getattr(module, attribute)
+        setattr(module, attribute, value - sizes[value] * units)
+
+
+def permuted(model: PreTrainedModel, groups: list[Group]) -> PreTrainedModel:
+    """Return a copy with the units of each group in reverse order."""
+    trial = copy.deepcopy(model)
+    with torch.no_grad():
+        for group in groups:
+            for member in group.members:
+                tensor = getattr(trial.get_submodule(member.axis.module), member.axis.tensor)
+                indices = torch.from_numpy(member.indices)
+                values = tensor.index_select(member.axis.dim, indices.flip(0).flatten())
+                tensor.index_copy_(member.axis.dim, indices.flatten(), values)
+    drop_caches(trial)
+    return trial
+
+
+def scrambled(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a double-precision copy whose every parameter matters: no zero initialisation, no tiny scale."""
+    trial = copy.deepcopy(model).double()
+    drop_caches(trial)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for module in trial.modules():
+            for key, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+                if not tensor.is_floating_point() or key in module._non_persistent_buffers_set or not tensor.numel():
+                    continue
+                noise = torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype)
+                tensor += (noise - (key != "running_var") * 0.5) * (tensor.std(correction=0) + 0.05)
+    return trial

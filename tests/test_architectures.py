@@ -1,0 +1,37 @@
+"""Every family of the table goes through everything, and the page says what came out."""
+
+import pytest
+
+from tests.architectures import CAPABILITIES, PAGE, examine, page
+from tests.families import FAMILIES
+
+REFUSED = {
+    "siglip2": "Siglip2ForImageClassification makes no logits",
+    "imagegpt": "ImageGPTForImageClassification makes no logits",
+    "pp_lcnet": "PPLCNetForImageClassification makes no logits",
+    "dinat": "requires the natten library",
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_a_family_passes_everything_or_says_why_not(family):
+    if not family.available:
+        pytest.skip("the shared models are not beside this checkout")
+    row = examine(family)
+    if family.name in REFUSED:
+        assert REFUSED[family.name] in row.failure
+    else:
+        assert row.failure == ""
+        assert list(row.done) == list(CAPABILITIES)
+
+
+def test_the_page_is_current():
+    committed = PAGE.read_text()
+    lines = {line.split(" | ")[0]: f"{line}\n" for line in committed.splitlines()}
+    rows = [examine(family).line() if family.available else lines[f"| {family.name}"] for family in FAMILIES]
+    assert committed == page(rows), "run `python -m tests.architectures` and commit docs/architectures.md"
+
+
+def test_the_page_names_at_least_the_families_that_were_promised():
+    complete = [family for family in FAMILIES if family.name not in REFUSED]
+    assert len(complete) >= 28
