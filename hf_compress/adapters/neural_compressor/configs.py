@@ -115,8 +115,9 @@ class PruneConfig(StepConfig):
 
     Args:
         amount: fraction that is gone at the end: weights, or channels of each group; 0 leaves layers alone.
-        granularity: `weight` zeroes weights; `n:m` does so in `pattern`, which alone decides how many; `channel` removes channels of a transformers image classifier, for which
-            `prepare` and `quantize` need `example_inputs`, one image of shape (1, 3, height, width).
+        granularity: `weight` zeroes weights; `n:m` does so in `pattern`, which alone decides how many; `channel`
+            removes channels of a transformers image classifier, for which `prepare` and `quantize` need
+            `example_inputs`, one image of shape (1, 3, height, width).
         importance: `l1`, `l2`, `ln` (order `n`), `random`, or a registered name.
         n: order of the norm `ln`.
         pattern: with granularity `n:m`: at most n weights of each m neighbouring inputs are left.
