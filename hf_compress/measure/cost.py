@@ -60,7 +60,7 @@ def peak_memory(model: PreTrainedModel, image: torch.Tensor) -> int:
     """
     tracker = MemTracker()
     tracker.track_external(model)
-    with _frozen(model), tracker:
+    with torch.no_grad(), tracker:  # not frozen: the tracker puts hooks on the parameters, which must want gradients
         model(pixel_values=image)
     return sum(device["Total"] for device in tracker.get_tracker_snapshot("peak").values())
 
