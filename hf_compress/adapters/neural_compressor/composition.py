@@ -53,7 +53,7 @@ class Composition(ComposableConfig):
         return {config.name: config.get_model_info(model) for config in self.config_list}
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, dict], config_registry: Any = config_registry) -> Composition:
+    def from_dict(cls, config_dict: dict[str, dict]) -> Composition:
         """Build from `{"prune": {...}, "distill": {...}}`.
 
         Raises:
