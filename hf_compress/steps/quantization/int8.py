@@ -7,6 +7,7 @@ import io
 import logging
 import tempfile
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,12 @@ def quantize(model: PreTrainedModel, context: Context, config: QuantizeConfig) -
         `file`, and for `float32` and `int8`: `bytes`, `validation_accuracy` and `latency`.
 
     Raises:
-        UsageError: Neural Compressor or ONNX is not installed.
+        UsageError: Neural Compressor, ONNX or ONNX Runtime is not installed.
         RunError: the model cannot be exported.
     """
+    for package in ("neural_compressor", "onnxscript", "onnxruntime"):
+        if find_spec(package) is None:
+            raise UsageError(f"quantize needs {package}: pip install 'hf-compress[neural-compressor]'")
     batches = _calibration_batches(context, config.images)
     exported = _Logits(model).eval()
     file = (context.artifacts or context.work_folder) / FILE
@@ -103,15 +107,12 @@ def quantized_graph(model: nn.Module, batches: list[Tensor]) -> nn.Module:
         batches: images that set the ranges of the activations, shape (batch, 3, height, width).
 
     Raises:
-        UsageError: Neural Compressor is not installed.
         RunError: torch.export does not follow the model.
     """
-    try:
-        from neural_compressor.torch.algorithms.pt2e_quant import W8A8PT2EQuantizer
-        from neural_compressor.torch.export import export
-        from neural_compressor.torch.quantization import StaticQuantConfig
-    except ImportError:
-        raise UsageError("quantize needs Neural Compressor: pip install 'hf-compress[neural-compressor]'") from None
+    from neural_compressor.torch.algorithms.pt2e_quant import W8A8PT2EQuantizer
+    from neural_compressor.torch.export import export
+    from neural_compressor.torch.quantization import StaticQuantConfig
+
     logging.getLogger("neural_compressor").setLevel(logging.ERROR)
     try:
         graph = export(model, (batches[0],), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
