@@ -20,11 +20,14 @@ _PUBLIC = {
     "load": "hf_compress.hub.load",
     "save": "hf_compress.checkpoint",
     "to_semi_structured": "hf_compress.checkpoint.semi_structured",
+    "export": "hf_compress.checkpoint.export",
+    "register_runtime": "hf_compress.checkpoint.export",
 }
 __all__ = ["__version__", *_PUBLIC]
 
 if TYPE_CHECKING:
     from hf_compress.checkpoint import save
+    from hf_compress.checkpoint.export import export, register_runtime
     from hf_compress.checkpoint.semi_structured import to_semi_structured
     from hf_compress.hub.load import load
     from hf_compress.pipeline import compress

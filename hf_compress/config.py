@@ -65,7 +65,7 @@ def _sentence(section: type[BaseModel], error: dict, path: str) -> str:
 
 def _is_union_tag(part: Any) -> bool:
     """Pydantic adds the name of a union's branch to the location; a user never wrote it."""
-    return part in {"str", "float"}
+    return part in {"str", "float", "constrained-int"}
 
 
 def _section_at(section: type[BaseModel], location: list) -> type[BaseModel]:

@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 
-from hf_compress.data import load_data
+from hf_compress.data import ImageData, load_data
 from hf_compress.data.images import input_size
 from hf_compress.errors import RunError, UsageError
-from hf_compress.hub.load import load
+from hf_compress.hub.backbone import load_backbone
+from hf_compress.hub.load import LoadedModel, load
 from hf_compress.measure.cost import cost
+from hf_compress.measure.features import FeatureQuality
 from hf_compress.recipe import DataSection, Recipe
 from hf_compress.run import RECIPE
 from hf_compress.training import evaluate
@@ -26,28 +28,71 @@ def evaluate_folder(name: str, data_path: str | None, split: str, trust_remote_c
         split: `train`, `validation` or `test`.
 
     Raises:
-        UsageError: no data was named, and the folder has no recipe that names it.
-        RunError: the model's labels are not the data's.
+        UsageError: no data was named, and the folder has no recipe that names it; or a backbone is to be measured on
+            its own gallery.
+        RunError: the model's labels are not the data's; or a backbone, which a run with `task: features` left, is
+            to be measured on images without labels.
     """
-    section, seed = _data_section(name, data_path)
-    loaded = load(name, trust_remote_code=trust_remote_code)
-    data = load_data(section, seed)
-    if not data.labelled or not data.align_labels(loaded.label_names):
-        raise RunError(
-            f"the labels of {section.path} are not those of {name}: {', '.join(loaded.label_names[:5])} ..."
-        )
+    recipe = _own_recipe(name)
+    measured = _backbone if recipe is not None and recipe.task == "features" else _classifier
+    loaded, data, quality = measured(name, data_path, split, trust_remote_code)
     return {
         "model": name,
         "split": {"name": split, **data.facts["splits"][split]},
-        "quality": evaluate(loaded.model, loaded.processor, data, split),
+        "quality": quality,
         "cost": cost(loaded.model, torch.zeros(1, 3, *input_size(loaded.processor))),
     }
 
 
+def load_with_data(
+    name: str, data_path: str | None, trust_remote_code: bool = False
+) -> tuple[LoadedModel, ImageData, bool]:
+    """Load a saved classifier and images to try it on.
+
+    Args:
+        name: folder or Hub id.
+        data_path: the images; None takes those of a run folder's recipe.
+
+    Returns:
+        The model, the images, and whether these have the model's labels; if so, in its order.
+
+    Raises:
+        UsageError: no data was named, and the folder has no recipe that names it.
+    """
+    section, seed = _data_section(name, data_path)
+    loaded = load(name, trust_remote_code=trust_remote_code)
+    data = load_data(section, seed)
+    return loaded, data, data.labelled and data.align_labels(loaded.label_names)
+
+
+def _classifier(name: str, data_path: str | None, split: str, trust_remote_code: bool):
+    loaded, data, same_labels = load_with_data(name, data_path, trust_remote_code)
+    if not same_labels:
+        raise RunError(
+            f"the labels of {data.facts['path']} are not those of {name}: {', '.join(loaded.label_names[:5])} ..."
+        )
+    return loaded, data, evaluate(loaded.model, loaded.processor, data, split)
+
+
+def _backbone(name: str, data_path: str | None, split: str, trust_remote_code: bool):
+    if split == "train":
+        raise UsageError("the training images are the gallery of the k-NN accuracy: choose --split validation or test")
+    section, seed = _data_section(name, data_path)
+    loaded = load_backbone(name, trust_remote_code=trust_remote_code)
+    data = load_data(section, seed)
+    if not data.labelled:
+        raise RunError(f"{section.path} has no labels, which the k-NN accuracy of {name} needs: name labelled images")
+    return loaded, data, FeatureQuality(data, split=split)(loaded)
+
+
+def _own_recipe(name: str) -> Recipe | None:
+    file = Path(name).expanduser() / RECIPE
+    return Recipe.load(file) if file.is_file() else None
+
+
 def _data_section(name: str, data_path: str | None) -> tuple[DataSection, int]:
     """Return section and seed of a run's own recipe where it used the same data, so that its test images stay such."""
-    file = Path(name).expanduser() / RECIPE
-    recipe = Recipe.load(file) if file.is_file() else None
+    recipe = _own_recipe(name)
     if recipe is not None and (data_path is None or _same_path(data_path, recipe.data.path)):
         return recipe.data, recipe.seed
     if data_path is None:

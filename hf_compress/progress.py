@@ -13,7 +13,7 @@ def _bar() -> Progress:
 
 
 class TrainingProgress(TrainerCallback):
-    """Shows a bar of training steps and calls `log` with loss and validation accuracy after every epoch."""
+    """Shows a bar of training steps and calls `log` with loss and validation metric after every epoch."""
 
     def __init__(self, log):
         self.log = log
@@ -30,11 +30,12 @@ class TrainingProgress(TrainerCallback):
         self.loss = (logs or {}).get("loss", self.loss)
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
-        accuracy = (metrics or {}).get("eval_accuracy")
-        if accuracy is not None:
+        metric = args.metric_for_best_model
+        value = (metrics or {}).get(f"eval_{metric}")
+        if value is not None:
             self.log(
                 f"  epoch {round(state.epoch)} of {args.num_train_epochs:.0f}: "
-                f"loss {self.loss:.4g}, validation accuracy {accuracy:.4f}"
+                f"loss {self.loss:.4g}, validation {metric.replace('_', ' ')} {value:.4f}"
             )
 
 

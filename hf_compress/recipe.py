@@ -88,11 +88,18 @@ class MeasureSection(Section):
     batch_size: int = Field(64, ge=1, description="Second batch size of the latency table, beside 1.")
     threads: int | None = Field(None, ge=1, description="CPU threads; all cores when not given.")
     repeats: int = Field(30, ge=3, description="Timed forward passes a model and batch size.")
+    runtimes: list[Literal["eager", "compile", "onnxruntime"]] = Field(
+        ["eager"], description="Where latency is measured; `eager` always is. `onnxruntime` needs hf-compress[onnx]."
+    )
 
 
 class Recipe(Section):
     """What to compress, how, and with which data."""
 
+    task: Literal["classification", "features"] = Field(
+        "classification",
+        description="`features`: teacher and student are backbones without a classifier; labels are not needed.",
+    )
     teacher: TeacherSection | None = None
     student: StudentSection = StudentSection(model="teacher")
     data: DataSection
@@ -116,6 +123,23 @@ class Recipe(Section):
     @classmethod
     def _parse_steps(cls, steps: Any) -> Any:
         return [_parse_step(i, step) for i, step in enumerate(steps)] if isinstance(steps, list) else steps
+
+    @model_validator(mode="after")
+    def _fits_the_task(self):
+        for number, name in enumerate(self.step_names):
+            if STEPS.get(name).task != self.task:
+                fitting = ", ".join(other for other in STEPS if STEPS.get(other).task == self.task)
+                raise UsageError(
+                    f"'steps.{number}.{name}' is a step of task '{STEPS.get(name).task}', the recipe's task is "
+                    f"'{self.task}': use {fitting}, or set 'task: {STEPS.get(name).task}'"
+                )
+        if self.task == "features" and self.student.model == "teacher":
+            raise UsageError(
+                "'student.model' is the teacher, which has nothing to learn from itself: name a smaller one"
+            )
+        if self.task == "features" and self.teacher is not None and self.teacher.finetune is not None:
+            raise UsageError("'teacher.finetune' trains a classifier, which 'task: features' leaves out: remove it")
+        return self
 
     @model_validator(mode="after")
     def _has_teacher_where_needed(self):

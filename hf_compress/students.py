@@ -40,23 +40,26 @@ def register_student(name: str, description: str) -> Callable:
 
 
 def build_registered(
-    name: str, labels: list[str], *, width: float = 1.0, image_size: int | None = None
+    name: str, labels: list[str] | None, *, width: float = 1.0, image_size: int | None = None
 ) -> LoadedModel:
     """Build a registered architecture with random weights, and an image processor with ImageNet's normalisation.
 
     Args:
         name: one of `STUDENTS`.
-        labels: class names.
+        labels: class names; None builds the backbone without a classifier.
         width: multiplies the number of channels of every layer.
         image_size: height and width of the input in pixels, 224 when not given.
     """
-    from transformers import AutoModelForImageClassification, ViTImageProcessor
+    from transformers import AutoModel, AutoModelForImageClassification, ViTImageProcessor
     from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
     from hf_compress.hub.load import LoadedModel, label_options, use_torch_momentum
 
-    config = STUDENTS.get(name).build(width, **label_options(labels))
-    model = AutoModelForImageClassification.from_config(config)
+    if labels is None:
+        model = AutoModel.from_config(STUDENTS.get(name).build(width))
+    else:
+        config = STUDENTS.get(name).build(width, **label_options(labels))
+        model = AutoModelForImageClassification.from_config(config)
     use_torch_momentum(model)
     size = image_size or DEFAULT_IMAGE_SIZE
     processor = ViTImageProcessor(
@@ -65,20 +68,25 @@ def build_registered(
     return LoadedModel(model.eval(), processor, name, new_head=True)
 
 
-def build_model(section: TeacherSection | StudentSection, labels: list[str] | None) -> LoadedModel:
+def build_model(
+    section: TeacherSection | StudentSection, labels: list[str] | None, headless: bool = False
+) -> LoadedModel:
     """Build or load what a recipe's teacher or student section names.
 
     Args:
         section: the section; `model: teacher` is the caller's business.
         labels: wanted class names; None keeps those of the checkpoint.
+        headless: build the backbone without a classifier.
 
     Raises:
         UsageError: options that do not fit the kind of model.
     """
+    from hf_compress.hub.backbone import load_backbone
     from hf_compress.hub.load import load
 
     if section.model in STUDENTS:
-        return build_registered(section.model, labels or [], width=section.width, image_size=section.image_size)
+        names = None if headless else labels or []
+        return build_registered(section.model, names, width=section.width, image_size=section.image_size)
     for option, default in (("width", 1.0), ("image_size", None)):
         if getattr(section, option) != default:
             raise UsageError(
@@ -88,16 +96,17 @@ def build_model(section: TeacherSection | StudentSection, labels: list[str] | No
         near = did_you_mean(section.model, STUDENTS)
         if "did you mean" in near:
             raise UsageError(f"unknown model '{section.model}'{near}")
-    return load(
-        section.model,
-        revision=section.revision,
-        trust_remote_code=section.trust_remote_code,
-        labels=labels,
-        pretrained=getattr(section, "pretrained", True),
-    )
+    options = {
+        "revision": section.revision,
+        "trust_remote_code": section.trust_remote_code,
+        "pretrained": getattr(section, "pretrained", True),
+    }
+    return load_backbone(section.model, **options) if headless else load(section.model, labels=labels, **options)
 
 
-def build_student(section: StudentSection, labels: list[str], teacher: LoadedModel | None) -> LoadedModel:
+def build_student(
+    section: StudentSection, labels: list[str], teacher: LoadedModel | None, headless: bool = False
+) -> LoadedModel:
     """Return the model to compress: a copy of the teacher, or what `section` names.
 
     A registered student that names no image size gets the teacher's, so that both see the same detail.
@@ -109,7 +118,7 @@ def build_student(section: StudentSection, labels: list[str], teacher: LoadedMod
         return LoadedModel(copy.deepcopy(teacher.model), teacher.processor, teacher.name, teacher.commit)
     if section.model in STUDENTS and section.image_size is None and teacher is not None:
         section = section.model_copy(update={"image_size": input_size(teacher.processor)[0]})
-    return build_model(section, labels)
+    return build_model(section, labels, headless)
 
 
 def _scaled(channels: int, width: float) -> int:

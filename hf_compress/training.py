@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +12,12 @@ from typing import Any
 
 import torch
 from rich.progress import track
+from safetensors.torch import save_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BaseImageProcessor, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from hf_compress.config import TrainingConfig
 from hf_compress.data import Collator, ImageData, ImageSplit
@@ -64,12 +66,28 @@ class CompressionTrainer(Trainer):
             loss = loss_function(logits.float(), teacher_logits.float(), labels, self.loss_config)
         else:
             loss = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED_LABEL)
-        if model.training and not torch.isfinite(loss):
+        if model.training:
+            self.stop_unless_finite(loss)
+        return (loss, {"logits": logits}) if return_outputs else loss
+
+    def stop_unless_finite(self, loss: Tensor) -> None:
+        """Raise a RunError when the training loss is not a number any more."""
+        if not torch.isfinite(loss):
             raise RunError(
                 f"the training loss became {loss.item()} after {self.state.global_step} steps: lower 'learning_rate', "
                 "or use precision fp32"
             )
-        return (loss, {"logits": logits}) if return_outputs else loss
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Write the weights of an epoch under the names that the module has in memory.
+
+        The Trainer writes checkpoints of ViT, Swin and others under their Hub names but reads the best epoch by the
+        names in memory, skipping what it does not find (transformers issue 48805): those weights would stay the last
+        epoch's.
+        """
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(self.model, str(folder / SAFE_WEIGHTS_NAME))
 
 
 class HoldMasks(TrainerCallback):
@@ -118,28 +136,39 @@ def train(
             f"{wanted} needs a label for every training image; for unlabelled images use the loss mse or kl"
         )
     sparse = [parameter for name, parameter in model.named_parameters() if name in context.sparse_parameters]
-    progress = TrainingProgress(context.log)
     trainer = CompressionTrainer(
         model=model,
-        args=_arguments(config, context),
+        args=training_arguments(config, context, metric="accuracy"),
         data_collator=Collator(context.processor, teacher.processor if teacher else None),
         train_dataset=data.train,
         eval_dataset=data.validation,
         compute_metrics=lambda output: quality(torch.tensor(output.predictions), torch.tensor(output.label_ids)),
-        optimizer_cls_and_kwargs=_optimizer(config),
-        callbacks=[HoldMasks(sparse), progress],
+        optimizer_cls_and_kwargs=optimizer(config),
+        callbacks=[HoldMasks(sparse)],
         teacher=teacher.model if teacher else None,
         loss_config=config if teacher else None,
     )
+    return fit(trainer, context.log)
+
+
+def fit(trainer: Trainer, log: Callable[[str], None]) -> dict[str, Any]:
+    """Train, with progress shown, and leave the model at its best epoch, in eval mode on the CPU.
+
+    Returns:
+        Details for the report: the best epoch by the trainer's validation metric, and one row an epoch.
+    """
+    progress = TrainingProgress(log)
+    trainer.add_callback(progress)
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
-    use_channels_last(model)
-    with progress.bar, own_names(model):
+    use_channels_last(trainer.model)
+    with progress.bar, own_names(trainer.model):
         trainer.train()
-    history = _history(trainer.state.log_history)
     shutil.rmtree(trainer.args.output_dir, ignore_errors=True)
-    model.eval().to("cpu")
-    best = max(range(len(history)), key=lambda epoch: history[epoch]["validation_accuracy"])
+    trainer.model.eval().to("cpu")
+    metric = trainer.args.metric_for_best_model
+    history = _history(trainer.state.log_history, metric)
+    best = max(range(len(history)), key=lambda epoch: history[epoch][f"validation_{metric}"])
     return {"best_epoch": best + 1, "epochs": history}
 
 
@@ -214,7 +243,8 @@ def _spread(total: int, wanted: int) -> list[int]:
     return list(range(0, total, step))[:wanted]
 
 
-def _arguments(config: TrainingConfig, context: Context) -> TrainingArguments:
+def training_arguments(config: TrainingConfig, context: Context, metric: str) -> TrainingArguments:
+    """Return the Trainer's arguments for a section of the recipe; the epoch with the highest `metric` is kept."""
     steps = config.epochs * math.ceil(len(context.data.train) / config.batch_size)
     return TrainingArguments(
         output_dir=str(Path(context.work_folder) / "training"),
@@ -233,9 +263,10 @@ def _arguments(config: TrainingConfig, context: Context) -> TrainingArguments:
         save_strategy="epoch",
         logging_strategy="epoch",
         load_best_model_at_end=True,
-        metric_for_best_model="accuracy",
+        metric_for_best_model=metric,
         save_total_limit=1,
         remove_unused_columns=False,
+        label_names=["labels"],
         use_cpu=not torch.cuda.is_available(),
         dataloader_num_workers=context.data.workers,
         dataloader_pin_memory=torch.cuda.is_available(),
@@ -245,7 +276,8 @@ def _arguments(config: TrainingConfig, context: Context) -> TrainingArguments:
     )
 
 
-def _optimizer(config: TrainingConfig) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+def optimizer(config: TrainingConfig) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+    """Return the class and the options of the optimizer that a section of the recipe names."""
     kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
     options: dict[str, Any] = {"lr": config.learning_rate}
     if config.optimizer == "sgd":
@@ -253,10 +285,10 @@ def _optimizer(config: TrainingConfig) -> tuple[type[torch.optim.Optimizer], dic
     return kinds[config.optimizer], options
 
 
-def _history(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _history(log: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
     losses = [entry["loss"] for entry in log if "loss" in entry]
-    evaluations = [entry for entry in log if "eval_accuracy" in entry]
+    evaluations = [entry for entry in log if f"eval_{metric}" in entry]
     return [
-        {"epoch": epoch, "training_loss": loss, "validation_accuracy": entry["eval_accuracy"]}
+        {"epoch": epoch, "training_loss": loss, f"validation_{metric}": entry[f"eval_{metric}"]}
         for epoch, (loss, entry) in enumerate(zip(losses, evaluations, strict=True), start=1)
     ]

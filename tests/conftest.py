@@ -3,5 +3,22 @@
 import os
 import tempfile
 
+import pytest
+
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="hf-compress-tests-")
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture
+def unlabelled_photos(tmp_path):
+    """A folder of 60 pictures of noise without classes."""
+    import torch
+    from PIL import Image
+
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    generator = torch.Generator().manual_seed(0)
+    for number in range(60):
+        pixels = torch.randint(0, 256, (16, 16), generator=generator, dtype=torch.uint8).numpy()
+        Image.fromarray(pixels).save(photos / f"{number}.png")
+    return str(photos)

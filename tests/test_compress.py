@@ -145,16 +145,10 @@ def test_a_round_that_falls_too_far_is_halved_then_rolled_back(tmp_path):
         assert final["cost"]["parameters"] < teacher["cost"]["parameters"]
 
 
-def test_unlabelled_images_distil_with_mse(tmp_path, finished):
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    generator = torch.Generator().manual_seed(0)
-    for number in range(60):
-        pixels = torch.randint(0, 256, (16, 16), generator=generator, dtype=torch.uint8).numpy()
-        Image.fromarray(pixels).save(photos / f"{number}.png")
+def test_unlabelled_images_distil_with_mse(tmp_path, unlabelled_photos, finished):
     sections = {
         "teacher": str(finished[0].folder),
-        "data": str(photos),
+        "data": unlabelled_photos,
         "student": {"model": "resnet18", "width": 0.125},
     }
     run = compress(recipe(**sections), tmp_path / "out", log=lambda line: None)

@@ -46,7 +46,7 @@ def numbers(config: PretrainedConfig) -> list[Knob]:
     """Return every number in the config that could be a width or scale one."""
     found = []
     for field, content in config.to_dict().items():
-        items = enumerate(content) if isinstance(content, list) else [(None, content)]
+        items = enumerate(content) if isinstance(content, (list, tuple)) else [(None, content)]
         found += [
             Knob(((field, index),), value)
             for index, value in items

@@ -89,14 +89,20 @@ class CompressionQuantizer(HfQuantizer):
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
         """Make the model an ordinary one again, that is stored in its compressed form when it is saved."""
-        conversions = [entry for entry in model._weight_conversions if not isinstance(entry, Decoder)]
+        conversions = getattr(model, "_weight_conversions", None)
         self.remove_quantization_config(model)
-        model._weight_conversions = conversions
+        if conversions is not None:
+            model._weight_conversions = [entry for entry in conversions if not isinstance(entry, Decoder)]
         attach(model, self)
         return model
 
     def get_state_dict_and_metadata(self, model: PreTrainedModel) -> tuple[dict[str, Tensor] | None, dict[str, str]]:
-        """Called by `save_pretrained`: return the state dict to store, and describe it in the model's config."""
+        """Called by `save_pretrained`: return the state dict to store, and describe it in the model's config.
+
+        Of a model with adapters only these are stored, as ever.
+        """
+        if getattr(model, "_hf_peft_config_loaded", False):
+            return None, {}
         state, records = encode_state_dict(model)
         describe(model, records)
         return (state if records else None), {}

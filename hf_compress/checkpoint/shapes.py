@@ -23,7 +23,7 @@ def record_shapes(model: PreTrainedModel) -> Shapes:
         `{module name: {"attributes": {"out_channels": 24, ...}, "tensors": {"weight": [24, 3, 3, 3], ...}}}` for every
         module with another tensor shape, or with another number such as `num_heads`; empty for an unpruned model.
     """
-    reference = dict(_unpruned(model).named_modules())
+    reference = dict(unpruned(model).named_modules())
     shapes: Shapes = {}
     for name, module in model.named_modules():
         original = reference[name]
@@ -91,7 +91,8 @@ def _is_pruned_shape(shape: list[int], unpruned: torch.Size) -> bool:
     )
 
 
-def _unpruned(model: PreTrainedModel) -> PreTrainedModel:
+def unpruned(model: PreTrainedModel) -> PreTrainedModel:
+    """Return what the config of `model` builds, without values (on the meta device)."""
     config = copy.deepcopy(model.config)
     with torch.device("meta"):
         return type(model)(config)

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from hf_compress.cli import evaluate, listing, run
+from hf_compress.cli import evaluate, export, inspect, listing, run, sensitivity
 from hf_compress.errors import CompressError
 
 app = typer.Typer(
@@ -17,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for commands in (run, evaluate, listing):
+for commands in (run, evaluate, export, inspect, sensitivity, listing):
     commands.add_to(app)
 
 

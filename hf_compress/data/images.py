@@ -110,6 +110,17 @@ class Collator:
         return batch
 
 
+def spread(split: ImageSplit, count: int) -> torch.utils.data.Subset:
+    """Return at most `count` images, spread evenly over a split, without augmentation."""
+    step = max(1, len(split) // count)
+    return torch.utils.data.Subset(split.without_augmentation(), range(0, len(split), step)[:count])
+
+
+def batches(images: torch.utils.data.Dataset, processor, size: int) -> torch.utils.data.DataLoader:
+    """Return batches of `size` images, made by `processor`; see `Collator`."""
+    return torch.utils.data.DataLoader(images, batch_size=size, collate_fn=Collator(processor))
+
+
 def preprocess(processor, views: list[Tensor]) -> Tensor:
     """Return the `pixel_values` that a model's own image processor makes of uint8 views (3, height, width)."""
     if hasattr(processor, "val_transforms"):  # timm's transforms want PIL pictures or floats

@@ -36,7 +36,8 @@ class LoadedModel:
         name: as the user gave it.
         label_names: class names in the order of the logits.
         commit: commit of the Hub repository, None for a folder.
-        new_head: whether the classifier is untrained.
+        new_head: whether the classifier, or the pooling layer of a backbone, is untrained.
+        projector: maps a backbone's embeddings to its teacher's where their widths differ.
     """
 
     model: PreTrainedModel
@@ -44,6 +45,7 @@ class LoadedModel:
     name: str
     commit: str | None = None
     new_head: bool = False
+    projector: torch.nn.Linear | None = None
 
     @property
     def label_names(self) -> list[str]:
@@ -82,7 +84,7 @@ def load(
         UsageError: the id or folder does not exist, or needs `trust_remote_code`.
         RunError: the repository is gated or out of reach, or holds no image classifier.
     """
-    source = _local_folder(name) or name
+    source = local_folder(name) or name
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(source, **options)
@@ -106,10 +108,11 @@ def load(
     except CompressError:
         raise
     except (OSError, ValueError, RuntimeError, HfHubHTTPError, HFValidationError, ImportError) as error:
-        raise _explained(name, error) from error
+        raise explained(name, error) from error
     if new_head and not wanted and pretrained:
         raise RunError(
-            f"{name} is not an image classifier: its checkpoint lacks the weights of the classification head"
+            f"{name} is not an image classifier: its checkpoint lacks the weights of the classification head; "
+            "to learn from the embeddings of a backbone, set 'task: features' (recipe distill-features)"
         )
     use_torch_momentum(model)
     _refuse_other_inputs(name, model.eval(), processor)
@@ -127,7 +130,12 @@ def use_torch_momentum(model: PreTrainedModel) -> None:
             module.momentum = 0.1
 
 
-def _local_folder(name: str) -> str | None:
+def local_folder(name: str) -> str | None:
+    """Return the path of a folder in Hub form, None for what can only be a Hub id.
+
+    Raises:
+        UsageError: a path without a model.
+    """
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -164,8 +172,8 @@ def _refuse_other_inputs(name: str, model: PreTrainedModel, processor: BaseImage
         )
 
 
-def _explained(name: str, error: Exception) -> CompressError:
-    """Turn what transformers and huggingface_hub raise into one sentence."""
+def explained(name: str, error: Exception) -> CompressError:
+    """Return what transformers and huggingface_hub raise as one sentence."""
     chain = []
     cause: BaseException | None = error
     while cause is not None and cause not in chain:

@@ -60,7 +60,7 @@ def peak_memory(model: PreTrainedModel, image: torch.Tensor) -> int:
     """
     tracker = MemTracker()
     tracker.track_external(model)
-    with torch.no_grad(), tracker:  # not frozen: the tracker puts hooks on the parameters, which must want gradients
+    with torch.no_grad(), tracker:
         model(pixel_values=image)
     return sum(device["Total"] for device in tracker.get_tracker_snapshot("peak").values())
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from rich.progress import track
 from transformers import PreTrainedModel
+
+from hf_compress.measure.runtimes import PREPARE
 
 WARM_UP = 3
 
@@ -19,6 +23,7 @@ def measure_latency(
     batch_sizes: Sequence[int],
     repeats: int,
     threads: int | None = None,
+    runtime: str = "eager",
 ) -> list[dict[str, dict[str, float]]]:
     """Time forward passes on the CPU, the models in turn, so that a slow moment of the machine meets all of them.
 
@@ -28,6 +33,7 @@ def measure_latency(
         batch_sizes: every one is timed.
         repeats: timed passes a model and batch size, after warm-up.
         threads: CPU threads; torch's own number when None.
+        runtime: one of `measure.runtimes.PREPARE`.
 
     Returns:
         For each model `{"batch_1": {"p50_ms": ..., "p95_ms": ...}, ...}`, milliseconds for the whole batch.
@@ -36,25 +42,46 @@ def measure_latency(
     torch.set_num_threads(threads or usual)
     results: list[dict[str, dict[str, float]]] = [{} for _ in models]
     try:
-        with torch.inference_mode():
-            for size in batch_sizes:
-                batches = [
-                    image.repeat(size, 1, 1, 1).contiguous(memory_format=torch.channels_last) for image in images
-                ]
-                seconds: list[list[float]] = [[] for _ in models]
-                for turn in track(range(WARM_UP + repeats), f"Measuring latency, batch {size}", transient=True):
-                    for model, batch, times in zip(models, batches, seconds, strict=True):
-                        start = time.perf_counter()
-                        model(pixel_values=batch)
-                        if turn >= WARM_UP:
-                            times.append(time.perf_counter() - start)
-                for result, times in zip(results, seconds, strict=True):
-                    quantiles = torch.tensor(times, dtype=torch.float64).quantile(torch.tensor([0.5, 0.95]).double())
-                    p50, p95 = (1000 * quantiles).tolist()
-                    result[f"batch_{size}"] = {"p50_ms": p50, "p95_ms": p95}
+        prepared = [
+            PREPARE[runtime](model, image, torch.get_num_threads())
+            for model, image in zip(models, images, strict=True)
+        ]
+        for size in batch_sizes:
+            batches = [image.repeat(size, 1, 1, 1).contiguous(memory_format=torch.channels_last) for image in images]
+            calls = [partial(run, batch) for run, batch in zip(prepared, batches, strict=True)]
+            for result, entry in zip(results, time_in_turns(calls, repeats, f"{runtime}, batch {size}"), strict=True):
+                result[f"batch_{size}"] = entry
     finally:
         torch.set_num_threads(usual)
     return results
+
+
+def time_in_turns(calls: Sequence[Callable[[], Any]], repeats: int, what: str) -> list[dict[str, float]]:
+    """Time functions in turn, so that a slow moment of the machine meets all of them.
+
+    Args:
+        calls: functions without arguments.
+        repeats: timed calls of each, after warm-up.
+        what: words for the progress bar.
+
+    Returns:
+        For each function `{"p50_ms": ..., "p95_ms": ...}`.
+    """
+    seconds: list[list[float]] = [[] for _ in calls]
+    with torch.inference_mode():
+        for turn in track(range(WARM_UP + repeats), f"Measuring latency, {what}", transient=True):
+            for call, times in zip(calls, seconds, strict=True):
+                start = time.perf_counter()
+                call()
+                if turn >= WARM_UP:
+                    times.append(time.perf_counter() - start)
+    return [_quantiles(times) for times in seconds]
+
+
+def _quantiles(seconds: list[float]) -> dict[str, float]:
+    quantiles = torch.tensor(seconds, dtype=torch.float64).quantile(torch.tensor([0.5, 0.95]).double())
+    p50, p95 = (1000 * quantiles).tolist()
+    return {"p50_ms": p50, "p95_ms": p95}
 
 
 def device_name() -> str:

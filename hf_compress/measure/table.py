@@ -6,6 +6,8 @@ from typing import Any
 
 from rich.table import Table
 
+from hf_compress.measure.remarks import latencies
+
 COSTS = {
     "parameters": ("parameters", "M"),
     "nonzero_parameters": ("non-zero", "M"),
@@ -18,7 +20,7 @@ COSTS = {
 def report_table(report: dict[str, Any]) -> Table:
     """Return one column a stage, with the improvement over the first stage behind every cost."""
     rows = report["rows"]
-    table = Table(title="Test images", title_justify="left")
+    table = Table(title="Test images", title_justify="left", caption_justify="left")
     table.add_column("")
     for row in rows:
         table.add_column(row["stage"], justify="right")
@@ -26,10 +28,13 @@ def report_table(report: dict[str, Any]) -> Table:
         table.add_row(key.replace("_", " "), *(_score(row["quality"].get(key)) for row in rows))
     for key, (heading, unit) in COSTS.items():
         table.add_row(heading, *_with_ratios([row["cost"][key] / 1e6 for row in rows], unit))
-    for batch in rows[0]["latency"]:
-        for quantile in ("p50_ms", "p95_ms"):
-            heading = f"{batch.replace('_', ' ')}, {quantile.removesuffix('_ms')}"
-            table.add_row(heading, *_with_ratios([row["latency"][batch][quantile] for row in rows], "ms"))
+    for runtime in latencies(rows[0]):
+        for batch in rows[0]["latency"]:
+            for quantile in ("p50_ms", "p95_ms"):
+                heading = f"{runtime}, {batch.replace('_', ' ')}, {quantile.removesuffix('_ms')}"
+                values = [latencies(row)[runtime][batch][quantile] for row in rows]
+                table.add_row(heading, *_with_ratios(values, "ms"))
+    table.caption = "\n".join(report.get("remarks", [])) or None
     return table
 
 

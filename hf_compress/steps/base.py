@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from hf_compress.config import Section
 from hf_compress.registry import Registry
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import BaseImageProcessor, PreTrainedModel
 
     from hf_compress.data import ImageData
@@ -30,6 +31,8 @@ class Context:
         seed: seed of everything random.
         work_folder: where checkpoints of the training in progress lie.
         sparse_parameters: names of parameters whose zeros must stay zero, added by weight pruning.
+        projector: maps the student's embeddings to the teacher's where their widths differ, added by feature
+            distillation.
         log: prints one line for the user.
         artifacts: where a step puts files that belong into the run folder beside the model; None keeps them in
             `work_folder`.
@@ -41,6 +44,7 @@ class Context:
     seed: int
     work_folder: Path
     sparse_parameters: set[str] = field(default_factory=set)
+    projector: nn.Linear | None = None
     log: Any = print
     artifacts: Path | None = None
 
@@ -58,10 +62,12 @@ class Step(ABC, Generic[C]):
 
     Attributes:
         Config: pydantic class of the step's section in the recipe.
+        task: the recipe's `task` that the step works for.
         needs_teacher: whether a recipe without teacher is wrong.
     """
 
     Config: ClassVar[type[Section]]
+    task: ClassVar[Literal["classification", "features"]] = "classification"
 
     def __init__(self, config: C):
         self.config = config

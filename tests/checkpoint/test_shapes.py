@@ -4,7 +4,13 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModelForImageClassification, Trainer, TrainingArguments
+from transformers import (
+    AutoModelForImageClassification,
+    Trainer,
+    TrainingArguments,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
 from hf_compress import save
 from hf_compress.checkpoint.shapes import apply_shapes, record_shapes
@@ -75,3 +81,48 @@ def test_shapes_of_another_architecture_name_the_module(pruned):
     shapes = {"some.other.layer": next(iter(record_shapes(pruned).values()))}
     with pytest.raises(RunError, match=r"'some\.other\.layer'"):
         apply_shapes(other, shapes)
+
+
+def test_numbers_of_modules_without_tensors_of_their_own_are_recorded():
+    config = ViTConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=4, image_size=32, num_labels=4
+    )
+    model = ViTForImageClassification(config).eval()
+    ChannelPruner(model, IMAGE[:1], PruneConfig(round_to=4), set()).prune(model, 0.5)
+    shapes = record_shapes(model)
+    assert shapes["vit.layers.0.attention"] == {"attributes": {"num_attention_heads": 2}, "tensors": {}}
+    assert shapes["vit.embeddings"]["tensors"] == {"cls_token": [1, 1, 8], "position_embeddings": [1, 5, 8]}
+    again = ViTForImageClassification(config)
+    apply_shapes(again, json.loads(json.dumps(shapes)))
+    assert again.vit.layernorm.normalized_shape == (8,)
+    assert record_shapes(again) == shapes
+
+
+def test_a_checkpoint_of_version_0_1_loads():
+    """It records no tuples, and no module without tensors."""
+    model = build_registered("resnet18", list("abcd"), width=0.25).model
+    name = "resnet.encoder.stages.0.layers.0.layer.0"
+    old = {
+        f"{name}.convolution": {"attributes": {"out_channels": 8}, "tensors": {"weight": [8, 16, 3, 3]}},
+        f"{name}.normalization": {
+            "attributes": {"num_features": 8},
+            "tensors": {"weight": [8], "bias": [8], "running_mean": [8], "running_var": [8]},
+        },
+    }
+    apply_shapes(model, old)
+    assert model.get_submodule(f"{name}.convolution").weight.shape == (8, 16, 3, 3)
+    assert model.get_submodule(f"{name}.normalization").num_features == 8
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"attributes": {"forward": 3}, "tensors": {}},
+        {"attributes": {"out_features": "many"}, "tensors": {}},
+        {"attributes": {}, "tensors": {"mask": [3]}},
+    ],
+)
+def test_records_that_do_not_fit_the_module_are_refused(change):
+    model = build_registered("resnet18", list("abcd"), width=0.25).model
+    with pytest.raises(ValueError, match=r"'classifier\.1'"):
+        apply_shapes(model, {"classifier.1": change})

@@ -106,6 +106,13 @@ def test_a_model_without_enough_zeros_is_stored_dense(tmp_path):
     assert load_file(tmp_path / "model.safetensors").keys() == model.state_dict().keys()
 
 
+def test_zero_biases_alone_do_not_make_storage_sparse(tmp_path):
+    model = sparse_model(VIT, sparsity=1e-9)
+    assert sum(int((p == 0).sum()) for p in model.parameters()) > 500
+    save(model, tmp_path)
+    assert "quantization_config" not in json.loads((tmp_path / "config.json").read_text())
+
+
 def test_a_reloaded_model_is_cast_and_trained_and_its_checkpoints_resume(tmp_path):
     save(sparse_model(), tmp_path / "first")
     assert reload(tmp_path / "first", dtype=torch.bfloat16).dtype == torch.bfloat16

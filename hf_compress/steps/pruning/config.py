@@ -1,7 +1,7 @@
 """Section `prune` of a recipe."""
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -84,7 +84,13 @@ class PruneConfig(Section):
         description="Largest loss of validation accuracy against the unpruned model (0.01: one point).",
     )
     floor: float = Field(0.1, ge=0, lt=1, description="Fraction of each layer that always stays.")
-    round_to: int = Field(8, ge=1, description="Pruned widths are multiples of this (granularity `channel`).")
+    round_to: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        8,
+        description="Pruned widths are multiples of this (granularity `channel`); `auto` measures which is fastest.",
+    )
+    sensitivity: str | None = Field(
+        None, description="CSV of `hf-compress sensitivity`: layers lose as much as each bears, instead of alike."
+    )
     exclude: list[str] = Field([], description="Layers to leave alone, by name with wildcards: `encoder.stages.0.*`.")
     recovery: RecoveryConfig = Field(default_factory=RecoveryConfig, description="Training after each round.")
 
@@ -119,6 +125,8 @@ class PruneConfig(Section):
             raise ValueError(
                 f"zeroed weights do not change {self.target.metric}; use target.sparsity, or granularity 'channel'"
             )
+        if self.sensitivity and (self.scope == "global" or self.dim is not None):
+            raise ValueError("sensitivity decides what each layer loses; leave out scope 'global' and dim")
         if self.dim is not None and self.scope == "global":
             raise ValueError("slices along dim are compared within a layer; use scope 'layer'")
         return self

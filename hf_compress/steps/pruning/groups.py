@@ -113,6 +113,10 @@ def find_groups(model: PreTrainedModel, image: Tensor) -> tuple[list[Group], dic
     reshapes = _reshaping_modules(links, component)
     groups: list[Group] = []
     why: dict[str, str] = {}
+    for part, reason in reasons.items():
+        for axis, _ in places[part]:
+            if _makes(model, axis):
+                why.setdefault(axis.module, reason)
     for signature, parts in alike.items():
         axes = [axis for axis, _ in signature]
         makers = sorted((axis.module for axis in axes if _makes(model, axis)), key=order_of.__getitem__)
@@ -134,10 +138,6 @@ def find_groups(model: PreTrainedModel, image: Tensor) -> tuple[list[Group], dic
             continue
         for maker in makers:
             why.setdefault(maker, reason)
-    for part, reason in reasons.items():
-        for axis, _ in places[part]:
-            if _makes(model, axis):
-                why.setdefault(axis.module, reason)
     grouped = {maker for group in groups for maker in group.makers}
     return groups, {layer: reason for layer, reason in why.items() if layer not in grouped}
 

@@ -19,6 +19,7 @@ from hf_compress.steps.base import Context, StepResult
 from hf_compress.steps.pruning.channels import ChannelPruner
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.patterns import PatternPruner
+from hf_compress.steps.pruning.rounding import fastest_multiple
 from hf_compress.steps.pruning.uniform import UniformPruner
 from hf_compress.steps.pruning.weights import prunable_weights, prune_weights, sparsity
 from hf_compress.training import evaluate, reestimate_batch_norm, train
@@ -61,6 +62,12 @@ def prune(model: PreTrainedModel, context: Context, config: PruneConfig) -> Step
     torch.manual_seed(context.seed)
     exclude = _excluded(model, config.exclude)
     image = torch.zeros(1, 3, *input_size(context.processor))
+    rounding: dict[str, Any] = {}
+    if config.round_to == "auto":
+        multiple, figures = fastest_multiple(model, image)
+        rounding = {"rounding": {"round_to": multiple, "relative_time": figures}}
+        config = config.model_copy(update={"round_to": multiple})
+        context.log(f"round_to: {multiple} (time per MAC by multiple, relative to the best: {figures})")
     pruner = build_pruner(model, image, config, exclude)
     if config.granularity == "n:m":
         n, m = config.n_of_m
@@ -111,6 +118,7 @@ def prune(model: PreTrainedModel, context: Context, config: PruneConfig) -> Step
             "unpruned_validation_accuracy": baseline,
             "target_reached": reached if config.target else None,
             "protected_layers": pruner.protected,
+            **rounding,
         },
     )
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.shares import shares_for_budget
 
 Plan = dict[str, list[int]]
 
@@ -37,10 +38,13 @@ class Candidates:
 def plan(groups: list[Candidates], amount: float, config: PruneConfig) -> Plan:
     """Return the units to remove, by group, so that the fraction `amount` of the unpruned channels is gone.
 
-    With scope `layer` each group loses that fraction; with `global` the groups compete.
+    With scope `layer` each group loses that fraction; with `global` the groups compete; with a measured sensitivity
+    each loses what it bears.
     """
     shares = {group.name: amount for group in groups}
-    if config.scope == "global":
+    if config.sensitivity:
+        shares = shares_for_budget(config.sensitivity, {group.name: group.unpruned for group in groups}, amount)
+    elif config.scope == "global":
         shares = _global_shares(groups, amount)
     removed = {}
     for group in groups:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from hf_compress.errors import RunError
 from hf_compress.steps.pruning.config import CRITERIA, PruneConfig
+from hf_compress.steps.pruning.shares import shares_for_budget
 
 PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
@@ -38,11 +39,14 @@ def prune_weights(weights: dict[str, nn.Parameter], config: PruneConfig, amount:
             included, since their importance is zero.
     """
     score = CRITERIA.get(config.importance)
+    amounts = dict.fromkeys(weights, amount)
+    if config.sensitivity:
+        amounts = shares_for_budget(config.sensitivity, {n: weight.numel() for n, weight in weights.items()}, amount)
     with torch.no_grad():
         scores = {name: score(weight, config.dim, config.n) for name, weight in weights.items()}
         if config.importance == "random":
             scores = {name: _zeros_first(values, weights[name], config.dim) for name, values in scores.items()}
-        masks = keep_masks(scores, config.scope, amount, config.floor)
+        masks = keep_masks(scores, config.scope, amount, config.floor, amounts)
         for name, weight in weights.items():
             mask = masks[name]
             if config.dim is not None:
@@ -56,7 +60,9 @@ def sparsity(weights: dict[str, nn.Parameter]) -> float:
     return zeros / sum(weight.numel() for weight in weights.values())
 
 
-def keep_masks(scores: dict[str, Tensor], scope: str, amount: float, floor: float) -> dict[str, Tensor]:
+def keep_masks(
+    scores: dict[str, Tensor], scope: str, amount: float, floor: float, amounts: dict[str, float] | None = None
+) -> dict[str, Tensor]:
     """Return, for every layer, False where its scores are among the lowest.
 
     Args:
@@ -64,10 +70,12 @@ def keep_masks(scores: dict[str, Tensor], scope: str, amount: float, floor: floa
         scope: compare in a `layer`, or across all (`global`).
         amount: fraction that becomes False.
         floor: fraction of each layer that stays True.
+        amounts: with scope `layer`, the fraction of each layer instead of `amount`.
     """
     if scope == "global":
         return _global_masks(scores, amount, floor)
-    return {name: _mask(values, min(amount, 1 - floor)) for name, values in scores.items()}
+    amounts = amounts or dict.fromkeys(scores, amount)
+    return {name: _mask(values, min(amounts[name], 1 - floor)) for name, values in scores.items()}
 
 
 def _mask(scores: Tensor, amount: float) -> Tensor:

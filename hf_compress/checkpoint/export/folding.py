@@ -1,0 +1,70 @@
+"""Batch norms folded into the convolutions before them, for inference."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+
+def fold_batch_norms(model: nn.Module, image: Tensor) -> nn.Module:
+    """Return a copy of `model` whose batch norms are part of the convolutions before them.
+
+    A pair is found by running the model once: the batch norm's input is the very tensor that the convolution made.
+
+    Args:
+        model: any transformers model, in eval mode.
+        image: one input, shape (1, 3, height, width).
+
+    Returns:
+        The copy. Where folding moved its logits, because something else reads a convolution's output too, nothing
+        is folded.
+    """
+    folded = copy.deepcopy(model)
+    for convolution, norm in _pairs(folded, image):
+        fused = fuse_conv_bn_eval(folded.get_submodule(convolution), folded.get_submodule(norm))
+        folded.set_submodule(convolution, fused)
+        folded.set_submodule(norm, nn.Identity())
+    return folded if _same_logits(folded, model, image) else copy.deepcopy(model)
+
+
+def _pairs(model: nn.Module, image: Tensor) -> list[tuple[str, str]]:
+    made: dict[int, str] = {}
+    outputs: list[Tensor] = []
+    pairs: list[tuple[str, str]] = []
+
+    def remember(name: str):
+        def hook(module, inputs, output):
+            outputs.append(output)  # kept alive, so that no later tensor gets its id
+            made[id(output)] = name
+
+        return hook
+
+    def match(name: str):
+        def hook(module, inputs):
+            convolution = made.get(id(inputs[0]))
+            if convolution is not None:
+                pairs.append((convolution, name))
+
+        return hook
+
+    hooks = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            hooks.append(module.register_forward_hook(remember(name)))
+        elif type(module) is nn.BatchNorm2d:  # subclasses, such as timm's, hold an activation too
+            hooks.append(module.register_forward_pre_hook(match(name)))
+    with torch.no_grad():
+        model(pixel_values=image)
+    for hook in hooks:
+        hook.remove()
+    return pairs
+
+
+def _same_logits(first: nn.Module, second: nn.Module, image: Tensor) -> bool:
+    noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        one, other = (model(pixel_values=noise).logits for model in (first, second))
+    return torch.allclose(one, other, rtol=1e-3, atol=1e-3 * other.abs().max().item())

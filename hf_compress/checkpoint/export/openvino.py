@@ -1,0 +1,47 @@
+"""OpenVINO's intermediate representation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hf_compress.checkpoint.export.base import INPUT, OUTPUT, Call, Exportable, Runtime, register_runtime
+
+
+@register_runtime("openvino")
+class OpenVino(Runtime):
+    """An XML file with the graph and a BIN file with the weights; labels and preprocessing are its runtime info.
+
+    Weights are stored and computed in float32: OpenVINO's defaults (float16 on disk, bfloat16 where the processor has
+    it) move logits by tenths.
+    """
+
+    suffix = ".xml"
+    package = "openvino"
+    extra = "openvino"
+
+    def write(self, model: Exportable, file: Path) -> None:
+        import openvino
+
+        converted = openvino.convert_model(model.program(dynamic_batch=True))
+        converted.reshape({INPUT: [-1, *model.image.shape[1:]]})
+        converted.outputs[0].get_tensor().set_names({OUTPUT})
+        for key, text in model.metadata.items():
+            converted.set_rt_info(text, ["hf_compress", key])
+        openvino.save_model(converted, file, compress_to_fp16=False)
+
+    def load(self, file: Path, threads: int) -> Call:
+        import openvino
+
+        options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+        compiled = openvino.Core().compile_model(file, "CPU", options)
+
+        def call(pixel_values: Tensor) -> Tensor:
+            return torch.from_numpy(compiled(pixel_values.contiguous().numpy())[0])
+
+        return call
+
+    def files(self, file: Path) -> list[Path]:
+        return [file, file.with_suffix(".bin")]

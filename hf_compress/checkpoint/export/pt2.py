@@ -1,0 +1,22 @@
+"""`torch.export` archives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from hf_compress.checkpoint.export.base import Call, Exportable, Runtime, register_runtime
+
+
+@register_runtime("pt2")
+class TorchExport(Runtime):
+    """Written by `torch.export.save`; labels and preprocessing are extra files of the archive."""
+
+    suffix = ".pt2"
+
+    def write(self, model: Exportable, file: Path) -> None:
+        torch.export.save(model.program(dynamic_batch=True), file, extra_files=dict(model.metadata))
+
+    def load(self, file: Path, threads: int) -> Call:
+        return torch.export.load(file).module()

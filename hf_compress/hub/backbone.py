@@ -1,0 +1,68 @@
+"""Loads backbones without a classifier: `AutoModel`, and the vision towers of CLIP and its kin."""
+
+from __future__ import annotations
+
+import torch
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, PretrainedConfig, PreTrainedModel
+
+from hf_compress.errors import CompressError, RunError
+from hf_compress.hub.load import LoadedModel, explained, local_folder, use_torch_momentum
+
+
+def load_backbone(
+    name: str, *, revision: str | None = None, trust_remote_code: bool = False, pretrained: bool = True
+) -> LoadedModel:
+    """Load a vision backbone in float32, in eval mode. The head of a classifier's checkpoint is left out.
+
+    Args:
+        name: Hub id (`facebook/dinov2-small`), timm checkpoint (`timm/...`) or folder in Hub form. Of a checkpoint for
+            images and text (CLIP, SigLIP) the vision tower is taken.
+        revision: branch, tag or commit.
+        trust_remote_code: run Python code of the repository.
+        pretrained: False gives the architecture with random weights.
+
+    Returns:
+        The model; `new_head` says that the layer behind its `pooler_output` is untrained.
+
+    Raises:
+        UsageError: the id or folder does not exist, or needs `trust_remote_code`.
+        RunError: the repository is gated or out of reach, or holds no vision backbone.
+    """
+    source = local_folder(name) or name
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(source, **options)
+        tower = getattr(config, "vision_config", config)
+        _refuse_classifiers_alone(name, tower)
+        processor = AutoImageProcessor.from_pretrained(source, **options)
+        if pretrained:
+            model, info = AutoModel.from_pretrained(
+                source, config=tower, **options, dtype=torch.float32, output_loading_info=True
+            )
+            missing = info["missing_keys"]
+        else:
+            model = AutoModel.from_config(tower, trust_remote_code=trust_remote_code)
+            missing = set()
+    except CompressError:
+        raise
+    except (OSError, ValueError, HfHubHTTPError, HFValidationError, ImportError) as error:
+        raise explained(name, error) from error
+    _refuse_other_inputs(name, config, model)
+    lacks = sorted(key for key in missing if not key.startswith("pooler."))
+    if lacks:
+        raise RunError(f"{name} is not a vision backbone: its checkpoint lacks the weights of '{lacks[0]}'")
+    use_torch_momentum(model)
+    new_pooler = bool(missing) or not pretrained
+    return LoadedModel(model.eval(), processor, name, getattr(config, "_commit_hash", None), new_pooler)
+
+
+def _refuse_classifiers_alone(name: str, config: PretrainedConfig) -> None:
+    custom = "AutoModel" in getattr(config, "auto_map", {})
+    if not custom and type(config) not in AutoModel._model_mapping:
+        raise RunError(f"{name} has no backbone of its own: there is no AutoModel of the type '{config.model_type}'")
+
+
+def _refuse_other_inputs(name: str, config: PretrainedConfig, model: PreTrainedModel) -> None:
+    if model.main_input_name != "pixel_values":
+        raise RunError(f"{name} is not a vision backbone: '{config.model_type}' takes '{model.main_input_name}'")

@@ -1,0 +1,136 @@
+"""What a model is made of, layer by layer."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
+
+from hf_compress.checkpoint.shapes import unpruned
+from hf_compress.data.images import input_size
+from hf_compress.hub.load import load
+
+WARM_UP, REPEATS = 3, 15
+
+
+def inspect(name: str, trust_remote_code: bool = False) -> list[dict[str, Any]]:
+    """Describe the layers of a saved model, in the order of its modules.
+
+    Args:
+        name: folder or Hub id.
+        trust_remote_code: run Python code of the repository.
+
+    Returns:
+        One row a module that holds parameters itself: `layer`, `kind`, `shape` and `unpruned_shape` of its weight (or
+        its first parameter), `parameters`, `sparsity` (fraction of zeros in the weight), `macs` for one image, and
+        `time_share` (fraction of a forward pass on the CPU, median of 15).
+
+    Raises:
+        UsageError, RunError: see `hub.load.load`.
+    """
+    loaded = load(name, trust_remote_code=trust_remote_code)
+    return layers(loaded.model, torch.zeros(1, 3, *input_size(loaded.processor)))
+
+
+def layers(model: PreTrainedModel, image: Tensor) -> list[dict[str, Any]]:
+    """Describe the layers of a model; see `inspect`."""
+    holders = {n: module for n, module in model.named_modules() if list(module.parameters(recurse=False))}
+    original = dict(unpruned(model).named_modules())
+    macs, shares = _macs(model, image), _time_shares(model, holders, image)
+    rows = []
+    for name, module in holders.items():
+        (key, weight), *_ = module.named_parameters(recurse=False)
+        rows.append(
+            {
+                "layer": name,
+                "kind": type(module).__name__,
+                "shape": list(weight.shape),
+                "unpruned_shape": list(getattr(original[name], key).shape),
+                "parameters": sum(p.numel() for p in module.parameters(recurse=False)),
+                "sparsity": 1 - torch.count_nonzero(weight).item() / max(1, weight.numel()),
+                "macs": macs.get(name, 0),
+                "time_share": shares[name],
+            }
+        )
+    return rows
+
+
+def layer_table(rows: list[dict[str, Any]]) -> Table:
+    """Return the rows as a table for the terminal, with a line of totals."""
+    table = Table()
+    table.add_column("layer", overflow="fold", min_width=20)
+    table.add_column("kind")
+    for heading in ("weight", "unpruned", "sparsity", "parameters", "MACs", "time"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        changed = row["unpruned_shape"] != row["shape"]
+        table.add_row(
+            row["layer"],
+            row["kind"],
+            _shape(row["shape"]),
+            _shape(row["unpruned_shape"]) if changed else "",
+            f"{row['sparsity']:.1%}" if row["sparsity"] else "",
+            f"{row['parameters']:,}",
+            f"{row['macs'] / 1e6:.2f} M" if row["macs"] else "",
+            f"{row['time_share']:.1%}",
+        )
+    total = {key: sum(row[key] for row in rows) for key in ("parameters", "macs", "time_share")}
+    table.add_section()
+    table.add_row(
+        "all of these",
+        *[""] * 4,
+        f"{total['parameters']:,}",
+        f"{total['macs'] / 1e6:.2f} M",
+        f"{total['time_share']:.1%}",
+    )
+    return table
+
+
+def _shape(sizes: list[int]) -> str:
+    return "x".join(map(str, sizes))
+
+
+def _macs(model: PreTrainedModel, image: Tensor) -> dict[str, int]:
+    """Return multiply-accumulates by module name: half of the FLOPs that torch's own counter finds."""
+    model.eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(pixel_values=image)
+    root = type(model).__name__ + "."
+    return {name.removeprefix(root): sum(flops.values()) // 2 for name, flops in counter.get_flop_counts().items()}
+
+
+def _time_shares(model: PreTrainedModel, modules: dict[str, nn.Module], image: Tensor) -> dict[str, float]:
+    """Return the median share of a forward pass that each module takes, by its own clock."""
+    spent: dict[str, float] = defaultdict(float)
+    started: dict[str, float] = {}
+    hooks = []
+    for name, module in modules.items():
+        hooks.append(module.register_forward_pre_hook(lambda *_, name=name: started.update({name: _now()})))
+        hooks.append(
+            module.register_forward_hook(
+                lambda *_, name=name: spent.update({name: spent[name] + _now() - started[name]})
+            )
+        )
+    shares: dict[str, list[float]] = {name: [] for name in modules}
+    with torch.inference_mode():
+        for turn in range(WARM_UP + REPEATS):
+            spent.clear()
+            start = _now()
+            model(pixel_values=image)
+            whole = _now() - start
+            if turn >= WARM_UP:
+                for name in modules:
+                    shares[name].append(spent[name] / whole)
+    for hook in hooks:
+        hook.remove()
+    return {name: torch.tensor(values).median().item() for name, values in shares.items()}
+
+
+def _now() -> float:
+    return time.perf_counter()

@@ -1,0 +1,78 @@
+"""How good embeddings are: for telling classes apart, and as copies of a teacher's."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from sklearn.neighbors import KNeighborsClassifier
+from torch import Tensor
+from torch.nn import functional as F
+
+from hf_compress.data import ImageData
+from hf_compress.embeddings import embed
+from hf_compress.hub.load import LoadedModel
+
+NEIGHBOURS = 20
+TEMPERATURE = 0.07
+
+
+class FeatureQuality:
+    """Measures backbones on one split, against one teacher.
+
+    Args:
+        data: the training images are the gallery of the nearest-neighbour search.
+        teacher: its embeddings are what the others should give; None leaves the similarity out.
+        split: the images that are classified and compared.
+    """
+
+    def __init__(self, data: ImageData, teacher: LoadedModel | None = None, split: str = "test"):
+        self.data = data
+        self.images = data.splits[split]
+        self.targets = embed(teacher, self.images, data.workers) if teacher else None
+
+    def __call__(self, loaded: LoadedModel) -> dict[str, float]:
+        """Return `knn_accuracy` where the images have labels, and `cosine_similarity` where the widths are equal.
+
+        The neighbours are those of the backbone's own embeddings; the projector, where there is one, takes part in the
+        similarity alone.
+        """
+        data = self.data
+        queries = embed(loaded, self.images, data.workers)
+        result = {}
+        if any(label >= 0 for label in self.images.labels):
+            gallery = embed(loaded, data.train, data.workers)
+            result["knn_accuracy"] = knn_accuracy(gallery, data.train.labels, queries, self.images.labels)
+        with torch.no_grad():
+            answers = queries if loaded.projector is None else loaded.projector(queries)
+        if self.targets is not None and answers.shape == self.targets.shape:
+            result["cosine_similarity"] = cosine_similarity(answers, self.targets)
+        return result
+
+
+def cosine_similarity(first: Tensor, second: Tensor) -> float:
+    """Return the mean cosine of the angle between corresponding rows, shapes (images, width)."""
+    return float(F.cosine_similarity(first.double(), second.double()).mean())
+
+
+def knn_accuracy(gallery: Tensor, gallery_labels: list[int], queries: Tensor, query_labels: list[int]) -> float:
+    """Return the top-1 accuracy of a weighted nearest-neighbour classifier without training.
+
+    The 20 nearest gallery images by cosine similarity s vote with the weight exp(s / 0.07): the protocol of DINO
+    (Caron et al., 2021, sec. 3.2), from Wu et al. (2018), sec. 3.4. With fewer gallery images all of them vote.
+
+    Args:
+        gallery: embeddings of labelled images, shape (images, width).
+        queries: embeddings of the images to classify.
+        gallery_labels, query_labels: class indices; images with a negative label do not count.
+    """
+    gallery, gallery_labels = _labelled(gallery, gallery_labels)
+    queries, query_labels = _labelled(queries, query_labels)
+    classifier = KNeighborsClassifier(
+        min(NEIGHBOURS, len(gallery)), metric="cosine", weights=lambda distance: np.exp((1 - distance) / TEMPERATURE)
+    )
+    return float(classifier.fit(gallery, gallery_labels).score(queries, query_labels))
+
+
+def _labelled(embeddings: Tensor, labels: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    counted = np.asarray(labels) >= 0
+    return embeddings.numpy()[counted], np.asarray(labels)[counted]

@@ -1,0 +1,77 @@
+"""Training of a backbone towards a teacher's embeddings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from hf_compress.config import TrainingConfig
+from hf_compress.data import Collator
+from hf_compress.embeddings import Embedder, embed, embedding_width, pooled_embedding
+from hf_compress.hub.load import LoadedModel
+from hf_compress.measure.features import cosine_similarity
+from hf_compress.steps.base import Context
+from hf_compress.training import CompressionTrainer, fit, optimizer, training_arguments
+
+
+class FeatureTrainer(CompressionTrainer):
+    """Trains an `Embedder`: the loss is its mean squared distance from the teacher's embeddings; no label is read."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        embeddings = model(pixel_values=inputs["pixel_values"]).float()
+        with torch.no_grad():
+            targets = pooled_embedding(self.teacher, inputs["teacher_pixel_values"]).float()
+        loss = F.mse_loss(embeddings, targets)
+        if model.training:
+            self.stop_unless_finite(loss)
+        return (loss, {"embeddings": embeddings, "targets": targets}) if return_outputs else loss
+
+
+def distil_features(model: PreTrainedModel, context: Context, config: TrainingConfig) -> dict[str, Any]:
+    """Train `model` in place to give the teacher's embeddings; the epoch with the best validation cosine is kept.
+
+    Where the two widths differ, a linear projector from the student's embeddings to the teacher's is trained with it,
+    and left in `context.projector`, where a later step goes on with it.
+
+    Returns:
+        Details for the report: widths, the best epoch and one row an epoch; and, to read their similarities against,
+        that of a model which always gives the teacher's mean embedding.
+
+    Raises:
+        RunError: the loss is not finite.
+    """
+    teacher = context.teacher
+    width = embedding_width(LoadedModel(model, context.processor, "the student"))
+    teacher_width = embedding_width(teacher)
+    if context.projector is None and width != teacher_width:
+        torch.manual_seed(context.seed)
+        context.projector = nn.Linear(width, teacher_width)
+    baseline = _similarity_of_mean(teacher, context)
+    context.log(f"the teacher's mean embedding for every image: validation cosine similarity {baseline:.4f}")
+    trainer = FeatureTrainer(
+        model=Embedder(model, context.projector),
+        args=training_arguments(config, context, metric="cosine_similarity"),
+        data_collator=Collator(context.processor, teacher.processor),
+        train_dataset=context.data.train,
+        eval_dataset=context.data.validation,
+        compute_metrics=lambda output: {
+            "cosine_similarity": cosine_similarity(*map(torch.tensor, output.predictions))
+        },
+        optimizer_cls_and_kwargs=optimizer(config),
+        teacher=teacher.model,
+    )
+    return {
+        "width": width,
+        "teacher_width": teacher_width,
+        "validation_cosine_similarity_of_mean": baseline,
+        **fit(trainer, context.log),
+    }
+
+
+def _similarity_of_mean(teacher: LoadedModel, context: Context) -> float:
+    targets = embed(teacher, context.data.validation, context.data.workers)
+    return cosine_similarity(targets.mean(dim=0).expand_as(targets), targets)

@@ -1,0 +1,237 @@
+"""Every runtime says what PyTorch says, on real images; labels and preprocessing travel with the file."""
+
+import copy
+import json
+
+import pytest
+import torch
+from torch import nn
+from transformers import ResNetConfig, ResNetForImageClassification
+from typer.testing import CliRunner
+
+import hf_compress
+from hf_compress import Recipe, register_runtime, save
+from hf_compress.checkpoint.export.base import RUNTIMES, Logits, Runtime, runtime
+from hf_compress.checkpoint.export.check import compare
+from hf_compress.checkpoint.export.folding import fold_batch_norms
+from hf_compress.cli import app
+from hf_compress.errors import RunError, UsageError
+from hf_compress.hub.load import label_options
+from hf_compress.measure.export_table import export_table
+from hf_compress.run import REPORT
+from hf_compress.students import build_registered
+
+DIGITS = list("0123456789")
+SPLITS = {"train": "train[:60]", "validation": "train[60:80]", "test": "train[80:120]"}
+
+
+def small_resnet() -> ResNetForImageClassification:
+    """One stage, random weights, and batch norms as after training."""
+    torch.manual_seed(0)
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[16], depths=[1], layer_type="basic", **label_options(DIGITS))
+    model = ResNetForImageClassification(config).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run folder as `compress` leaves it, of a model that is quick to export."""
+    folder = tmp_path_factory.mktemp("run")
+    processor = build_registered("resnet18", DIGITS, width=0.125, image_size=32).processor
+    save(small_resnet(), folder, processor)
+    recipe = Recipe.from_dict(
+        {"teacher": "microsoft/x", "data": {"path": "digits", "splits": SPLITS}, "steps": ["prune"]}
+    )
+    (folder / "recipe.yaml").write_text(recipe.to_yaml())
+    (folder / REPORT).write_text(json.dumps({"rows": []}))
+    return folder
+
+
+def check_row(row, folder):
+    assert row["bytes"] >= (folder / row["file"]).stat().st_size > 1000
+    assert set(row) >= {"runtime", "accuracy", "roc_auc", "top1_agreement"}
+    assert all(row[key]["batch_1"]["p50_ms"] > 0 for key in ("latency", "eager_latency"))
+    if row["precision"] == "float32":
+        assert row["max_difference"] < 1e-4
+        assert row["top1_agreement"] == 1
+    else:
+        assert 0 < row["max_difference"] < 1
+    described = json.loads((folder / (row["file"] + ".json")).read_text())
+    assert described["labels"] == DIGITS
+    assert described["preprocessing"]["size"] == {"height": 32, "width": 32}
+    assert described["export"] == row
+
+
+def reported(folder):
+    return {row["file"]: row for row in json.loads((folder / REPORT).read_text())["exports"]}
+
+
+def test_onnx_has_a_dynamic_batch_its_labels_no_batch_norm_and_an_int8_version(folder):
+    onnx = pytest.importorskip("onnx")
+    rows = hf_compress.export(folder, "onnx", int8=True)
+    assert [row["file"] for row in rows] == ["model.onnx", "model.int8.onnx"]
+    for row in rows:
+        check_row(row, folder)
+        assert reported(folder)[row["file"]] == row
+    model, quantized = (onnx.load(folder / row["file"]) for row in rows)
+    assert not any("Norm" in node.op_type for node in model.graph.node)
+    assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in quantized.graph.node}
+    for file in (model, quantized):
+        assert json.loads({p.key: p.value for p in file.metadata_props}["labels"]) == DIGITS
+        assert file.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    call = runtime("onnx").load(folder / "model.onnx", threads=1)
+    assert call(torch.zeros(5, 3, 32, 32)).shape == (5, 10)
+
+
+def test_a_second_export_replaces_its_row_and_keeps_the_others(folder):
+    pytest.importorskip("onnxruntime")
+    hf_compress.export(folder, ["onnx", "pt2"])
+    before = reported(folder)
+    (row,) = hf_compress.export(folder, "pt2")
+    check_row(row, folder)
+    after = reported(folder)
+    assert after["model.onnx"] == before["model.onnx"]
+    assert after["model.pt2"] == row != before["model.pt2"]
+
+
+def test_a_pt2_archive_holds_labels_and_no_batch_norm(folder):
+    result = CliRunner().invoke(app, ["export", str(folder), "--to", "pt2"])
+    assert result.exit_code == 0
+    assert "same class as PyTorch" in result.stdout
+    extra = {"labels": "", "preprocessing": ""}
+    program = torch.export.load(folder / "model.pt2", extra_files=extra)
+    assert json.loads(extra["labels"]) == DIGITS
+    assert not any("norm" in str(node.target) for node in program.graph.nodes)
+    assert program.module()(torch.zeros(7, 3, 32, 32)).shape == (7, 10)
+
+
+def test_openvino_computes_in_float32_and_knows_labels(folder):
+    openvino = pytest.importorskip("openvino")
+    (row,) = hf_compress.export(folder, "openvino")
+    check_row(row, folder)
+    model = openvino.Core().read_model(folder / "model.xml")
+    assert json.loads(model.get_rt_info(["hf_compress", "labels"]).astype(str)) == DIGITS
+    assert row["bytes"] == sum((folder / name).stat().st_size for name in ("model.xml", "model.bin"))
+    assert [str(dim) for dim in model.inputs[0].partial_shape] == ["?", "3", "32", "32"]
+
+
+def test_executorch_in_float32_and_int8(folder):
+    pytest.importorskip("executorch")
+    rows = hf_compress.export(folder, "executorch", int8=True)
+    for row in rows:
+        check_row(row, folder)
+    assert rows[1]["bytes"] < rows[0]["bytes"]
+
+
+def test_litert(folder):
+    pytest.importorskip(
+        "litert_torch", reason="litert-torch cannot be installed beside executorch (typing-extensions)"
+    )
+    (row,) = hf_compress.export(folder, "litert")
+    check_row(row, folder)
+
+
+def test_images_with_other_labels_still_check_an_export(tmp_path):
+    pytest.importorskip("onnxruntime")
+    processor = build_registered("resnet18", list("abc"), width=0.125, image_size=32).processor
+    model = ResNetForImageClassification(
+        ResNetConfig(embedding_size=8, hidden_sizes=[16], depths=[1], layer_type="basic", **label_options(list("abc")))
+    )
+    save(model, tmp_path / "model", processor)
+    (row,) = hf_compress.export(tmp_path / "model", "onnx", data="digits", output=tmp_path / "out")
+    assert "accuracy" not in row
+    assert row["max_difference"] < 1e-4
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"model.onnx", "model.onnx.json"}
+    assert "accuracy" not in [str(cell) for cell in export_table([row]).columns[0].cells]
+
+
+def test_an_export_that_says_something_else_is_refused_and_removed(folder):
+    class Wrong(Runtime):
+        suffix = ".wrong"
+
+        def write(self, model, file):
+            file.write_bytes(b"0" * 2000)
+
+        def load(self, file, threads):
+            return lambda pixel_values: torch.zeros(len(pixel_values), 10)
+
+    register_runtime("wrong")(Wrong)
+    try:
+        with pytest.raises(RunError, match="the wrong export does not say the same as PyTorch"):
+            hf_compress.export(folder, "wrong")
+    finally:
+        del RUNTIMES._entries["wrong"]
+    assert not (folder / "model.wrong").exists()
+
+
+@pytest.mark.parametrize(
+    ("to", "options", "sentence"),
+    [
+        ("onxx", {}, "unknown runtime 'onxx'; did you mean 'onnx'?"),
+        ("pt2", {"int8": True}, "pt2 has no int8 here: choose onnx or executorch"),
+    ],
+)
+def test_wrong_arguments_are_one_sentence(folder, to, options, sentence):
+    with pytest.raises(UsageError) as error:
+        hf_compress.export(folder, to, **options)
+    assert sentence in str(error.value)
+
+
+def test_a_hub_id_needs_an_output_folder():
+    with pytest.raises(UsageError, match="'someone/model' is not a folder to write into: pass --output"):
+        hf_compress.export("someone/model", "pt2")
+
+
+def test_a_missing_extra_names_the_command(folder):
+    class Missing(Runtime):
+        suffix, package, extra = ".m", "a_package_that_nobody_has", "litert"
+
+        def write(self, model, file): ...
+
+        def load(self, file, threads): ...
+
+    register_runtime("missing")(Missing)
+    try:
+        with pytest.raises(UsageError, match=r"missing needs .*: pip install 'hf-compress\[litert\]'"):
+            hf_compress.export(folder, "missing")
+    finally:
+        del RUNTIMES._entries["missing"]
+
+
+def test_folding_changes_no_logit_and_leaves_the_model_alone():
+    model, image = small_resnet(), torch.zeros(1, 3, 32, 32)
+    before = copy.deepcopy(model.state_dict())
+    folded = fold_batch_norms(model, image)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    pictures = torch.randn(4, 3, 32, 32)
+    torch.testing.assert_close(Logits(folded)(pictures), Logits(model)(pictures), rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_a_convolution_that_is_read_twice_is_not_folded():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.convolution, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+            nn.init.normal_(self.norm.running_mean)
+
+        def forward(self, pixel_values):
+            made = self.convolution(pixel_values)
+            return type("Output", (), {"logits": (self.norm(made) + made).mean(dim=(2, 3))})
+
+    model = Twice().eval()
+    assert isinstance(fold_batch_norms(model, torch.zeros(1, 3, 8, 8)).norm, nn.BatchNorm2d)
+
+
+def test_comparison_of_logits():
+    expected = torch.tensor([[2.0, 1.0], [0.0, 3.0]])
+    found = torch.tensor([[2.0, 2.5], [0.5, 3.0]])
+    result = compare(expected, found, torch.tensor([0, 1]))
+    assert result["max_difference"] == 1.5
+    assert result["top1_agreement"] == 0.5
+    assert result["accuracy"] == 0.5
+    assert set(compare(expected, found, None)) == {"max_difference", "top1_agreement"}

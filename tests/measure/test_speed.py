@@ -1,0 +1,84 @@
+"""Latency in several runtimes, and the sentence that says where fewer MACs were not less time."""
+
+import pytest
+import torch
+from torch import nn
+
+from hf_compress import Recipe
+from hf_compress.errors import UsageError
+from hf_compress.measure.latency import measure_latency
+from hf_compress.measure.remarks import speed_remarks
+from hf_compress.measure.runtimes import PREPARE
+from hf_compress.measure.table import report_table
+from hf_compress.students import build_registered
+
+COSTS = dict.fromkeys(("parameters", "nonzero_parameters", "bytes", "peak_memory_bytes"), 1e6)
+
+
+def row(stage, macs, eager, **runtimes):
+    def latency(p50):
+        return {"batch_1": {"p50_ms": p50, "p95_ms": 2 * p50}}
+
+    found = {name: latency(p50) for name, p50 in runtimes.items()}
+    return {
+        "stage": stage,
+        "quality": {"accuracy": 0.5},
+        "cost": {**COSTS, "macs": macs},
+        "latency": latency(eager),
+        **({"runtimes": found} if found else {}),
+    }
+
+
+def test_fewer_macs_that_are_not_less_time_are_a_sentence():
+    rows = [row("teacher", 100e6, 10.0, onnxruntime=4.0), row("1 prune", 50e6, 9.9, onnxruntime=2.0)]
+    assert speed_remarks(rows) == [
+        "'1 prune' has 2.00x fewer MACs than 'teacher', but is not faster with eager at batch 1: "
+        "9.90 ms against 10.00 ms"
+    ]
+
+
+@pytest.mark.parametrize(("macs", "eager"), [(50e6, 6.0), (100e6, 12.0), (97e6, 10.0)])
+def test_less_time_or_no_fewer_macs_are_no_remark(macs, eager):
+    assert speed_remarks([row("teacher", 100e6, 10.0), row("1 prune", macs, eager)]) == []
+
+
+def test_the_table_shows_runtimes_and_remarks():
+    rows = [row("teacher", 100e6, 10.0, onnxruntime=4.0), row("1 prune", 50e6, 9.9, onnxruntime=2.0)]
+    table = report_table({"rows": rows, "remarks": speed_remarks(rows)})
+    headings = [str(cell) for cell in table.columns[0].cells]
+    assert {"eager, batch 1, p50", "onnxruntime, batch 1, p95"} <= set(headings)
+    assert "is not faster with eager" in table.caption
+
+
+@pytest.mark.parametrize("name", ["eager", "onnxruntime"])
+def test_a_prepared_model_gives_its_own_logits(name):
+    if name == "onnxruntime":
+        pytest.importorskip("onnxruntime")
+    loaded = build_registered("resnet18", list("abc"), width=0.125, image_size=32)
+    image = torch.randn(1, 3, 32, 32)
+    with torch.inference_mode():
+        expected = loaded.model.eval()(pixel_values=image).logits
+        found = PREPARE[name](loaded.model, image, 1)(image)
+    torch.testing.assert_close(getattr(found, "logits", found), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_compiled_model_is_measured():
+    class Tiny(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 2)
+
+        def forward(self, pixel_values):
+            return self.layer(pixel_values.mean(dim=(1, 2)))
+
+    (result,) = measure_latency(
+        [Tiny().eval()], [torch.zeros(1, 3, 4, 4)], [1], repeats=3, threads=1, runtime="compile"
+    )
+    assert result["batch_1"]["p95_ms"] >= result["batch_1"]["p50_ms"] > 0
+
+
+def test_unknown_runtimes_are_refused():
+    with pytest.raises(UsageError, match=r"'measure.runtimes.0' cannot be 'onxruntime'; did you mean 'onnxruntime'"):
+        Recipe.from_dict(
+            {"teacher": "a/b", "data": "digits", "steps": ["prune"], "measure": {"runtimes": ["onxruntime"]}}
+        )

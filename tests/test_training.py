@@ -1,0 +1,37 @@
+"""Training keeps the best epoch, whole."""
+
+import pytest
+import torch
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+from hf_compress.config import TrainingConfig
+from hf_compress.data import load_data
+from hf_compress.recipe import DataSection
+from hf_compress.steps.base import Context
+from hf_compress.training import evaluate, train
+
+SPLITS = {"train": "train[:100]", "validation": "train[300:400]", "test": "train[400:500]"}
+
+
+def test_all_weights_are_those_of_the_best_epoch_also_where_they_are_saved_under_other_names(tmp_path):
+    """A ViT's parameters have other names on the Hub than in memory."""
+    torch.manual_seed(0)
+    options = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = ViTForImageClassification(ViTConfig(**options, image_size=32, patch_size=8, num_labels=10))
+    processor = ViTImageProcessor(size={"height": 32, "width": 32})
+    data = load_data(DataSection(path="digits", splits=SPLITS), 0)
+    context = Context(data, processor, None, 0, tmp_path, log=lambda line: None)
+    states = []
+    model.register_forward_hook(
+        lambda module, inputs, output: None if module.training else states.append(snapshot(module))
+    )
+    details = train(model, context, TrainingConfig(epochs=4, learning_rate=0.03, scheduler="constant"))
+    assert details["best_epoch"] < 4
+    best = details["epochs"][details["best_epoch"] - 1]["validation_accuracy"]
+    kept = snapshot(model)
+    assert all(torch.equal(kept[name], states[details["best_epoch"] - 1][name]) for name in kept)
+    assert evaluate(model, processor, data, "validation")["accuracy"] == pytest.approx(best)
+
+
+def snapshot(model):
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
