@@ -59,8 +59,8 @@ def peak_memory(model: PreTrainedModel, image: torch.Tensor) -> int:
     Counted tensor by tensor with torch's own tracker, so that other programs and earlier peaks do not matter.
     """
     tracker = MemTracker()
-    tracker.track_external(model)
-    with torch.no_grad(), tracker:
+    tracker._track_module_params_and_buffers(model)  # hooks gradients, which frozen parameters would refuse later
+    with _frozen(model), tracker:
         model(pixel_values=image)
     return sum(device["Total"] for device in tracker.get_tracker_snapshot("peak").values())
 

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tests.families import FAMILIES
 from torch import nn
 
 from hf_compress.steps.pruning.channels import UNORDERED, ChannelPruner
@@ -13,12 +12,13 @@ from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.groups import find_groups
 from hf_compress.steps.pruning.planning import Candidates, kept_width, plan
 from hf_compress.steps.pruning.removal import remove
+from tests.families import FAMILIES
 
 CONFIG = PruneConfig(round_to=2)
 
 
 def family(name):
-    chosen = next(family for family in FAMILIES if family.name == name)
+    chosen = next(family for family in FAMILIES if family.name == name.replace("timm_", "timm "))
     return chosen.build(), torch.rand(1, 3, chosen.image_size, chosen.image_size)
 
 
@@ -40,8 +40,19 @@ def without_readers(model, group, units):
 
 @pytest.mark.parametrize(
     "name",
-    ["vit", "beit", "swin", "swinv2", "levit", "hiera", "mobilevit", "cvt", "pvt", "timm vit_tiny_patch16_224"]
-    + ["regnet"],
+    [
+        "vit",
+        "beit",
+        "swin",
+        "swinv2",
+        "levit",
+        "hiera",
+        "mobilevit",
+        "cvt",
+        "pvt",
+        "regnet",
+        "timm_vit_tiny_patch16_224",
+    ],
 )
 def test_a_removed_block_is_as_if_nothing_read_it(name):
     """Attention heads and groups of convolutions: the rest of the model computes the same."""

@@ -112,7 +112,7 @@ class ChannelPruner:
         with torch.no_grad():
             logits = twin(pixel_values=image).logits
 
-        def unordered(some: list[Group]) -> bool:
+        def symmetric(some: list[Group]) -> bool:
             try:
                 with torch.no_grad():
                     again = permuted(twin, some)(pixel_values=image).logits
@@ -121,7 +121,7 @@ class ChannelPruner:
                 return False
             return torch.allclose(again, logits, rtol=1e-4, atol=1e-4 * float(logits.abs().max()))
 
-        for group in (failing := _failing(groups, unordered)):
+        for group in (failing := _failing(groups, symmetric)):
             self.protected |= dict.fromkeys(group.makers, UNORDERED)
         groups = [group for group in groups if group not in failing]
         failing = _failing(groups, lambda some: self._survives(model, some))

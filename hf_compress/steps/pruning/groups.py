@@ -17,6 +17,8 @@ from hf_compress.steps.pruning.config import CRITERIA, PruneConfig
 from hf_compress.steps.pruning.trace import FIXED, Axis, Links, trace
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, Conv1D)
+UNREAD = "no layer reads its channels"
+SINGLE = "its channels form a single block, such as one attention head"
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Member:
     indices: np.ndarray
 
 
-@dataclass
+@dataclass(eq=False)
 class Group:
     """Units that can be removed one by one: channels, or blocks of them such as attention heads.
 
@@ -94,50 +96,41 @@ def find_groups(model: PreTrainedModel, image: Tensor) -> tuple[list[Group], dic
     if not links.axes:
         return [], {}
     component = _components(links)
-    reasons = {}
+    places = _places(links, component)
+    fixed: dict[int, str] = {}
     for labels, reason in links.fixed:
-        for part in set(component[labels[labels != FIXED].long().numpy()]):
-            reasons.setdefault(part, reason)
-    places: dict[int, list[tuple[Axis, np.ndarray]]] = defaultdict(list)
-    for axis in links.axes:
-        parts = component[axis.first : axis.first + axis.size]
-        order = np.argsort(parts, kind="stable")
-        starts = np.flatnonzero(np.diff(parts[order], prepend=-1))
-        for indices in np.split(order, starts[1:]):
-            places[parts[indices[0]]].append((axis, indices))
-    order_of = {name: number for number, (name, _) in enumerate(model.named_modules())}
+        for part in _parts(labels, component):
+            fixed.setdefault(part, reason)
+    holders: dict[int, set[str]] = defaultdict(set)
+    for labels, module in links.reshapes:
+        for part in _parts(labels, component):
+            holders[part].add(module)
+
+    why: dict[str, str] = {}
+    for part, reason in fixed.items():
+        for maker in _makers(model, [axis for axis, _ in places[part]]):
+            why.setdefault(maker, reason)
     alike: dict[tuple, list[int]] = defaultdict(list)
     for part, where in places.items():
-        if part not in reasons:
+        if part not in fixed:
             alike[tuple((axis, len(indices)) for axis, indices in where)].append(part)
-    reshapes = _reshaping_modules(links, component)
     groups: list[Group] = []
-    why: dict[str, str] = {}
-    for part, reason in reasons.items():
-        for axis, _ in places[part]:
-            if _makes(model, axis):
-                why.setdefault(axis.module, reason)
     for signature, parts in alike.items():
         axes = [axis for axis, _ in signature]
-        makers = sorted((axis.module for axis in axes if _makes(model, axis)), key=order_of.__getitem__)
-        if not makers:
-            continue
-        if not any(_reads(model, axis) for axis in axes):
-            reason = "no layer reads its channels"
-        elif len(parts) < 2:
-            reason = "its channels cannot be removed one by one: they form a single block, such as one attention head"
-        else:
+        makers = _makers(model, axes)
+        reason = "" if any(_reads(model, axis) for axis in axes) else UNREAD
+        reason = reason or ("" if len(parts) > 1 else SINGLE)
+        if reason:
+            why = dict.fromkeys(makers, reason) | why
+        elif makers:
             members = [
                 Member(axis, np.stack([places[part][position][1] for part in parts]))
                 for position, axis in enumerate(axes)
             ]
-            holders = {module for part in parts for module in reshapes[part]}
-            holders |= {axis.module.rpartition(".")[0] for axis in axes if _is_layer(model, axis)}
+            around = {axis.module.rpartition(".")[0] for axis in axes if _is_layer(model, axis)}
+            around = sorted(around.union(*(holders[part] for part in parts)))
             unit, lead = _lead(model, members, makers)
-            groups.append(Group(_free_name(lead, groups), members, list(dict.fromkeys(makers)), sorted(holders), unit))
-            continue
-        for maker in makers:
-            why.setdefault(maker, reason)
+            groups.append(Group(_free_name(lead, groups), members, makers, around, unit))
     grouped = {maker for group in groups for maker in group.makers}
     return groups, {layer: reason for layer, reason in why.items() if layer not in grouped}
 
@@ -154,12 +147,20 @@ def _components(links: Links) -> np.ndarray:
     return connected_components(graph, directed=False)[1]
 
 
-def _reshaping_modules(links: Links, component: np.ndarray) -> dict[int, set[str]]:
-    modules: dict[int, set[str]] = defaultdict(set)
-    for labels, module in links.reshapes:
-        for part in set(component[labels[labels != FIXED].long().numpy()]):
-            modules[part].add(module)
-    return modules
+def _parts(labels: Tensor, component: np.ndarray) -> set[int]:
+    return set(component[labels[labels != FIXED].long().numpy()])
+
+
+def _places(links: Links, component: np.ndarray) -> dict[int, list[tuple[Axis, np.ndarray]]]:
+    """Return where each component lives: the axes, and its indices on each."""
+    places: dict[int, list[tuple[Axis, np.ndarray]]] = defaultdict(list)
+    for axis in links.axes:
+        parts = component[axis.first : axis.first + axis.size]
+        order = np.argsort(parts, kind="stable")
+        starts = np.flatnonzero(np.diff(parts[order], prepend=-1))
+        for indices in np.split(order, starts[1:]):
+            places[parts[indices[0]]].append((axis, indices))
+    return places
 
 
 def _output_dim(module: nn.Module) -> int:
@@ -172,6 +173,12 @@ def _is_layer(model: nn.Module, axis: Axis) -> bool:
 
 def _makes(model: nn.Module, axis: Axis) -> bool:
     return _is_layer(model, axis) and axis.dim == _output_dim(model.get_submodule(axis.module))
+
+
+def _makers(model: nn.Module, axes: list[Axis]) -> list[str]:
+    """Return the layers that make the channels of `axes`, in the order of the model."""
+    makers = {axis.module for axis in axes if _makes(model, axis)}
+    return [name for name, _ in model.named_modules() if name in makers]
 
 
 def _reads(model: nn.Module, axis: Axis) -> bool:

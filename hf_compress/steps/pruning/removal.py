@@ -146,5 +146,7 @@ def scrambled(model: PreTrainedModel) -> PreTrainedModel:
                 if not tensor.is_floating_point() or key in module._non_persistent_buffers_set or not tensor.numel():
                     continue
                 noise = torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype)
-                tensor += (noise - (key != "running_var") * 0.5) * (tensor.std(correction=0) + 0.05)
+                if key != "running_var":
+                    noise -= 0.5
+                tensor += noise * (tensor.std(correction=0) + 0.05)
     return trial
