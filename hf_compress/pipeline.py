@@ -66,7 +66,7 @@ def compress(recipe: Recipe, output: str | Path = "runs/latest", overwrite: bool
         stages.add("teacher", teacher, teacher_details)
     if recipe.student.model != "teacher":
         stages.add("student", student)
-    context = Context(data, student.processor, teacher, recipe.seed, folder.work, log=log)
+    context = Context(data, student.processor, teacher, recipe.seed, folder.work, log=log, artifacts=folder.files)
     for number, (name, step) in enumerate(zip(recipe.step_names, recipe.build_steps(), strict=True), start=1):
         log(f"step {number} of {len(recipe.steps)}: {name}")
         result = step.apply(student.model, context)

@@ -34,6 +34,8 @@ class Context:
         projector: maps the student's embeddings to the teacher's where their widths differ, added by feature
             distillation.
         log: prints one line for the user.
+        artifacts: where a step puts files that belong into the run folder beside the model; None keeps them in
+            `work_folder`.
     """
 
     data: ImageData
@@ -44,6 +46,7 @@ class Context:
     sparse_parameters: set[str] = field(default_factory=set)
     projector: nn.Linear | None = None
     log: Any = print
+    artifacts: Path | None = None
 
 
 @dataclass

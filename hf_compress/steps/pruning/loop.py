@@ -68,7 +68,7 @@ def prune(model: PreTrainedModel, context: Context, config: PruneConfig) -> Step
         rounding = {"rounding": {"round_to": multiple, "relative_time": figures}}
         config = config.model_copy(update={"round_to": multiple})
         context.log(f"round_to: {multiple} (time per MAC by multiple, relative to the best: {figures})")
-    pruner = _pruner(model, image, config, exclude)
+    pruner = build_pruner(model, image, config, exclude)
     if config.granularity == "n:m":
         n, m = config.n_of_m
         config = config.model_copy(update={"iterative": False, "amount": 1 - n / m, "floor": 0.0})
@@ -123,7 +123,8 @@ def prune(model: PreTrainedModel, context: Context, config: PruneConfig) -> Step
     )
 
 
-def _pruner(model: PreTrainedModel, image: Tensor, config: PruneConfig, exclude: set[str]) -> Pruner:
+def build_pruner(model: PreTrainedModel, image: Tensor, config: PruneConfig, exclude: set[str]) -> Pruner:
+    """Return what prunes `model` and copies of it as the recipe says; `image` matters to channels alone."""
     if config.granularity == "channel" and config.layout == "config":
         return UniformPruner(model, image, config, exclude)
     if config.granularity == "channel":

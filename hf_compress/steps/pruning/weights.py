@@ -46,11 +46,7 @@ def prune_weights(weights: dict[str, nn.Parameter], config: PruneConfig, amount:
         scores = {name: score(weight, config.dim, config.n) for name, weight in weights.items()}
         if config.importance == "random":
             scores = {name: _zeros_first(values, weights[name], config.dim) for name, values in scores.items()}
-        masks = (
-            _global_masks(scores, amount, config.floor)
-            if config.scope == "global"
-            else {name: _mask(values, min(amounts[name], 1 - config.floor)) for name, values in scores.items()}
-        )
+        masks = keep_masks(scores, config.scope, amount, config.floor, amounts)
         for name, weight in weights.items():
             mask = masks[name]
             if config.dim is not None:
@@ -62,6 +58,24 @@ def sparsity(weights: dict[str, nn.Parameter]) -> float:
     """Return the fraction of entries that are zero."""
     zeros = sum(int((weight == 0).sum()) for weight in weights.values())
     return zeros / sum(weight.numel() for weight in weights.values())
+
+
+def keep_masks(
+    scores: dict[str, Tensor], scope: str, amount: float, floor: float, amounts: dict[str, float] | None = None
+) -> dict[str, Tensor]:
+    """Return, for every layer, False where its scores are among the lowest.
+
+    Args:
+        scores: importance of each entry (or slice, or block), of any shape.
+        scope: compare in a `layer`, or across all (`global`).
+        amount: fraction that becomes False.
+        floor: fraction of each layer that stays True.
+        amounts: with scope `layer`, the fraction of each layer instead of `amount`.
+    """
+    if scope == "global":
+        return _global_masks(scores, amount, floor)
+    amounts = amounts or dict.fromkeys(scores, amount)
+    return {name: _mask(values, min(amounts[name], 1 - floor)) for name, values in scores.items()}
 
 
 def _mask(scores: Tensor, amount: float) -> Tensor:

@@ -1,0 +1,81 @@
+"""What Neural Compressor calls: one function an algorithm, in the modes prepare, convert and quantize."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from neural_compressor.common.utils import Mode
+from neural_compressor.torch.utils import register_algo
+from torch import nn
+
+from hf_compress.adapters.neural_compressor.composition import DISTILL, PRUNE
+from hf_compress.adapters.neural_compressor.configs import StepConfig
+from hf_compress.adapters.neural_compressor.distillation import Distillation, distillation_of
+from hf_compress.adapters.neural_compressor.pruning import Pruning, pruning_of
+from hf_compress.errors import UsageError
+
+Configs = dict[tuple[str, str], StepConfig]
+
+
+@register_algo(DISTILL)
+def distill_entry(
+    model: nn.Module,
+    configs_mapping: Configs,
+    mode: Mode,
+    run_fn: Callable | None = None,
+    run_args: Any = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """Give the model its teacher; where it is pruned in the same training, `prune_entry` comes next and trains."""
+    if mode != Mode.CONVERT:
+        (config,) = _only(configs_mapping, DISTILL).values()
+        Distillation(model, config)
+    if mode == Mode.QUANTIZE and run_fn is None:
+        raise UsageError("distillation needs training: pass run_fn, a function that trains the model it is given")
+    pruned_too = _only(configs_mapping, PRUNE)
+    if mode == Mode.QUANTIZE and not pruned_too:
+        _train(model, run_fn, run_args)
+    if mode == Mode.CONVERT or (mode == Mode.QUANTIZE and not pruned_too):
+        _finish(distillation_of(model), model)
+    return model
+
+
+@register_algo(PRUNE)
+def prune_entry(
+    model: nn.Module,
+    configs_mapping: Configs,
+    mode: Mode,
+    run_fn: Callable | None = None,
+    run_args: Any = None,
+    example_inputs: Any = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """Prune the first round in mode prepare, all of them, with training after each, in mode quantize."""
+    pruning = pruning_of(model) if mode == Mode.CONVERT else None
+    if pruning is None:
+        pruning = Pruning(model, _only(configs_mapping, PRUNE), example_inputs)
+        pruning.next_round(model)
+    if mode == Mode.PREPARE:
+        return model
+    if mode == Mode.QUANTIZE:
+        _train(model, run_fn, run_args)
+        while pruning.next_round(model):
+            _train(model, run_fn, run_args)
+        _finish(distillation_of(model), model)
+    pruning.finish(model)
+    return model
+
+
+def _only(configs_mapping: Configs, algorithm: str) -> Configs:
+    return {key: config for key, config in configs_mapping.items() if config.name == algorithm}
+
+
+def _train(model: nn.Module, run_fn: Callable | None, run_args: Any) -> None:
+    if run_fn is not None:
+        run_fn(model, *(run_args or ()))
+
+
+def _finish(distillation: Distillation | None, model: nn.Module) -> None:
+    if distillation is not None:
+        distillation.finish(model)

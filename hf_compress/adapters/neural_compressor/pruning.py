@@ -1,0 +1,121 @@
+"""The pruning of a model between `prepare` and `convert`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from hf_compress.adapters.neural_compressor.configs import PruneConfig
+from hf_compress.errors import UsageError
+from hf_compress.steps.pruning.loop import Pruner, build_pruner
+from hf_compress.steps.pruning.weights import PRUNABLE
+
+STATE, MASK = "hf_compress_pruning", "hf_compress_mask"
+
+
+@dataclass
+class Part:
+    """Layers that share a config."""
+
+    config: PruneConfig
+    pruner: Pruner
+
+
+class Pruning:
+    """Prunes a model in rounds and keeps its zeros while it is trained.
+
+    Masks are buffers of the layers that no state dict shows; every forward pass of the model applies them first, so
+    that whatever the optimizer did to a pruned weight is undone before it counts.
+    """
+
+    def __init__(self, model: nn.Module, configs: dict[tuple[str, str], PruneConfig], example_inputs: Any):
+        if hasattr(model, STATE):
+            raise UsageError("the model is prepared for pruning already: convert it first")
+        parts: dict[str, list[str]] = defaultdict(list)
+        for (name, _), config in configs.items():
+            parts[repr(config.get_params_dict())].append(name)
+        by_key = {repr(config.get_params_dict()): config for config in configs.values() if config.amount}
+        self.parts = [Part(by_key[key], _pruner(model, by_key[key], parts[key], example_inputs)) for key in by_key]
+        self.rounds = max(part.config.rounds for part in self.parts)
+        self.round = 0
+        self.hook = model.register_forward_pre_hook(_hold_zeros)
+        setattr(model, STATE, self)
+
+    def next_round(self, model: nn.Module) -> bool:
+        """Prune the next round's share; False when all rounds were done before."""
+        if self.round == self.rounds:
+            return False
+        self.round += 1
+        for part in self.parts:
+            share = min(1.0, self.round / part.config.rounds)
+            part.pruner.prune(model, part.config.amount * share)
+            if part.config.granularity != "channel":
+                _remember_zeros(model, part.pruner.parameter_names)
+        return True
+
+    def finish(self, model: nn.Module) -> None:
+        """Leave an ordinary model.
+
+        Raises:
+            UsageError: rounds are missing.
+        """
+        if self.round < self.rounds:
+            raise UsageError(
+                f"{self.round} of {self.rounds} pruning rounds are done: call next_round(model), train, then convert"
+            )
+        _hold_zeros(model)
+        self.hook.remove()
+        for module in model.modules():
+            if MASK in module._buffers:
+                delattr(module, MASK)
+        delattr(model, STATE)
+
+
+def pruning_of(model: nn.Module) -> Pruning | None:
+    """Return the pruning in progress."""
+    return getattr(model, STATE, None)
+
+
+def _pruner(model: nn.Module, config: PruneConfig, names: list[str], example_inputs: Any) -> Pruner:
+    others = {name for name, module in model.named_modules() if isinstance(module, PRUNABLE)} - set(names)
+    if config.granularity != "channel":
+        return build_pruner(model, None, config.section(), others)
+    if not isinstance(model, PreTrainedModel):
+        raise UsageError(
+            f"granularity 'channel' needs an image classifier of transformers, not {type(model).__name__}: "
+            "use granularity 'weight'"
+        )
+    return build_pruner(model, _image(example_inputs), config.section(), others)
+
+
+def _image(example_inputs: Any) -> Tensor:
+    """Return the images of `example_inputs`, which may stand alone, in a tuple, or in a dict by name."""
+    if isinstance(example_inputs, dict):
+        example_inputs = example_inputs.get("pixel_values")
+    elif isinstance(example_inputs, tuple | list):
+        example_inputs = example_inputs[0]
+    if not isinstance(example_inputs, Tensor) or example_inputs.dim() != 4:
+        raise UsageError(
+            "granularity 'channel' needs one image to follow the channels: pass example_inputs of shape "
+            "(1, 3, height, width)"
+        )
+    return example_inputs
+
+
+def _remember_zeros(model: nn.Module, parameter_names: set[str]) -> None:
+    for name in parameter_names:
+        layer = model.get_submodule(name.removesuffix(".weight"))
+        layer.register_buffer(MASK, layer.weight.detach() != 0, persistent=False)
+
+
+def _hold_zeros(model: nn.Module, inputs: Any = None) -> None:
+    with torch.no_grad():
+        for module in model.modules():
+            mask = module._buffers.get(MASK)
+            if mask is not None:
+                module.weight.data.masked_fill_(~mask, 0)
