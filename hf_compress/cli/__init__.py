@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from hf_compress.cli import evaluate, listing, run
+from hf_compress.cli import evaluate, listing, methods, run
 from hf_compress.errors import CompressError
 
 app = typer.Typer(
@@ -17,15 +17,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for commands in (run, evaluate, listing):
+for commands in (run, methods, evaluate, listing):
     commands.add_to(app)
 
 
-def main() -> None:
-    """Run the command line; every expected failure is one sentence and an exit code."""
+def main(arguments: list[str] | None = None, program: str = "hf-compress") -> None:
+    """Run the command line; every expected failure is one sentence and an exit code.
+
+    Args:
+        arguments: without the program's name; None takes those of the process.
+        program: what the user typed before them, for the help.
+    """
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    for command in app.registered_commands:
+        command.epilog = command.epilog and command.epilog.replace("hf-compress", program)
     try:
-        app()
+        app(arguments, prog_name=program)
     except CompressError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
