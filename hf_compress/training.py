@@ -33,7 +33,8 @@ class CompressionTrainer(Trainer):
     """transformers' Trainer with one change: the training loss may compare the outputs with a teacher's.
 
     Args:
-        teacher: frozen model that sees `teacher_pixel_values`; None trains with cross-entropy alone.
+        teacher: frozen model that sees `teacher_pixel_values`, or `pixel_values` where a batch has no own view for it;
+            None trains with cross-entropy alone.
         loss_config: names the distillation loss and its options.
     """
 
@@ -55,12 +56,15 @@ class CompressionTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the distillation loss while training with a teacher, otherwise the cross-entropy."""
         outputs = model(pixel_values=inputs["pixel_values"])
-        logits, labels = outputs.logits, inputs["labels"]
+        logits, labels = outputs.logits, inputs.get("labels")
         if model.training and self.teacher is not None:
+            view = inputs.get("teacher_pixel_values", inputs["pixel_values"])
             with torch.no_grad():
-                teacher_logits = self.teacher(pixel_values=inputs["teacher_pixel_values"]).logits
-            loss_function = LOSSES.get(self.loss_config.loss).function
-            loss = loss_function(logits.float(), teacher_logits.float(), labels, self.loss_config)
+                teacher_logits = self.teacher(pixel_values=view).logits
+            distillation = LOSSES.get(self.loss_config.loss)
+            if labels is None and distillation.needs_labels:
+                raise RunError(f"loss '{self.loss_config.loss}' needs 'labels' in every batch; mse and kl do without")
+            loss = distillation.function(logits.float(), teacher_logits.float(), labels, self.loss_config)
         else:
             loss = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED_LABEL)
         if model.training and not torch.isfinite(loss):
@@ -70,6 +74,12 @@ class CompressionTrainer(Trainer):
             )
         return (loss, {"logits": logits}) if return_outputs else loss
 
+    def _set_signature_columns_if_needed(self) -> None:
+        """Count the teacher's view among the columns that are used."""
+        if self._signature_columns is None:
+            super()._set_signature_columns_if_needed()
+            self._signature_columns.append("teacher_pixel_values")
+
 
 class HoldMasks(TrainerCallback):
     """Keeps pruned weights at zero: what is zero in these parameters when training begins stays zero."""
@@ -78,6 +88,10 @@ class HoldMasks(TrainerCallback):
         self.parameters = list(parameters)
 
     def on_train_begin(self, args, state, control, **kwargs):
+        self.set_masks()
+
+    def set_masks(self) -> None:
+        """Hold what is zero now."""
         self.masks = [parameter.detach() != 0 for parameter in self.parameters]
 
     def on_optimizer_step(self, args, state, control, **kwargs):

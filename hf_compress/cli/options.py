@@ -18,12 +18,6 @@ def examples(*lines: str) -> str:
     return "[bold]Examples[/bold]\n\n" + "\n\n".join(f"  {line}" for line in lines)
 
 
-def model_overrides(section: str, model: str) -> dict[str, str]:
-    """Return the recipe values that name a model (ID or ID@REVISION) as teacher or student."""
-    name, _, revision = model.partition("@")
-    return {f"{section}.model": name} | ({f"{section}.revision": revision} if revision else {})
-
-
 def assignments(texts: list[str] | None) -> dict[str, Any]:
     """Parse the values of `--set`.
 

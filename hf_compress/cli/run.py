@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_compress.cli.options import DATA_HELP, Set, TrustRemoteCode, assignments, examples, model_overrides
+from hf_compress.cli.options import DATA_HELP, Set, TrustRemoteCode, assignments, examples
 from hf_compress.errors import Interrupted
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def run(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Run a recipe: a compressed model, its recipe and its report come out as one folder."""
-    from hf_compress.recipe import Recipe
+    from hf_compress.recipe import Recipe, model_overrides
 
     overrides: dict[str, Any] = {}
     for section, model in (("teacher", teacher), ("student", student)):

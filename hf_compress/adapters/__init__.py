@@ -1,0 +1,1 @@
+"""The vocabularies of other frameworks, translated into steps, recipes and reports and back."""
