@@ -6,8 +6,6 @@ import logging
 from pathlib import Path
 from typing import Any, ClassVar
 
-from optimum.configuration_utils import BaseConfig
-from optimum.quantization_base import OptimumQuantizer
 from pydantic import ValidationError
 from transformers import PreTrainedModel, Trainer
 
@@ -21,6 +19,12 @@ from hf_compress.run import Run
 from hf_compress.steps.distillation.config import DistillConfig
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.gradual import GradualPruning
+
+try:
+    from optimum.configuration_utils import BaseConfig
+    from optimum.quantization_base import OptimumQuantizer
+except ModuleNotFoundError as error:
+    raise ImportError("hf_compress.adapters.optimum needs Optimum: pip install 'hf-compress[optimum]'") from error
 
 __all__ = ["CompressionConfig", "CompressionTrainer", "Compressor", "DistillationConfig", "PruningConfig"]
 
@@ -207,6 +211,11 @@ class CompressionTrainer(training.CompressionTrainer):
         if model.training and self.teacher is not None:
             return super().compute_loss(model, inputs, *args, **kwargs)
         return Trainer.compute_loss(self, model, inputs, *args, **kwargs)
+
+    def prediction_step(self, model, inputs, *args, **kwargs):
+        """Evaluate as an ordinary Trainer does; the teacher's view, where there is one, is not for the model."""
+        inputs.pop("teacher_pixel_values", None)
+        return super().prediction_step(model, inputs, *args, **kwargs)
 
 
 def _plain_step(step: PruningConfig | DistillationConfig | dict | str) -> dict | str:
