@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import ValidationError
+from safetensors.torch import save_model
 from transformers import PreTrainedModel, Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from hf_compress import training
 from hf_compress.config import Section, TrainingConfig, sentence
@@ -216,6 +219,17 @@ class CompressionTrainer(training.CompressionTrainer):
         """Evaluate as an ordinary Trainer does; the teacher's view, where there is one, is not for the model."""
         inputs.pop("teacher_pixel_values", None)
         return super().prediction_step(model, inputs, *args, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Write what an ordinary Trainer writes, but checkpoints of the training under the names in memory.
+
+        The Trainer writes ViT, Swin and others under their Hub names, yet looks for the names in memory when it
+        resumes or takes the best checkpoint, and skips what it does not find (transformers issue 48805).
+        """
+        Trainer._save(self, output_dir, state_dict)
+        folder = Path(output_dir or self.args.output_dir)
+        if state_dict is None and folder.name.startswith(PREFIX_CHECKPOINT_DIR):
+            save_model(self.model, str(folder / SAFE_WEIGHTS_NAME), metadata={"format": "pt"})
 
 
 def _plain_step(step: PruningConfig | DistillationConfig | dict | str) -> dict | str:

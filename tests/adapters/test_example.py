@@ -32,17 +32,9 @@ def test_a_teacher_then_a_pruned_student_on_a_folder_of_images(script, tmp_path)
     photos = ["--dataset", str(tmp_path / "photos"), "--learning_rate", "3e-3"]
     metrics = run(script, tmp_path / "teacher", *photos, "--width", "0.25", "--num_train_epochs", "3")
     assert metrics["eval_accuracy"] == 1.0
-    student = [
-        "--teacher_name",
-        str(tmp_path / "teacher"),
-        "--loss",
-        "mse_ce",
-        "--sparsity",
-        "0.5",
-        "--image_size",
-        "24",
-    ]
-    metrics = run(script, tmp_path / "student", *photos, *student, "--width", "0.125", "--num_train_epochs", "10")
+    teacher = ["--teacher_name", str(tmp_path / "teacher"), "--loss", "mse_ce"]
+    student = ["--width", "0.125", "--image_size", "24", "--sparsity", "0.5"]
+    metrics = run(script, tmp_path / "student", *photos, *teacher, *student, "--num_train_epochs", "10")
     assert metrics["eval_sparsity"] == pytest.approx(0.5, abs=0.01)
     assert metrics["eval_accuracy"] == 1.0
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "student")

@@ -8,7 +8,14 @@ import sys
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification, TrainingArguments
+from transformers import (
+    AutoModelForImageClassification,
+    ResNetConfig,
+    ResNetForImageClassification,
+    TrainingArguments,
+    ViTConfig,
+    ViTForImageClassification,
+)
 from transformers import Trainer as OrdinaryTrainer
 
 from hf_compress import Recipe, compress, save
@@ -53,10 +60,10 @@ def rows(teacher_view=False, labelled=True, count=16):
     ]
 
 
-def trainer(folder, cls=CompressionTrainer, model=None, data=None, **options):
+def trainer(folder, cls=CompressionTrainer, model=None, data=None, save_steps=0, **options):
     arguments = TrainingArguments(
         str(folder), num_train_epochs=1, per_device_train_batch_size=4, learning_rate=1e-2, use_cpu=True,
-        report_to="none", disable_tqdm=True, save_strategy="no",
+        report_to="none", disable_tqdm=True, save_strategy="steps" if save_steps else "no", save_steps=save_steps or 1,
     )  # fmt: skip
     return cls(model or classifier(0), arguments, train_dataset=data or rows(), **options)
 
@@ -209,6 +216,24 @@ def test_distilled_and_pruned_in_one_training_it_saves_like_any_trainer(tmp_path
     again = AutoModelForImageClassification.from_pretrained(tmp_path)
     assert task.pruning.sparsity == pytest.approx(0.5, abs=0.01)
     assert sparsity(prunable_weights(again, set())) == task.pruning.sparsity
+
+
+def vision_transformer(seed):
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return ViTForImageClassification(ViTConfig(**sizes, image_size=16, patch_size=8, num_labels=3))
+
+
+def test_a_training_of_a_transformer_can_be_resumed(tmp_path):
+    """The Hub names of its weights are not those in memory."""
+    whole = trainer(tmp_path, model=vision_transformer(0), save_steps=2)
+    whole.train()
+    resumed = trainer(tmp_path, model=vision_transformer(1), save_steps=2)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    reloaded = AutoModelForImageClassification.from_pretrained(tmp_path / "checkpoint-4")
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(weight, resumed.model.state_dict()[name]), name
+        assert torch.equal(weight, reloaded.state_dict()[name]), name
 
 
 def test_a_distillation_needs_a_teacher(tmp_path):

@@ -22,9 +22,7 @@ class CompressCommand(BaseOptimumCLICommand):
         try:
             from hf_compress.cli import main
         except Exception as error:
-            sys.exit(
-                f"error: hf-compress cannot be imported ({error}): install it again with 'pip install hf-compress'"
-            )
+            sys.exit(f"error: hf-compress cannot be imported ({error}): install it again")
         main(self.args.arguments, program="optimum-cli compress")
 
 
