@@ -29,10 +29,11 @@ def main(arguments: list[str] | None = None, program: str = "hf-compress") -> No
         program: what the user typed before them, for the help.
     """
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    for command in app.registered_commands:
+    command_line = typer.main.get_command(app)
+    for command in command_line.commands.values():
         command.epilog = command.epilog and command.epilog.replace("hf-compress", program)
     try:
-        app(arguments, prog_name=program)
+        command_line(arguments, prog_name=program)
     except CompressError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
