@@ -1,10 +1,15 @@
 """The commands prune and distill: the same run, and the same report, as the recipe way."""
 
 import sys
+from typing import Literal
 
 import pytest
+import typer
+from pydantic import Field
 
 from hf_compress import Recipe, cli, compress, save
+from hf_compress.cli.sections import Group, options_from
+from hf_compress.config import Section
 from hf_compress.recipe import recipe_schema
 from hf_compress.run import Run
 from hf_compress.students import build_registered
@@ -86,6 +91,35 @@ def test_distill_is_the_recipe_in_options(tmp_path, teacher):
         tmp_path / "options",
     )  # fmt: skip
     assert_same(tmp_path / "recipe", tmp_path / "options")
+
+
+class Unusual(Section):
+    """Types that typer does not know."""
+
+    width: int | Literal["auto"] = 8
+    shares: dict[str, float] = Field({}, description="By layer.")
+    nested: Section | None = None
+    maybe: float | None = None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], {"x.width": 8, "x.shares": {}}),
+        (["--width", "auto", "--shares", "{a: 0.5}"], {"x.width": "auto", "x.shares": {"a": 0.5}}),
+        (["--width", "16", "--maybe", "1"], {"x.width": 16, "x.shares": {}, "x.maybe": 1.0}),
+    ],
+)
+def test_values_that_typer_has_no_type_for_are_yaml(arguments, expected):
+    app, got = typer.Typer(), {}
+
+    @app.command()
+    @options_from(Group("Unusual", "x", Unusual))
+    def command(values: dict):
+        got.update(values)
+
+    app(arguments, standalone_mode=False)
+    assert got == expected
 
 
 @pytest.mark.parametrize(("command", "config"), [("prune", "PruneConfig"), ("distill", "DistillConfig")])

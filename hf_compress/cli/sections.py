@@ -6,11 +6,14 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+
+from hf_compress.cli.options import parse_value
 
 
 @dataclass(frozen=True)
@@ -42,17 +45,12 @@ def options_from(*groups: Group) -> Callable:
 
     The command takes them as one argument, `values`: what was given or is the default, by key path in the recipe.
     """
-    keys = {group.prefix + name: f"{group.key}.{name}" for group in groups for name in group.fields()}
-    options = [
-        inspect.Parameter(
-            group.prefix + name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=field.get_default(call_default_factory=True),
-            annotation=Annotated[field.annotation, typer.Option(help=field.description, rich_help_panel=group.title)],
-        )
+    fields = {
+        group.prefix + name: (group, f"{group.key}.{name}", field)
         for group in groups
         for name, field in group.fields().items()
-    ]
+    }
+    options = [_option(name, field, group.title) for name, (group, _, field) in fields.items()]
 
     def decorate(command: Callable) -> Callable:
         own = inspect.signature(command, eval_str=True).parameters
@@ -60,14 +58,35 @@ def options_from(*groups: Group) -> Callable:
 
         @functools.wraps(command)
         def with_values(**arguments: Any) -> Any:
-            values = {key: arguments.pop(name) for name, key in keys.items()}
-            return command(**arguments, values={key: value for key, value in values.items() if value is not None})
+            given = {name: arguments.pop(name) for name in fields}
+            values = {
+                key: value if _fits_typer(field.annotation) else parse_value(f"'{key}'", value)
+                for name, (_, key, field) in fields.items()
+                if (value := given[name]) is not None
+            }
+            return command(**arguments, values=values)
 
         with_values.__signature__ = signature
         with_values.__annotations__ = {name: each.annotation for name, each in signature.parameters.items()}
         return with_values
 
     return decorate
+
+
+def _option(name: str, field: FieldInfo, heading: str) -> inspect.Parameter:
+    """Return the parameter from which typer makes an option; what it has no type for is written as YAML."""
+    annotation, default = field.annotation, field.get_default(call_default_factory=True)
+    if not _fits_typer(annotation):
+        annotation, default = str | None, None if default is None else str(default)
+    described = Annotated[annotation, typer.Option(help=field.description, rich_help_panel=heading)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=described)
+
+
+def _fits_typer(annotation: Any) -> bool:
+    origin, parts = get_origin(annotation), [part for part in get_args(annotation) if part is not type(None)]
+    if origin in (Union, UnionType, list):
+        return len(parts) == 1 and _fits_typer(parts[0])
+    return origin is Literal or annotation in (str, int, float, bool)
 
 
 def _is_section(annotation: Any) -> bool:

@@ -23,15 +23,15 @@ class GradualPruning(HoldMasks):
         end: fraction at which the last one comes.
 
     Raises:
-        UsageError: channels are to be removed, no sparsity is named, or `start` and `end` are not in order.
+        UsageError: the granularity is not `weight`, no sparsity is named, or `start` and `end` are not in order.
     """
 
     def __init__(self, config: PruneConfig, start: float = 0.0, end: float = 0.5):
         super().__init__(())
-        if config.granularity == "channel":
+        if config.granularity != "weight":
             raise UsageError(
-                "granularity 'channel' would take parameters away from the optimizer that trains them: "
-                "use granularity='weight' here, or the step 'prune'"
+                f"a training goes on with the weights its optimizer has, so granularity '{config.granularity}' is for "
+                "the step 'prune': use granularity='weight' here"
             )
         if config.iterative and config.target is None:
             raise UsageError(
