@@ -44,10 +44,11 @@ def validate(section: type[S], values: Any, path: str = "") -> S:
     try:
         return section.model_validate(values)
     except ValidationError as error:
-        raise UsageError(_sentence(section, error.errors()[0], path)) from None
+        raise UsageError(sentence(section, error.errors()[0], path)) from None
 
 
-def _sentence(section: type[BaseModel], error: dict, path: str) -> str:
+def sentence(section: type[BaseModel], error: dict, path: str) -> str:
+    """Say in one sentence what pydantic found wrong in the part of the recipe at `path`."""
     location = [part for part in error["loc"] if not _is_union_tag(part)]
     key = ".".join([path, *map(str, location)] if path else map(str, location)) or "the recipe"
     value = error["input"]

@@ -256,6 +256,12 @@ def recipe_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **recipe, "$defs": schema["$defs"]}
 
 
+def model_overrides(section: str, model: str) -> dict[str, str]:
+    """Return the overrides that name a model (ID or ID@REVISION) in the section `teacher` or `student`."""
+    name, _, revision = model.partition("@")
+    return {f"{section}.model": name} | ({f"{section}.revision": revision} if revision else {})
+
+
 def shipped_recipes() -> dict[str, Path]:
     """Return the recipes that run by name."""
     return {path.stem: path for folder in shipped_folders("recipes") for path in sorted(folder.glob("*.yaml"))}

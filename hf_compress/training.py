@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from hf_compress.config import TrainingConfig
 from hf_compress.data import Collator, ImageData, ImageSplit
-from hf_compress.data.images import IGNORED_LABEL
+from hf_compress.data.images import IGNORED_LABEL, batches, spread
 from hf_compress.errors import RunError
 from hf_compress.hub.load import LoadedModel
 from hf_compress.measure.detail import by_class, reliability
@@ -37,7 +36,8 @@ class CompressionTrainer(Trainer):
     """transformers' Trainer with one change: the training loss may compare the outputs with a teacher's.
 
     Args:
-        teacher: frozen model that sees `teacher_pixel_values`; None trains with cross-entropy alone.
+        teacher: frozen model that sees `teacher_pixel_values`, or `pixel_values` where a batch has no own view for it;
+            None trains with cross-entropy alone.
         loss_config: names the distillation loss and its options.
     """
 
@@ -59,12 +59,15 @@ class CompressionTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the distillation loss while training with a teacher, otherwise the cross-entropy."""
         outputs = model(pixel_values=inputs["pixel_values"])
-        logits, labels = outputs.logits, inputs["labels"]
+        logits, labels = outputs.logits, inputs.get("labels")
         if model.training and self.teacher is not None:
+            view = inputs.get("teacher_pixel_values", inputs["pixel_values"])
             with torch.no_grad():
-                teacher_logits = self.teacher(pixel_values=inputs["teacher_pixel_values"]).logits
-            loss_function = LOSSES.get(self.loss_config.loss).function
-            loss = loss_function(logits.float(), teacher_logits.float(), labels, self.loss_config)
+                teacher_logits = self.teacher(pixel_values=view).logits
+            distillation = LOSSES.get(self.loss_config.loss)
+            if labels is None and distillation.needs_labels:
+                raise RunError(f"loss '{self.loss_config.loss}' needs 'labels' in every batch; mse and kl do without")
+            loss = distillation.function(logits.float(), teacher_logits.float(), labels, self.loss_config)
         else:
             loss = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED_LABEL)
         if model.training:
@@ -90,6 +93,12 @@ class CompressionTrainer(Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         save_model(self.model, str(folder / SAFE_WEIGHTS_NAME))
 
+    def _set_signature_columns_if_needed(self) -> None:
+        """Count the teacher's view among the columns that are used."""
+        if self._signature_columns is None:
+            super()._set_signature_columns_if_needed()
+            self._signature_columns.append("teacher_pixel_values")
+
 
 class HoldMasks(TrainerCallback):
     """Keeps pruned weights at zero: what is zero in these parameters when training begins stays zero."""
@@ -98,6 +107,10 @@ class HoldMasks(TrainerCallback):
         self.parameters = list(parameters)
 
     def on_train_begin(self, args, state, control, **kwargs):
+        self.set_masks()
+
+    def set_masks(self) -> None:
+        """Hold what is zero now."""
         self.masks = [parameter.detach() != 0 for parameter in self.parameters]
 
     def on_optimizer_step(self, args, state, control, **kwargs):
@@ -163,7 +176,7 @@ def fit(trainer: Trainer, log: Callable[[str], None]) -> dict[str, Any]:
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     use_channels_last(trainer.model)
-    with progress.bar, own_names(trainer.model):
+    with progress.bar:
         trainer.train()
     shutil.rmtree(trainer.args.output_dir, ignore_errors=True)
     trainer.model.eval().to("cpu")
@@ -171,21 +184,6 @@ def fit(trainer: Trainer, log: Callable[[str], None]) -> dict[str, Any]:
     history = _history(trainer.state.log_history, metric)
     best = max(range(len(history)), key=lambda epoch: history[epoch][f"validation_{metric}"])
     return {"best_epoch": best + 1, "epochs": history}
-
-
-@contextmanager
-def own_names(model: PreTrainedModel) -> Iterator[None]:
-    """Let checkpoints hold the model's own tensor names.
-
-    transformers 5.24 stores ViT, Swin and others under older names; its Trainer puts the best epoch back without
-    translating them, and would leave a mixture of the best and the last epoch.
-    """
-    conversions = getattr(model, "_weight_conversions", None)
-    model._weight_conversions = []
-    try:
-        yield
-    finally:
-        model._weight_conversions = conversions
 
 
 def predict(
@@ -241,21 +239,15 @@ def reestimate_batch_norm(model: PreTrainedModel, context: Context, images: int 
 
     Exact averages over the batches replace the moving ones (torch.optim.swa_utils.update_bn).
     """
-    subset = torch.utils.data.Subset(context.data.train, _spread(len(context.data.train), images))
-    loader = torch.utils.data.DataLoader(subset, batch_size=EVALUATION_BATCH, collate_fn=Collator(context.processor))
-    batches = track(loader, "Re-estimating batch norms", transient=True)
-    torch.optim.swa_utils.update_bn((batch["pixel_values"] for batch in batches), model)
+    loader = batches(spread(context.data.train, images), context.processor, EVALUATION_BATCH)
+    progress = track(loader, "Re-estimating batch norms", transient=True)
+    torch.optim.swa_utils.update_bn((batch["pixel_values"] for batch in progress), model)
     model.eval()
 
 
 def use_channels_last(model: nn.Module) -> None:
     """Lay out the weights of convolutions as the fast CPU and GPU kernels want them; values do not change."""
     model.to(memory_format=torch.channels_last)
-
-
-def _spread(total: int, wanted: int) -> list[int]:
-    step = max(1, total // wanted)
-    return list(range(0, total, step))[:wanted]
 
 
 def training_arguments(config: TrainingConfig, context: Context, metric: str) -> TrainingArguments:

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from hf_compress.cli import cards, evaluate, export, inspect, listing, publish, run, sensitivity
+from hf_compress.cli import cards, evaluate, export, inspect, listing, methods, publish, run, sensitivity
 from hf_compress.errors import CompressError
 
 app = typer.Typer(
@@ -17,15 +17,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for commands in (run, evaluate, export, publish, cards, inspect, sensitivity, listing):
+for commands in (run, methods, evaluate, export, publish, cards, inspect, sensitivity, listing):
     commands.add_to(app)
 
 
-def main() -> None:
-    """Run the command line; every expected failure is one sentence and an exit code."""
+def main(arguments: list[str] | None = None, program: str = "hf-compress") -> None:
+    """Run the command line; every expected failure is one sentence and an exit code.
+
+    Args:
+        arguments: without the program's name; None takes those of the process.
+        program: what the user typed before them, for the help.
+    """
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    command_line = typer.main.get_command(app)
+    for command in command_line.commands.values():
+        command.epilog = command.epilog and command.epilog.replace("hf-compress", program)
     try:
-        app()
+        command_line(arguments, prog_name=program)
     except CompressError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -28,12 +28,21 @@ def assignments(texts: list[str] | None) -> dict[str, Any]:
 
 
 def _assignment(text: str) -> tuple[str, Any]:
-    import yaml
-
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise UsageError(f"--set needs KEY=VALUE, not '{text}'")
+    return key, parse_value(f"--set {key}", value)
+
+
+def parse_value(option: str, text: str) -> Any:
+    """Read the YAML value of an option.
+
+    Raises:
+        UsageError: it is none.
+    """
+    import yaml
+
     try:
-        return key, yaml.safe_load(value)
+        return yaml.safe_load(text)
     except yaml.YAMLError:
-        raise UsageError(f"--set {key}: '{value}' is not a YAML value") from None
+        raise UsageError(f"{option}: '{text}' is not a YAML value") from None

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hf_compress.cli.options import DATA_HELP, Set, TrustRemoteCode, assignments, examples
 from hf_compress.errors import Interrupted
+
+if TYPE_CHECKING:
+    from hf_compress.recipe import Recipe
 
 EXAMPLES = examples(
     "hf-compress run quickstart",
@@ -32,20 +35,26 @@ def run(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Run a recipe: a compressed model, its recipe and its report come out as one folder."""
-    from hf_compress.recipe import Recipe
+    from hf_compress.recipe import Recipe, model_overrides
 
     overrides: dict[str, Any] = {}
     for section, model in (("teacher", teacher), ("student", student)):
         if model is not None:
-            name, _, revision = model.partition("@")
-            overrides |= {f"{section}.model": name} | ({f"{section}.revision": revision} if revision else {})
+            overrides |= model_overrides(section, model)
     if data is not None:
         overrides["data.path"] = data
     if trust_remote_code:
         overrides["teacher.trust_remote_code"] = True
     parsed = Recipe.load(recipe, overrides | assignments(set_))
-    target = output or Path("runs") / Path(recipe).stem
+    run_recipe(parsed, output or Path("runs") / Path(recipe).stem, overwrite)
 
+
+def run_recipe(recipe: Recipe, target: Path, overwrite: bool) -> None:
+    """Run a recipe, telling the user how it goes, and print the report's table.
+
+    Raises:
+        Interrupted: the user pressed Ctrl-C.
+    """
     from rich.console import Console
 
     from hf_compress.measure.table import report_table
@@ -54,7 +63,7 @@ def run(
     console = Console()
     try:
         result = compress(
-            parsed,
+            recipe,
             target,
             overwrite,
             log=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),

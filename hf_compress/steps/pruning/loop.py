@@ -60,7 +60,7 @@ def prune(model: PreTrainedModel, context: Context, config: PruneConfig) -> Step
         RunError: nothing can be pruned.
     """
     torch.manual_seed(context.seed)
-    exclude = _excluded(model, config.exclude)
+    exclude = excluded_layers(model, config.exclude)
     image = torch.zeros(1, 3, *input_size(context.processor))
     rounding: dict[str, Any] = {}
     if config.round_to == "auto":
@@ -178,7 +178,12 @@ def _fractions_gone(
     return gone
 
 
-def _excluded(model: PreTrainedModel, patterns: list[str]) -> set[str]:
+def excluded_layers(model: PreTrainedModel, patterns: list[str]) -> set[str]:
+    """Return the layers whose names match a pattern.
+
+    Raises:
+        RunError: a pattern matches none.
+    """
     names = [name for name, _ in model.named_modules() if name]
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):

@@ -1,0 +1,252 @@
+"""Optimum's vocabulary: a configuration that lies on the Hub, a compressor, and a Trainer (`pip install optimum`)."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import ValidationError
+from safetensors.torch import save_model
+from transformers import PreTrainedModel, Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import SAFE_WEIGHTS_NAME
+
+from hf_compress import training
+from hf_compress.config import Section, TrainingConfig, sentence
+from hf_compress.errors import UsageError
+from hf_compress.pipeline import compress
+from hf_compress.recipe import Recipe, model_overrides
+from hf_compress.registry import did_you_mean
+from hf_compress.run import Run
+from hf_compress.steps.distillation.config import DistillConfig
+from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.gradual import GradualPruning
+
+try:
+    from optimum.configuration_utils import BaseConfig
+    from optimum.quantization_base import OptimumQuantizer
+except ModuleNotFoundError as error:
+    raise ImportError("hf_compress.adapters.optimum needs Optimum: pip install 'hf-compress[optimum]'") from error
+
+__all__ = ["CompressionConfig", "CompressionTrainer", "Compressor", "DistillationConfig", "PruningConfig"]
+
+logger = logging.getLogger(__name__)
+
+
+class _StepConfig(Section):
+    """A section whose constructor says what is wrong in one sentence."""
+
+    step: ClassVar[str]
+
+    def __init__(self, **options: Any):
+        try:
+            super().__init__(**options)
+        except ValidationError as error:
+            raise UsageError(sentence(type(self), error.errors()[0], type(self).__name__)) from None
+
+
+class PruningConfig(_StepConfig, PruneConfig):
+    """The options of the step `prune`."""
+
+    step = "prune"
+
+
+class DistillationConfig(_StepConfig, DistillConfig):
+    """The options of the step `distill`."""
+
+    step = "distill"
+
+
+class CompressionConfig(BaseConfig):
+    """A recipe as Optimum stores configurations: `compression_config.json`, in a folder or on the Hub.
+
+    Args:
+        steps: what is done, in order: `PruningConfig`, `DistillationConfig`, or the steps of a recipe in plain values.
+        sections: the other sections of a recipe (`student="mobilenet_v2"`, `teacher={"finetune": {"epochs": 3}}`,
+            `data={"augmentation": "light"}`, `measure`, `seed`); `Compressor` fills in what model and data are.
+
+    Raises:
+        UsageError: there is no such section.
+    """
+
+    CONFIG_NAME = "compression_config.json"
+    FULL_CONFIGURATION_FILE = "compression_config.json"
+
+    def __init__(self, steps: list[PruningConfig | DistillationConfig | dict | str] | None = None, **sections: Any):
+        sections |= {"steps": [_plain_step(step) for step in steps or []]}
+        inherited = {name: sections.pop(name) for name in sections.keys() - Recipe.model_fields.keys()}
+        super().__init__(**inherited)
+        known = BaseConfig().to_dict().keys() | {"optimum_version", "output_attentions", "_commit_hash"}
+        for name in inherited.keys() - known:
+            raise UsageError(f"CompressionConfig has no section '{name}'{did_you_mean(name, Recipe.model_fields)}")
+        for name, value in sections.items():
+            setattr(self, name, value)
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe) -> CompressionConfig:
+        """Return the configuration that says the same as `recipe`."""
+        return cls(**recipe.model_dump(mode="json", exclude_none=True))
+
+    def to_recipe(self, overrides: dict[str, Any] | None = None) -> Recipe:
+        """Return the recipe that says the same.
+
+        Args:
+            overrides: values by key path, as for `Recipe.load`.
+
+        Raises:
+            UsageError: the recipe lacks something, or a value is wrong.
+        """
+        sections = {name: getattr(self, name) for name in Recipe.model_fields if name in vars(self)}
+        return Recipe.from_dict(sections, overrides)
+
+
+class Compressor(OptimumQuantizer):
+    """Takes a model, writes a run folder: the recipe way in the form of Optimum's quantizers.
+
+    Args:
+        model: Hub id (`ID@REVISION`), timm checkpoint or folder: the teacher of the recipe.
+        trust_remote_code: run Python code of the repository.
+    """
+
+    def __init__(self, model: str | Path, trust_remote_code: bool = False):
+        self.overrides = model_overrides("teacher", str(model)) | {"teacher.trust_remote_code": trust_remote_code}
+
+    @classmethod
+    def from_pretrained(
+        cls, model_or_path: str | Path, file_name: str | None = None, trust_remote_code: bool = False
+    ) -> Compressor:
+        """Return a compressor of the model; it is loaded when `compress` is called.
+
+        Raises:
+            UsageError: a file is named.
+        """
+        if file_name is not None:
+            raise UsageError(f"'file_name' cannot be '{file_name}': give the folder or Hub id that holds the model")
+        return cls(model_or_path, trust_remote_code)
+
+    def compress(
+        self,
+        config: CompressionConfig | PruningConfig | DistillationConfig,
+        dataset: str | Path | dict[str, Any] | None = None,
+        save_dir: str | Path = "runs/latest",
+        overwrite: bool = False,
+    ) -> Run:
+        """Run the recipe, and keep the configuration beside the model.
+
+        Args:
+            config: what to do; a single step stands for a configuration with that step.
+            dataset: Hub id, folder, `digits`, or a recipe's whole section `data`; that of `config` when not given.
+            save_dir: the run folder to make.
+            overwrite: replace an earlier run there.
+
+        Returns:
+            The finished run.
+
+        Raises:
+            UsageError: the configuration or the folder is wrong.
+            RunError: the run cannot go on.
+        """
+        if isinstance(config, PruningConfig | DistillationConfig):
+            config = CompressionConfig([config])
+        data = {} if dataset is None else _data_overrides(dataset)
+        recipe = config.to_recipe(self.overrides | data)
+        run = compress(recipe, save_dir, overwrite)
+        CompressionConfig.from_recipe(recipe).save_pretrained(run.folder)
+        return run
+
+    def quantize(self, save_dir: str | Path, file_prefix: str | None = None, **kwargs: Any) -> Run:
+        """Do the same as `compress(save_dir=save_dir, **kwargs)`: the name that every Optimum quantizer has.
+
+        Raises:
+            UsageError: a file prefix is given.
+        """
+        if file_prefix is not None:
+            raise UsageError(f"'file_prefix' cannot be '{file_prefix}': the files of a run folder have fixed names")
+        return self.compress(save_dir=save_dir, **kwargs)
+
+
+class CompressionTrainer(training.CompressionTrainer):
+    """transformers' Trainer that distils and prunes while it trains, as INCTrainer did.
+
+    Batches are those of an ordinary script: `pixel_values` and `labels`. The teacher sees `teacher_pixel_values` where
+    the batch has them, otherwise the same `pixel_values`. Without a teacher the loss is the Trainer's own. Epochs,
+    learning rate and the like are those of `args`.
+
+    Args:
+        args, kwargs: those of `transformers.Trainer`.
+        pruning_config: zero weights while training (granularity `weight`).
+        distillation_config: loss against the teacher; the defaults when only a teacher is given.
+        teacher_model: model to learn from.
+        pruning_start, pruning_end: fractions of the training between which is pruned.
+
+    Attributes:
+        pruning: the callback that prunes, or None; `pruning.sparsity` tells how far it has come.
+
+    Raises:
+        UsageError: the configurations do not fit each other or a training.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        pruning_config: PruneConfig | None = None,
+        distillation_config: DistillConfig | None = None,
+        teacher_model: PreTrainedModel | None = None,
+        pruning_start: float = 0.0,
+        pruning_end: float = 0.5,
+        **kwargs: Any,
+    ):
+        if distillation_config is not None and teacher_model is None:
+            raise UsageError("'distillation_config' needs a teacher: pass 'teacher_model'")
+        self.pruning = None if pruning_config is None else GradualPruning(pruning_config, pruning_start, pruning_end)
+        if teacher_model is not None and distillation_config is None:
+            distillation_config = DistillationConfig()
+        super().__init__(*args, teacher=teacher_model, loss_config=distillation_config, **kwargs)
+        if self.pruning is not None:
+            self.add_callback(self.pruning)
+            _warn_of_ignored(pruning_config, {"max_drop", "recovery"})
+        if distillation_config is not None:
+            _warn_of_ignored(distillation_config, TrainingConfig.model_fields)
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        """Return the distillation loss while training with a teacher, otherwise the loss of an ordinary Trainer."""
+        if model.training and self.teacher is not None:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        return Trainer.compute_loss(self, model, inputs, *args, **kwargs)
+
+    def prediction_step(self, model, inputs, *args, **kwargs):
+        """Evaluate as an ordinary Trainer does; the teacher's view, where there is one, is not for the model."""
+        inputs.pop("teacher_pixel_values", None)
+        return super().prediction_step(model, inputs, *args, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Write what an ordinary Trainer writes, but checkpoints of the training under the names in memory.
+
+        The Trainer writes ViT, Swin and others under their Hub names, yet looks for the names in memory when it
+        resumes or takes the best checkpoint, and skips what it does not find (transformers issue 48805).
+        """
+        Trainer._save(self, output_dir, state_dict)
+        folder = Path(output_dir or self.args.output_dir)
+        if state_dict is None and folder.name.startswith(PREFIX_CHECKPOINT_DIR):
+            save_model(self.model, str(folder / SAFE_WEIGHTS_NAME), metadata={"format": "pt"})
+
+
+def _plain_step(step: PruningConfig | DistillationConfig | dict | str) -> dict | str:
+    if isinstance(step, PruningConfig | DistillationConfig):
+        return {step.step: step.model_dump(mode="json", exclude_none=True)}
+    return step
+
+
+def _data_overrides(dataset: str | Path | dict[str, Any]) -> dict[str, Any]:
+    return {"data": dataset} if isinstance(dataset, dict) else {"data.path": str(dataset)}
+
+
+def _warn_of_ignored(config: Section, names) -> None:
+    ignored = sorted(config.model_fields_set & set(names))
+    if ignored:
+        logger.warning(
+            "CompressionTrainer trains as its TrainingArguments say: %s of %s has no effect",
+            ", ".join(ignored),
+            type(config).__name__,
+        )

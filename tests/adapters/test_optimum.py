@@ -1,0 +1,241 @@
+"""The adapter for Optimum: configurations on the Hub, the compressor, and the Trainer of an ordinary script."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import (
+    AutoModelForImageClassification,
+    ResNetConfig,
+    ResNetForImageClassification,
+    TrainingArguments,
+    ViTConfig,
+    ViTForImageClassification,
+)
+from transformers import Trainer as OrdinaryTrainer
+
+from hf_compress import Recipe, compress, save
+from hf_compress.errors import RunError, UsageError
+from hf_compress.steps.pruning.weights import prunable_weights, sparsity
+from hf_compress.students import build_registered
+
+pytest.importorskip("optimum.quantization_base")
+
+from hf_compress.adapters.optimum import (
+    CompressionConfig,
+    CompressionTrainer,
+    Compressor,
+    DistillationConfig,
+    PruningConfig,
+)
+
+STEP = {"amount": 0.5, "iterative": False, "max_drop": 1.0, "recovery": {"epochs": 1}}
+SECTIONS = {
+    "data": {
+        "path": "digits",
+        "splits": {"train": "train[:200]", "validation": "train[200:300]", "test": "train[300:400]"},
+    },
+    "measure": {"repeats": 3, "batch_size": 2},
+}
+
+
+def classifier(seed, labels=3):
+    torch.manual_seed(seed)
+    return ResNetForImageClassification(
+        ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=labels)
+    )
+
+
+def rows(teacher_view=False, labelled=True, count=16):
+    generator, for_teacher = torch.Generator().manual_seed(0), torch.Generator().manual_seed(1)
+    return [
+        {"pixel_values": torch.randn(3, 16, 16, generator=generator)}
+        | ({"labels": number % 3} if labelled else {})
+        | ({"teacher_pixel_values": torch.randn(3, 8, 8, generator=for_teacher)} if teacher_view else {})
+        for number in range(count)
+    ]
+
+
+def trainer(folder, cls=CompressionTrainer, model=None, data=None, save_steps=0, **options):
+    arguments = TrainingArguments(
+        str(folder), num_train_epochs=1, per_device_train_batch_size=4, learning_rate=1e-2, use_cpu=True,
+        report_to="none", disable_tqdm=True, save_strategy="steps" if save_steps else "no", save_steps=save_steps or 1,
+    )  # fmt: skip
+    return cls(model or classifier(0), arguments, train_dataset=data or rows(), **options)
+
+
+def test_a_configuration_survives_the_file(tmp_path):
+    config = CompressionConfig(
+        [DistillationConfig(loss="kl", epochs=2), PruningConfig(target={"macs": 0.5}), {"finetune": {"epochs": 1}}],
+        student={"model": "resnet18", "width": 0.5},
+        seed=7,
+    )
+    config.save_pretrained(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["compression_config.json"]
+    assert "finetune" not in json.loads((tmp_path / "compression_config.json").read_text())
+    again = CompressionConfig.from_pretrained(tmp_path)
+    places = {"teacher.model": "x/y", "data.path": "digits"}
+    recipe = again.to_recipe(places)
+    assert recipe == config.to_recipe(places)
+    assert recipe.step_names == ["distill", "prune", "finetune"]
+    assert recipe.steps[0]["distill"].loss == "kl"
+    assert recipe.steps[1]["prune"].target.value == 0.5
+    assert (recipe.student.width, recipe.seed) == (0.5, 7)
+
+
+@pytest.mark.parametrize("name", ["quickstart", "prune-iterative-l1", "prune-weights-l1", "distill-mse-ce"])
+def test_every_recipe_has_a_configuration_and_back(name, tmp_path):
+    recipe = Recipe.load(name)
+    CompressionConfig.from_recipe(recipe).save_pretrained(tmp_path)
+    assert CompressionConfig.from_pretrained(tmp_path).to_recipe().to_yaml() == recipe.to_yaml()
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: PruningConfig(amuont=0.1), "'PruningConfig.amuont' .*did you mean 'amount'"),
+        (lambda: DistillationConfig(loss="msee"), "unknown distillation loss 'msee'; did you mean"),
+        (lambda: CompressionConfig(stpes=[]), "no section 'stpes'; did you mean 'steps'"),
+        (lambda: CompressionConfig([PruningConfig()]).to_recipe({"teacher.model": "x"}), "'data' is missing"),
+        (lambda: Compressor.from_pretrained("x", file_name="y.onnx"), "'file_name' cannot be 'y.onnx'"),
+        (lambda: Compressor.from_pretrained("x").quantize("y", file_prefix="z"), "'file_prefix' cannot be 'z'"),
+    ],
+)
+def test_mistakes_are_one_sentence(make, says):
+    with pytest.raises(UsageError, match=says):
+        make()
+
+
+PUSH = """
+from hf_compress.adapters.optimum import CompressionConfig, PruningConfig
+
+config = CompressionConfig([PruningConfig(amount=0.3)], student="resnet18")
+config.push_to_hub("ann/recipe")
+again = CompressionConfig.from_pretrained("ann/recipe")
+places = {"teacher.model": "x", "data.path": "digits"}
+assert again.to_recipe(places) == config.to_recipe(places)
+"""
+
+
+def test_the_configuration_goes_to_the_hub_and_comes_back(tmp_path):
+    hub_server = pytest.importorskip("hub_server", reason="needs the loopback Hub of tests/hub_server.py")
+    with hub_server.Hub(tmp_path / "objects", {"hf_ann": "ann"}) as hub:
+        settings = {"HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_ann", "HF_HOME": str(tmp_path / "home")}
+        environment = os.environ | settings | {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        subprocess.run([sys.executable, "-c", PUSH], env=environment, check=True, capture_output=True)
+        (step,) = json.loads(hub.files("ann/recipe")["compression_config.json"])["steps"]
+    assert step["prune"]["amount"] == 0.3
+
+
+def test_the_compressor_makes_the_run_that_the_recipe_makes(tmp_path):
+    teacher = build_registered("resnet18", [str(digit) for digit in range(10)], width=0.125, image_size=32)
+    save(teacher.model, tmp_path / "teacher", teacher.processor)
+    recipe = Recipe.from_dict({"teacher": str(tmp_path / "teacher"), "steps": [{"prune": STEP}]} | SECTIONS)
+    expected = compress(recipe, tmp_path / "recipe", log=lambda line: None)
+    config = CompressionConfig([PruningConfig(**STEP)], measure=SECTIONS["measure"])
+    compressor = Compressor.from_pretrained(tmp_path / "teacher")
+    run = compressor.compress(config, dataset=SECTIONS["data"], save_dir=tmp_path / "optimum")
+    for row, other in zip(expected.report["rows"], run.report["rows"], strict=True):
+        assert row["quality"] == other["quality"]
+        assert row.get("details") == other.get("details")
+        assert row["cost"]["macs"] == other["cost"]["macs"]
+    model, other = (
+        AutoModelForImageClassification.from_pretrained(folder).state_dict()
+        for folder in (expected.folder, run.folder)
+    )
+    assert all(torch.equal(model[name], other[name]) for name in model)
+    assert CompressionConfig.from_pretrained(run.folder).to_recipe() == recipe
+    with pytest.raises(UsageError, match="earlier run"):
+        compressor.quantize(tmp_path / "optimum", config=PruningConfig(), dataset="digits")
+
+
+def test_without_configurations_it_is_the_ordinary_trainer(tmp_path):
+    ours, theirs = trainer(tmp_path), trainer(tmp_path, OrdinaryTrainer)
+    losses = [task.train().training_loss for task in (ours, theirs)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    for mine, other in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
+        assert torch.allclose(mine, other, atol=1e-6)
+
+
+@pytest.mark.parametrize("own_view", [False, True])
+def test_the_loss_compares_with_what_the_teacher_sees(tmp_path, own_view):
+    teacher = classifier(1)
+    options = {"teacher_model": teacher, "distillation_config": DistillationConfig(loss="mse")}
+    task = trainer(tmp_path, data=rows(own_view), **options)
+    batch = next(iter(task.get_train_dataloader()))
+    task.model.train()
+    with torch.no_grad():
+        loss = task.compute_loss(task.model, batch)
+        student_logits = task.model(batch["pixel_values"]).logits
+        teacher_logits = teacher(batch["teacher_pixel_values" if own_view else "pixel_values"]).logits
+    assert loss.item() == pytest.approx(F.mse_loss(student_logits.softmax(1), teacher_logits.softmax(1)).item())
+
+
+class StrictForImageClassification(ResNetForImageClassification):
+    """A model that takes nothing but its own inputs, as custom code often does."""
+
+    def forward(self, pixel_values, labels=None):
+        return super().forward(pixel_values=pixel_values, labels=labels)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_evaluation_is_the_ordinary_one_even_where_batches_have_a_view_for_the_teacher(tmp_path, labelled):
+    images = rows(labelled=labelled)
+    ours = trainer(tmp_path, model=StrictForImageClassification(classifier(0).config), teacher_model=classifier(1))
+    theirs = trainer(tmp_path, OrdinaryTrainer, model=ours.model)
+    expected = theirs.predict(images)
+    got = ours.predict(rows(teacher_view=True, labelled=labelled))
+    assert got.predictions == pytest.approx(expected.predictions)
+    assert got.metrics.get("test_loss") == expected.metrics.get("test_loss")
+
+
+def test_images_without_labels_can_be_learnt_from(tmp_path):
+    task = trainer(tmp_path, data=rows(labelled=False), teacher_model=classifier(1))
+    before = classifier(0).classifier[1].weight
+    task.train()
+    assert not torch.equal(task.model.classifier[1].weight, before)
+    options = {"teacher_model": classifier(1), "distillation_config": DistillationConfig(loss="mse_ce")}
+    with pytest.raises(RunError, match="needs 'labels' in every batch"):
+        trainer(tmp_path, data=rows(labelled=False), **options).train()
+
+
+def test_distilled_and_pruned_in_one_training_it_saves_like_any_trainer(tmp_path, caplog):
+    task = trainer(
+        tmp_path,
+        teacher_model=classifier(1),
+        distillation_config=DistillationConfig(loss="kl", epochs=5),
+        pruning_config=PruningConfig(granularity="weight", amount=0.25, target={"sparsity": 0.5}),
+    )
+    assert "epochs of DistillationConfig has no effect" in caplog.text
+    task.train()
+    task.save_model()
+    again = AutoModelForImageClassification.from_pretrained(tmp_path)
+    assert task.pruning.sparsity == pytest.approx(0.5, abs=0.01)
+    assert sparsity(prunable_weights(again, set())) == task.pruning.sparsity
+
+
+def vision_transformer(seed):
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return ViTForImageClassification(ViTConfig(**sizes, image_size=16, patch_size=8, num_labels=3))
+
+
+def test_a_training_of_a_transformer_can_be_resumed(tmp_path):
+    """The Hub names of its weights are not those in memory."""
+    whole = trainer(tmp_path, model=vision_transformer(0), save_steps=2)
+    whole.train()
+    resumed = trainer(tmp_path, model=vision_transformer(1), save_steps=2)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    reloaded = AutoModelForImageClassification.from_pretrained(tmp_path / "checkpoint-4")
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(weight, resumed.model.state_dict()[name]), name
+        assert torch.equal(weight, reloaded.state_dict()[name]), name
+
+
+def test_a_distillation_needs_a_teacher(tmp_path):
+    with pytest.raises(UsageError, match="pass 'teacher_model'"):
+        trainer(tmp_path, distillation_config=DistillationConfig())
