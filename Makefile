@@ -6,7 +6,7 @@ demo: .venv/installed
 	$(BIN)/hf-compress run quickstart --overwrite
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -32,7 +32,6 @@ from tests.families import FAMILIES, Family
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "architectures.md"
 CHANNELS = {"round_to": 2, "amount": 0.4, "iterative": False}
 CAPABILITIES = ("teacher", "student", "weights", "channels", "distil", "reload")
-EXAMINED: list[Row] = []
 INTRODUCTION = """# Architectures
 
 Written by `python -m tests.architectures` from tiny models with random weights; the tests check that it is current.
@@ -85,7 +84,6 @@ def examine(family: Family) -> Row:
             _examine(family, row, Path(folder))
         except (CompressError, ImportError) as error:
             row.failure = " ".join(str(error).split()).replace(f"{folder}/", "").partition(". ")[0]
-    EXAMINED.append(row)
     return row
 
 

@@ -1,11 +1,13 @@
 """Tests never reach the network, and leave no trace in the user's caches."""
 
 import os
-import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 
+PAGE = Path(__file__).parents[1] / "docs" / "architectures.md"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process a core is faster than many threads
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="hf-compress-tests-")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -27,8 +29,7 @@ def unlabelled_photos(tmp_path):
 
 def pytest_terminal_summary(terminalreporter):
     """Show the matrix of architectures, where it was tested."""
-    tested = sys.modules.get("tests.architectures")
-    if tested and tested.EXAMINED:
+    tested = any("test_the_page_is_current" in report.nodeid for report in terminalreporter.getreports("passed"))
+    if tested:
         terminalreporter.section("architectures")
-        for row in tested.EXAMINED:
-            terminalreporter.write(row.line())
+        terminalreporter.write(PAGE.read_text(encoding="utf-8"))

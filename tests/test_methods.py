@@ -46,7 +46,7 @@ def run_optimum_cli(monkeypatch, *arguments):
 
 
 def without_times(report):
-    report = {key: value for key, value in report.items() if key not in ("created", "seconds")}
+    report = {key: value for key, value in report.items() if key not in ("created", "seconds", "remarks")}
     rows = [{key: value for key, value in row.items() if key != "latency"} for row in report["rows"]]
     for row in rows:
         row["cost"] = {key: value for key, value in row["cost"].items() if key != "peak_memory_bytes"}
