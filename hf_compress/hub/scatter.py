@@ -75,7 +75,7 @@ class Scatter:
             points,
             _staircase(front),
             x_ticks,
-            y_ticks,
+            [(position, label) for position, label in y_ticks if float(label) <= 1],
         )
 
 
