@@ -179,11 +179,18 @@ def fit(trainer: Trainer, log: Callable[[str], None]) -> dict[str, Any]:
     with progress.bar:
         trainer.train()
     shutil.rmtree(trainer.args.output_dir, ignore_errors=True)
+    _leave_autocast(trainer)
     trainer.model.eval().to("cpu")
     metric = trainer.args.metric_for_best_model
     history = _history(trainer.state.log_history, metric)
     best = max(range(len(history)), key=lambda epoch: history[epoch][f"validation_{metric}"])
     return {"best_epoch": best + 1, "epochs": history}
+
+
+def _leave_autocast(trainer: Trainer) -> None:
+    """Accelerate wraps a model's forward for bf16 and fp16, and the Trainer leaves it so: measure in float32 again."""
+    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    vars(trainer.model).pop("forward", None)
 
 
 def predict(

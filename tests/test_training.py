@@ -1,5 +1,7 @@
 """Training keeps the best epoch, whole."""
 
+import copy
+
 import pytest
 import torch
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
@@ -8,6 +10,7 @@ from hf_compress.config import TrainingConfig
 from hf_compress.data import load_data
 from hf_compress.recipe import DataSection
 from hf_compress.steps.base import Context
+from hf_compress.students import build_registered
 from hf_compress.training import evaluate, train
 
 SPLITS = {"train": "train[:100]", "validation": "train[300:400]", "test": "train[400:500]"}
@@ -31,6 +34,22 @@ def test_all_weights_are_those_of_the_best_epoch_also_where_they_are_saved_under
     kept = snapshot(model)
     assert all(torch.equal(kept[name], states[details["best_epoch"] - 1][name]) for name in kept)
     assert evaluate(model, processor, data, "validation")["accuracy"] == pytest.approx(best)
+
+
+def test_after_training_in_bf16_the_model_answers_in_float32(tmp_path):
+    built = build_registered("resnet18", [str(digit) for digit in range(10)], width=0.125, image_size=32)
+    data = load_data(DataSection(path="digits", splits=SPLITS), 0)
+    context = Context(data, built.processor, None, 0, tmp_path, log=lambda line: None)
+    train(built.model, context, TrainingConfig(epochs=1, precision="bf16"))
+    untouched = copy.deepcopy(built.model)
+    assert "forward" not in vars(built.model)
+    fresh = type(built.model)(built.model.config).eval()
+    fresh.load_state_dict(built.model.state_dict())
+    image = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = fresh.to(memory_format=torch.channels_last)(image).logits
+        assert torch.equal(built.model(image).logits, expected)
+        assert torch.equal(untouched(image).logits, expected)
 
 
 def snapshot(model):
