@@ -22,7 +22,7 @@ from hf_compress.errors import RunError, UsageError
 from hf_compress.evaluation import load_with_data
 from hf_compress.hub.load import LoadedModel
 from hf_compress.measure.latency import time_in_turns
-from hf_compress.run import REPORT, environment
+from hf_compress.run import REPORT, environment, report_text
 from hf_compress.training import use_channels_last
 
 CHECK_IMAGES, CALIBRATION_IMAGES = 2000, 128
@@ -186,4 +186,4 @@ def _add_to_report(file: Path, rows: list[dict[str, Any]]) -> None:
     report = json.loads(file.read_text(encoding="utf-8"))
     new = {row["file"] for row in rows}
     report["exports"] = [row for row in report.get("exports", []) if row["file"] not in new] + rows
-    file.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    file.write_text(report_text(report), encoding="utf-8")

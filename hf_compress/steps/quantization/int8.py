@@ -13,12 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from hf_compress.data import Collator
-from hf_compress.data.images import input_size
+from hf_compress.checkpoint.export.base import Logits
+from hf_compress.data.images import batches, input_size, spread
 from hf_compress.errors import RunError, UsageError
 from hf_compress.measure.latency import measure_latency
 from hf_compress.steps.base import Context
@@ -47,17 +46,6 @@ class OnnxClassifier(nn.Module):
         return ImageClassifierOutput(logits=torch.from_numpy(logits))
 
 
-class _Logits(nn.Module):
-    """Exporters want tensors, not transformers' output objects."""
-
-    def __init__(self, model: PreTrainedModel):
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        return self.model(pixel_values=pixel_values).logits
-
-
 def quantize(model: PreTrainedModel, context: Context, config: QuantizeConfig) -> dict[str, Any]:
     """Write the 8-bit model and return how it compares with the float model, both run by ONNX Runtime.
 
@@ -71,13 +59,14 @@ def quantize(model: PreTrainedModel, context: Context, config: QuantizeConfig) -
     for package in ("neural_compressor", "onnxscript", "onnxruntime"):
         if find_spec(package) is None:
             raise UsageError(f"quantize needs {package}: pip install 'hf-compress[neural-compressor]'")
-    batches = _calibration_batches(context, config.images)
-    exported = _Logits(model).eval()
+    calibration = batches(spread(context.data.train, config.images), context.processor, BATCH)
+    images = [batch["pixel_values"] for batch in calibration]
+    exported = Logits(model).eval()
     file = (context.artifacts or context.work_folder) / FILE
     with tempfile.TemporaryDirectory() as folder:
         float_file = Path(folder) / "float32.onnx"
-        write_onnx(exported, batches[0], float_file)
-        write_onnx(quantized_graph(exported, batches), batches[0], file)
+        write_onnx(exported, images[0], float_file)
+        write_onnx(quantized_graph(exported, images), images[0], file)
         files = {"float32": float_file, "int8": file}
         models = {name: OnnxClassifier(path) for name, path in files.items()}
         image = torch.zeros(1, 3, *input_size(context.processor))
@@ -97,14 +86,14 @@ def quantize(model: PreTrainedModel, context: Context, config: QuantizeConfig) -
     return details
 
 
-def quantized_graph(model: nn.Module, batches: list[Tensor]) -> nn.Module:
+def quantized_graph(model: nn.Module, images: list[Tensor]) -> nn.Module:
     """Return the graph of `model` with 8-bit weights (one scale a channel) and activations.
 
     Neural Compressor's `convert` keeps the weights in floats before their quantizer; only its quantizer folds them.
 
     Args:
         model: takes images and returns logits.
-        batches: images that set the ranges of the activations, shape (batch, 3, height, width).
+        images: batches that set the ranges of the activations, shape (batch, 3, height, width).
 
     Raises:
         RunError: torch.export does not follow the model.
@@ -115,13 +104,13 @@ def quantized_graph(model: nn.Module, batches: list[Tensor]) -> nn.Module:
 
     logging.getLogger("neural_compressor").setLevel(logging.ERROR)
     try:
-        graph = export(model, (batches[0],), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+        graph = export(model, (images[0],), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
     except RuntimeError as error:
         raise RunError(f"{type(model).__name__} cannot be quantized: torch.export does not follow it") from error
     quantizer = W8A8PT2EQuantizer(StaticQuantConfig())
     graph = quantizer.prepare(graph)
     with torch.no_grad():
-        for batch in batches:
+        for batch in images:
             graph(batch)
     return quantizer.convert(graph, fold_quantize=True)
 
@@ -141,11 +130,3 @@ def write_onnx(model: nn.Module, images: Tensor, file: Path) -> None:
             dynamo=True,
             external_data=False,
         )
-
-
-def _calibration_batches(context: Context, images: int) -> list[Tensor]:
-    train = context.data.train.without_augmentation()
-    step = max(1, len(train) // images)
-    subset = Subset(train, list(range(0, len(train), step))[:images])
-    loader = DataLoader(subset, batch_size=BATCH, collate_fn=Collator(context.processor))
-    return [batch["pixel_values"] for batch in loader]
