@@ -109,7 +109,7 @@ def decode(values: Tensor, record: Tensor, expected_shape: tuple[int, ...]) -> T
     if parsed.encoding == Encoding.DENSE:
         return values
     bits = values.view(BITS[values.element_size()])
-    dense = torch.from_numpy(np.zeros(parsed.size, bits.numpy().dtype))  # unlike torch, numpy asks for huge pages
+    dense = torch.zeros(parsed.size, dtype=bits.dtype)
     dense.scatter_(0, _indices(parsed), bits)
     return dense.view(values.dtype).reshape(parsed.shape)
 
