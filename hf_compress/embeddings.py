@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from rich.progress import track
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
@@ -15,6 +15,7 @@ from hf_compress.data import Collator, ImageSplit
 from hf_compress.data.images import input_size
 from hf_compress.errors import RunError
 from hf_compress.hub.load import LoadedModel
+from hf_compress.memory import in_fitting_batches
 
 PROJECTOR = "projector.safetensors"
 CLASS_TOKENS = {"cls_token", "class_token", "class_embedding"}
@@ -69,17 +70,21 @@ class Embedder(nn.Module):
 def embed(loaded: LoadedModel, images: ImageSplit, workers: int = 0) -> Tensor:
     """Return the pooled embeddings of a split without augmentation, shape (images, width), float32 on the CPU."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    loader = DataLoader(
-        images.without_augmentation(), BATCH, collate_fn=Collator(loaded.processor), num_workers=workers
-    )
+    images, collate = images.without_augmentation(), Collator(loaded.processor)
     model = loaded.model.eval().to(device)
-    with torch.inference_mode():
-        parts = [
-            pooled_embedding(model, batch["pixel_values"].to(device)).float().cpu()
-            for batch in track(loader, "Embedding images", transient=True)
-        ]
+
+    def run(batch_size: int) -> Tensor:
+        loader = DataLoader(images, batch_size, collate_fn=collate, num_workers=workers)
+        with torch.inference_mode():
+            parts = [
+                pooled_embedding(model, batch["pixel_values"].to(device)).float().cpu()
+                for batch in track(loader, "Embedding images", transient=True)
+            ]
+        return torch.cat(parts)
+
+    embeddings = in_fitting_batches(run, BATCH)
     model.to("cpu")
-    return torch.cat(parts)
+    return embeddings
 
 
 def embedding_width(loaded: LoadedModel) -> int:
@@ -87,6 +92,18 @@ def embedding_width(loaded: LoadedModel) -> int:
     image = torch.zeros(1, 3, *input_size(loaded.processor), device=loaded.model.device)
     with torch.inference_mode():
         return pooled_embedding(loaded.model.eval(), image).shape[1]
+
+
+def load_projector(folder: str | Path) -> nn.Linear | None:
+    """Return the projector that `save_projector` wrote; None where there is none."""
+    file = Path(folder) / PROJECTOR
+    if not file.is_file():
+        return None
+    state = load_file(file)
+    teacher_width, width = state["weight"].shape
+    projector = nn.Linear(width, teacher_width)
+    projector.load_state_dict(state)
+    return projector
 
 
 def save_projector(projector: nn.Linear, folder: str | Path) -> None:

@@ -17,6 +17,24 @@ class RunError(CompressError):
     """The recipe was understood, but the run cannot go on."""
 
 
+class Diverged(RunError):
+    """The numbers of a training are not finite any more.
+
+    Attributes:
+        reason: what is not finite.
+        where: step, epoch and batch, counted from 1.
+    """
+
+    def __init__(self, reason: str, where: dict[str, int]):
+        place = ", ".join(f"{name} {number}" for name, number in where.items())
+        super().__init__(
+            f"{reason} ({place}): lower 'learning_rate', set 'on_nan: retry' to halve it and go on from the last good "
+            "epoch, or use precision fp32"
+        )
+        self.reason = reason
+        self.where = where
+
+
 class Interrupted(CompressError):
     """The user pressed Ctrl-C."""
 

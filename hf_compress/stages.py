@@ -17,6 +17,7 @@ from hf_compress.measure.latency import measure_latency
 from hf_compress.measure.remarks import speed_remarks
 from hf_compress.recipe import MeasureSection, Recipe
 from hf_compress.training import evaluate, evaluate_in_detail, predict
+from hf_compress.units import Units
 
 
 class Stages:
@@ -25,6 +26,7 @@ class Stages:
     Args:
         measure: section of the recipe.
         quality: see `quality_measure`.
+        units: where measurements are kept.
 
     Attributes:
         rows: one a model.
@@ -32,42 +34,47 @@ class Stages:
         remarks: sentences about the speed.
     """
 
-    def __init__(self, measure: MeasureSection, quality: Callable[[LoadedModel], dict[str, Any]]):
+    def __init__(self, measure: MeasureSection, quality: Callable[[LoadedModel], dict[str, Any]], units: Units):
         self.measure = measure
         self.quality = quality
+        self.units = units
         self.rows: list[dict[str, Any]] = []
         self.models: list[LoadedModel] = []
         self.remarks: list[str] = []
 
     def add(self, stage: str, loaded: LoadedModel, details: dict[str, Any] | None = None) -> None:
         """Measure quality and cost of a model on the test images."""
-        row = {
-            "stage": stage,
-            "model": loaded.name,
-            **self.quality(loaded),
-            "cost": cost(loaded.model, _image(loaded)),
-        }
+        measured = self.units.value(
+            f"measure {stage}", lambda: {**self.quality(loaded), "cost": cost(loaded.model, _image(loaded))}
+        )
+        row = {"stage": stage, "model": loaded.name, **measured}
         self.rows.append(row | ({"details": details} if details else {}))
         self.models.append(LoadedModel(copy.deepcopy(loaded.model), loaded.processor, loaded.name))
 
     def add_latency(self) -> None:
         """Time all models in turn, with each runtime of the recipe."""
+        measured = self.units.value("measure latency", self._time)
+        for row, found in zip(self.rows, measured["rows"], strict=True):
+            row |= found
+        self.remarks += measured["remarks"] + speed_remarks(self.rows)
+
+    def _time(self) -> dict[str, Any]:
         sizes = sorted({1, self.measure.batch_size})
         images = [_image(loaded) for loaded in self.models]
         models = [loaded.model for loaded in self.models]
         options = (models, images, sizes, self.measure.repeats, self.measure.threads)
-        for row, latency in zip(self.rows, measure_latency(*options), strict=True):
-            row["latency"] = latency
+        rows: list[dict[str, Any]] = [{"latency": latency} for latency in measure_latency(*options)]
+        remarks = []
         for runtime in dict.fromkeys(name for name in self.measure.runtimes if name != "eager"):
             try:
                 found = measure_latency(*options, runtime)
             except Exception as error:  # compilers raise anything; a finished training is not lost for that
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                self.remarks.append(f"latency with {runtime} could not be measured: {reason}")
+                remarks.append(f"latency with {runtime} could not be measured: {reason}")
                 continue
-            for row, latency in zip(self.rows, found, strict=True):
+            for row, latency in zip(rows, found, strict=True):
                 row.setdefault("runtimes", {})[runtime] = latency
-        self.remarks += speed_remarks(self.rows)
+        return {"rows": rows, "remarks": remarks}
 
 
 def quality_measure(

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from hf_compress.checkpoint import save
+from hf_compress.checkpoint import load_like, save
 from hf_compress.data import ImageData
 from hf_compress.errors import RunError
+from hf_compress.files import read_json, write_json
 from hf_compress.hub.load import LoadedModel
 from hf_compress.recipe import Recipe, TeacherSection
-from hf_compress.run import RunFolder
 from hf_compress.steps.base import Context
 from hf_compress.students import STUDENTS, build_model
 from hf_compress.training import train
 from hf_compress.unfolding import unfold_batch_norms
+from hf_compress.units import Units
+
+DETAILS = "training.json"
 
 
-def prepare_teacher(
-    recipe: Recipe, data: ImageData, folder: RunFolder, log
-) -> tuple[LoadedModel | None, dict[str, Any] | None]:
-    """Load the teacher, bring its labels and the data's into one order, and train it when the recipe says so.
+def load_teacher(recipe: Recipe, data: ImageData, log) -> LoadedModel | None:
+    """Load the teacher, and bring its labels and the data's into one order.
 
     Returns:
-        The teacher, and the details of its training; None where there is none.
+        The teacher; None where the recipe has none.
 
     Raises:
         RunError: its labels are not the data's, or it is untrained, and the recipe has no `teacher.finetune`.
@@ -31,25 +34,39 @@ def prepare_teacher(
     if section is None:
         if not data.labelled:
             raise RunError(f"{recipe.data.path} has no labels: name a teacher to distil from")
-        return None, None
+        return None
     log(f"teacher: {section.model}")
     if recipe.task == "features":
-        return _feature_teacher(section), None
+        return _feature_teacher(section)
     teacher = _classifier(section, data)
     if section.model not in STUDENTS:
         unfold(teacher, data, log)
-    if section.finetune is None:
-        if teacher.new_head:
-            raise RunError(f"teacher {section.model} starts from random weights: add 'teacher.finetune'")
-        return teacher, None
+    if section.finetune is None and teacher.new_head:
+        raise RunError(f"teacher {section.model} starts from random weights: add 'teacher.finetune'")
+    return teacher
+
+
+def train_teacher(
+    recipe: Recipe, teacher: LoadedModel, data: ImageData, units: Units, log
+) -> tuple[LoadedModel, dict[str, Any]]:
+    """Train the teacher as `teacher.finetune` says, once.
+
+    Returns:
+        The trained teacher, and the details of its training.
+    """
+
+    def work(new: Path, in_progress: Path) -> None:
+        finetune = recipe.teacher.finetune
+        if finetune.layers == "head":
+            _freeze_all_but_head(teacher)
+        context = Context(data, teacher.processor, None, recipe.seed, in_progress, log=log, resumable=True)
+        details = train(teacher.model, context, finetune)
+        save(teacher.model, new, teacher.processor)
+        write_json(new / DETAILS, details)
+
     data.set_augmentation(recipe.data.augmentation, teacher.processor)
-    if section.finetune.layers == "head":
-        _freeze_all_but_head(teacher)
-    context = Context(data, teacher.processor, None, recipe.seed, folder.work, log=log)
-    details = train(teacher.model, context, section.finetune)
-    teacher.model.requires_grad_(True)
-    save(teacher.model, folder.step(0, "teacher"), teacher.processor)
-    return teacher, details
+    folder = units.once("teacher", work)
+    return replace(teacher, model=load_like(teacher.model, folder)), read_json(folder / DETAILS)
 
 
 def unfold(loaded: LoadedModel, data: ImageData, log) -> None:

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.progress import track
-from safetensors.torch import save_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BaseImageProcessor, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.utils import SAFE_WEIGHTS_NAME
+from transformers.trainer_utils import has_length
 
 from hf_compress.config import TrainingConfig
 from hf_compress.data import Collator, ImageData, ImageSplit
 from hf_compress.data.images import IGNORED_LABEL, batches, spread
-from hf_compress.errors import RunError
+from hf_compress.errors import Diverged, RunError
 from hf_compress.hub.load import LoadedModel
 from hf_compress.measure.detail import by_class, reliability
 from hf_compress.measure.quality import quality
+from hf_compress.memory import in_fitting_batches
 from hf_compress.progress import EvaluationProgress, TrainingProgress
+from hf_compress.resumable import Attempts, Resumable
 from hf_compress.steps.base import Context
 from hf_compress.steps.distillation.config import LOSSES, LossConfig
 
@@ -75,23 +76,15 @@ class CompressionTrainer(Trainer):
         return (loss, {"logits": logits}) if return_outputs else loss
 
     def stop_unless_finite(self, loss: Tensor) -> None:
-        """Raise a RunError when the training loss is not a number any more."""
+        """Raise `Diverged`, which names step, epoch and batch, when the training loss is not a number any more."""
         if not torch.isfinite(loss):
-            raise RunError(
-                f"the training loss became {loss.item()} after {self.state.global_step} steps: lower 'learning_rate', "
-                "or use precision fp32"
-            )
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Write the weights of an epoch under the names that the module has in memory.
-
-        The Trainer writes checkpoints of ViT, Swin and others under their Hub names but reads the best epoch by the
-        names in memory, skipping what it does not find (transformers issue 48805): those weights would stay the last
-        epoch's.
-        """
-        folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_model(self.model, str(folder / SAFE_WEIGHTS_NAME))
+            where = {"step": self.state.global_step + 1}
+            loader = self.callback_handler.train_dataloader
+            if has_length(loader):
+                steps = math.ceil(len(loader) / self.args.gradient_accumulation_steps)
+                epoch, batch = divmod(self.state.global_step, steps)
+                where |= {"epoch": epoch + 1, "batch": batch + 1}
+            raise Diverged(f"the training loss became {loss.item()}", where)
 
     def _set_signature_columns_if_needed(self) -> None:
         """Count the teacher's view among the columns that are used."""
@@ -100,18 +93,24 @@ class CompressionTrainer(Trainer):
             self._signature_columns.append("teacher_pixel_values")
 
 
+class StudentTrainer(Resumable, CompressionTrainer):
+    """The Trainer of a recipe's trainings."""
+
+
 class HoldMasks(TrainerCallback):
-    """Keeps pruned weights at zero: what is zero in these parameters when training begins stays zero."""
+    """Keeps pruned weights at zero: what is zero in these parameters now stays zero."""
 
     def __init__(self, parameters: Iterable[nn.Parameter]):
         self.parameters = list(parameters)
-
-    def on_train_begin(self, args, state, control, **kwargs):
         self.set_masks()
 
     def set_masks(self) -> None:
         """Hold what is zero now."""
         self.masks = [parameter.detach() != 0 for parameter in self.parameters]
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        pairs = zip(self.masks, self.parameters, strict=True)
+        self.masks = [mask.to(parameter.device) for mask, parameter in pairs]
 
     def on_optimizer_step(self, args, state, control, **kwargs):
         with torch.no_grad():
@@ -150,41 +149,76 @@ def train(
             f"{wanted} needs a label for every training image; for unlabelled images use the loss mse or kl"
         )
     sparse = [parameter for name, parameter in model.named_parameters() if name in context.sparse_parameters]
-    trainer = CompressionTrainer(
+    build = partial(
+        StudentTrainer,
         model=model,
-        args=training_arguments(config, context, metric="accuracy"),
         data_collator=Collator(context.processor, teacher.processor if teacher else None),
         train_dataset=data.train,
         eval_dataset=data.validation,
         compute_metrics=lambda output: quality(torch.tensor(output.predictions), torch.tensor(output.label_ids)),
-        optimizer_cls_and_kwargs=optimizer(config),
         callbacks=[HoldMasks(sparse)],
         teacher=teacher.model if teacher else None,
         loss_config=config if teacher else None,
     )
-    return fit(trainer, context.log)
+    return fit(build, config, context, metric="accuracy")
 
 
-def fit(trainer: Trainer, log: Callable[[str], None]) -> dict[str, Any]:
+def fit(build: Callable[..., Trainer], config: TrainingConfig, context: Context, metric: str) -> dict[str, Any]:
     """Train, with progress shown, and leave the model at its best epoch, in eval mode on the CPU.
 
+    The training goes on where an interrupted one left off. When memory runs out, or when the loss is not finite and
+    the recipe says so, it goes on from the last whole epoch with smaller batches or a lower learning rate.
+
+    Args:
+        build: makes a `Resumable` trainer of a model from `args` and `optimizer_cls_and_kwargs`.
+        metric: of the trainer's `compute_metrics`; the epoch with the highest is the best.
+
     Returns:
-        Details for the report: the best epoch by the trainer's validation metric, and one row an epoch.
+        Details for the report: the best epoch and one row an epoch, and what had to be changed to go on.
+
+    Raises:
+        Diverged: the loss is not finite.
+        RunError: memory runs out with a single image, too.
     """
+    attempts = Attempts(context.part(), config)
+    initial: dict[str, Tensor] = {}
+
+    def attempt(batch_size: int) -> Trainer:
+        while True:
+            now = config.model_copy(update={"batch_size": batch_size, "learning_rate": attempts.learning_rate})
+            arguments = training_arguments(now, context, metric, attempts.checkpoints, attempts.accumulation)
+            trainer = build(args=arguments, optimizer_cls_and_kwargs=optimizer(now))
+            if initial:
+                trainer.model.load_state_dict(initial)
+            else:
+                initial.update((name, tensor.cpu().clone()) for name, tensor in trainer.model.state_dict().items())
+            try:
+                _train(trainer, context.log)
+                return trainer
+            except Diverged as error:
+                attempts.lower_rate(error)
+                context.log(
+                    f"  {error.reason}: learning rate {attempts.learning_rate:.3g} from the last good epoch on"
+                )
+            finally:
+                _leave_autocast(trainer)
+
+    trainer = in_fitting_batches(attempt, attempts.batch_size, attempts.shrink)
+    trainer.load_best()
+    trainer.model.eval().to("cpu")
+    history = _history(trainer.state.log_history, metric)
+    best = max(range(len(history)), key=lambda epoch: history[epoch][f"validation_{metric}"])
+    return {"best_epoch": best + 1, "epochs": history, **attempts.details}
+
+
+def _train(trainer: Trainer, log: Callable[[str], None]) -> None:
     progress = TrainingProgress(log)
     trainer.add_callback(progress)
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     use_channels_last(trainer.model)
     with progress.bar:
-        trainer.train()
-    shutil.rmtree(trainer.args.output_dir, ignore_errors=True)
-    _leave_autocast(trainer)
-    trainer.model.eval().to("cpu")
-    metric = trainer.args.metric_for_best_model
-    history = _history(trainer.state.log_history, metric)
-    best = max(range(len(history)), key=lambda epoch: history[epoch][f"validation_{metric}"])
-    return {"best_epoch": best + 1, "epochs": history}
+        trainer.train_on()
 
 
 def _leave_autocast(trainer: Trainer) -> None:
@@ -200,7 +234,16 @@ def predict(
     workers: int = 0,
     batch_size: int = EVALUATION_BATCH,
 ) -> Predictions:
-    """Return the model's logits for every image of a split, without augmentation."""
+    """Return the model's logits for every image of a split, without augmentation.
+
+    When memory runs out, batches are halved; see `memory.in_fitting_batches`.
+    """
+    return in_fitting_batches(partial(_predict, model, processor, images, workers), batch_size)
+
+
+def _predict(
+    model: PreTrainedModel, processor: BaseImageProcessor, images: ImageSplit, workers: int, batch_size: int
+) -> Predictions:
     arguments = TrainingArguments(
         output_dir="unused",
         per_device_eval_batch_size=batch_size,
@@ -246,9 +289,14 @@ def reestimate_batch_norm(model: PreTrainedModel, context: Context, images: int 
 
     Exact averages over the batches replace the moving ones (torch.optim.swa_utils.update_bn).
     """
-    loader = batches(spread(context.data.train, images), context.processor, EVALUATION_BATCH)
-    progress = track(loader, "Re-estimating batch norms", transient=True)
-    torch.optim.swa_utils.update_bn((batch["pixel_values"] for batch in progress), model)
+    chosen = spread(context.data.train, images)
+
+    def update(batch_size: int) -> None:
+        loader = batches(chosen, context.processor, batch_size)
+        progress = track(loader, "Re-estimating batch norms", transient=True)
+        torch.optim.swa_utils.update_bn((batch["pixel_values"] for batch in progress), model)
+
+    in_fitting_batches(update, EVALUATION_BATCH)
     model.eval()
 
 
@@ -257,11 +305,20 @@ def use_channels_last(model: nn.Module) -> None:
     model.to(memory_format=torch.channels_last)
 
 
-def training_arguments(config: TrainingConfig, context: Context, metric: str) -> TrainingArguments:
-    """Return the Trainer's arguments for a section of the recipe; the epoch with the highest `metric` is kept."""
-    steps = config.epochs * math.ceil(len(context.data.train) / config.batch_size)
+def training_arguments(
+    config: TrainingConfig, context: Context, metric: str, folder: Path, accumulation: int = 1
+) -> TrainingArguments:
+    """Return the Trainer's arguments for a section of the recipe.
+
+    Args:
+        metric: the epoch with the highest is the best.
+        folder: of the checkpoints.
+        accumulation: batches from which one step learns.
+    """
+    steps = config.epochs * math.ceil(len(context.data.train) / (config.batch_size * accumulation))
     return TrainingArguments(
-        output_dir=str(Path(context.work_folder) / "training"),
+        output_dir=str(folder),
+        gradient_accumulation_steps=accumulation,
         num_train_epochs=config.epochs,
         per_device_train_batch_size=config.batch_size,
         per_device_eval_batch_size=EVALUATION_BATCH,
@@ -276,9 +333,7 @@ def training_arguments(config: TrainingConfig, context: Context, metric: str) ->
         eval_strategy="epoch",
         save_strategy="epoch",
         logging_strategy="epoch",
-        load_best_model_at_end=True,
         metric_for_best_model=metric,
-        save_total_limit=1,
         remove_unused_columns=False,
         label_names=["labels"],
         use_cpu=not torch.cuda.is_available(),

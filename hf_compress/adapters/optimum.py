@@ -131,6 +131,7 @@ class Compressor(OptimumQuantizer):
         dataset: str | Path | dict[str, Any] | None = None,
         save_dir: str | Path = "runs/latest",
         overwrite: bool = False,
+        resume: bool = False,
     ) -> Run:
         """Run the recipe, and keep the configuration beside the model.
 
@@ -138,7 +139,8 @@ class Compressor(OptimumQuantizer):
             config: what to do; a single step stands for a configuration with that step.
             dataset: Hub id, folder, `digits`, or a recipe's whole section `data`; that of `config` when not given.
             save_dir: the run folder to make.
-            overwrite: replace an earlier run there.
+            overwrite: replace an earlier run there, and discard an unfinished one.
+            resume: go on with an unfinished run of the same recipe there, if there is one.
 
         Returns:
             The finished run.
@@ -151,7 +153,7 @@ class Compressor(OptimumQuantizer):
             config = CompressionConfig([config])
         data = {} if dataset is None else _data_overrides(dataset)
         recipe = config.to_recipe(self.overrides | data)
-        run = compress(recipe, save_dir, overwrite)
+        run = compress(recipe, save_dir, overwrite, resume)
         CompressionConfig.from_recipe(recipe).save_pretrained(run.folder)
         return run
 

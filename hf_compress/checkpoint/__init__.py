@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,3 +28,25 @@ def save(model: PreTrainedModel, folder: str | Path, processor: BaseImageProcess
     model.save_pretrained(folder)
     if processor is not None:
         processor.save_pretrained(folder)
+
+
+def load_like(model: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
+    """Return, in float32 and in eval mode, the model that `save` wrote.
+
+    Args:
+        model: an earlier state of it, which tells its class; channels or layers may have been changed since.
+        folder: see `save`.
+    """
+    import torch
+
+    from hf_compress.checkpoint import quantizer  # noqa: F401  (registers the form in which `save` writes)
+    from hf_compress.hub.load import use_torch_momentum
+
+    loaded = type(model).from_pretrained(folder, dtype=torch.float32)
+    use_torch_momentum(loaded)
+    return loaded.eval()
+
+
+def is_compressed(folder: str | Path) -> bool:
+    """Return whether what `save` wrote needs this package to be loaded."""
+    return "quantization_config" in json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))

@@ -35,5 +35,5 @@ def main(arguments: list[str] | None = None, program: str = "hf-compress") -> No
     try:
         command_line(arguments, prog_name=program)
     except CompressError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}", *getattr(error, "__notes__", []), sep="\n", file=sys.stderr)
         sys.exit(error.exit_code)

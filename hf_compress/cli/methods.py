@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_compress.cli.options import DATA_HELP, Set, TrustRemoteCode, assignments, examples
+from hf_compress.cli.options import DATA_HELP, Resume, Set, TrustRemoteCode, assignments, examples
 from hf_compress.cli.run import run_recipe
 from hf_compress.cli.sections import Group, options_from
 from hf_compress.recipe import DataSection, Recipe, StudentSection, model_overrides
@@ -56,13 +56,14 @@ def prune(
     finetune_epochs: FinetuneEpochs = None,
     seed: Seed = 0,
     set_: Set = None,
+    resume: Resume = False,
     overwrite: Overwrite = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Prune a model; the same as a recipe with one step `prune`."""
     overrides = _teacher(model, finetune_epochs, trust_remote_code) | values | assignments(set_)
     sections = {"data": dataset, "steps": ["prune"], "seed": seed}
-    run_recipe(Recipe.from_dict(sections, overrides), output, overwrite)
+    run_recipe(Recipe.from_dict(sections, overrides), output, overwrite, resume)
 
 
 @options_from(
@@ -82,13 +83,14 @@ def distill(
     finetune_epochs: FinetuneEpochs = None,
     seed: Seed = 0,
     set_: Set = None,
+    resume: Resume = False,
     overwrite: Overwrite = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Distil a teacher into a student; the same as a recipe with one step `distill`."""
     models = _teacher(teacher, finetune_epochs, trust_remote_code) | model_overrides("student", student)
     sections = {"data": dataset, "steps": ["distill"], "seed": seed}
-    run_recipe(Recipe.from_dict(sections, models | values | assignments(set_)), output, overwrite)
+    run_recipe(Recipe.from_dict(sections, models | values | assignments(set_)), output, overwrite, resume)
 
 
 def _teacher(model: str, finetune_epochs: int | None, trust_remote_code: bool) -> dict[str, Any]:

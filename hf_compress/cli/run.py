@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_compress.cli.options import DATA_HELP, Set, TrustRemoteCode, assignments, examples
+from hf_compress.cli.options import DATA_HELP, Resume, Set, TrustRemoteCode, assignments, examples
 from hf_compress.errors import Interrupted
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ EXAMPLES = examples(
     "hf-compress run quickstart",
     "hf-compress run prune-iterative-l1 --teacher microsoft/resnet-18 --data ./photos --output runs/small",
     "hf-compress run my-recipe.yaml --set steps.prune.amount=0.2 --set data.augmentation=light",
+    "hf-compress run my-recipe.yaml --resume",
 )
 
 
@@ -31,6 +32,7 @@ def run(
     data: Annotated[str | None, typer.Option(help=DATA_HELP)] = None,
     output: Annotated[Path | None, typer.Option(help="Run folder to make; runs/RECIPE when not given.")] = None,
     set_: Set = None,
+    resume: Resume = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in --output.")] = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
@@ -46,10 +48,10 @@ def run(
     if trust_remote_code:
         overrides["teacher.trust_remote_code"] = True
     parsed = Recipe.load(recipe, overrides | assignments(set_))
-    run_recipe(parsed, output or Path("runs") / Path(recipe).stem, overwrite)
+    run_recipe(parsed, output or Path("runs") / Path(recipe).stem, overwrite, resume)
 
 
-def run_recipe(recipe: Recipe, target: Path, overwrite: bool) -> None:
+def run_recipe(recipe: Recipe, target: Path, overwrite: bool, resume: bool) -> None:
     """Run a recipe, telling the user how it goes, and print the report's table.
 
     Raises:
@@ -66,11 +68,12 @@ def run_recipe(recipe: Recipe, target: Path, overwrite: bool) -> None:
             recipe,
             target,
             overwrite,
+            resume,
             log=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
         )
-    except KeyboardInterrupt:
-        raise Interrupted(
-            f"interrupted: '{target}' was not written; finished steps are in '{target}.partial'"
-        ) from None
+    except KeyboardInterrupt as stop:
+        interrupted = Interrupted(f"interrupted: '{target}' was not written")
+        interrupted.__notes__ = getattr(stop, "__notes__", [])
+        raise interrupted from None
     console.print(report_table(result.report))
     console.print(f"model, recipe and report: {result.folder}", markup=False, highlight=False, soft_wrap=True)

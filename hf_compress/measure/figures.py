@@ -76,7 +76,7 @@ def rounds(report: dict[str, Any]) -> Figure | None:
     for row, colour in zip(steps, _colours(len(steps)), strict=True):
         details = row["details"]
         start = {gone: 0.0, "validation_accuracy": details["unpruned_validation_accuracy"], "kept": True}
-        entries = [start, *details["rounds"]]
+        entries = [start, *(entry for entry in details["rounds"] if "validation_accuracy" in entry)]
         kept = [entry for entry in entries if entry["kept"]]
         dropped = [entry for entry in entries if not entry["kept"]]
         axes.plot(*_points(kept, gone), "o-", color=colour, markersize=4, label=f"{row['stage']}: kept")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,13 +30,14 @@ class Context:
         processor: the image processor of the model that is compressed.
         teacher: the recipe's teacher, or None.
         seed: seed of everything random.
-        work_folder: where checkpoints of the training in progress lie.
+        work_folder: where checkpoints of the training in progress lie, and finished rounds of pruning.
         sparse_parameters: names of parameters whose zeros must stay zero, added by weight pruning.
         projector: maps the student's embeddings to the teacher's where their widths differ, added by feature
             distillation.
         log: prints one line for the user.
         artifacts: where a step puts files that belong into the run folder beside the model; None keeps them in
             `work_folder`.
+        resumable: whether what lies in `work_folder` is an earlier part of this very work; False starts anew.
     """
 
     data: ImageData
@@ -47,6 +49,16 @@ class Context:
     projector: nn.Linear | None = None
     log: Any = print
     artifacts: Path | None = None
+    resumable: bool = False
+    parts: int = field(default=0, init=False)
+
+    def part(self) -> Path:
+        """Return a folder for the next training, or the next rounds of pruning, of a step."""
+        self.parts += 1
+        folder = self.work_folder / f"part-{self.parts}"
+        if not self.resumable:
+            shutil.rmtree(folder, ignore_errors=True)
+        return folder
 
 
 @dataclass

@@ -18,11 +18,12 @@ from hf_compress.checkpoint.export.check import compare, logits
 from hf_compress.checkpoint.export.folding import fold_batch_norms
 from hf_compress.data import ImageData
 from hf_compress.data.images import batches, input_size, spread
+from hf_compress.environment import environment
 from hf_compress.errors import RunError, UsageError
 from hf_compress.evaluation import load_with_data
 from hf_compress.hub.load import LoadedModel
 from hf_compress.measure.latency import time_in_turns
-from hf_compress.run import REPORT, environment, report_text
+from hf_compress.run import REPORT, report_text
 from hf_compress.training import use_channels_last
 
 CHECK_IMAGES, CALIBRATION_IMAGES = 2000, 128

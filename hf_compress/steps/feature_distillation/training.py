@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,11 +15,12 @@ from hf_compress.data import Collator
 from hf_compress.embeddings import Embedder, embed, embedding_width, pooled_embedding
 from hf_compress.hub.load import LoadedModel
 from hf_compress.measure.features import cosine_similarity
+from hf_compress.resumable import Resumable
 from hf_compress.steps.base import Context
-from hf_compress.training import CompressionTrainer, fit, optimizer, training_arguments
+from hf_compress.training import CompressionTrainer, fit
 
 
-class FeatureTrainer(CompressionTrainer):
+class FeatureTrainer(Resumable, CompressionTrainer):
     """Trains an `Embedder`: the loss is its mean squared distance from the teacher's embeddings; no label is read."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -52,23 +54,22 @@ def distil_features(model: PreTrainedModel, context: Context, config: TrainingCo
         context.projector = nn.Linear(width, teacher_width)
     baseline = _similarity_of_mean(teacher, context)
     context.log(f"the teacher's mean embedding for every image: validation cosine similarity {baseline:.4f}")
-    trainer = FeatureTrainer(
+    build = partial(
+        FeatureTrainer,
         model=Embedder(model, context.projector),
-        args=training_arguments(config, context, metric="cosine_similarity"),
         data_collator=Collator(context.processor, teacher.processor),
         train_dataset=context.data.train,
         eval_dataset=context.data.validation,
         compute_metrics=lambda output: {
             "cosine_similarity": cosine_similarity(*map(torch.tensor, output.predictions))
         },
-        optimizer_cls_and_kwargs=optimizer(config),
         teacher=teacher.model,
     )
     return {
         "width": width,
         "teacher_width": teacher_width,
         "validation_cosine_similarity_of_mean": baseline,
-        **fit(trainer, context.log),
+        **fit(build, config, context, metric="cosine_similarity"),
     }
 
 

@@ -60,7 +60,7 @@ class GradualPruning(HoldMasks):
         self.weights = prunable_weights(model, excluded_layers(model, self.config.exclude))
         self.parameters = list(self.weights.values())
         self.amount = self.amount_at((state.global_step - 1) / state.max_steps) if state.global_step else 0.0
-        super().on_train_begin(args, state, control, **kwargs)
+        self.set_masks()
 
     def on_step_begin(self, args, state, control, **kwargs):
         amount = self.amount_at(state.global_step / state.max_steps)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+import itertools
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hf_compress.checkpoint import load_like, save
 from hf_compress.data.images import input_size
-from hf_compress.errors import RunError
+from hf_compress.errors import Diverged, RunError
+from hf_compress.files import read_json, write_json
 from hf_compress.hub.load import LoadedModel
 from hf_compress.measure.cost import count_macs, count_parameters
 from hf_compress.steps.base import Context, StepResult
@@ -23,8 +28,10 @@ from hf_compress.steps.pruning.rounding import fastest_multiple
 from hf_compress.steps.pruning.uniform import UniformPruner
 from hf_compress.steps.pruning.weights import prunable_weights, prune_weights, sparsity
 from hf_compress.training import evaluate, reestimate_batch_norm, train
+from hf_compress.units import Units
 
 BISECTIONS = 10
+ROW = "round.json"
 
 
 class WeightPruner:
@@ -50,8 +57,8 @@ def prune(model: PreTrainedModel, context: Context, config: PruneConfig) -> Step
     """Prune `model` as the recipe says.
 
     Each round prunes a copy of the best model so far, trains it, and keeps it when its validation accuracy is at most
-    `max_drop` under the unpruned model's. A round that falls further is tried again with half the amount, then given
-    up. In one shot there is one round, and it is kept.
+    `max_drop` under the unpruned model's. A round that falls further, or whose loss is not finite any more, is tried
+    again with half the amount, then given up. In one shot there is one round, and it is kept.
 
     Returns:
         The smallest model kept, and one row a round.
@@ -60,11 +67,12 @@ def prune(model: PreTrainedModel, context: Context, config: PruneConfig) -> Step
         RunError: nothing can be pruned.
     """
     torch.manual_seed(context.seed)
+    units = Units(context.part(), context.seed)
     exclude = excluded_layers(model, config.exclude)
     image = torch.zeros(1, 3, *input_size(context.processor))
     rounding: dict[str, Any] = {}
     if config.round_to == "auto":
-        multiple, figures = fastest_multiple(model, image)
+        multiple, figures = units.value("round to", lambda: fastest_multiple(model, image))
         rounding = {"rounding": {"round_to": multiple, "relative_time": figures}}
         config = config.model_copy(update={"round_to": multiple})
         context.log(f"round_to: {multiple} (time per MAC by multiple, relative to the best: {figures})")
@@ -78,49 +86,94 @@ def prune(model: PreTrainedModel, context: Context, config: PruneConfig) -> Step
         context.sparse_parameters |= pruner.parameter_names
     gone = _fractions_gone(model, image, pruner)
     unpruned = LoadedModel(copy.deepcopy(model), context.processor, "the unpruned model")
-    baseline = evaluate(model, context.processor, context.data, "validation")["accuracy"]
+    baseline = units.value(
+        "unpruned", lambda: evaluate(model, context.processor, context.data, "validation")["accuracy"]
+    )
     context.log(f"unpruned: validation accuracy {baseline:.4f}")
-
-    rounds: list[dict[str, Any]] = []
-    best, done, step = model, 0.0, config.amount if config.iterative or not config.target else 1.0
-    limit = 1 - config.floor
-    retried = reached = False
-    while not reached and done < limit:
-        amount = min(done + step, limit)
-        candidate, amount = _pruned(best, pruner, gone, config, done, amount)
-        fractions = gone(candidate)
-        if fractions == gone(best):
-            if not config.iterative:
-                raise RunError(f"nothing was pruned: amount {config.amount} is less than one step of 'round_to'")
-            done = amount
-            continue
-        accuracy = _recover(candidate, context, config, unpruned)
-        kept = not config.iterative or accuracy >= baseline - config.max_drop
-        rounds.append(
-            {"round": len(rounds) + 1, "amount": amount, **fractions, "validation_accuracy": accuracy, "kept": kept}
-        )
-        context.log(_round_line(rounds[-1]))
-        if kept:
-            best, done = candidate, amount
-            reached = config.target is not None and fractions[config.target.metric] >= config.target.value - 1e-3
-            if not config.iterative:
-                break
-        elif retried:
-            break
-        else:
-            step, retried = step / 2, True
-    if not rounds:
+    best, rows, reached = _Rounds(context, config, pruner, gone, unpruned, baseline, units).run(model)
+    if not rows:
         raise RunError("nothing was pruned: every width is already at its floor; lower 'floor' or 'round_to'")
     return StepResult(
         best,
         {
-            "rounds": rounds,
+            "rounds": rows,
             "unpruned_validation_accuracy": baseline,
             "target_reached": reached if config.target else None,
             "protected_layers": pruner.protected,
             **rounding,
         },
     )
+
+
+@dataclass(frozen=True)
+class _Rounds:
+    """The rounds of a pruning step, each of which is a unit, and what they have in common."""
+
+    context: Context
+    config: PruneConfig
+    pruner: Pruner
+    gone: Callable[[PreTrainedModel], dict[str, float]]
+    unpruned: LoadedModel
+    baseline: float
+    units: Units
+
+    def run(self, model: PreTrainedModel) -> tuple[PreTrainedModel, list[dict[str, Any]], bool]:
+        """Return the smallest model kept, one row a round, and whether the target was reached."""
+        config, rows = self.config, []
+        best, done, step = model, 0.0, config.amount if config.iterative or not config.target else 1.0
+        limit = 1 - config.floor
+        retried = reached = False
+        for number in itertools.count(1):
+            if reached or done >= limit:
+                break
+            candidate, row = self._round(number, best, done, min(done + step, limit))
+            if row["unchanged"]:
+                done = row["amount"]
+                continue
+            rows.append({"round": len(rows) + 1} | {key: value for key, value in row.items() if key != "unchanged"})
+            self.context.log(_round_line(rows[-1]))
+            if row["kept"]:
+                best, done = candidate, row["amount"]
+                reached = config.target is not None and row[config.target.metric] >= config.target.value - 1e-3
+                if not config.iterative:
+                    break
+            elif retried:
+                break
+            else:
+                step, retried = step / 2, True
+        return best, rows, reached
+
+    def _round(
+        self, number: int, best: PreTrainedModel, done: float, amount: float
+    ) -> tuple[PreTrainedModel, dict[str, Any]]:
+        """Return a pruned and trained copy of `best`, or `best` where that is not kept, and what came of it."""
+
+        def work(new: Path, in_progress: Path) -> None:
+            candidate, reached = _pruned(best, self.pruner, self.gone, self.config, done, amount)
+            row = {"amount": reached, "unchanged": self.gone(candidate) == self.gone(best), "kept": False}
+            if not row["unchanged"]:
+                row |= self.gone(candidate) | self._recovered(candidate, in_progress)
+            elif not self.config.iterative:
+                raise RunError(f"nothing was pruned: amount {self.config.amount} is less than one step of 'round_to'")
+            if row["kept"]:
+                save(candidate, new)
+            write_json(new / ROW, row)
+
+        folder = self.units.once(f"round {number}", work)
+        row = read_json(folder / ROW)
+        return load_like(best, folder) if row["kept"] else best, row
+
+    def _recovered(self, candidate: PreTrainedModel, in_progress: Path) -> dict[str, Any]:
+        """Train a pruned model and judge it; one whose loss is not finite any more has fallen too far."""
+        config, context = self.config, replace(self.context, work_folder=in_progress)
+        try:
+            accuracy = _recover(candidate, context, config, self.unpruned)
+        except Diverged as error:
+            if not config.iterative:
+                raise
+            return {"diverged": str(error).partition(":")[0], "kept": False}
+        kept = not config.iterative or accuracy >= self.baseline - config.max_drop
+        return {"validation_accuracy": accuracy, "kept": kept}
 
 
 def build_pruner(model: PreTrainedModel, image: Tensor, config: PruneConfig, exclude: set[str]) -> Pruner:
@@ -193,7 +246,8 @@ def excluded_layers(model: PreTrainedModel, patterns: list[str]) -> set[str]:
 
 def _round_line(row: dict[str, Any]) -> str:
     verdict = "kept" if row["kept"] else "too far, rolled back"
+    outcome = row.get("diverged") or f"validation accuracy {row['validation_accuracy']:.4f}"
     return (
         f"round {row['round']}: sparsity {row['sparsity']:.1%}, parameters -{row['parameters']:.1%}, "
-        f"MACs -{row['macs']:.1%}, validation accuracy {row['validation_accuracy']:.4f}: {verdict}"
+        f"MACs -{row['macs']:.1%}, {outcome}: {verdict}"
     )

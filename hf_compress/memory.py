@@ -1,0 +1,49 @@
+"""Going on with smaller batches when memory runs out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
+from hf_compress.errors import RunError
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+
+def in_fitting_batches(
+    run: Callable[[int], T], batch_size: int, smaller: Callable[[int], int] = lambda size: size // 2
+) -> T:
+    """Call `run` with the size of its batches; as often as memory runs out, again with a smaller one.
+
+    Args:
+        run: can be called again after it ran out of memory.
+        batch_size: tried first.
+        smaller: gives the next size to try; halves it when not given.
+
+    Returns:
+        What `run` returns.
+
+    Raises:
+        RunError: memory runs out with a single image, too.
+    """
+
+    while True:
+        try:
+            return run(batch_size)
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+            if batch_size == 1:
+                raise RunError("memory runs out with a single image: use smaller images or a smaller model") from error
+        previous, batch_size = batch_size, smaller(batch_size)
+        logger.warning("memory ran out with batches of %d images: going on with %d", previous, batch_size)
+        clear_device_cache(garbage_collection=True)
+
+
+def next_divisor(number: int, size: int) -> int:
+    """Return the largest divisor of `number` that is at most half of `size`: batches that add up to `number` again."""
+    return next(divisor for divisor in range(size // 2, 0, -1) if number % divisor == 0)

@@ -1,0 +1,247 @@
+"""The folder of a run in the making: what is done lies there until the run is finished, for `--resume`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from hf_compress.environment import environment
+from hf_compress.errors import CompressError, RunError, UsageError
+from hf_compress.files import read_json, write_json, write_problem
+from hf_compress.recipe import Recipe
+from hf_compress.run import RECIPE, REPORT, Run
+from hf_compress.units import Units
+
+BEGUN, MOVING, LOCK, FILES = "begun.json", "moving", "lock", "files"
+MOST_DIFFERENCES = 3
+
+
+class RunFolder:
+    """Keeps what a run has done in `<destination>.partial`, and moves the result to its destination in the end.
+
+    A context manager: one process at a time may hold the folder. When it is left by an error, what is done stays, and
+    the error says how to go on.
+
+    Args:
+        destination: the run folder to make.
+        recipe: what to do.
+        overwrite: replace an earlier run folder, and discard what an unfinished one has done.
+        resume: go on with what is done, if anything is.
+
+    Attributes:
+        finished: the run, when there is nothing left to do.
+        resumed: whether there is work to go on from.
+        units: where the work is kept.
+
+    Raises:
+        UsageError: the destination holds something else, or an earlier run without `overwrite`; or there is unfinished
+            work of another recipe, or of the same without `resume`; or another process is at work there.
+    """
+
+    def __init__(self, destination: str | Path, recipe: Recipe, overwrite: bool = False, resume: bool = False):
+        self.destination = Path(destination).expanduser()
+        self.partial = self.destination.with_name(self.destination.name + ".partial")
+        self.recipe, self.overwrite, self.resume = recipe, overwrite, resume
+        self.units = Units(self.partial / "units", recipe.seed)
+        self.finished: Run | None = None
+        self.resumed = False
+        self._lock = FileLock(self.partial / LOCK)
+        self._begun: dict[str, Any] = {}
+
+    def __enter__(self) -> RunFolder:
+        try:
+            self.partial.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise UsageError(f"output '{self.destination}' is being made by another process: wait for it") from None
+        except OSError as error:
+            raise UsageError(f"output '{self.destination}' cannot be written: {error.strerror}") from None
+        try:
+            self._open()
+        except BaseException:
+            self._leave()
+            raise
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        kept = self._leave()
+        problem = error and not isinstance(error, CompressError) and write_problem(error, self.partial)
+        if problem:
+            error, cause = RunError(f"output '{self.destination}' cannot be written: {problem}"), error
+        if error is not None and kept:
+            error.add_note(
+                f"What is done is kept in '{self.partial}': the same command with --resume goes on from there "
+                "(in Python resume=True), with --overwrite it starts anew."
+            )
+        if problem:
+            raise error from cause
+
+    def remember(self, **facts: Any) -> None:
+        """Keep facts about the run.
+
+        Raises:
+            RunError: the run is resumed, and they were others when it began.
+        """
+        for name, value in facts.items():
+            if self._begun.setdefault(name, value) != value:
+                raise RunError(
+                    f"the {name} are not those with which '{self.partial}' was begun: restore them, or start anew "
+                    "with --overwrite"
+                )
+        write_json(self.partial / BEGUN, self._begun)
+
+    def pin(self, recipe: Recipe, **commits: str | None) -> Recipe:
+        """Return the recipe with the commits that were loaded, which a resumed run will load, too."""
+        self._begun.setdefault("commits", {}).update({k: v for k, v in commits.items() if v is not None})
+        write_json(self.partial / BEGUN, self._begun)
+        return recipe.pinned(**self._begun["commits"])
+
+    @property
+    def seconds(self) -> float:
+        """How long this run has taken, without the time between an interruption and its continuation."""
+        return self._begun["seconds"] + time.time() - self._begun["since"]
+
+    @property
+    def new_versions(self) -> list[str]:
+        """What has changed in the environment since the run began."""
+        now = environment()
+        return [name for name, value in self._begun["environment"].items() if now.get(name) != value]
+
+    def finish(self, write: Callable[[Path], None]) -> Run:
+        """Put the result into its place and remove everything else.
+
+        A process that is killed on the way loses neither the result nor the earlier run that it replaces.
+
+        Args:
+            write: called, unless that is done, with the empty folder that becomes the run folder.
+        """
+        self.units.once(FILES, lambda new, _: write(new))
+        (self.partial / MOVING).touch()
+        self._move()
+        return Run.open(self.destination)
+
+    def _open(self) -> None:
+        if (self.partial / MOVING).exists():
+            self._move()
+        if not self.units.hold_work():
+            self._begin()
+        elif self.resume:
+            self._continue()
+        elif self.overwrite:
+            self._begin()
+        else:
+            raise UsageError(
+                f"'{self.partial}' holds an unfinished run: go on with it by --resume, or discard it by --overwrite"
+            )
+
+    def _begin(self) -> None:
+        """Start with an empty folder, unless the run is finished already."""
+        self._refuse_other_files()
+        if self.finished is not None:
+            return
+        self._clear()
+        self._begun = {
+            "recipe": _comparable(self.recipe),
+            "overwrite": self.overwrite,
+            "environment": environment(),
+            "seconds": 0.0,
+            "since": time.time(),
+        }
+        write_json(self.partial / BEGUN, self._begun)
+
+    def _continue(self) -> None:
+        """Go on with what is done, if the recipe is still the same."""
+        self._begun = read_json(self.partial / BEGUN)
+        if different := differences(self._begun["recipe"], _comparable(self.recipe)):
+            raise UsageError(
+                f"'{self.partial}' was begun with another recipe: {different}; take that one to go on, or --overwrite "
+                "to start anew"
+            )
+        self.overwrite = self.overwrite or self._begun["overwrite"]
+        self._refuse_other_files(resumed=True)
+        last = max(place.stat().st_mtime for place in self.partial.rglob("*"))
+        self._begun["seconds"] += max(0.0, last - self._begun["since"])
+        self._begun["since"] = time.time()
+        self.resumed = True
+        write_json(self.partial / BEGUN, self._begun)
+
+    def _refuse_other_files(self, resumed: bool = False) -> None:
+        """Allow an empty destination, an earlier run that is to be replaced, and the same run, finished."""
+        destination = self.destination
+        if not destination.exists() or (destination.is_dir() and not any(destination.iterdir())):
+            return
+        if not (destination / REPORT).is_file():
+            raise UsageError(f"output '{destination}' exists and is not a run folder: choose another --output")
+        if self.overwrite:
+            return
+        if not self.resume or resumed:
+            raise UsageError(f"output '{destination}' holds an earlier run: pass --overwrite to replace it")
+        earlier = _comparable(Recipe.load(destination / RECIPE))
+        if different := differences(earlier, _comparable(self.recipe), revisions=False):
+            raise UsageError(
+                f"output '{destination}' holds a finished run of another recipe: {different}; pass --overwrite to "
+                "replace it"
+            )
+        self.finished = Run.open(destination)
+
+    def _move(self) -> None:
+        """Finish what `finish` began, from wherever it was interrupted."""
+        files, replaced = self.units.folder / FILES, self.partial / "replaced"
+        if files.exists():
+            if self.destination.exists() and any(self.destination.iterdir()):
+                os.replace(self.destination, replaced)
+            os.replace(files, self.destination)
+        self._clear()
+
+    def _clear(self) -> None:
+        """Remove everything but the lock; the mark of a finished run goes last."""
+        for place in sorted(self.partial.iterdir(), key=lambda place: place.name == MOVING):
+            if place.is_dir():
+                shutil.rmtree(place)
+            elif place.name != LOCK:
+                place.unlink()
+
+    def _leave(self) -> bool:
+        """Let go of the folder, and remove it unless it holds work; return whether it does."""
+        kept = self.units.hold_work()
+        if not kept:
+            shutil.rmtree(self.partial, ignore_errors=True)
+        self._lock.release()
+        return kept
+
+
+def differences(earlier: dict[str, Any], now: dict[str, Any], revisions: bool = True) -> str:
+    """Return the keys in which two recipes differ, in words; empty when they do not.
+
+    Args:
+        revisions: False overlooks branches and commits, since a finished run keeps the commits that it found.
+    """
+    earlier, now = dict(_leaves(earlier)), dict(_leaves(now))
+    keys = [key for key in earlier | now if earlier.get(key) != now.get(key)]
+    if not revisions:
+        keys = [key for key in keys if not key.endswith(".revision")]
+    shown = [f"'{key}' was {earlier.get(key)!r} and is {now.get(key)!r}" for key in keys[:MOST_DIFFERENCES]]
+    more = [f"and {len(keys) - MOST_DIFFERENCES} more"] if len(keys) > MOST_DIFFERENCES else []
+    return ", ".join(shown + more)
+
+
+def _comparable(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe as plain values; where its result is published does not matter."""
+    return recipe.model_dump(mode="json", exclude={"publish"})
+
+
+def _leaves(node: Any, path: str = "") -> list[tuple[str, Any]]:
+    """Return the single values of nested mappings and lists, by dotted path."""
+    if isinstance(node, dict) and node:
+        children = node.items()
+    elif isinstance(node, list) and any(isinstance(item, dict) for item in node):
+        children = enumerate(node)
+    else:
+        return [(path, node)]
+    return [leaf for key, child in children for leaf in _leaves(child, f"{path}.{key}" if path else str(key))]

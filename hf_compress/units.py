@@ -1,0 +1,69 @@
+"""Units: pieces of work that are done once, however often a run is interrupted."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hf_compress.files import NEW, read_json, whole_folder, write_json
+
+VALUE = "value.json"
+WORK = ".work-"
+
+
+class Units:
+    """Pieces of work, each of which leaves its result in a folder that appears when it is whole.
+
+    What follows reads the result from that folder, in the process that made it, too: an interrupted run cannot differ
+    from an uninterrupted one. For the same reason every unit starts with the same random state.
+
+    Args:
+        folder: where the results lie; made when needed.
+        seed: of Python's, NumPy's and torch's random numbers at the start of each unit.
+    """
+
+    def __init__(self, folder: Path, seed: int):
+        self.folder = folder
+        self.seed = seed
+
+    def once(self, name: str, work: Callable[[Path, Path], None]) -> Path:
+        """Do a unit, unless it is done, and return the folder of its result.
+
+        Args:
+            name: different for each unit.
+            work: called with an empty folder for the result, and with a folder that outlives an interruption: what
+                training in progress needs to go on lies there until the unit is done.
+        """
+        from transformers import set_seed
+
+        result = self._place(name)
+        if not result.is_dir():
+            in_progress = result.with_name(WORK + result.name)
+            set_seed(self.seed)
+            with whole_folder(result) as new:
+                work(new, in_progress)
+            shutil.rmtree(in_progress, ignore_errors=True)
+        return result
+
+    def value(self, name: str, compute: Callable[[], Any]) -> Any:
+        """Do a unit whose result is plain data, as JSON holds it, and return that."""
+        return read_json(self.once(name, lambda new, _: write_json(new / VALUE, compute())) / VALUE)
+
+    def is_done(self, name: str) -> bool:
+        """Return whether the result of a unit is there."""
+        return self._place(name).is_dir()
+
+    def done(self) -> list[str]:
+        """Return the names of the finished units' folders, in the order in which they were finished."""
+        found = [place for place in self.folder.glob("*") if not place.name.startswith((NEW, WORK))]
+        return [place.name for place in sorted(found, key=lambda place: place.stat().st_mtime_ns)]
+
+    def hold_work(self) -> bool:
+        """Return whether something would be lost with the folder: a finished unit, or a part of one in progress."""
+        return bool(self.done()) or any(self.folder.glob(f"{WORK}*/*"))
+
+    def _place(self, name: str) -> Path:
+        return self.folder / re.sub(r"[^\w.-]+", "-", name)

@@ -1,0 +1,124 @@
+"""Runs a recipe, kills it with SIGKILL at random moments, resumes it each time, and compares what comes out.
+
+    python kill_chain.py FOLDER KILLS SEED
+
+Every run is a process of its own, forked from this one, which has imported all modules: so it starts at once. Prints
+one line of JSON.
+"""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+TINY = {"model": "resnet18", "width": 0.125, "image_size": 16}
+TRAINING = {"epochs": 2, "learning_rate": 3e-3}
+RECIPE = {
+    "teacher": {**TINY, "finetune": TRAINING},
+    "student": TINY,
+    "data": {
+        "path": "digits",
+        "augmentation": "light",
+        "splits": {"train": "train[:96]", "validation": "train[300:350]", "test": "train[400:450]"},
+    },
+    "steps": [
+        {"distill": TRAINING},
+        {
+            "prune": {
+                "amount": 0.2,
+                "max_drop": 1.0,
+                "importance": "random",
+                "target": {"sparsity": 0.35},
+                "recovery": {**TRAINING, "epochs": 1, "loss": "mse_ce"},
+            }
+        },
+    ],
+    "measure": {"batch_size": 2, "repeats": 3},
+}
+TIMES = {"created", "seconds", "latency", "remarks"}
+
+
+def run(output: Path, log: Path, delay: float | None = None) -> int | None:
+    """Run or resume the recipe in a process; return its exit status, or None when it was killed after `delay`."""
+    pid = os.fork()
+    if pid == 0:
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        from hf_compress import Recipe, compress
+
+        try:
+            compress(Recipe.from_dict(RECIPE), output, resume=True)
+        except BaseException as error:
+            os.write(2, f"{error!r}\n".encode())
+            os._exit(1)
+        os._exit(0)
+    if delay is not None:
+        end = time.monotonic() + delay
+        while time.monotonic() < end:
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                return 0
+            time.sleep(0.005)
+        os.kill(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    return None if os.WIFSIGNALED(status) else os.waitstatus_to_exitcode(status)
+
+
+def without_times(node):
+    if isinstance(node, dict):
+        return {key: without_times(value) for key, value in node.items() if key not in TIMES}
+    return [without_times(item) for item in node] if isinstance(node, list) else node
+
+
+def outcome(output: Path) -> dict:
+    """Return what must be the same: the files by name, and the report without times."""
+    report = json.loads((output / "report.json").read_text())
+    files = {
+        file.relative_to(output).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(output.rglob("*"))
+        if file.is_file() and file.name not in {"report.json", "README.md", "latency.png"}
+    }
+    return {"files": files, "report": without_times(report)}
+
+
+def main(folder: Path, kills: int, seed: int) -> None:
+    import matplotlib.figure  # noqa: F401
+
+    import hf_compress.adapters  # noqa: F401
+    import hf_compress.pipeline
+    import hf_compress.steps.feature_distillation.training
+    import hf_compress.steps.pruning.loop  # noqa: F401
+
+    log = folder / "log"
+    started = time.monotonic()
+    assert run(folder / "whole", log) == 0, log.read_text()
+    whole = time.monotonic() - started
+    expected = outcome(folder / "whole")
+    chance = random.Random(seed)
+    killed, runs, differing, moments = 0, 1, [], []
+    while killed < kills or (folder / "killed.partial").exists():
+        delay = chance.uniform(0, whole / 2) if killed < kills else None
+        status = run(folder / "killed", log, delay)
+        if status is None:
+            killed += 1
+            moments.append(round(delay, 2))
+        elif status:
+            print(log.read_text(), file=sys.stderr)
+            sys.exit(1)
+        else:
+            runs += 1
+            found = outcome(folder / "killed")
+            differing += [key for key in expected if found[key] != expected[key]]
+            (folder / "killed").rename(folder / f"killed-{runs}")
+    leftovers = [path.name for path in folder.iterdir() if path.name.endswith(".partial")]
+    print(json.dumps({"kills": killed, "runs": runs, "differing": differing, "leftovers": leftovers, "seconds": whole, "moments": moments, "total": time.monotonic()-started}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
