@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from hf_compress.environment import environment
-from hf_compress.errors import CompressError, RunError, UsageError
+from hf_compress.errors import CompressError, Diverged, RunError, UsageError
 from hf_compress.files import read_json, write_json, write_problem
 from hf_compress.recipe import Recipe
 from hf_compress.run import RECIPE, REPORT, Run
@@ -58,12 +58,12 @@ class RunFolder:
         try:
             self.partial.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
+            self._open()
         except Timeout:
             raise UsageError(f"output '{self.destination}' is being made by another process: wait for it") from None
         except OSError as error:
+            self._leave()
             raise UsageError(f"output '{self.destination}' cannot be written: {error.strerror}") from None
-        try:
-            self._open()
         except BaseException:
             self._leave()
             raise
@@ -74,7 +74,7 @@ class RunFolder:
         problem = error and not isinstance(error, CompressError) and write_problem(error, self.partial)
         if problem:
             error, cause = RunError(f"output '{self.destination}' cannot be written: {problem}"), error
-        if error is not None and kept:
+        if error is not None and kept and not isinstance(error, Diverged):  # that would come to the same point again
             error.add_note(
                 f"What is done is kept in '{self.partial}': the same command with --resume goes on from there "
                 "(in Python resume=True), with --overwrite it starts anew."

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from hf_compress.data.images import batches, input_size, spread
 from hf_compress.errors import RunError
 from hf_compress.evaluation import load_with_data
+from hf_compress.files import whole_file
 from hf_compress.measure.quality import quality
 from hf_compress.steps.pruning.channels import ChannelPruner
 from hf_compress.steps.pruning.config import PruneConfig
@@ -128,7 +129,7 @@ def _accuracy(model: PreTrainedModel, inputs: list[dict[str, Tensor]]) -> float:
 
 
 def _write(measurements: list[Measurement], file: Path) -> None:
-    with open(file, "w", encoding="utf-8", newline="") as target:
+    with whole_file(file) as new, open(new, "w", encoding="utf-8", newline="") as target:
         writer = csv.DictWriter(target, COLUMNS)
         writer.writeheader()
         writer.writerows(asdict(measurement) for measurement in measurements)
@@ -150,4 +151,5 @@ def _draw(measurements: list[Measurement], baseline: float, file: Path) -> None:
     axes.set_yticks(range(len(names)), names, fontsize=7)
     axes.set_xlabel("removed")
     figure.colorbar(picture, label=f"accuracy (unpruned: {baseline:.3f})")
-    figure.savefig(file, dpi=120)
+    with whole_file(file) as new:
+        figure.savefig(new, dpi=120)

@@ -59,13 +59,13 @@ def run(output: Path, log: Path, delay: float | None = None) -> int | None:
             os.write(2, f"{error!r}\n".encode())
             os._exit(1)
         os._exit(0)
-    if delay is not None:
-        end = time.monotonic() + delay
-        while time.monotonic() < end:
-            if os.waitpid(pid, os.WNOHANG)[0]:
-                return 0
-            time.sleep(0.005)
-        os.kill(pid, signal.SIGKILL)
+    end = float("inf") if delay is None else time.monotonic() + delay
+    while time.monotonic() < end:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
     return None if os.WIFSIGNALED(status) else os.waitstatus_to_exitcode(status)
 
@@ -87,38 +87,37 @@ def outcome(output: Path) -> dict:
     return {"files": files, "report": without_times(report)}
 
 
-def main(folder: Path, kills: int, seed: int) -> None:
-    import matplotlib.figure  # noqa: F401
-
-    import hf_compress.adapters  # noqa: F401
-    import hf_compress.pipeline
-    import hf_compress.steps.feature_distillation.training
-    import hf_compress.steps.pruning.loop  # noqa: F401
-
+def chain(folder: Path, kills: int, seed: int) -> dict:
+    """Kill and resume until `kills` processes have been killed and the last run is finished; return what came out."""
     log = folder / "log"
     started = time.monotonic()
-    assert run(folder / "whole", log) == 0, log.read_text()
+    if run(folder / "whole", log):
+        sys.exit(log.read_text())
     whole = time.monotonic() - started
     expected = outcome(folder / "whole")
     chance = random.Random(seed)
-    killed, runs, differing, moments = 0, 1, [], []
-    while killed < kills or (folder / "killed.partial").exists():
-        delay = chance.uniform(0, whole / 2) if killed < kills else None
+    moments: list[float] = []
+    runs, differing = 0, []
+    while len(moments) < kills or (folder / "killed.partial").exists():
+        delay = chance.uniform(0, whole / 3) if len(moments) < kills else None
         status = run(folder / "killed", log, delay)
         if status is None:
-            killed += 1
             moments.append(round(delay, 2))
         elif status:
-            print(log.read_text(), file=sys.stderr)
-            sys.exit(1)
+            sys.exit(log.read_text())
         else:
-            runs += 1
             found = outcome(folder / "killed")
             differing += [key for key in expected if found[key] != expected[key]]
-            (folder / "killed").rename(folder / f"killed-{runs}")
-    leftovers = [path.name for path in folder.iterdir() if path.name.endswith(".partial")]
-    print(json.dumps({"kills": killed, "runs": runs, "differing": differing, "leftovers": leftovers, "seconds": whole, "moments": moments, "total": time.monotonic()-started}))
+            runs += 1
+            (folder / "killed").rename(folder / f"run-{runs}")
+    leftovers = [path.name for path in folder.glob("*.partial")]
+    return {"kills": len(moments), "moments": moments, "runs": runs, "differing": differing, "leftovers": leftovers}
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    import matplotlib.figure  # noqa: F401
+
+    import hf_compress.pipeline
+    import hf_compress.steps.pruning.loop  # noqa: F401
+
+    print(json.dumps(chain(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))

@@ -13,6 +13,7 @@ from huggingface_hub.utils import validate_repo_id
 from markupsafe import Markup
 
 from hf_compress.errors import UsageError
+from hf_compress.files import write_text
 from hf_compress.hub import card_facts as facts
 from hf_compress.hub.markdown import escaped, fenced, one_line
 from hf_compress.hub.origin import lineage
@@ -66,11 +67,11 @@ def write_card(folder: Path, template: Path | None = None) -> ModelCard:
     _template(template)
     draw_figures(run.report, Path(folder) / "figures")
     card = render_card(folder, template)
-    card.save(Path(folder) / CARD)
+    write_text(Path(folder) / CARD, str(card))
     if entries := eval_results(run.report):
         path = Path(folder) / ".eval_results" / "hf-compress.yaml"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False), encoding="utf-8")
+        write_text(path, yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False))
     return card
 
 

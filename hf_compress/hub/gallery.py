@@ -15,6 +15,7 @@ from urllib.parse import quote
 import jinja2
 
 from hf_compress.errors import RunError, UsageError
+from hf_compress.files import write_text
 from hf_compress.hub import card_facts as facts
 from hf_compress.hub.markdown import one_line
 from hf_compress.hub.scatter import Scatter
@@ -105,7 +106,7 @@ def write_gallery(source: str, output: Path) -> int:
         made=datetime.now(UTC).strftime("%Y-%m-%d"),
     )
     try:
-        Path(output).write_text(page, encoding="utf-8")
+        write_text(Path(output), page)
     except OSError as error:
         raise UsageError(f"'{output}' cannot be written: {error.strerror}") from None
     return len(entries)

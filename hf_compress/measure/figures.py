@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_compress.files import whole_file
 from hf_compress.measure.detail import BINS
 
 if TYPE_CHECKING:
@@ -258,7 +259,9 @@ def _save(figure: Figure, path: Path) -> None:
 
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", bbox_inches="tight")
-    Image.open(buffer).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    picture = Image.open(buffer).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    with whole_file(path) as new:
+        picture.save(new, optimize=True)
 
 
 def _axes(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:

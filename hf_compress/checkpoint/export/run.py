@@ -21,6 +21,7 @@ from hf_compress.data.images import batches, input_size, spread
 from hf_compress.environment import environment
 from hf_compress.errors import RunError, UsageError
 from hf_compress.evaluation import load_with_data
+from hf_compress.files import write_text
 from hf_compress.hub.load import LoadedModel
 from hf_compress.measure.latency import time_in_turns
 from hf_compress.run import REPORT, report_text
@@ -177,7 +178,7 @@ def _describe(target: Target, model: Exportable, row: dict[str, Any]) -> None:
         "environment": environment() | {target.name: version(target.runtime.package.partition(".")[0])},
     }
     beside = target.file.with_name(target.file.name + ".json")
-    beside.write_text(json.dumps(description, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_text(beside, json.dumps(description, indent=2, allow_nan=False) + "\n")
 
 
 def _add_to_report(file: Path, rows: list[dict[str, Any]]) -> None:
@@ -187,4 +188,4 @@ def _add_to_report(file: Path, rows: list[dict[str, Any]]) -> None:
     report = json.loads(file.read_text(encoding="utf-8"))
     new = {row["file"] for row in rows}
     report["exports"] = [row for row in report.get("exports", []) if row["file"] not in new] + rows
-    file.write_text(report_text(report), encoding="utf-8")
+    write_text(file, report_text(report))
