@@ -81,8 +81,9 @@ class Resumable:
             return
         schedule, rate = self.lr_scheduler, self.args.learning_rate
         schedule.base_lrs = [rate for _ in schedule.base_lrs]
-        for group, factor in zip(self.optimizer.param_groups, schedule.lr_lambdas, strict=True):
-            group["initial_lr"], group["lr"] = rate, rate * factor(schedule.last_epoch)
+        schedule._last_lr = [rate * factor(schedule.last_epoch) for factor in schedule.lr_lambdas]
+        for group, current in zip(self.optimizer.param_groups, schedule._last_lr, strict=True):
+            group["initial_lr"], group["lr"] = rate, current
 
 
 class Attempts:

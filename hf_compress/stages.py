@@ -16,7 +16,7 @@ from hf_compress.measure.features import FeatureQuality
 from hf_compress.measure.latency import measure_latency
 from hf_compress.measure.remarks import speed_remarks
 from hf_compress.recipe import MeasureSection, Recipe
-from hf_compress.training import evaluate, evaluate_in_detail, predict
+from hf_compress.training import evaluate, evaluate_in_detail, predict, use_channels_last
 from hf_compress.units import Units
 
 
@@ -43,7 +43,11 @@ class Stages:
         self.remarks: list[str] = []
 
     def add(self, stage: str, loaded: LoadedModel, details: dict[str, Any] | None = None) -> None:
-        """Measure quality and cost of a model on the test images."""
+        """Measure quality and cost of a model on the test images.
+
+        The layout of its weights is the same afterwards whether it was measured now or before an interruption.
+        """
+        use_channels_last(loaded.model)
         measured = self.units.value(
             f"measure {stage}", lambda: {**self.quality(loaded), "cost": cost(loaded.model, _image(loaded))}
         )

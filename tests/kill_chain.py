@@ -29,13 +29,14 @@ RECIPE = {
     },
     "steps": [
         {"distill": TRAINING},
+        {"prune": {"amount": 0.45, "max_drop": 1.0, "recovery": {**TRAINING, "epochs": 1, "loss": "mse_ce"}}},
         {
             "prune": {
-                "amount": 0.2,
-                "max_drop": 1.0,
+                "granularity": "weight",
                 "importance": "random",
-                "target": {"sparsity": 0.35},
-                "recovery": {**TRAINING, "epochs": 1, "loss": "mse_ce"},
+                "amount": 0.5,
+                "iterative": False,
+                "recovery": {**TRAINING, "epochs": 1},
             }
         },
     ],
@@ -99,7 +100,7 @@ def chain(folder: Path, kills: int, seed: int) -> dict:
     moments: list[float] = []
     runs, differing = 0, []
     while len(moments) < kills or (folder / "killed.partial").exists():
-        delay = chance.uniform(0, whole / 3) if len(moments) < kills else None
+        delay = chance.uniform(0, whole / 2) if len(moments) < kills else None
         status = run(folder / "killed", log, delay)
         if status is None:
             moments.append(round(delay, 2))

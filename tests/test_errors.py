@@ -132,5 +132,6 @@ def test_ctrl_c_leaves_a_message_and_no_half_written_folder(tmp_path):
     assert time.monotonic() - started < 30
     assert process.returncode == 130
     assert f"interrupted: '{tmp_path / 'out'}' was not written" in errors
+    assert f"kept in '{tmp_path / 'out.partial'}': the same command with --resume" in errors
     assert "Traceback" not in errors
     assert not (tmp_path / "out").exists()

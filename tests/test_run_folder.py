@@ -1,5 +1,6 @@
 """The folder of an unfinished run: who may go on with it, and that nothing is lost on the way."""
 
+import itertools
 import os
 import resource
 
@@ -164,41 +165,45 @@ def test_only_the_time_of_the_run_itself_counts(output, monkeypatch):
         assert folder.seconds == 90.0
 
 
-@pytest.mark.parametrize("system_call", range(12))
-def test_a_kill_while_the_result_is_put_into_place_loses_neither_result(output, system_call):
-    """The process dies at one of its system calls; there are fewer than twelve of these kinds."""
-    finished(output)
-    (output / "mark").touch()
+def test_a_kill_while_the_result_is_put_into_place_loses_neither_result(tmp_path):
+    """The process dies at its first renaming or removal of a file or folder, at its second, and so on."""
+    for fatal in itertools.count():
+        output = tmp_path / str(fatal) / "out"
+        finished(output)
+        (output / "mark").touch()
+        status = in_child(lambda output=output, fatal=fatal: replace_and_die(output, fatal))
+        old = (output / "mark").exists()
+        replaced = output.with_name("out.partial") / "replaced"
+        assert old or (output / "report.json").exists() or (replaced / "mark").exists()
+        with RunFolder(output, recipe(), resume=True) as folder:
+            if folder.finished is None:
+                assert folder.resumed
+                folder.finish(write)
+        assert (output / "report.json").exists()
+        assert not (output / "mark").exists()
+        assert list(output.parent.iterdir()) == [output]
+        if status == 0:
+            break
+        assert status == 9
+    assert fatal > 10
 
-    def die():
-        calls = iter(range(100))
 
-        def mortal(call):
-            def wrapped(*arguments, **options):
-                if next(calls) == system_call:
-                    os._exit(9)
-                return call(*arguments, **options)
+def replace_and_die(output, fatal):
+    calls = itertools.count()
 
-            return wrapped
+    def mortal(call):
+        def wrapped(*arguments, **options):
+            if next(calls) == fatal:
+                os._exit(9)
+            return call(*arguments, **options)
 
-        with RunFolder(output, recipe(), overwrite=True) as folder:
-            folder.units.value("first", lambda: 1)
-            for name in ("replace", "unlink", "rmdir", "fsync", "utime"):
-                setattr(os, name, mortal(getattr(os, name)))
-            folder.finish(write)
+        return wrapped
 
-    status = in_child(die)
-    assert status in (0, 9)
-    old, new = (output / "mark").exists(), (output / "report.json").exists() and not (output / "mark").exists()
-    replaced = output.with_name("out.partial") / "replaced"
-    assert old or new or (replaced / "mark").exists()
-    with RunFolder(output, recipe(), resume=True) as folder:
-        if folder.finished is None:
-            assert folder.resumed
-            folder.finish(write)
-    assert (output / "report.json").exists()
-    assert not (output / "mark").exists()
-    assert list(output.parent.iterdir()) == [output]
+    with RunFolder(output, recipe(), overwrite=True) as folder:
+        folder.units.value("first", lambda: 1)
+        for name in ("replace", "unlink", "rmdir"):
+            setattr(os, name, mortal(getattr(os, name)))
+        folder.finish(write)
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_what_was_done(output):

@@ -31,7 +31,7 @@ def save(model: PreTrainedModel, folder: str | Path, processor: BaseImageProcess
 
 
 def load_like(model: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
-    """Return, in float32 and in eval mode, the model that `save` wrote.
+    """Return, in float32, in eval mode and with channels-last weights, the model that `save` wrote.
 
     Args:
         model: an earlier state of it, which tells its class; channels or layers may have been changed since.
@@ -44,7 +44,7 @@ def load_like(model: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
 
     loaded = type(model).from_pretrained(folder, dtype=torch.float32)
     use_torch_momentum(loaded)
-    return loaded.eval()
+    return loaded.eval().to(memory_format=torch.channels_last)
 
 
 def is_compressed(folder: str | Path) -> bool:

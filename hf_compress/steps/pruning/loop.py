@@ -27,7 +27,7 @@ from hf_compress.steps.pruning.patterns import PatternPruner
 from hf_compress.steps.pruning.rounding import fastest_multiple
 from hf_compress.steps.pruning.uniform import UniformPruner
 from hf_compress.steps.pruning.weights import prunable_weights, prune_weights, sparsity
-from hf_compress.training import evaluate, reestimate_batch_norm, train
+from hf_compress.training import evaluate, reestimate_batch_norm, train, use_channels_last
 from hf_compress.units import Units
 
 BISECTIONS = 10
@@ -68,6 +68,7 @@ def prune(model: PreTrainedModel, context: Context, config: PruneConfig) -> Step
     """
     torch.manual_seed(context.seed)
     units = Units(context.part(), context.seed)
+    use_channels_last(model)  # as evaluation would, which is not repeated after an interruption: sums keep their order
     exclude = excluded_layers(model, config.exclude)
     image = torch.zeros(1, 3, *input_size(context.processor))
     rounding: dict[str, Any] = {}
