@@ -20,7 +20,6 @@ from torch import nn
 from hf_compress.adapters.neural_compressor.composition import DISTILL, PRUNE, Composition
 from hf_compress.config import Section, validate
 from hf_compress.errors import UsageError
-from hf_compress.steps.distillation import feature_losses  # noqa: F401  (registers all losses)
 from hf_compress.steps.distillation.config import LOSSES, LossConfig
 from hf_compress.steps.pruning.config import PruneConfig as PruneSection
 from hf_compress.steps.pruning.weights import PRUNABLE

@@ -33,8 +33,6 @@ class LossOptions(Section):
     @field_validator("loss")
     @classmethod
     def _known(cls, name: str) -> str:
-        from hf_compress.steps.distillation import feature_losses  # noqa: F401  (registers all losses; no torch)
-
         return LOSSES.known(name)
 
     @model_validator(mode="after")

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -42,9 +43,10 @@ def layer_outputs(model: nn.Module, layers: Iterable[str]) -> Iterator[dict[str,
     found: dict[str, Tensor] = {}
 
     def keep(name: str):
-        return lambda module, inputs, output: found.update(
-            {name: output if isinstance(output, Tensor) else next(iter(output))}
-        )
+        def store(module: nn.Module, inputs: tuple, output: Any) -> None:
+            found[name] = output if isinstance(output, Tensor) else output[0]
+
+        return store
 
     hooks = [model.get_submodule(name).register_forward_hook(keep(name)) for name in layers]
     try:
@@ -75,6 +77,8 @@ def as_map(features: Tensor, layer: str) -> Tensor:
     Raises:
         UsageError: the output is none of these.
     """
+    if not isinstance(features, Tensor):
+        raise UsageError(f"layer '{layer}' gives no tensor, but {type(features).__name__}: name another in 'layers'")
     features = features.float()
     if features.dim() == 4:
         return features
