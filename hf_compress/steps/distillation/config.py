@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydantic import Field, field_validator, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from hf_compress.config import Section, TrainingConfig
 from hf_compress.registry import Registry
@@ -68,7 +68,7 @@ class LossConfig(LossOptions, TrainingConfig):
         return values
 
     @model_serializer(mode="wrap")
-    def _as_written(self, plain) -> dict[str, Any]:
+    def _as_written(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         left_out = LossOptions.model_fields if self.losses else {"losses"}
         return {name: value for name, value in plain(self).items() if name not in left_out}
 
