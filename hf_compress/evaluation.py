@@ -94,7 +94,7 @@ def _data_section(name: str, data_path: str | None) -> tuple[DataSection, int]:
     """Return section and seed of a run's own recipe where it used the same data, so that its test images stay such."""
     recipe = _own_recipe(name)
     if recipe is not None and (data_path is None or _same_path(data_path, recipe.data.path)):
-        return recipe.data, recipe.seed
+        return recipe.data.model_copy(update={"unlabelled": []}), recipe.seed
     if data_path is None:
         raise UsageError(f"'{name}' has no {RECIPE} that names its data: pass --data")
     return DataSection(path=data_path), 0

@@ -53,7 +53,7 @@ def compress(recipe: Recipe, output: str | Path = "runs/latest", overwrite: bool
     set_seed(recipe.seed)
     log(f"data: {recipe.data.path}")
     data = load_data(recipe.data, recipe.seed)
-    teacher, teacher_details = prepare_teacher(recipe, data, folder, log)
+    teacher, training_details = prepare_teacher(recipe, data, folder, log)
     quality = quality_measure(recipe, data, teacher)
     student = build_student(recipe.student, data.label_names, teacher, headless=recipe.task == "features")
     if recipe.student.model not in STUDENTS and recipe.student.pretrained:
@@ -63,7 +63,7 @@ def compress(recipe: Recipe, output: str | Path = "runs/latest", overwrite: bool
 
     stages = Stages(recipe.measure, quality)
     if teacher is not None:
-        stages.add("teacher", teacher, teacher_details)
+        stages.add_teacher(teacher, training_details)
     if recipe.student.model != "teacher":
         stages.add("student", student)
     context = Context(data, student.processor, teacher, recipe.seed, folder.work, log=log, artifacts=folder.files)
@@ -96,28 +96,36 @@ def compress(recipe: Recipe, output: str | Path = "runs/latest", overwrite: bool
     run = Run(folder.finish(), report)
     write_card(run.folder)
     if recipe.publish is not None:
-        trusted = any(section and section.trust_remote_code for section in (recipe.teacher, recipe.student))
+        models = [*(recipe.teacher.members if recipe.teacher else []), recipe.student]
+        trusted = any(section.trust_remote_code for section in models)
         log(f"published: {run.publish(**recipe.publish.model_dump(), trust_remote_code=trusted).url}")
     return run
 
 
 def _pinned(
     recipe: Recipe, data: ImageData, teacher: LoadedModel | None, student: LoadedModel
-) -> tuple[Recipe, dict[str, Origin | None]]:
+) -> tuple[Recipe, dict[str, Origin | list[Origin] | None]]:
     """Return the recipe with the commits that were loaded, and the origins of teacher and student for the report.
 
     Raises:
         UsageError: the recipe publishes, and the licence of an origin does not allow it.
     """
     own_student = recipe.student.model != "teacher"
-    commits = {"teacher": teacher and teacher.commit, "student": student.commit if own_student else None}
+    members = teacher.members if teacher else []
+    commits = {
+        "teacher": [member.commit for member in members],
+        "student": student.commit if own_student else None,
+        "data": data.facts["revision"],
+        "unlabelled": data.facts["unlabelled_revisions"],
+    }
+    teachers = [origin(member.name, member.commit) for member in members]
     origins = {
-        "teacher": teacher and origin(teacher.name, teacher.commit),
+        "teacher": teachers if len(teachers) > 1 else next(iter(teachers), None),
         "student": origin(student.name, student.commit, recipe.student.pretrained) if own_student else None,
     }
     if recipe.publish is not None:
         publishable_license(origins, recipe.publish.license)
-    return recipe.pinned(**commits, data=data.facts["revision"]), origins
+    return recipe.pinned(**commits), origins
 
 
 def _save(loaded: LoadedModel, folder: Path) -> None:

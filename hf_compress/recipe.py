@@ -37,6 +37,25 @@ class TeacherFinetune(TrainingConfig):
 class TeacherSection(ModelSection):
     finetune: TeacherFinetune | None = Field(None, description="Needed when the teacher's labels are not the data's.")
 
+    @property
+    def members(self) -> list[TeacherSection]:
+        return [self]
+
+
+class EnsembleSection(Section):
+    """Several teachers, of which the mean of the softmax outputs is learnt."""
+
+    ensemble: list[TeacherSection] = Field(min_length=2, description="Teachers; a string is a model.")
+
+    @field_validator("ensemble", mode="before")
+    @classmethod
+    def _model_shorthand(cls, members: Any) -> Any:
+        return [_named(member, "model") for member in members] if isinstance(members, list) else members
+
+    @property
+    def members(self) -> list[TeacherSection]:
+        return self.ensemble
+
 
 class StudentSection(ModelSection):
     """The model that is compressed; `model: teacher` is a copy of the teacher."""
@@ -67,20 +86,46 @@ class SplitsSection(Section):
         return self
 
 
-class DataSection(Section):
+class SourceSection(Section):
+    """Where images come from."""
+
     path: str = Field(
         description="Hub id, folder of images (one folder a class), folder of parquet files, or `digits`."
     )
     name: str | None = Field(None, description="Configuration of a Hub data set.")
     revision: str | None = Field(None, description="Branch, tag or commit of a Hub data set.")
-    splits: SplitsSection = Field(default_factory=SplitsSection)
     image_column: str | None = Field(None, description="Found by its type when not given.")
+
+
+class UnlabelledSection(SourceSection):
+    """Images whose labels, if there are any, are not looked at."""
+
+    split: str | None = Field(None, description="`train`, `unlabeled`, `train[:500]`, ...; all images when not given.")
+
+
+class DataSection(SourceSection):
+    splits: SplitsSection = Field(default_factory=SplitsSection)
     label_column: str | None = Field(None, description="Found by its type when not given.")
+    labelled: float = Field(
+        1.0, gt=0, le=1, description="Fraction of the training images that keep their labels; the rest is unlabelled."
+    )
+    unlabelled: list[UnlabelledSection] = Field([], description="More images, from which distillations learn, too.")
     augmentation: Literal["none", "light", "standard"] = Field(
         "none", description="`light`: shift and mirror; `standard`: random crop, mirror and colour."
     )
     on_corrupt: Literal["skip", "stop"] = Field("skip", description="What to do with an image that cannot be decoded.")
     workers: int = Field(0, ge=0, description="Processes that decode images; 0 decodes in the main process.")
+
+    @field_validator("unlabelled", mode="before")
+    @classmethod
+    def _source_shorthand(cls, sources: Any) -> Any:
+        return [_named(source, "path") for source in sources] if isinstance(sources, list) else sources
+
+    @model_validator(mode="after")
+    def _no_test_images(self):
+        if any(source.path == self.path and source.split is None for source in self.unlabelled):
+            raise ValueError("unlabelled holds the data set itself, with its test images: name the split to take")
+        return self
 
 
 class MeasureSection(Section):
@@ -131,7 +176,7 @@ class Recipe(Section):
         "classification",
         description="`features`: teacher and student are backbones without a classifier; labels are not needed.",
     )
-    teacher: TeacherSection | None = None
+    teacher: TeacherSection | EnsembleSection | None = None
     student: StudentSection = StudentSection(model="teacher")
     data: DataSection
     steps: list[dict[str, SerializeAsAny[BaseModel]]] = Field(
@@ -141,15 +186,23 @@ class Recipe(Section):
     publish: PublishSection | None = Field(None, description="Publish the finished run folder on the Hub.")
     seed: int = 0
 
-    @field_validator("teacher", "student", mode="before")
+    @field_validator("student", mode="before")
     @classmethod
     def _model_shorthand(cls, value: Any) -> Any:
-        return {"model": value} if isinstance(value, str) else value
+        return _named(value, "model")
+
+    @field_validator("teacher", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        value = _named(value, "model")
+        if not isinstance(value, dict):
+            return value
+        return validate(EnsembleSection if "ensemble" in value else TeacherSection, value, "teacher")
 
     @field_validator("data", mode="before")
     @classmethod
     def _data_shorthand(cls, value: Any) -> Any:
-        return {"path": value} if isinstance(value, str) else value
+        return _named(value, "path")
 
     @field_validator("steps", mode="before")
     @classmethod
@@ -169,12 +222,18 @@ class Recipe(Section):
             raise UsageError(
                 "'student.model' is the teacher, which has nothing to learn from itself: name a smaller one"
             )
+        if self.task == "features" and isinstance(self.teacher, EnsembleSection):
+            raise UsageError(
+                "'teacher.ensemble' averages classes, which 'task: features' leaves out: name one teacher"
+            )
         if self.task == "features" and self.teacher is not None and self.teacher.finetune is not None:
             raise UsageError("'teacher.finetune' trains a classifier, which 'task: features' leaves out: remove it")
         return self
 
     @model_validator(mode="after")
     def _has_teacher_where_needed(self):
+        if isinstance(self.teacher, EnsembleSection) and self.student.model == "teacher":
+            raise UsageError("'student.model' is the teacher, which is an ensemble: name a single model")
         if self.teacher is None:
             if self.student.model == "teacher":
                 raise UsageError("'student.model' is the teacher, but the recipe has no teacher: add 'teacher.model'")
@@ -219,15 +278,24 @@ class Recipe(Section):
             _override(values, key, value)
         return validate(cls, values)
 
-    def pinned(self, **commits: str | None) -> Recipe:
-        """Return the recipe with the commits that a run used: `pinned(teacher=..., data=...)`; None is skipped."""
-        return self.model_copy(
-            update={
-                section: getattr(self, section).model_copy(update={"revision": commit})
-                for section, commit in commits.items()
-                if commit is not None
-            }
-        )
+    def pinned(self, **commits: str | list[str | None] | None) -> Recipe:
+        """Return the recipe with the commits that a run used; None is skipped.
+
+        Args:
+            commits: by section: one for `student` and `data`, one a member for `teacher`, and one a data set for
+                `unlabelled`.
+        """
+        recipe = self.model_copy(deep=True)
+        sections = {
+            "teacher": recipe.teacher.members if recipe.teacher else [],
+            "student": [recipe.student],
+            "data": [recipe.data],
+            "unlabelled": recipe.data.unlabelled,
+        }
+        for name, found in commits.items():
+            for section, commit in zip(sections[name], found if isinstance(found, list) else [found], strict=True):
+                section.revision = commit or section.revision
+        return recipe
 
     def to_yaml(self) -> str:
         """Return the resolved recipe, all defaults filled in."""
@@ -250,9 +318,13 @@ def recipe_schema() -> dict[str, Any]:
             for name, config in configs.items()
         ]
     }
-    for section in ("teacher", "student"):
-        recipe["properties"][section] = {"anyOf": [{"type": "string"}, recipe["properties"][section]]}
-    recipe["properties"]["data"] = {"anyOf": [{"type": "string"}, recipe["properties"]["data"]]}
+    shorthands = [(recipe["properties"], section) for section in ("teacher", "student", "data")]
+    shorthands += [
+        (schema["$defs"]["EnsembleSection"]["properties"]["ensemble"], "items"),
+        (schema["$defs"]["DataSection"]["properties"]["unlabelled"], "items"),
+    ]
+    for place, key in shorthands:
+        place[key] = {"anyOf": [{"type": "string"}, place[key]]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **recipe, "$defs": schema["$defs"]}
 
 
@@ -275,6 +347,11 @@ def _find(source: str | Path) -> Path:
     if str(source) in shipped:
         return shipped[str(source)]
     raise UsageError(f"no recipe file or shipped recipe '{source}'{did_you_mean(str(source), shipped)}")
+
+
+def _named(value: Any, key: str) -> Any:
+    """A string stands for a section in which it is the value of `key`."""
+    return {key: value} if isinstance(value, str) else value
 
 
 def _parse_step(number: int, step: Any) -> dict[str, Section]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from hf_compress.data import ImageData
-from hf_compress.data.images import input_size
+from hf_compress.data.images import example_input
 from hf_compress.hub.load import LoadedModel
 from hf_compress.measure.cost import cost
 from hf_compress.measure.features import FeatureQuality
@@ -45,28 +44,35 @@ class Stages:
             "stage": stage,
             "model": loaded.name,
             **self.quality(loaded),
-            "cost": cost(loaded.model, _image(loaded)),
+            "cost": cost(loaded.model, example_input(loaded.processor)),
         }
         self.rows.append(row | ({"details": details} if details else {}))
-        self.models.append(LoadedModel(copy.deepcopy(loaded.model), loaded.processor, loaded.name))
+        self.models.append(dataclasses.replace(loaded, model=copy.deepcopy(loaded.model)))
+
+    def add_teacher(self, teacher: LoadedModel, details: list[dict[str, Any] | None]) -> None:
+        """Measure the teacher; an ensemble as a whole, then its members. `details` has an entry for each of these."""
+        if len(details) == 1:
+            return self.add("teacher", teacher, details[0])
+        self.add("teacher", teacher)
+        for number, (member, training) in enumerate(zip(teacher.members, details, strict=True), start=1):
+            self.add(f"teacher {number}", member, training)
 
     def add_latency(self) -> None:
-        """Time all models in turn, with each runtime of the recipe."""
+        """Time all models in turn, with each runtime of the recipe; an ensemble in PyTorch only."""
         sizes = sorted({1, self.measure.batch_size})
-        images = [_image(loaded) for loaded in self.models]
-        models = [loaded.model for loaded in self.models]
-        options = (models, images, sizes, self.measure.repeats, self.measure.threads)
-        for row, latency in zip(self.rows, measure_latency(*options), strict=True):
+        options = (sizes, self.measure.repeats, self.measure.threads)
+        for row, latency in zip(self.rows, measure_latency(*_inputs(self.models), *options), strict=True):
             row["latency"] = latency
+        single = [index for index, loaded in enumerate(self.models) if len(loaded.members) == 1]
         for runtime in dict.fromkeys(name for name in self.measure.runtimes if name != "eager"):
             try:
-                found = measure_latency(*options, runtime)
+                found = measure_latency(*_inputs([self.models[index] for index in single]), *options, runtime)
             except Exception as error:  # compilers raise anything; a finished training is not lost for that
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 self.remarks.append(f"latency with {runtime} could not be measured: {reason}")
                 continue
-            for row, latency in zip(self.rows, found, strict=True):
-                row.setdefault("runtimes", {})[runtime] = latency
+            for index, latency in zip(single, found, strict=True):
+                self.rows[index].setdefault("runtimes", {})[runtime] = latency
         self.remarks += speed_remarks(self.rows)
 
 
@@ -94,5 +100,6 @@ def quality_measure(
     return agreement
 
 
-def _image(loaded: LoadedModel) -> torch.Tensor:
-    return torch.zeros(1, 3, *input_size(loaded.processor))
+def _inputs(models: list[LoadedModel]) -> tuple[list, list]:
+    """Return the models, and one input for each."""
+    return [loaded.model for loaded in models], [example_input(loaded.processor) for loaded in models]

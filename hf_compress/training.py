@@ -21,13 +21,15 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from hf_compress.config import TrainingConfig
 from hf_compress.data import Collator, ImageData, ImageSplit
 from hf_compress.data.images import IGNORED_LABEL, batches, spread
-from hf_compress.errors import RunError
+from hf_compress.errors import RunError, UsageError
 from hf_compress.hub.load import LoadedModel
 from hf_compress.measure.detail import by_class, reliability
 from hf_compress.measure.quality import quality
 from hf_compress.progress import EvaluationProgress, TrainingProgress
 from hf_compress.steps.base import Context
 from hf_compress.steps.distillation.config import LOSSES, LossConfig
+from hf_compress.steps.distillation.criterion import Criterion
+from hf_compress.steps.distillation.features import answer
 
 EVALUATION_BATCH = 128
 
@@ -38,7 +40,10 @@ class CompressionTrainer(Trainer):
     Args:
         teacher: frozen model that sees `teacher_pixel_values`, or `pixel_values` where a batch has no own view for it;
             None trains with cross-entropy alone.
-        loss_config: names the distillation loss and its options.
+        loss_config: names the distillation losses and their options.
+
+    Attributes:
+        criterion: the loss against the teacher.
     """
 
     def __init__(
@@ -51,28 +56,41 @@ class CompressionTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = False
         self.teacher = teacher
-        self.loss_config = loss_config
+        self.criterion = Criterion(loss_config) if loss_config is not None else None
+        if self.criterion is not None:
+            self.add_callback(ClearGradients(self.criterion))
         if teacher is not None:
             self.teacher.requires_grad_(False).eval().to(self.args.device)
             use_channels_last(self.teacher)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the distillation loss while training with a teacher, otherwise the cross-entropy."""
-        outputs = model(pixel_values=inputs["pixel_values"])
-        logits, labels = outputs.logits, inputs.get("labels")
+        labels = inputs.get("labels")
         if model.training and self.teacher is not None:
-            view = inputs.get("teacher_pixel_values", inputs["pixel_values"])
+            student = answer(model, inputs["pixel_values"], self.criterion.student_layers, owner=self.model)
             with torch.no_grad():
-                teacher_logits = self.teacher(pixel_values=view).logits
-            distillation = LOSSES.get(self.loss_config.loss)
-            if labels is None and distillation.needs_labels:
-                raise RunError(f"loss '{self.loss_config.loss}' needs 'labels' in every batch; mse and kl do without")
-            loss = distillation.function(logits.float(), teacher_logits.float(), labels, self.loss_config)
+                teacher = answer(self.teacher, _teacher_view(inputs), self.criterion.teacher_layers)
+            logits, loss = student.logits, self.criterion(student, teacher, labels)
         else:
+            logits = model(pixel_values=inputs["pixel_values"]).logits
             loss = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED_LABEL)
         if model.training:
             self.stop_unless_finite(loss)
         return (loss, {"logits": logits}) if return_outputs else loss
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """Match the layers that losses compare, and train the projectors between them together with the model."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if self.criterion is None or not self.criterion.student_layers:
+            return optimizer
+        if max(self.args.n_gpu, self.args.world_size) > 1:
+            raise UsageError("losses that compare layers train on one device: set CUDA_VISIBLE_DEVICES to one of them")
+        batch = self._prepare_inputs(next(iter(self.get_train_dataloader())))
+        self.criterion.match_layers(self.model, self.teacher, batch["pixel_values"], _teacher_view(batch))
+        held = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+        if added := [parameter for parameter in self.criterion.parameters() if parameter not in held]:
+            optimizer.add_param_group({"params": added})
+        return optimizer
 
     def stop_unless_finite(self, loss: Tensor) -> None:
         """Raise a RunError when the training loss is not a number any more."""
@@ -98,6 +116,21 @@ class CompressionTrainer(Trainer):
         if self._signature_columns is None:
             super()._set_signature_columns_if_needed()
             self._signature_columns.append("teacher_pixel_values")
+
+
+def _teacher_view(inputs: dict[str, Any]) -> Tensor:
+    return inputs.get("teacher_pixel_values", inputs["pixel_values"])
+
+
+class ClearGradients(TrainerCallback):
+    """Clears the gradients of a criterion's projectors; the Trainer clears only the model's own."""
+
+    def __init__(self, criterion: Criterion):
+        self.criterion = criterion
+
+    def on_step_end(self, args, state, control, **kwargs):
+        for parameter in self.criterion.parameters():
+            parameter.grad = None
 
 
 class HoldMasks(TrainerCallback):
@@ -143,18 +176,19 @@ def train(
         RunError: the loss is not finite, or labels are missing.
     """
     data = context.data
-    needs_labels = teacher is None or LOSSES.get(config.loss).needs_labels
-    if needs_labels and not data.train.labelled:
-        wanted = "cross-entropy" if teacher is None else f"loss '{config.loss}'"
+    names = ["ce"] if teacher is None else [term.loss for term in config.terms]
+    wanted = [name for name in names if LOSSES.get(name).needs_labels]
+    if wanted and not data.train.labelled:
         raise RunError(
-            f"{wanted} needs a label for every training image; for unlabelled images use the loss mse or kl"
+            f"loss '{wanted[0]}' needs labels, and no training image has one; mse, kl and dist do without them"
         )
+    images = data.train if teacher is None else data.with_unlabelled
     sparse = [parameter for name, parameter in model.named_parameters() if name in context.sparse_parameters]
     trainer = CompressionTrainer(
         model=model,
-        args=training_arguments(config, context, metric="accuracy"),
+        args=training_arguments(config, context, len(images), metric="accuracy"),
         data_collator=Collator(context.processor, teacher.processor if teacher else None),
-        train_dataset=data.train,
+        train_dataset=images,
         eval_dataset=data.validation,
         compute_metrics=lambda output: quality(torch.tensor(output.predictions), torch.tensor(output.label_ids)),
         optimizer_cls_and_kwargs=optimizer(config),
@@ -208,6 +242,7 @@ def predict(
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
         remove_unused_columns=False,
+        label_names=["labels"],
         use_cpu=not torch.cuda.is_available(),
         report_to="none",
     )
@@ -257,9 +292,13 @@ def use_channels_last(model: nn.Module) -> None:
     model.to(memory_format=torch.channels_last)
 
 
-def training_arguments(config: TrainingConfig, context: Context, metric: str) -> TrainingArguments:
-    """Return the Trainer's arguments for a section of the recipe; the epoch with the highest `metric` is kept."""
-    steps = config.epochs * math.ceil(len(context.data.train) / config.batch_size)
+def training_arguments(config: TrainingConfig, context: Context, images: int, metric: str) -> TrainingArguments:
+    """Return the Trainer's arguments for a section of the recipe; the epoch with the highest `metric` is kept.
+
+    Args:
+        images: number of training images.
+    """
+    steps = config.epochs * math.ceil(images / config.batch_size)
     return TrainingArguments(
         output_dir=str(Path(context.work_folder) / "training"),
         num_train_epochs=config.epochs,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hf_compress.hub import origin
 from hf_compress.hub.markdown import one_line
 
 FEW_IMAGES = 20
@@ -211,8 +212,7 @@ def device(report: dict[str, Any]) -> str:
 
 def sources(report: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the models whose weights or answers went into this one, with their role."""
-    found = [report[role] | {"role": role} for role in ("teacher", "student") if report.get(role)]
-    return [source for source in found if source["source"] != "architecture"]
+    return [source | {"role": role} for role, source in origin.sources(report)]
 
 
 def limits(report: dict[str, Any]) -> list[str]:

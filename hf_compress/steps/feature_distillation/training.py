@@ -52,11 +52,12 @@ def distil_features(model: PreTrainedModel, context: Context, config: TrainingCo
         context.projector = nn.Linear(width, teacher_width)
     baseline = _similarity_of_mean(teacher, context)
     context.log(f"the teacher's mean embedding for every image: validation cosine similarity {baseline:.4f}")
+    images = context.data.with_unlabelled
     trainer = FeatureTrainer(
         model=Embedder(model, context.projector),
-        args=training_arguments(config, context, metric="cosine_similarity"),
+        args=training_arguments(config, context, len(images), metric="cosine_similarity"),
         data_collator=Collator(context.processor, teacher.processor),
-        train_dataset=context.data.train,
+        train_dataset=images,
         eval_dataset=context.data.validation,
         compute_metrics=lambda output: {
             "cosine_similarity": cosine_similarity(*map(torch.tensor, output.predictions))
