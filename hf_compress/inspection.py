@@ -29,8 +29,9 @@ def inspect(name: str, trust_remote_code: bool = False) -> list[dict[str, Any]]:
 
     Returns:
         One row a module that holds parameters itself: `layer`, `kind`, `shape` and `unpruned_shape` of its weight (or
-        its first parameter), `rewrite` (the kind of rewrite that made the layer, or None), `parameters`, `sparsity` (fraction of zeros in the weight), `macs` for one image, and
-        `time_share` (fraction of a forward pass on the CPU, median of 15).
+        its first parameter), `rewrite` (the kind of rewrite that made it, or None), `parameters`, `sparsity` (fraction
+        of zeros in the weight), `macs` for one image, and `time_share` (fraction of a forward pass on the CPU, median
+        of 15).
 
     Raises:
         UsageError, RunError: see `hub.load.load`.

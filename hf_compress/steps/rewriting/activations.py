@@ -16,7 +16,7 @@ LINEAR = {"relu": nn.ReLU, "relu6": nn.ReLU6}
 
 
 def is_activation(module: nn.Module) -> bool:
-    """Tell whether a module is an elementwise function that bends, without parameters: no Identity, Dropout, Softmax."""
+    """Tell whether a module is an elementwise function that bends, without parameters: no Dropout, no Softmax."""
     values = _on_a_line(module)
     return values is not None and not _straight(values)
 

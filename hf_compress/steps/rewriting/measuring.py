@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -63,22 +63,28 @@ class Candidate:
 def count_layer_macs(model: PreTrainedModel, candidates: list[Candidate], image: Tensor) -> None:
     """Fill `macs` of every candidate for one image, shape (1, 3, height, width)."""
 
-    def count(candidate: Candidate, read: Tensor, made: Tensor) -> None:
+    by_module = {candidate.old: candidate for candidate in candidates}
+
+    def count(module: nn.Module, read: Tensor, made: Tensor) -> None:
+        candidate = by_module[module]
         both = zip(candidate.macs, (candidate.old.forward, candidate.new), strict=True)
         candidate.macs = tuple(before + _macs(layer, read) for before, layer in both)
 
-    with _observed(candidates, count):
+    with _observed(by_module, count):
         model(pixel_values=image)
 
 
 def measure_output_errors(model: PreTrainedModel, candidates: list[Candidate], images: list[Tensor]) -> Tensor:
     """Fill the output error of every candidate, on what the old model feeds it; return the old model's logits."""
 
-    def compare(candidate: Candidate, read: Tensor, made: Tensor) -> None:
+    by_module = {candidate.old: candidate for candidate in candidates}
+
+    def compare(module: nn.Module, read: Tensor, made: Tensor) -> None:
+        candidate = by_module[module]
         candidate.deviation += (candidate.new(read) - made).double().square().sum().item()
         candidate.scale += made.double().square().sum().item()
 
-    with _observed(candidates, compare):
+    with _observed(by_module, compare):
         return logits(model, images)
 
 
@@ -93,11 +99,11 @@ def measure_logits_errors(
         candidate.put_into(model, candidate.old)
 
 
-def samples(model: PreTrainedModel, module: nn.Module, images) -> Iterator[tuple[Tensor, Tensor]]:
+def samples(model: PreTrainedModel, module: nn.Module, images: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
     """Give what a module reads and makes, batch by batch of `images`."""
     seen: list[tuple[Tensor, Tensor]] = []
     for batch in images:
-        with _observed([Candidate((), module, module)], lambda _, read, made: seen.append((read, made))):
+        with _observed([module], lambda _, read, made: seen.append((read, made))):
             model(pixel_values=batch)
         yield from seen
         seen.clear()
@@ -115,13 +121,13 @@ def relative_error(new: Tensor, old: Tensor) -> float:
 
 
 @contextmanager
-def _observed(candidates: list[Candidate], look) -> Iterator[None]:
-    """Call `look(candidate, what its old layer reads, what that makes)` whenever a layer runs; without gradients."""
+def _observed(modules: Iterable[nn.Module], look: Callable[[nn.Module, Tensor, Tensor], None]) -> Iterator[None]:
+    """Call `look(module, what it reads, what it makes)` whenever one of the modules runs; without gradients."""
 
-    def hook(candidate: Candidate):
-        return lambda module, args, kwargs, made: look(candidate, next(iter((*args, *kwargs.values()))), made)
+    def hook(module: nn.Module, args: tuple, kwargs: dict, made: Tensor) -> None:
+        look(module, next(iter((*args, *kwargs.values()))), made)
 
-    handles = [each.old.register_forward_hook(hook(each), with_kwargs=True) for each in candidates]
+    handles = [module.register_forward_hook(hook, with_kwargs=True) for module in modules]
     try:
         with torch.no_grad():
             yield
@@ -130,7 +136,7 @@ def _observed(candidates: list[Candidate], look) -> Iterator[None]:
             handle.remove()
 
 
-def _macs(layer, read: Tensor) -> int:
+def _macs(layer: Callable[[Tensor], Tensor], read: Tensor) -> int:
     with FlopCounterMode(display=False) as counter:
         layer(read)
     return counter.get_total_flops() // 2
