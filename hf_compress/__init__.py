@@ -16,6 +16,7 @@ _PUBLIC = {
     "register_step": "hf_compress.steps",
     "register_loss": "hf_compress.steps.distillation",
     "register_importance": "hf_compress.steps.pruning",
+    "register_rewrite": "hf_compress.steps.rewriting",
     "register_student": "hf_compress.students",
     "load": "hf_compress.hub.load",
     "publish": "hf_compress.hub.publish",
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from hf_compress.steps import Step, StepResult, register_step
     from hf_compress.steps.distillation import register_loss
     from hf_compress.steps.pruning import register_importance
+    from hf_compress.steps.rewriting import register_rewrite
     from hf_compress.students import register_student
 
 

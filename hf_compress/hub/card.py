@@ -168,7 +168,7 @@ def _snippet(report: dict[str, Any], repo_id: str | None) -> str:
     head = "AutoModel" if report.get("task") == "features" else "AutoModelForImageClassification"
     lines.append(f"from transformers import AutoImageProcessor, {head}")
     if report.get("loads_with") == "hf_compress":
-        lines += ["", "import hf_compress  # rebuilds the pruned layers"]
+        lines += ["", "import hf_compress  # rebuilds the layers that were changed"]
     place = f'"{repo_id}"' if repo_id else '"."  # this folder'
     lines += [
         "",

@@ -115,6 +115,9 @@ def what_was_done(row: dict[str, Any]) -> str:
     if epochs := details.get("epochs"):
         best = f", the best: {details['best_epoch']}" if "best_epoch" in details else ""
         return _number(len(epochs), "epoch") + best
+    if layers := details.get("rewritten_layers"):
+        off = min(details["logits_error"].values())
+        return f"{_number(len(layers), 'layer')} rewritten ({details['rewrite']}), logits off by {off:.1%}"
     if rounds := details.get("rounds"):
         kept = [entry for entry in rounds if entry["kept"]]
         gone = f", sparsity {kept[-1]['sparsity']:.1%}" if kept else ""
