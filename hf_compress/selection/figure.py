@@ -16,7 +16,7 @@ AXES = {
 
 
 def selection(report: dict[str, Any]) -> Figure | None:
-    """Draw accuracy against the budget's cost: after the first probe with the Pareto front, and after the last."""
+    """Draw accuracy after the first and the last probe of each candidate against the cost that the budget bounds."""
     found = report.get("selection")
     probed = [row for row in found["candidates"] if row.get("probe_accuracies")] if found else []
     if not probed:
@@ -30,27 +30,21 @@ def selection(report: dict[str, Any]) -> Figure | None:
     label, unit = AXES[key]
     figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
     axes = figure.subplots()
-    first = [(row[key] / unit, row["probe_accuracies"][0]) for row in probed]
-    front = sorted(first[index] for index in pareto(first))
-    axes.step(*zip(*front, strict=True), where="post", color=GREY, linewidth=1, label="Pareto front after it")
-    axes.plot(*zip(*first, strict=True), "o", color=BLUE, fillstyle="none", label="first probe")
-    for row, (cost, accuracy) in zip(probed, first, strict=True):
-        last = row["probe_accuracies"][-1]
-        chosen = {"model": row["model"], "width": row["width"]} == found["winner"]
-        axes.plot([cost, cost], [accuracy, last], color=BLUE, linewidth=1)
-        axes.plot(cost, last, "o", color=BLUE, label="last probe" if row is probed[0] else None)
-        if chosen:
-            axes.plot(
-                cost, last, "o", color=ORANGE, markersize=11, fillstyle="none", markeredgewidth=2, label="chosen"
-            )
-        axes.annotate(
-            f"{row['model']} x{row['width']:g}",
-            (cost, last),
-            xytext=(0, 9),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8,
-        )
+    costs = [row[key] / unit for row in probed]
+    first, last = ([row["probe_accuracies"][index] for row in probed] for index in (0, -1))
+    points = list(zip(costs, first, strict=True))
+    front = sorted(points[index] for index in pareto(points))
+    axes.plot(costs, first, "o", color=BLUE, fillstyle="none", label="first probe")
+    axes.step(*zip(*front, strict=True), where="post", color=GREY, linewidth=1, label="Pareto front of it")
+    axes.vlines(costs, first, last, color=BLUE, linewidth=1)
+    axes.plot(costs, last, "o", color=BLUE, label="last probe")
+    for row, cost, accuracy in zip(probed, costs, last, strict=True):
+        if {"model": row["model"], "width": row["width"]} == found["winner"]:
+            ring = {"markersize": 11, "fillstyle": "none", "markeredgewidth": 2}
+            axes.plot(cost, accuracy, "o", color=ORANGE, label="chosen", **ring)
+        name = f"{row['model']} x{row['width']:g}"
+        place = {"xytext": (0, 9), "textcoords": "offset points", "ha": "center"}
+        axes.annotate(name, (cost, accuracy), fontsize=8, **place)
     axes.axvline(found["budget"][key] / unit, color=ORANGE, linestyle="--", linewidth=1, label="budget")
     axes.set_xlabel(label)
     axes.set_ylabel("validation accuracy")

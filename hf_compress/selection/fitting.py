@@ -76,12 +76,11 @@ def fit(candidates: Sequence[Candidate], budget: BudgetSection, stopwatch: Stopw
 def _fit_latency(candidates: list[Candidate], limit: float, stopwatch: Stopwatch) -> None:
     too_slow: dict[str, Candidate] = {}
     for width in sorted({candidate.width for candidate in candidates}):
-        timed = []
-        for candidate in candidates:
-            if candidate.width == width and candidate.model in too_slow:
+        level = [candidate for candidate in candidates if candidate.width == width]
+        for candidate in level:
+            if candidate.model in too_slow:
                 candidate.misses = f"wider than {too_slow[candidate.model]}, which is too slow"
-            elif candidate.width == width:
-                timed.append(candidate)
+        timed = [candidate for candidate in level if candidate.misses is None]
         for candidate, milliseconds in zip(timed, stopwatch(timed) if timed else [], strict=True):
             candidate.costs[LATENCY] = milliseconds
             if milliseconds > MARGIN * limit:

@@ -54,6 +54,8 @@ def select_student(
         few = few_images(data, options, recipe.seed)
         probe = Probe(recipe, blueprint, few, teacher, options.epochs, folder / "probe", log)
         ranked = halve(competing, probe)
+        if teacher is not None:
+            teacher.model.requires_grad_(True)  # distillation froze it, and its memory is yet to be measured
         winner = confirmed(ranked, section.budget, lambda candidate: timer([candidate], beside=teacher)[0], log)
     warning = hint(winner, teacher and count_parameters(teacher.model))
     log(f"student: {winner} with {', '.join(map(winner.shown, winner.costs))}")
