@@ -76,7 +76,7 @@ def distill(
     teacher: Teacher,
     student: Annotated[
         str,
-        typer.Option(help="Like --teacher, or a name of `hf-compress students`.", show_default=False),
+        typer.Option(help="Like --teacher, a name of `hf-compress students`, or auto.", show_default=False),
     ],
     dataset: Dataset,
     values: dict[str, Any],

@@ -67,7 +67,7 @@ def fit(candidates: Sequence[Candidate], budget: BudgetSection, stopwatch: Stopw
     milliseconds = limits.pop(LATENCY, None)
     for candidate in candidates:
         over = [key for key, limit in limits.items() if candidate.costs[key] > limit]
-        candidate.misses = ", ".join(map(candidate.shown, over)) or None
+        candidate.misses = f"more than the budget: {', '.join(map(candidate.shown, over))}" if over else None
     if milliseconds is not None:
         _fit_latency([candidate for candidate in candidates if candidate.misses is None], milliseconds, stopwatch)
     return [candidate for candidate in candidates if candidate.misses is None]
@@ -84,7 +84,7 @@ def _fit_latency(candidates: list[Candidate], limit: float, stopwatch: Stopwatch
         for candidate, milliseconds in zip(timed, stopwatch(timed) if timed else [], strict=True):
             candidate.costs[LATENCY] = milliseconds
             if milliseconds > MARGIN * limit:
-                candidate.misses = candidate.shown(LATENCY)
+                candidate.misses = f"more than {MARGIN:.0%} of the budget: {candidate.shown(LATENCY)}"
                 too_slow[candidate.model] = candidate
 
 
