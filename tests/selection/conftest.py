@@ -8,7 +8,7 @@ from hf_compress.students import STUDENTS
 FEW = ("convnext_atto", "mobilenet_v1", "mobilenet_v2", "resnet18")
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def few_candidates():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(candidates, "WIDTHS", (0.25, 0.5))

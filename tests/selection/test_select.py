@@ -40,7 +40,7 @@ def recipe(**sections):
 def alone(**sections):
     """Return a recipe without teacher: probes train on the labels."""
     budget = {key: LIMITS[key] for key in ("parameters", "macs")}
-    student = {"model": "auto", "image_size": 32, "budget": budget, "probe": PROBE}
+    student = {"model": "auto", "image_size": 32, "budget": budget, "probe": PROBE | {"candidates": 2}}
     return recipe(**{"teacher": None, "student": student, "steps": [{"finetune": TRAINING}]} | sections)
 
 
