@@ -20,6 +20,7 @@ from hf_compress.measure.layers import layer_changes
 from hf_compress.measure.runtimes import require
 from hf_compress.recipe import Recipe
 from hf_compress.run import Run, RunFolder, environment
+from hf_compress.selection.select import select_student
 from hf_compress.stages import Stages, quality_measure
 from hf_compress.steps.base import Context
 from hf_compress.students import STUDENTS, build_student
@@ -55,6 +56,7 @@ def compress(recipe: Recipe, output: str | Path = "runs/latest", overwrite: bool
     data = load_data(recipe.data, recipe.seed)
     teacher, training_details = prepare_teacher(recipe, data, folder, log)
     quality = quality_measure(recipe, data, teacher)
+    recipe, selection = select_student(recipe, data, teacher, folder.work, log)
     student = build_student(recipe.student, data.label_names, teacher, headless=recipe.task == "features")
     if recipe.student.model not in STUDENTS and recipe.student.pretrained:
         unfold(student, data, log)
@@ -84,6 +86,7 @@ def compress(recipe: Recipe, output: str | Path = "runs/latest", overwrite: bool
         "remarks": stages.remarks,
         "layers": layer_changes(stages.models[-len(recipe.steps) - 1].model, student.model),
         **origins,
+        **selection,
         "data": data.facts,
         "labels": data.label_names,
         "loads_with": "hf_compress" if hasattr(student.model.config, "quantization_config") else "transformers",

@@ -14,18 +14,10 @@ from pydantic.json_schema import models_json_schema
 from hf_compress.config import Section, TrainingConfig, validate
 from hf_compress.errors import UsageError
 from hf_compress.registry import did_you_mean
+from hf_compress.sections import ModelSection, StudentSection
+from hf_compress.selection.config import AUTO, probed_step
 from hf_compress.shipped import shipped_folders
 from hf_compress.steps import STEPS
-
-
-class ModelSection(Section):
-    """A model: a Hub id, a local folder, a timm checkpoint (`timm/...`), or the name of a registered architecture."""
-
-    model: str = Field(description="Hub id, folder, `timm/...`, or a name that `hf-compress students` lists.")
-    revision: str | None = Field(None, description="Branch, tag or commit of the Hub repository.")
-    trust_remote_code: bool = Field(False, description="Run the Python code that the repository contains.")
-    width: float = Field(1.0, gt=0, description="Width multiplier of a registered architecture.")
-    image_size: int | None = Field(None, ge=8, description="Input size in pixels of a registered architecture.")
 
 
 class TeacherFinetune(TrainingConfig):
@@ -55,12 +47,6 @@ class EnsembleSection(Section):
     @property
     def members(self) -> list[TeacherSection]:
         return self.ensemble
-
-
-class StudentSection(ModelSection):
-    """The model that is compressed; `model: teacher` is a copy of the teacher."""
-
-    pretrained: bool = Field(True, description="Load the weights of a Hub id or folder; false starts from scratch.")
 
 
 class SplitsSection(Section):
@@ -228,6 +214,12 @@ class Recipe(Section):
             )
         if self.task == "features" and self.teacher is not None and self.teacher.finetune is not None:
             raise UsageError("'teacher.finetune' trains a classifier, which 'task: features' leaves out: remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _can_select_a_student(self):
+        if self.student.model == AUTO:
+            probed_step(self)
         return self
 
     @model_validator(mode="after")

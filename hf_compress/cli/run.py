@@ -27,7 +27,9 @@ def add_to(app: typer.Typer) -> None:
 def run(
     recipe: Annotated[str, typer.Argument(help="Path of a recipe, or the name of a shipped one.")],
     teacher: Annotated[str | None, typer.Option(help="Hub id (ID@REVISION), timm/..., or folder.")] = None,
-    student: Annotated[str | None, typer.Option(help="Like --teacher, or a name of `hf-compress students`.")] = None,
+    student: Annotated[
+        str | None, typer.Option(help="Like --teacher, a name of `hf-compress students`, or auto.")
+    ] = None,
     data: Annotated[str | None, typer.Option(help=DATA_HELP)] = None,
     output: Annotated[Path | None, typer.Option(help="Run folder to make; runs/RECIPE when not given.")] = None,
     set_: Set = None,

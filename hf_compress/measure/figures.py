@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_compress.measure.detail import BINS
+from hf_compress.selection.figure import selection
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,6 +34,7 @@ STYLE = {
     "text.parse_math": False,
 }
 CAPTIONS = {
+    "selection": "Students that competed for the budget: validation accuracy in short trainings against cost",
     "rounds": "Validation accuracy against what is left after each pruning round; the round that was chosen is marked",
     "layers": "What is left of each layer",
     "latency": "Latency of every stage",
@@ -232,6 +234,7 @@ def reliability(report: dict[str, Any]) -> Figure | None:
 
 
 FIGURES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "selection": selection,
     "rounds": rounds,
     "layers": layers,
     "latency": latency,
