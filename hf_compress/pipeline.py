@@ -9,6 +9,7 @@ from pathlib import Path
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
+from hf_compress.chain import build_assistants, pinned_assistants, teach_assistants
 from hf_compress.checkpoint import save
 from hf_compress.data import ImageData, load_data
 from hf_compress.embeddings import save_projector
@@ -55,18 +56,22 @@ def compress(recipe: Recipe, output: str | Path = "runs/latest", overwrite: bool
     data = load_data(recipe.data, recipe.seed)
     teacher, teacher_details = prepare_teacher(recipe, data, folder, log)
     quality = quality_measure(recipe, data, teacher)
-    student = build_student(recipe.student, data.label_names, teacher, headless=recipe.task == "features")
+    assistants = build_assistants(recipe, data, teacher, log)
+    last_teacher = assistants[-1] if assistants else teacher
+    student = build_student(recipe.student, data.label_names, last_teacher, headless=recipe.task == "features")
     if recipe.student.model not in STUDENTS and recipe.student.pretrained:
         unfold(student, data, log)
-    recipe, origins = _pinned(recipe, data, teacher, student)
-    data.set_augmentation(recipe.data.augmentation, student.processor, *([teacher.processor] if teacher else []))
+    recipe, origins = _pinned(recipe, data, teacher, assistants, student)
 
     stages = Stages(recipe.measure, quality)
     if teacher is not None:
         stages.add("teacher", teacher, teacher_details)
+    teach_assistants(recipe, assistants, teacher, data, stages, folder, log)
     if recipe.student.model != "teacher":
         stages.add("student", student)
-    context = Context(data, student.processor, teacher, recipe.seed, folder.work, log=log, artifacts=folder.files)
+    lookers_on = [last_teacher.processor] if last_teacher else []
+    data.set_augmentation(recipe.data.augmentation, student.processor, *lookers_on)
+    context = Context(data, student.processor, last_teacher, recipe.seed, folder.work, log=log, artifacts=folder.files)
     for number, (name, step) in enumerate(zip(recipe.step_names, recipe.build_steps(), strict=True), start=1):
         log(f"step {number} of {len(recipe.steps)}: {name}")
         result = step.apply(student.model, context)
@@ -102,9 +107,13 @@ def compress(recipe: Recipe, output: str | Path = "runs/latest", overwrite: bool
 
 
 def _pinned(
-    recipe: Recipe, data: ImageData, teacher: LoadedModel | None, student: LoadedModel
-) -> tuple[Recipe, dict[str, Origin | None]]:
-    """Return the recipe with the commits that were loaded, and the origins of teacher and student for the report.
+    recipe: Recipe,
+    data: ImageData,
+    teacher: LoadedModel | None,
+    assistants: list[LoadedModel],
+    student: LoadedModel,
+) -> tuple[Recipe, dict[str, Origin | list[Origin] | None]]:
+    """Return the recipe with the commits that were loaded, and the origins of all models for the report.
 
     Raises:
         UsageError: the recipe publishes, and the licence of an origin does not allow it.
@@ -113,10 +122,15 @@ def _pinned(
     commits = {"teacher": teacher and teacher.commit, "student": student.commit if own_student else None}
     origins = {
         "teacher": teacher and origin(teacher.name, teacher.commit),
+        "assistants": [
+            origin(model.name, model.commit, section.pretrained)
+            for model, section in zip(assistants, recipe.assistants, strict=True)
+        ],
         "student": origin(student.name, student.commit, recipe.student.pretrained) if own_student else None,
     }
     if recipe.publish is not None:
         publishable_license(origins, recipe.publish.license)
+    recipe = pinned_assistants(recipe, assistants)
     return recipe.pinned(**commits, data=data.facts["revision"]), origins
 
 

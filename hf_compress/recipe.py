@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,8 +12,8 @@ from pydantic.json_schema import models_json_schema
 
 from hf_compress.config import Section, TrainingConfig, validate
 from hf_compress.errors import UsageError
+from hf_compress.recipe_values import is_study, overridden, read_recipe
 from hf_compress.registry import did_you_mean
-from hf_compress.shipped import shipped_folders
 from hf_compress.steps import STEPS
 
 
@@ -132,6 +131,11 @@ class Recipe(Section):
         description="`features`: teacher and student are backbones without a classifier; labels are not needed.",
     )
     teacher: TeacherSection | None = None
+    assistants: list[StudentSection] = Field(
+        [],
+        description="Models between teacher and student: each learns from the one before it, by the first step "
+        "`distill`, and teaches the next. `chain: [teacher, assistant, ..., student]` says it shorter.",
+    )
     student: StudentSection = StudentSection(model="teacher")
     data: DataSection
     steps: list[dict[str, SerializeAsAny[BaseModel]]] = Field(
@@ -141,10 +145,20 @@ class Recipe(Section):
     publish: PublishSection | None = Field(None, description="Publish the finished run folder on the Hub.")
     seed: int = 0
 
+    @model_validator(mode="before")
+    @classmethod
+    def _chain_shorthand(cls, values: Any) -> Any:
+        return _without_chain(values) if isinstance(values, dict) and "chain" in values else values
+
     @field_validator("teacher", "student", mode="before")
     @classmethod
     def _model_shorthand(cls, value: Any) -> Any:
-        return {"model": value} if isinstance(value, str) else value
+        return _model_mapping(value)
+
+    @field_validator("assistants", mode="before")
+    @classmethod
+    def _models_shorthand(cls, value: Any) -> Any:
+        return list(map(_model_mapping, value)) if isinstance(value, list) else value
 
     @field_validator("data", mode="before")
     @classmethod
@@ -183,6 +197,24 @@ class Recipe(Section):
                     raise UsageError(f"'steps.{number}' learns from a teacher: add 'teacher.model' to the recipe")
         return self
 
+    @model_validator(mode="after")
+    def _assistants_can_learn(self):
+        if not self.assistants:
+            return self
+        if self.task != "classification":
+            raise UsageError(f"'assistants' learn to classify: leave them out, or 'task: {self.task}'")
+        if self.teacher is None:
+            raise UsageError("'assistants' learn from a teacher: add 'teacher.model' to the recipe")
+        if "distill" not in self.step_names:
+            raise UsageError("'assistants' learn by the step 'distill': add it to 'steps'")
+        for key, section in (
+            *((f"assistants.{index}", section) for index, section in enumerate(self.assistants)),
+            ("student", self.student),
+        ):
+            if section.model == "teacher":
+                raise UsageError(f"'{key}.model' is a copy of the teacher, which has nothing to learn: name a model")
+        return self
+
     def build_steps(self) -> list:
         """Return the steps, ready to apply."""
         return [STEPS.get(name)(config) for step in self.steps for name, config in step.items()]
@@ -202,11 +234,9 @@ class Recipe(Section):
         Raises:
             UsageError: the file is missing or not YAML, or a key or value is wrong.
         """
-        path = _find(source)
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UsageError(f"recipe {path} is not valid YAML: {' '.join(str(error).split())}") from None
+        values = read_recipe(source)
+        if is_study(values):
+            raise UsageError(f"'{source}' is a study of several runs: `hf-compress run` and `Study.load` take it")
         return cls.from_dict(values, overrides)
 
     @classmethod
@@ -214,10 +244,7 @@ class Recipe(Section):
         """Build a recipe from plain values; see `load` for `overrides` and errors."""
         if not isinstance(values, dict):
             raise UsageError("a recipe is a mapping with the keys teacher, student, data, steps, measure, seed")
-        values = deepcopy(values)
-        for key, value in (overrides or {}).items():
-            _override(values, key, value)
-        return validate(cls, values)
+        return validate(cls, overridden(values, overrides))
 
     def pinned(self, **commits: str | None) -> Recipe:
         """Return the recipe with the commits that a run used: `pinned(teacher=..., data=...)`; None is skipped."""
@@ -252,6 +279,15 @@ def recipe_schema() -> dict[str, Any]:
     }
     for section in ("teacher", "student"):
         recipe["properties"][section] = {"anyOf": [{"type": "string"}, recipe["properties"][section]]}
+    assistants = recipe["properties"]["assistants"]
+    assistants["items"] = {"anyOf": [{"type": "string"}, assistants["items"]]}
+    recipe["properties"]["chain"] = {
+        "type": "array",
+        "minItems": 2,
+        "prefixItems": [{"anyOf": [{"type": "string"}, {"$ref": "#/$defs/TeacherSection"}]}],
+        "items": assistants["items"],
+        "description": "Teacher, assistants and student in one list.",
+    }
     recipe["properties"]["data"] = {"anyOf": [{"type": "string"}, recipe["properties"]["data"]]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **recipe, "$defs": schema["$defs"]}
 
@@ -262,19 +298,23 @@ def model_overrides(section: str, model: str) -> dict[str, str]:
     return {f"{section}.model": name} | ({f"{section}.revision": revision} if revision else {})
 
 
-def shipped_recipes() -> dict[str, Path]:
-    """Return the recipes that run by name."""
-    return {path.stem: path for folder in shipped_folders("recipes") for path in sorted(folder.glob("*.yaml"))}
+def _model_mapping(value: Any) -> Any:
+    return {"model": value} if isinstance(value, str) else value
 
 
-def _find(source: str | Path) -> Path:
-    path = Path(source).expanduser()
-    if path.is_file():
-        return path
-    shipped = shipped_recipes()
-    if str(source) in shipped:
-        return shipped[str(source)]
-    raise UsageError(f"no recipe file or shipped recipe '{source}'{did_you_mean(str(source), shipped)}")
+def _without_chain(values: dict[str, Any]) -> dict[str, Any]:
+    """Write `chain: [a, b, c]` as teacher a, assistants [b] and student c; `teacher` may add options to the first."""
+    chain, teacher = values["chain"], values.get("teacher") or {}
+    if not isinstance(chain, list) or len(chain) < 2:
+        raise UsageError("'chain' must list two models or more, from the teacher to the student")
+    named = "teacher" if not isinstance(teacher, dict) or "model" in teacher else None
+    if named := named or next((key for key in ("assistants", "student") if key in values), None):
+        raise UsageError(f"'chain' names the models from the teacher to the student: leave out '{named}' beside it")
+    first, *others = map(_model_mapping, chain)
+    first = {**first, **teacher} if isinstance(first, dict) else first
+    *assistants, student = (validate(StudentSection, entry, f"chain.{i}") for i, entry in enumerate(others, start=1))
+    rest = {key: value for key, value in values.items() if key != "chain"}
+    return rest | {"teacher": validate(TeacherSection, first, "chain.0"), "assistants": assistants, "student": student}
 
 
 def _parse_step(number: int, step: Any) -> dict[str, Section]:
@@ -289,38 +329,3 @@ def _parse_step(number: int, step: Any) -> dict[str, Section]:
     if isinstance(options, config):
         return {name: options}
     return {name: validate(config, options or {}, f"steps.{number}.{name}")}
-
-
-def _override(values: dict, key: str, value: Any) -> None:
-    """Set `value` at the dotted path `key`; `steps.prune.amount` addresses the only prune step."""
-    node: Any = values
-    *parents, last = key.split(".")
-    for depth, part in enumerate(parents):
-        if isinstance(node, list):
-            node = node[_list_index(node, part, key)]
-            if isinstance(node, dict) and part in node:
-                node = node[part]
-            continue
-        if isinstance(node.get(part), str):
-            node[part] = {"path" if part == "data" else "model": node[part]}
-        if node.get(part) is None:
-            node[part] = {}
-        node = node[part]
-        if not isinstance(node, dict | list):
-            raise UsageError(f"cannot set '{key}': '{'.'.join(parents[: depth + 1])}' is a single value")
-    if isinstance(node, list):
-        node[_list_index(node, last, key)] = value if last.isdigit() else {last: value}
-    else:
-        node[last] = value
-
-
-def _list_index(items: list, part: str, key: str) -> int:
-    if part.isdigit() and int(part) < len(items):
-        return int(part)
-    matches = [i for i, item in enumerate(items) if item == part or (isinstance(item, dict) and part in item)]
-    if len(matches) != 1:
-        found = "no step" if not matches else "more than one step"
-        raise UsageError(f"cannot set '{key}': {found} '{part}'; use a number from 0 to {len(items) - 1}")
-    if items[matches[0]] == part:
-        items[matches[0]] = {part: {}}
-    return matches[0]

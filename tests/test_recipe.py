@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from hf_compress.errors import UsageError
-from hf_compress.recipe import Recipe, recipe_schema, shipped_recipes
+from hf_compress.recipe import Recipe, recipe_schema
+from hf_compress.recipe_values import shipped_recipes
 from hf_compress.registry import Registry
 
 VALUES = {"teacher": "some/model", "data": "digits", "steps": [{"distill": {"epochs": 3}}, "prune"]}

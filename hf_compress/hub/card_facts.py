@@ -211,7 +211,8 @@ def device(report: dict[str, Any]) -> str:
 
 def sources(report: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the models whose weights or answers went into this one, with their role."""
-    found = [report[role] | {"role": role} for role in ("teacher", "student") if report.get(role)]
+    roles = [("teacher", report.get("teacher")), *(("assistant", source) for source in report.get("assistants", []))]
+    found = [source | {"role": role} for role, source in (*roles, ("student", report.get("student"))) if source]
     return [source for source in found if source["source"] != "architecture"]
 
 

@@ -56,7 +56,7 @@ def publishable_license(report: dict[str, Any], stated: str | None) -> str | Non
     """Return the licence to publish under.
 
     Args:
-        report: holds the origins of teacher and student.
+        report: holds the origins of teacher, assistants and student.
         stated: the user's own word, which decides.
 
     Returns:
@@ -83,7 +83,7 @@ def publishable_license(report: dict[str, Any], stated: str | None) -> str | Non
 
 def _origins(report: dict[str, Any]) -> list[Origin]:
     """The sources whose weights or answers went into the model."""
-    found = (report.get(role) for role in ("teacher", "student"))
+    found = (report.get("teacher"), *report.get("assistants", []), report.get("student"))
     return [source for source in found if source is not None and source["source"] != "architecture"]
 
 
