@@ -16,6 +16,7 @@ USUAL_NAMES = {
     "test": ("test", "testing"),
 }
 LEFT_OUT = 0.1
+NO_REST = 0.999  # three times 0.3333 means all images
 
 
 def split(data: datasets.DatasetDict, section: SplitsSection, label_column: str | None, seed: int):
@@ -77,9 +78,10 @@ def _slice(data: datasets.DatasetDict, instruction: str, role: str) -> datasets.
 def _by_fractions(data: datasets.DatasetDict, fractions: dict[str, float], label_column: str | None, seed: int):
     rest = datasets.concatenate_datasets(list(data.values()))
     total, result = len(rest), {}
+    nothing_left = sum(fractions.values()) > NO_REST
     for role in ("test", "validation", "train"):
         count = round(fractions[role] * total)
-        if count >= len(rest):
+        if count >= len(rest) or (role == "train" and nothing_left):
             result[role] = rest
         else:
             rest, result[role] = _divide(rest, count, label_column, seed)
