@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,8 +16,7 @@ from hf_compress.errors import UsageError
 from hf_compress.recipe import Recipe, recipe_schema
 from hf_compress.recipe_values import is_study, overridden, read_recipe
 from hf_compress.registry import did_you_mean
-from hf_compress.steps import STEPS
-from hf_compress.students import STUDENTS
+from hf_compress.study.resolving import references, resolved_model, resolved_steps, run_folder
 
 SECTIONS = [*(name for name in Recipe.model_fields if name not in ("seed", "publish")), "chain"]
 MODELS = ("teacher", "assistants", "student", "chain")
@@ -96,7 +95,7 @@ class Study(Section):
 
     def needs(self, name: str) -> list[str]:
         """Return the runs whose models a run starts from or learns from."""
-        return list(dict.fromkeys(_references([self._sections(name).get(key) for key in MODELS])))
+        return list(dict.fromkeys(references([self._sections(name).get(key) for key in MODELS])))
 
     def label(self, name: str) -> str:
         return self.runs[name].label or name
@@ -110,16 +109,15 @@ class Study(Section):
         Raises:
             UsageError: it is wrong; the sentence names the run.
         """
-        sections = self._sections(name)
-        for key in MODELS:
-            if key in sections:
-                sections[key] = self._sized(_with_folders(sections[key], seed, output))
         training = self.training.model_dump(exclude_unset=True)
-        if isinstance(sections.get("steps"), list):
-            sections["steps"] = [_trained(step, training) for step in sections["steps"]]
-        teacher = sections.get("teacher")
-        if isinstance(teacher, dict) and isinstance(teacher.get("finetune"), dict):
-            sections["teacher"] = teacher | {"finetune": training | teacher["finetune"]}
+        sections = {
+            key: resolved_model(value, training, self.image_size, partial(run_folder, output, seed=seed))
+            if key in MODELS
+            else resolved_steps(value, training)
+            if key == "steps"
+            else value
+            for key, value in self._sections(name).items()
+        }
         try:
             return Recipe.from_dict(sections | {"seed": seed})
         except UsageError as error:
@@ -131,15 +129,6 @@ class Study(Section):
         data = [{"path": part} if isinstance(part, str) else part for part in (shared.get("data"), own.get("data"))]
         merged = {"data": data[0] | data[1]} if all(isinstance(part, dict) for part in data) else {}
         return shared | own | merged
-
-    def _sized(self, node: Any) -> Any:
-        """Give registered architectures the study's image size."""
-        if isinstance(node, list):
-            return list(map(self._sized, node))
-        model = {"model": node} if isinstance(node, str) else node
-        if self.image_size is None or not isinstance(model, dict) or str(model.get("model")) not in STUDENTS:
-            return node
-        return {"image_size": self.image_size} | model
 
     @classmethod
     def load(cls, source: str | Path, overrides: dict[str, Any] | None = None) -> Study:
@@ -174,11 +163,6 @@ class Study(Section):
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-def run_folder(output: Path, name: str, seed: int) -> Path:
-    """Return where a run of a study lies."""
-    return output / f"{name}-seed-{seed}"
-
-
 def study_schema() -> dict[str, Any]:
     """Return the JSON schema of studies."""
     recipe, study = recipe_schema(), Study.model_json_schema()
@@ -199,40 +183,3 @@ def _refuse_unknown_keys(section: Section, path: str) -> None:
         if key not in SECTIONS:
             near = did_you_mean(key, [*SECTIONS, *type(section).model_fields])
             raise UsageError(f"unknown key '{path}{key}' (value {value!r}){near}")
-
-
-def _references(node: Any) -> Iterator[str]:
-    """Find every `{run: name}`."""
-    if isinstance(node, list):
-        for item in node:
-            yield from _references(item)
-    elif isinstance(node, dict):
-        if "run" in node:
-            yield str(node["run"])
-        yield from _references(list(node.values()))
-
-
-def _with_folders(node: Any, seed: int, output: Path) -> Any:
-    """Write every `{run: name}` as the model in that run's folder."""
-    if isinstance(node, list):
-        return [_with_folders(item, seed, output) for item in node]
-    if not isinstance(node, dict):
-        return node
-    named = {key: _with_folders(value, seed, output) for key, value in node.items() if key != "run"}
-    if "run" not in node:
-        return named
-    folder = run_folder(output, str(node["run"]), seed)
-    return named | {"model": str(folder) if folder.is_absolute() else f"./{folder.as_posix()}"}
-
-
-def _trained(step: Any, training: dict[str, Any]) -> Any:
-    """Fill in what a step that trains does not say."""
-    named = {step: {}} if isinstance(step, str) else step
-    if not isinstance(named, dict):
-        return step
-    return {
-        name: training | (options or {})
-        if name in STEPS and issubclass(STEPS.get(name).Config, TrainingConfig) and isinstance(options or {}, dict)
-        else options
-        for name, options in named.items()
-    }

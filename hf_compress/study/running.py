@@ -17,8 +17,9 @@ from hf_compress.pipeline import compress
 from hf_compress.recipe import Recipe
 from hf_compress.run import REPORT, Run
 from hf_compress.stages import blank_image
-from hf_compress.study.config import Study, run_folder
+from hf_compress.study.config import Study
 from hf_compress.study.page import write_results
+from hf_compress.study.resolving import run_folder
 from hf_compress.training import use_channels_last
 
 STUDY = "study.yaml"

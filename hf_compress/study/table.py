@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from hf_compress.hub import card_facts as facts
 from hf_compress.hub.markdown import escaped
 from hf_compress.run import environment
-from hf_compress.study.config import Study, run_folder
+from hf_compress.study.config import Study
+from hf_compress.study.resolving import run_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
