@@ -45,7 +45,7 @@ class Stages:
             "stage": stage,
             "model": loaded.name,
             **self.quality(loaded),
-            "cost": cost(loaded.model, blank_image(loaded)),
+            "cost": cost(loaded.model, _image(loaded)),
         }
         self.rows.append(row | ({"details": details} if details else {}))
         self.models.append(LoadedModel(copy.deepcopy(loaded.model), loaded.processor, loaded.name))
@@ -53,7 +53,7 @@ class Stages:
     def add_latency(self) -> None:
         """Time all models in turn, with each runtime of the recipe."""
         sizes = sorted({1, self.measure.batch_size})
-        images = [blank_image(loaded) for loaded in self.models]
+        images = [_image(loaded) for loaded in self.models]
         models = [loaded.model for loaded in self.models]
         options = (models, images, sizes, self.measure.repeats, self.measure.threads)
         for row, latency in zip(self.rows, measure_latency(*options), strict=True):
@@ -94,6 +94,5 @@ def quality_measure(
     return agreement
 
 
-def blank_image(loaded: LoadedModel) -> torch.Tensor:
-    """Return one input of a model, shape (1, 3, height, width), to measure costs with."""
+def _image(loaded: LoadedModel) -> torch.Tensor:
     return torch.zeros(1, 3, *input_size(loaded.processor))

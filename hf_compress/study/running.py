@@ -9,6 +9,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import torch
+
+from hf_compress.data.images import input_size
 from hf_compress.errors import CompressError, UsageError
 from hf_compress.hub.backbone import load_backbone
 from hf_compress.hub.load import LoadedModel, load
@@ -16,7 +19,6 @@ from hf_compress.measure.latency import measure_latency
 from hf_compress.pipeline import compress
 from hf_compress.recipe import Recipe
 from hf_compress.run import REPORT, Run
-from hf_compress.stages import blank_image
 from hf_compress.study.config import Study
 from hf_compress.study.page import write_results
 from hf_compress.study.resolving import run_folder
@@ -66,7 +68,8 @@ def run_study(
         try:
             run = compress(study.recipe(name, seed, folder), run_folder(folder, name, seed), overwrite=True, log=log)
         except CompressError as error:
-            raise type(error)(f"run '{name}', seed {seed}: {error} (finished runs are kept: --resume)") from error
+            error.args = (f"run '{name}', seed {seed}: {error} (finished runs are kept: --resume)",)
+            raise
         finished[name, seed] = run.report
         write_results(study, finished, folder)
     return write_results(study, finished, folder, _latencies(study, folder))
@@ -171,7 +174,7 @@ def _latencies(study: Study, folder: Path) -> dict[str, dict[str, dict[str, floa
     measure = next(iter(recipes.values())).measure
     latencies = measure_latency(
         [loaded.model for loaded in models],
-        [blank_image(loaded) for loaded in models],
+        [torch.zeros(1, 3, *input_size(loaded.processor)) for loaded in models],
         sorted({1, measure.batch_size}),
         measure.repeats,
         measure.threads,
