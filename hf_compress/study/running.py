@@ -126,7 +126,7 @@ def _refuse_change(study: Study, earlier: Study, name: str, seed: int, folder: P
         key = next((key for key in (after | before) if before.get(key) != after.get(key)), None)
         if key is None:
             return
-        change = f"its '{key}' was {before.get(key)!r} and is {after.get(key)!r} now"
+        change = f"'{key}' was {before.get(key)!r} and is {after.get(key)!r}"
     raise UsageError(
         f"run '{name}' of seed {seed} is finished in '{folder}', but {change}: undo the change, or choose another "
         "--output, or pass --overwrite to make every run anew"
