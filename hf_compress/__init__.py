@@ -11,6 +11,8 @@ _PUBLIC = {
     "Recipe": "hf_compress.recipe",
     "compress": "hf_compress.pipeline",
     "Run": "hf_compress.run",
+    "Study": "hf_compress.study.config",
+    "run_study": "hf_compress.study.running",
     "Step": "hf_compress.steps",
     "StepResult": "hf_compress.steps",
     "register_step": "hf_compress.steps",
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     from hf_compress.steps.pruning import register_importance
     from hf_compress.steps.rewriting import register_rewrite
     from hf_compress.students import register_student
+    from hf_compress.study.config import Study
+    from hf_compress.study.running import run_study
 
 
 # The registration needs transformers' torch half; this package must import without torch, so it waits for it.

@@ -14,8 +14,9 @@ from hf_compress.hub.backbone import load_backbone
 from hf_compress.hub.load import LoadedModel, load
 from hf_compress.measure.cost import cost
 from hf_compress.measure.features import FeatureQuality
-from hf_compress.recipe import DataSection, Recipe
+from hf_compress.recipe import Recipe
 from hf_compress.run import RECIPE
+from hf_compress.sections import DataSection
 from hf_compress.training import evaluate
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
+from hf_compress.chain import build_assistants
 from hf_compress.checkpoint import save
 from hf_compress.data import ImageData, load_data
 from hf_compress.embeddings import save_projector
@@ -57,18 +58,21 @@ def compress(recipe: Recipe, output: str | Path = "runs/latest", overwrite: bool
     teacher, training_details = prepare_teacher(recipe, data, folder, log)
     quality = quality_measure(recipe, data, teacher)
     recipe, selection = select_student(recipe, data, teacher, folder.work, log)
-    student = build_student(recipe.student, data.label_names, teacher, headless=recipe.task == "features")
+    assistants = build_assistants(recipe, data, teacher, log)
+    last_teacher = assistants[-1] if assistants else teacher
+    student = build_student(recipe.student, data.label_names, last_teacher, headless=recipe.task == "features")
     if recipe.student.model not in STUDENTS and recipe.student.pretrained:
         unfold(student, data, log)
-    recipe, origins = _pinned(recipe, data, teacher, student)
-    data.set_augmentation(recipe.data.augmentation, student.processor, *([teacher.processor] if teacher else []))
+    recipe, origins = _pinned(recipe, data, teacher, assistants, student)
 
     stages = Stages(recipe.measure, quality)
     if teacher is not None:
         stages.add_teacher(teacher, training_details)
     if recipe.student.model != "teacher":
         stages.add("student", student)
-    context = Context(data, student.processor, teacher, recipe.seed, folder.work, log=log, artifacts=folder.files)
+    lookers_on = [last_teacher.processor] if last_teacher else []
+    data.set_augmentation(recipe.data.augmentation, student.processor, *lookers_on)
+    context = Context(data, student.processor, last_teacher, recipe.seed, folder.work, log=log, artifacts=folder.files)
     for number, (name, step) in enumerate(zip(recipe.step_names, recipe.build_steps(), strict=True), start=1):
         log(f"step {number} of {len(recipe.steps)}: {name}")
         result = step.apply(student.model, context)
@@ -106,9 +110,13 @@ def compress(recipe: Recipe, output: str | Path = "runs/latest", overwrite: bool
 
 
 def _pinned(
-    recipe: Recipe, data: ImageData, teacher: LoadedModel | None, student: LoadedModel
+    recipe: Recipe,
+    data: ImageData,
+    teacher: LoadedModel | None,
+    assistants: list[LoadedModel],
+    student: LoadedModel,
 ) -> tuple[Recipe, dict[str, Origin | list[Origin] | None]]:
-    """Return the recipe with the commits that were loaded, and the origins of teacher and student for the report.
+    """Return the recipe with the commits that were loaded, and the origins of all models for the report.
 
     Raises:
         UsageError: the recipe publishes, and the licence of an origin does not allow it.
@@ -117,6 +125,7 @@ def _pinned(
     members = teacher.members if teacher else []
     commits = {
         "teacher": [member.commit for member in members],
+        "assistants": [model.commit for model in assistants],
         "student": student.commit if own_student else None,
         "data": data.facts["revision"],
         "unlabelled": data.facts["unlabelled_revisions"],
@@ -124,6 +133,10 @@ def _pinned(
     teachers = [origin(member.name, member.commit) for member in members]
     origins = {
         "teacher": teachers if len(teachers) > 1 else next(iter(teachers), None),
+        "assistants": [
+            origin(model.name, model.commit, section.pretrained)
+            for model, section in zip(assistants, recipe.assistants, strict=True)
+        ],
         "student": origin(student.name, student.commit, recipe.student.pretrained) if own_student else None,
     }
     if recipe.publish is not None:

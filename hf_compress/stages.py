@@ -14,7 +14,8 @@ from hf_compress.measure.cost import cost
 from hf_compress.measure.features import FeatureQuality
 from hf_compress.measure.latency import measure_latency
 from hf_compress.measure.remarks import speed_remarks
-from hf_compress.recipe import MeasureSection, Recipe
+from hf_compress.recipe import Recipe
+from hf_compress.sections import MeasureSection
 from hf_compress.training import evaluate, evaluate_in_detail, predict
 
 

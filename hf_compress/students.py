@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from hf_compress.hub.load import LoadedModel
-    from hf_compress.recipe import TeacherSection
-    from hf_compress.sections import StudentSection
+    from hf_compress.sections import StudentSection, TeacherSection
 
 
 @dataclass(frozen=True)

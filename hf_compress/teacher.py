@@ -12,8 +12,9 @@ from hf_compress.data.loading import positions
 from hf_compress.ensemble import as_one
 from hf_compress.errors import RunError
 from hf_compress.hub.load import LoadedModel
-from hf_compress.recipe import Recipe, TeacherSection
+from hf_compress.recipe import Recipe
 from hf_compress.run import RunFolder
+from hf_compress.sections import TeacherSection
 from hf_compress.steps.base import Context
 from hf_compress.students import STUDENTS, build_model
 from hf_compress.training import train

@@ -14,7 +14,7 @@ from hf_compress import save
 from hf_compress.data import load_data
 from hf_compress.data.images import batches
 from hf_compress.measure.cost import bytes_on_disk, count_macs, count_parameters
-from hf_compress.recipe import DataSection
+from hf_compress.sections import DataSection
 from hf_compress.selection.candidates import Blueprint, Candidate
 from hf_compress.students import STUDENTS, build_registered
 

@@ -10,8 +10,8 @@ import typer
 from hf_compress.cli.options import DATA_HELP, Set, TrustRemoteCode, assignments, examples
 from hf_compress.cli.run import run_recipe
 from hf_compress.cli.sections import Group, options_from
-from hf_compress.recipe import DataSection, Recipe, model_overrides
-from hf_compress.sections import StudentSection
+from hf_compress.recipe import Recipe, model_overrides
+from hf_compress.sections import DataSection, StudentSection
 from hf_compress.steps.distillation.config import DistillConfig
 from hf_compress.steps.pruning.config import PruneConfig, PruningTarget, RecoveryConfig
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hf_compress.cli.options import DATA_HELP, Set, TrustRemoteCode, assignments, examples
-from hf_compress.errors import Interrupted
+from hf_compress.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from hf_compress.recipe import Recipe
+    from hf_compress.study.config import Study
 
 EXAMPLES = examples(
     "hf-compress run quickstart",
     "hf-compress run prune-iterative-l1 --teacher microsoft/resnet-18 --data ./photos --output runs/small",
     "hf-compress run my-recipe.yaml --set steps.prune.amount=0.2 --set data.augmentation=light",
+    "hf-compress run leaf-disease-table --data ./photos --set seeds=[0,1] --resume",
 )
 
 
@@ -25,7 +30,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def run(
-    recipe: Annotated[str, typer.Argument(help="Path of a recipe, or the name of a shipped one.")],
+    recipe: Annotated[str, typer.Argument(help="Path of a recipe or study, or the name of a shipped one.")],
     teacher: Annotated[str | None, typer.Option(help="Hub id (ID@REVISION), timm/..., or folder.")] = None,
     student: Annotated[
         str | None, typer.Option(help="Like --teacher, a name of `hf-compress students`, or auto.")
@@ -34,10 +39,18 @@ def run(
     output: Annotated[Path | None, typer.Option(help="Run folder to make; runs/RECIPE when not given.")] = None,
     set_: Set = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in --output.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the interrupted study in --output; finished runs are kept.")
+    ] = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Run a recipe: a compressed model, its recipe and its report come out as one folder."""
+    """Run a recipe: a compressed model, its recipe and its report come out as one folder.
+
+    A study (a file with `runs`) makes one such folder a run and seed, and a table of all of them.
+    """
     from hf_compress.recipe import Recipe, model_overrides
+    from hf_compress.recipe_values import is_study, read_recipe
+    from hf_compress.study.config import Study
 
     overrides: dict[str, Any] = {}
     for section, model in (("teacher", teacher), ("student", student)):
@@ -47,8 +60,15 @@ def run(
         overrides["data.path"] = data
     if trust_remote_code:
         overrides["teacher.trust_remote_code"] = True
-    parsed = Recipe.load(recipe, overrides | assignments(set_))
-    run_recipe(parsed, output or Path("runs") / Path(recipe).stem, overwrite)
+    overrides |= assignments(set_)
+    target = output or Path("runs") / Path(recipe).stem
+    values = read_recipe(recipe)
+    if is_study(values):
+        show_study(Study.from_dict(values, overrides), target, overwrite, resume)
+    elif resume:
+        raise UsageError("--resume goes on with a study, which has several 'runs'; a single run starts anew")
+    else:
+        run_recipe(Recipe.from_dict(values, overrides), target, overwrite)
 
 
 def run_recipe(recipe: Recipe, target: Path, overwrite: bool) -> None:
@@ -64,15 +84,36 @@ def run_recipe(recipe: Recipe, target: Path, overwrite: bool) -> None:
 
     console = Console()
     try:
-        result = compress(
-            recipe,
-            target,
-            overwrite,
-            log=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
-        )
+        result = compress(recipe, target, overwrite, log=_printer(console))
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted: '{target}' was not written; finished steps are in '{target}.partial'"
         ) from None
     console.print(report_table(result.report))
     console.print(f"model, recipe and report: {result.folder}", markup=False, highlight=False, soft_wrap=True)
+
+
+def show_study(study: Study, target: Path, overwrite: bool, resume: bool) -> None:
+    """Run a study, telling the user how it goes, and print its table.
+
+    Raises:
+        Interrupted: the user pressed Ctrl-C.
+    """
+    from rich.console import Console
+
+    from hf_compress.study.running import run_study
+    from hf_compress.study.table import terminal_table
+
+    console = Console()
+    try:
+        report = run_study(study, target, overwrite, resume, log=_printer(console))
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"interrupted: finished runs and their table are in '{target}'; the same command with --resume goes on"
+        ) from None
+    console.print(terminal_table(report))
+    console.print(f"table, figure and runs: {target}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _printer(console: Console) -> Callable[[str], None]:
+    return lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)

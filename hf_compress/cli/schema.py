@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Annotated
 
 import typer
 
@@ -11,8 +12,11 @@ def add_to(app: typer.Typer) -> None:
     app.command()(schema)
 
 
-def schema() -> None:
+def schema(
+    study: Annotated[bool, typer.Option("--study", help="Of studies, which have several `runs`.")] = False,
+) -> None:
     """Print the JSON schema of recipes, for editors."""
     from hf_compress.recipe import recipe_schema
+    from hf_compress.study.config import study_schema
 
-    typer.echo(json.dumps(recipe_schema(), indent=2))
+    typer.echo(json.dumps(study_schema() if study else recipe_schema(), indent=2))

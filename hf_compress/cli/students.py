@@ -101,7 +101,7 @@ def _within(texts: list[str], teacher_name: str | None, image_size: int | None, 
 
 
 def _teacher(name: str, trust_remote_code: bool) -> LoadedModel:
-    from hf_compress.recipe import TeacherSection
+    from hf_compress.sections import TeacherSection
     from hf_compress.students import STUDENTS, build_model
 
     model, _, revision = name.partition("@")

@@ -21,7 +21,7 @@ from hf_compress.data.sources import (
 from hf_compress.data.splits import split
 from hf_compress.data.unlabelled import load_unlabelled, set_aside
 from hf_compress.errors import RunError, UsageError
-from hf_compress.recipe import DataSection
+from hf_compress.sections import DataSection
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor

@@ -14,7 +14,7 @@ from rich.progress import Progress
 
 from hf_compress.data.images import decode
 from hf_compress.errors import RunError, UsageError
-from hf_compress.recipe import SourceSection
+from hf_compress.sections import SourceSection
 
 logger = logging.getLogger(__name__)
 

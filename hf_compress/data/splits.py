@@ -7,8 +7,8 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 from hf_compress.errors import RunError, UsageError
-from hf_compress.recipe import SplitsSection
 from hf_compress.registry import did_you_mean
+from hf_compress.sections import SplitsSection
 
 USUAL_NAMES = {
     "train": ("train", "training"),
@@ -16,6 +16,7 @@ USUAL_NAMES = {
     "test": ("test", "testing"),
 }
 LEFT_OUT = 0.1
+NO_REST = 0.999  # three times 0.3333 means all images
 
 
 def split(data: datasets.DatasetDict, section: SplitsSection, label_column: str | None, seed: int):
@@ -75,8 +76,9 @@ def named_slice(data: datasets.DatasetDict, instruction: str, key: str) -> datas
 def _by_fractions(data: datasets.DatasetDict, fractions: dict[str, float], label_column: str | None, seed: int):
     rest = datasets.concatenate_datasets(list(data.values()))
     total, result = len(rest), {}
+    nothing_left = sum(fractions.values()) > NO_REST
     for role in ("test", "validation", "train"):
-        if role == "train" and sum(fractions.values()) > 1 - 1e-6:
+        if role == "train" and nothing_left:
             result[role] = rest  # all that is left, whichever way the others were rounded
         else:
             rest, result[role] = _divide(rest, round(fractions[role] * total), label_column, seed)

@@ -11,7 +11,7 @@ from hf_compress.data.images import IGNORED_LABEL, ImageSplit
 from hf_compress.data.sources import image_column_of, load_raw, without_corrupt
 from hf_compress.data.splits import named_slice, stratified
 from hf_compress.errors import UsageError
-from hf_compress.recipe import DataSection
+from hf_compress.sections import DataSection
 
 
 @dataclass

@@ -39,7 +39,7 @@ def render_card(folder: Path, template: Path | None = None, **overrides: Any) ->
     """
     run = Run.open(folder)
     repo_id = overrides.pop("repo_id", None)
-    page = _template(template)
+    page = page_template(template)
     try:
         data = card_data(run.report, repo_id, **overrides)
         context = _context(run, repo_id)
@@ -63,7 +63,7 @@ def write_card(folder: Path, template: Path | None = None) -> ModelCard:
     from hf_compress.measure.figures import draw_figures
 
     run = Run.open(folder)
-    _template(template)
+    page_template(template)
     draw_figures(run.report, Path(folder) / "figures")
     card = render_card(folder, template)
     card.save(Path(folder) / CARD)
@@ -210,8 +210,13 @@ def _is_repo_id(name: str) -> bool:
     return True
 
 
-def _template(path: Path | None) -> jinja2.Template:
-    source = shipped_file("model_cards", "template.md") if path is None else Path(path).expanduser()
+def page_template(path: Path | None, shipped: str = "template.md") -> jinja2.Template:
+    """Return the template of a page, `shipped` with the package or one's own; what it writes is escaped.
+
+    Raises:
+        UsageError: it cannot be read, or is wrong.
+    """
+    source = shipped_file("model_cards", shipped) if path is None else Path(path).expanduser()
     environment = jinja2.Environment(
         autoescape=True, finalize=escaped, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )

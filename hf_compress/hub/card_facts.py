@@ -83,7 +83,7 @@ def measures(report: dict[str, Any]) -> list[Measure]:
         Measure("MACs", _cost("macs"), count, "fewer"),
         Measure("size on disk", _cost("bytes"), size, "less"),
         *(
-            Measure(f"latency, {_batch(batch)}, {quantile}", _latency(batch, quantile), _milliseconds, "faster")
+            Measure(f"latency, {batch_name(batch)}, {quantile}", _latency(batch, quantile), _milliseconds, "faster")
             for batch in batches
             for quantile in ("p50", "p95")
         ),
@@ -318,7 +318,8 @@ def _latency(batch: str, quantile: str) -> Callable[[dict[str, Any]], float]:
     return lambda row: row["latency"][batch][f"{quantile}_ms"]
 
 
-def _batch(key: str) -> str:
+def batch_name(key: str) -> str:
+    """Return `batch_8` as words."""
     return "one image" if key == "batch_1" else key.replace("_", " of ")
 
 

@@ -54,7 +54,8 @@ def lineage(report: dict[str, Any]) -> dict[str, Any]:
 
 def sources(report: dict[str, Any]) -> list[tuple[str, Origin]]:
     """Return the models whose weights or answers went into this one, each with its role; an ensemble's one by one."""
-    found = [("teacher", report.get("teacher")), ("student", report.get("student"))]
+    roles = (("teacher", "teacher"), ("assistant", "assistants"), ("student", "student"))
+    found = [(role, report.get(key)) for role, key in roles]
     each = [(role, one) for role, some in found for one in (some if isinstance(some, list) else [some])]
     return [(role, source) for role, source in each if source is not None and source["source"] != "architecture"]
 
@@ -63,7 +64,7 @@ def publishable_license(report: dict[str, Any], stated: str | None) -> str | Non
     """Return the licence to publish under.
 
     Args:
-        report: holds the origins of teacher and student.
+        report: holds the origins of teacher, assistants and student.
         stated: the user's own word, which decides.
 
     Returns:

@@ -12,7 +12,7 @@ from hf_compress.data.unlabelled import set_aside
 from hf_compress.errors import RunError, UsageError
 from hf_compress.evaluation import evaluate_folder
 from hf_compress.hub.card_facts import data_rows
-from hf_compress.recipe import DataSection
+from hf_compress.sections import DataSection
 from hf_compress.steps.base import Context
 from hf_compress.steps.distillation.config import DistillConfig
 from hf_compress.students import build_registered

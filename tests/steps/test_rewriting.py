@@ -12,7 +12,7 @@ from hf_compress.data import load_data
 from hf_compress.data.images import Collator
 from hf_compress.errors import RunError, UsageError
 from hf_compress.measure.cost import count_macs, count_parameters
-from hf_compress.recipe import DataSection
+from hf_compress.sections import DataSection
 from hf_compress.steps.base import Context
 from hf_compress.steps.rewriting import REWRITINGS, Rewrite, RewriteConfig, Rewriting, Unsuitable, register_rewrite
 from hf_compress.steps.rewriting.measuring import Candidate
