@@ -50,7 +50,7 @@ class DataArguments:
 @dataclass
 class CompressionArguments:
     teacher_name: str | None = field(default=None, metadata={"help": "Distil from this model: Hub id or folder."})
-    loss: str = field(default="mse", metadata={"help": "mse, mse_ce or kl."})
+    loss: str = field(default="mse", metadata={"help": "mse, mse_ce, kl, dkd or dist."})
     sparsity: float | None = field(default=None, metadata={"help": "Fraction of the weights that become zero."})
     pruning_rounds: int = field(default=5, metadata={"help": "Rounds in which they do."})
 

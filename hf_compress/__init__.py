@@ -11,11 +11,14 @@ _PUBLIC = {
     "Recipe": "hf_compress.recipe",
     "compress": "hf_compress.pipeline",
     "Run": "hf_compress.run",
+    "Study": "hf_compress.study.config",
+    "run_study": "hf_compress.study.running",
     "Step": "hf_compress.steps",
     "StepResult": "hf_compress.steps",
     "register_step": "hf_compress.steps",
     "register_loss": "hf_compress.steps.distillation",
     "register_importance": "hf_compress.steps.pruning",
+    "register_rewrite": "hf_compress.steps.rewriting",
     "register_student": "hf_compress.students",
     "load": "hf_compress.hub.load",
     "publish": "hf_compress.hub.publish",
@@ -38,7 +41,10 @@ if TYPE_CHECKING:
     from hf_compress.steps import Step, StepResult, register_step
     from hf_compress.steps.distillation import register_loss
     from hf_compress.steps.pruning import register_importance
+    from hf_compress.steps.rewriting import register_rewrite
     from hf_compress.students import register_student
+    from hf_compress.study.config import Study
+    from hf_compress.study.running import run_study
 
 
 # The registration needs transformers' torch half; this package must import without torch, so it waits for it.

@@ -14,8 +14,9 @@ from hf_compress.hub.backbone import load_backbone
 from hf_compress.hub.load import LoadedModel, load
 from hf_compress.measure.cost import cost
 from hf_compress.measure.features import FeatureQuality
-from hf_compress.recipe import DataSection, Recipe
+from hf_compress.recipe import Recipe
 from hf_compress.run import RECIPE
+from hf_compress.sections import DataSection
 from hf_compress.training import evaluate
 
 
@@ -94,7 +95,7 @@ def _data_section(name: str, data_path: str | None) -> tuple[DataSection, int]:
     """Return section and seed of a run's own recipe where it used the same data, so that its test images stay such."""
     recipe = _own_recipe(name)
     if recipe is not None and (data_path is None or _same_path(data_path, recipe.data.path)):
-        return recipe.data, recipe.seed
+        return recipe.data.model_copy(update={"unlabelled": []}), recipe.seed
     if data_path is None:
         raise UsageError(f"'{name}' has no {RECIPE} that names its data: pass --data")
     return DataSection(path=data_path), 0

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
+from hf_compress.checkpoint.rewrites import record_rewrites
 from hf_compress.checkpoint.shapes import unpruned
 from hf_compress.data.images import input_size
 from hf_compress.hub.load import load
@@ -28,8 +29,9 @@ def inspect(name: str, trust_remote_code: bool = False) -> list[dict[str, Any]]:
 
     Returns:
         One row a module that holds parameters itself: `layer`, `kind`, `shape` and `unpruned_shape` of its weight (or
-        its first parameter), `parameters`, `sparsity` (fraction of zeros in the weight), `macs` for one image, and
-        `time_share` (fraction of a forward pass on the CPU, median of 15).
+        its first parameter), `rewrite` (the kind of rewrite that made it, or None), `parameters`, `sparsity` (fraction
+        of zeros in the weight), `macs` for one image, and `time_share` (fraction of a forward pass on the CPU, median
+        of 15).
 
     Raises:
         UsageError, RunError: see `hub.load.load`.
@@ -42,6 +44,7 @@ def layers(model: PreTrainedModel, image: Tensor) -> list[dict[str, Any]]:
     """Describe the layers of a model; see `inspect`."""
     holders = {n: module for n, module in model.named_modules() if list(module.parameters(recurse=False))}
     original = dict(unpruned(model).named_modules())
+    rewrites = {f"{name}.": record["kind"] for name, record in record_rewrites(model).items()}
     macs, shares = _macs(model, image), _time_shares(model, holders, image)
     rows = []
     for name, module in holders.items():
@@ -50,6 +53,7 @@ def layers(model: PreTrainedModel, image: Tensor) -> list[dict[str, Any]]:
             {
                 "layer": name,
                 "kind": type(module).__name__,
+                "rewrite": next((kind for prefix, kind in rewrites.items() if name.startswith(prefix)), None),
                 "shape": list(weight.shape),
                 "unpruned_shape": list(getattr(original[name], key).shape),
                 "parameters": sum(p.numel() for p in module.parameters(recurse=False)),
@@ -72,7 +76,7 @@ def layer_table(rows: list[dict[str, Any]]) -> Table:
         changed = row["unpruned_shape"] != row["shape"]
         table.add_row(
             row["layer"],
-            row["kind"],
+            row["kind"] + (f" ({row['rewrite']})" if row["rewrite"] else ""),
             _shape(row["shape"]),
             _shape(row["unpruned_shape"]) if changed else "",
             f"{row['sparsity']:.1%}" if row["sparsity"] else "",

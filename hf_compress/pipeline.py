@@ -8,6 +8,7 @@ from pathlib import Path
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
+from hf_compress.chain import build_assistants, teach_assistants
 from hf_compress.checkpoint import is_compressed
 from hf_compress.data import load_data
 from hf_compress.environment import environment
@@ -20,11 +21,13 @@ from hf_compress.measure.runtimes import require
 from hf_compress.recipe import Recipe
 from hf_compress.run import Run, write_run
 from hf_compress.run_folder import RunFolder
+from hf_compress.seeds import Seeds
+from hf_compress.selection.select import select_student
 from hf_compress.stages import Stages, quality_measure
 from hf_compress.steps.base import Context
 from hf_compress.steps.unit import add_files, apply_once
 from hf_compress.students import STUDENTS, build_student
-from hf_compress.teacher import load_teacher, train_teacher, unfold
+from hf_compress.teacher import as_teacher, load_teachers, train_teachers, unfold
 
 
 def compress(
@@ -60,7 +63,8 @@ def compress(
             log(f"not what the run began with, results may differ: {', '.join(folder.new_versions)}")
         run = _work(recipe, folder, log)
     if recipe.publish is not None:
-        trusted = any(section and section.trust_remote_code for section in (recipe.teacher, recipe.student))
+        models = [*(recipe.teacher.members if recipe.teacher else []), recipe.student]
+        trusted = any(section.trust_remote_code for section in models)
         log(f"published: {run.publish(**recipe.publish.model_dump(), trust_remote_code=trusted).url}")
     return run
 
@@ -69,32 +73,47 @@ def _work(recipe: Recipe, folder: RunFolder, log) -> Run:
     """Load, measure, go through the steps, measure again, and write the run folder."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    seeds = Seeds.of(recipe)
     recipe = folder.pin(recipe)
     log(f"data: {recipe.data.path}")
     data = load_data(recipe.data, recipe.seed)
     folder.remember(images=data.facts)
-    seeds = {"recipe": recipe.seed, "student": recipe.seed + 1}
-    set_seed(seeds["recipe"])
-    teacher, teacher_details = load_teacher(recipe, data, log), None
-    recipe = folder.pin(recipe, data=data.facts["revision"], teacher=teacher and teacher.commit)
-    if teacher is not None and recipe.teacher.finetune is not None:
-        teacher, teacher_details = train_teacher(recipe, teacher, data, folder.units, log)
+    teachers = load_teachers(recipe, data, seeds.teachers, log)
+    recipe = folder.pin(
+        recipe,
+        data=data.facts["revision"],
+        unlabelled=data.facts["unlabelled_revisions"],
+        teacher=[teacher.commit for teacher in teachers],
+    )
+    teachers, training_details = train_teachers(recipe, teachers, data, seeds.teachers, folder.units, log)
+    teacher = as_teacher(teachers, data)
     quality = quality_measure(recipe, data, teacher)
-    set_seed(seeds["student"])
-    student = build_student(recipe.student, data.label_names, teacher, headless=recipe.task == "features")
+    recipe, selection = select_student(recipe, data, teacher, folder.units, log)
+    set_seed(seeds.student)
+    assistants = build_assistants(recipe, data, teacher, log)
+    student = build_student(
+        recipe.student, data.label_names, [teacher, *assistants][-1], headless=recipe.task == "features"
+    )
     own_student = recipe.student.model != "teacher"
-    recipe = folder.pin(recipe, student=student.commit if own_student else None)
+    recipe = folder.pin(
+        recipe,
+        assistants=[assistant.commit for assistant in assistants],
+        student=student.commit if own_student else None,
+    )
     if recipe.student.model not in STUDENTS and recipe.student.pretrained:
         unfold(student, data, log)
-    origins = _origins(recipe, teacher, student)
-    data.set_augmentation(recipe.data.augmentation, student.processor, *([teacher.processor] if teacher else []))
+    origins = _origins(recipe, teachers, assistants, student)
 
     stages = Stages(recipe.measure, quality, folder.units)
     if teacher is not None:
-        stages.add("teacher", teacher, teacher_details)
+        stages.add_teacher(teacher, training_details)
+    last_teacher = teach_assistants(recipe, assistants, teacher, data, stages, folder, log)
     if own_student:
         stages.add("student", student)
-    context = Context(data, student.processor, teacher, recipe.seed, folder.partial, log=log)
+    data.set_augmentation(
+        recipe.data.augmentation, student.processor, *([last_teacher.processor] if last_teacher else [])
+    )
+    context = Context(data, student.processor, last_teacher, recipe.seed, folder.partial, log=log)
     results = []
     for number, (name, step) in enumerate(zip(recipe.step_names, recipe.build_steps(), strict=True), start=1):
         log(f"step {number} of {len(recipe.steps)}: {name}")
@@ -114,11 +133,12 @@ def _work(recipe: Recipe, folder: RunFolder, log) -> Run:
             "remarks": stages.remarks,
             "layers": layer_changes(stages.models[-len(recipe.steps) - 1].model, student.model),
             **origins,
+            **selection,
             "data": data.facts,
             "labels": data.label_names,
             "loads_with": "hf_compress" if is_compressed(files) else "transformers",
             "seed": recipe.seed,
-            "seeds": seeds,
+            "seeds": seeds.facts,
             "measure": {"split": "test", **recipe.measure.model_dump()},
             "environment": environment(),
         }
@@ -129,15 +149,22 @@ def _work(recipe: Recipe, folder: RunFolder, log) -> Run:
     return folder.finish(write)
 
 
-def _origins(recipe: Recipe, teacher: LoadedModel | None, student: LoadedModel) -> dict[str, Origin | None]:
-    """Return the origins of teacher and student for the report.
+def _origins(
+    recipe: Recipe, teachers: list[LoadedModel], assistants: list[LoadedModel], student: LoadedModel
+) -> dict[str, Origin | list[Origin] | None]:
+    """Return the origins of all models for the report.
 
     Raises:
         UsageError: the recipe publishes, and the licence of an origin does not allow it.
     """
     own_student = recipe.student.model != "teacher"
+    of_teachers = [origin(teacher.name, teacher.commit) for teacher in teachers]
     origins = {
-        "teacher": teacher and origin(teacher.name, teacher.commit),
+        "teacher": of_teachers if len(of_teachers) > 1 else next(iter(of_teachers), None),
+        "assistants": [
+            origin(model.name, model.commit, section.pretrained)
+            for model, section in zip(assistants, recipe.assistants, strict=True)
+        ],
         "student": origin(student.name, student.commit, recipe.student.pretrained) if own_student else None,
     }
     if recipe.publish is not None:

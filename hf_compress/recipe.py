@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,117 +9,22 @@ import yaml
 from pydantic import BaseModel, Field, SerializeAsAny, field_validator, model_validator
 from pydantic.json_schema import models_json_schema
 
-from hf_compress.config import Section, TrainingConfig, validate
+from hf_compress.config import Section, validate
 from hf_compress.errors import UsageError
+from hf_compress.recipe_values import is_study, overridden, read_recipe
 from hf_compress.registry import did_you_mean
-from hf_compress.shipped import shipped_folders
+from hf_compress.sections import (
+    DataSection,
+    EnsembleSection,
+    MeasureSection,
+    PublishSection,
+    StudentSection,
+    TeacherSection,
+    all_named,
+    named,
+)
+from hf_compress.selection.config import AUTO, probed_step
 from hf_compress.steps import STEPS
-
-
-class ModelSection(Section):
-    """A model: a Hub id, a local folder, a timm checkpoint (`timm/...`), or the name of a registered architecture."""
-
-    model: str = Field(description="Hub id, folder, `timm/...`, or a name that `hf-compress students` lists.")
-    revision: str | None = Field(None, description="Branch, tag or commit of the Hub repository.")
-    trust_remote_code: bool = Field(False, description="Run the Python code that the repository contains.")
-    width: float = Field(1.0, gt=0, description="Width multiplier of a registered architecture.")
-    image_size: int | None = Field(None, ge=8, description="Input size in pixels of a registered architecture.")
-
-
-class TeacherFinetune(TrainingConfig):
-    """Train the teacher on the data first."""
-
-    layers: Literal["all", "head"] = Field("all", description="`head` trains the classifier only.")
-
-
-class TeacherSection(ModelSection):
-    finetune: TeacherFinetune | None = Field(None, description="Needed when the teacher's labels are not the data's.")
-
-
-class StudentSection(ModelSection):
-    """The model that is compressed; `model: teacher` is a copy of the teacher."""
-
-    pretrained: bool = Field(True, description="Load the weights of a Hub id or folder; false starts from scratch.")
-
-
-class SplitsSection(Section):
-    """Each split is a name of the data set (`train`, `test[:500]`) or a fraction (0.2), stratified and seeded.
-
-    All three fractions divide all images; a fraction beside names is taken out of the training split. What is left
-    out is found: `validation` and `test` by their usual names, or as a tenth of the training images.
-    """
-
-    train: str | float | None = None
-    validation: str | float | None = None
-    test: str | float | None = None
-
-    @model_validator(mode="after")
-    def _sensible(self):
-        fractions = {k: v for k, v in vars(self).items() if isinstance(v, float)}
-        if any(not 0 < value < 1 for value in fractions.values()):
-            raise ValueError("a fraction lies between 0 and 1")
-        if isinstance(self.train, float) and len(fractions) < 3:
-            raise ValueError("a fraction for train needs fractions for validation and test, too")
-        if sum(fractions.values()) > 1 + 1e-6:
-            raise ValueError("the fractions add up to more than 1")
-        return self
-
-
-class DataSection(Section):
-    path: str = Field(
-        description="Hub id, folder of images (one folder a class), folder of parquet files, or `digits`."
-    )
-    name: str | None = Field(None, description="Configuration of a Hub data set.")
-    revision: str | None = Field(None, description="Branch, tag or commit of a Hub data set.")
-    splits: SplitsSection = Field(default_factory=SplitsSection)
-    image_column: str | None = Field(None, description="Found by its type when not given.")
-    label_column: str | None = Field(None, description="Found by its type when not given.")
-    augmentation: Literal["none", "light", "standard"] = Field(
-        "none", description="`light`: shift and mirror; `standard`: random crop, mirror and colour."
-    )
-    on_corrupt: Literal["skip", "stop"] = Field("skip", description="What to do with an image that cannot be decoded.")
-    workers: int = Field(0, ge=0, description="Processes that decode images; 0 decodes in the main process.")
-
-
-class MeasureSection(Section):
-    batch_size: int = Field(64, ge=1, description="Second batch size of the latency table, beside 1.")
-    threads: int | None = Field(None, ge=1, description="CPU threads; all cores when not given.")
-    repeats: int = Field(30, ge=3, description="Timed forward passes a model and batch size.")
-    runtimes: list[Literal["eager", "compile", "onnxruntime"]] = Field(
-        ["eager"], description="Where latency is measured; `eager` always is. `onnxruntime` needs hf-compress[onnx]."
-    )
-
-
-class PublishSection(Section):
-    """Where the finished run folder is published; `hf-compress publish` has the same options."""
-
-    to: str = Field(description="Repository on the Hub: user/name.")
-    private: bool = Field(False, description="Make the repository private; a public one is refused.")
-    revision: str | None = Field(None, description="Branch to commit to; made when missing.")
-    create_pr: bool = Field(False, description="Open a pull request instead of committing.")
-    message: str = Field("Publish with hf-compress", min_length=1, description="Commit message.")
-    license: str | None = Field(None, description="Identifier of the licence; that of the teacher when not given.")
-    template: str | None = Field(None, description="Jinja template of the card, instead of the package's own.")
-
-    @field_validator("to")
-    @classmethod
-    def _is_an_id(cls, value: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", value) or value.endswith(".git"):
-            raise ValueError("a repository is named user/name")
-        return value
-
-    @field_validator("license")
-    @classmethod
-    def _is_an_identifier(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", value):
-            raise ValueError("give one of the Hub's licence identifiers, such as apache-2.0 or cc-by-4.0")
-        return value
-
-    @model_validator(mode="after")
-    def _one_target(self):
-        if self.create_pr and self.revision:
-            raise ValueError("a pull request goes to the main branch: leave out create_pr or revision")
-        return self
 
 
 class Recipe(Section):
@@ -131,7 +34,12 @@ class Recipe(Section):
         "classification",
         description="`features`: teacher and student are backbones without a classifier; labels are not needed.",
     )
-    teacher: TeacherSection | None = None
+    teacher: TeacherSection | EnsembleSection | None = None
+    assistants: list[StudentSection] = Field(
+        [],
+        description="Models between teacher and student: each learns from the one before it, by the first step "
+        "`distill`, and teaches the next. `chain: [teacher, assistant, ..., student]` says it shorter.",
+    )
     student: StudentSection = StudentSection(model="teacher")
     data: DataSection
     steps: list[dict[str, SerializeAsAny[BaseModel]]] = Field(
@@ -141,15 +49,30 @@ class Recipe(Section):
     publish: PublishSection | None = Field(None, description="Publish the finished run folder on the Hub.")
     seed: int = 0
 
-    @field_validator("teacher", "student", mode="before")
+    @model_validator(mode="before")
+    @classmethod
+    def _chain_shorthand(cls, values: Any) -> Any:
+        return _without_chain(values) if isinstance(values, dict) and "chain" in values else values
+
+    @field_validator("student", mode="before")
     @classmethod
     def _model_shorthand(cls, value: Any) -> Any:
-        return {"model": value} if isinstance(value, str) else value
+        return named(value, "model")
+
+    @field_validator("assistants", mode="before")
+    @classmethod
+    def _models_shorthand(cls, value: Any) -> Any:
+        return all_named(value, "model")
+
+    @field_validator("teacher", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return _teacher(value, "teacher")
 
     @field_validator("data", mode="before")
     @classmethod
     def _data_shorthand(cls, value: Any) -> Any:
-        return {"path": value} if isinstance(value, str) else value
+        return named(value, "path")
 
     @field_validator("steps", mode="before")
     @classmethod
@@ -169,18 +92,50 @@ class Recipe(Section):
             raise UsageError(
                 "'student.model' is the teacher, which has nothing to learn from itself: name a smaller one"
             )
+        if self.task == "features" and isinstance(self.teacher, EnsembleSection):
+            raise UsageError(
+                "'teacher.ensemble' averages classes, which 'task: features' leaves out: name one teacher"
+            )
         if self.task == "features" and self.teacher is not None and self.teacher.finetune is not None:
             raise UsageError("'teacher.finetune' trains a classifier, which 'task: features' leaves out: remove it")
         return self
 
     @model_validator(mode="after")
+    def _can_select_a_student(self):
+        if self.student.model == AUTO:
+            probed_step(self)
+        return self
+
+    @model_validator(mode="after")
     def _has_teacher_where_needed(self):
+        if isinstance(self.teacher, EnsembleSection) and self.student.model == "teacher":
+            raise UsageError("'student.model' is the teacher, which is an ensemble: name a single model")
         if self.teacher is None:
             if self.student.model == "teacher":
                 raise UsageError("'student.model' is the teacher, but the recipe has no teacher: add 'teacher.model'")
             for number, step in enumerate(self.build_steps()):
                 if step.needs_teacher:
                     raise UsageError(f"'steps.{number}' learns from a teacher: add 'teacher.model' to the recipe")
+        return self
+
+    @model_validator(mode="after")
+    def _assistants_can_learn(self):
+        if not self.assistants:
+            return self
+        if self.task != "classification":
+            raise UsageError(f"'assistants' learn to classify: leave them out, or 'task: {self.task}'")
+        if self.teacher is None:
+            raise UsageError("'assistants' learn from a teacher: add 'teacher.model' to the recipe")
+        if "distill" not in self.step_names:
+            raise UsageError("'assistants' learn by the step 'distill': add it to 'steps'")
+        for key, section in (
+            *((f"assistants.{index}", section) for index, section in enumerate(self.assistants)),
+            ("student", self.student),
+        ):
+            if section.model == "teacher":
+                raise UsageError(f"'{key}.model' is a copy of the teacher, which has nothing to learn: name a model")
+            if section.model == AUTO and section is not self.student:
+                raise UsageError(f"'{key}.model' cannot be '{AUTO}', which selects the student: name a model")
         return self
 
     def build_steps(self) -> list:
@@ -202,11 +157,9 @@ class Recipe(Section):
         Raises:
             UsageError: the file is missing or not YAML, or a key or value is wrong.
         """
-        path = _find(source)
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UsageError(f"recipe {path} is not valid YAML: {' '.join(str(error).split())}") from None
+        values = read_recipe(source)
+        if is_study(values):
+            raise UsageError(f"'{source}' is a study of several runs: `hf-compress run` and `Study.load` take it")
         return cls.from_dict(values, overrides)
 
     @classmethod
@@ -214,20 +167,27 @@ class Recipe(Section):
         """Build a recipe from plain values; see `load` for `overrides` and errors."""
         if not isinstance(values, dict):
             raise UsageError("a recipe is a mapping with the keys teacher, student, data, steps, measure, seed")
-        values = deepcopy(values)
-        for key, value in (overrides or {}).items():
-            _override(values, key, value)
-        return validate(cls, values)
+        return validate(cls, overridden(values, overrides))
 
-    def pinned(self, **commits: str | None) -> Recipe:
-        """Return the recipe with the commits that a run used: `pinned(teacher=..., data=...)`; None is skipped."""
-        return self.model_copy(
-            update={
-                section: getattr(self, section).model_copy(update={"revision": commit})
-                for section, commit in commits.items()
-                if commit is not None
-            }
-        )
+    def pinned(self, **commits: str | list[str | None] | None) -> Recipe:
+        """Return the recipe with the commits that a run used; None is skipped.
+
+        Args:
+            commits: by section: one for `student` and `data`, one a member for `teacher`, one a model for
+                `assistants`, and one a data set for `unlabelled`.
+        """
+        recipe = self.model_copy(deep=True)
+        sections = {
+            "teacher": recipe.teacher.members if recipe.teacher else [],
+            "assistants": recipe.assistants,
+            "student": [recipe.student],
+            "data": [recipe.data],
+            "unlabelled": recipe.data.unlabelled,
+        }
+        for name, found in commits.items():
+            for section, commit in zip(sections[name], found if isinstance(found, list) else [found], strict=True):
+                section.revision = commit or section.revision
+        return recipe
 
     def to_yaml(self) -> str:
         """Return the resolved recipe, all defaults filled in."""
@@ -250,9 +210,21 @@ def recipe_schema() -> dict[str, Any]:
             for name, config in configs.items()
         ]
     }
-    for section in ("teacher", "student"):
-        recipe["properties"][section] = {"anyOf": [{"type": "string"}, recipe["properties"][section]]}
-    recipe["properties"]["data"] = {"anyOf": [{"type": "string"}, recipe["properties"]["data"]]}
+    shorthands = [(recipe["properties"], section) for section in ("teacher", "student", "data")]
+    shorthands += [
+        (recipe["properties"]["assistants"], "items"),
+        (schema["$defs"]["EnsembleSection"]["properties"]["ensemble"], "items"),
+        (schema["$defs"]["DataSection"]["properties"]["unlabelled"], "items"),
+    ]
+    for place, key in shorthands:
+        place[key] = {"anyOf": [{"type": "string"}, place[key]]}
+    recipe["properties"]["chain"] = {
+        "type": "array",
+        "minItems": 2,
+        "prefixItems": [recipe["properties"]["teacher"]],
+        "items": recipe["properties"]["assistants"]["items"],
+        "description": "Teacher, assistants and student in one list.",
+    }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **recipe, "$defs": schema["$defs"]}
 
 
@@ -262,19 +234,27 @@ def model_overrides(section: str, model: str) -> dict[str, str]:
     return {f"{section}.model": name} | ({f"{section}.revision": revision} if revision else {})
 
 
-def shipped_recipes() -> dict[str, Path]:
-    """Return the recipes that run by name."""
-    return {path.stem: path for folder in shipped_folders("recipes") for path in sorted(folder.glob("*.yaml"))}
+def _without_chain(values: dict[str, Any]) -> dict[str, Any]:
+    """Write `chain: [a, b, c]` as teacher a, assistants [b] and student c; `teacher` may add options to the first."""
+    chain, teacher = values["chain"], values.get("teacher") or {}
+    if not isinstance(chain, list) or len(chain) < 2:
+        raise UsageError("'chain' must list two models or more, from the teacher to the student")
+    named = "teacher" if not isinstance(teacher, dict) or "model" in teacher else None
+    if named := named or next((key for key in ("assistants", "student") if key in values), None):
+        raise UsageError(f"'chain' names the models from the teacher to the student: leave out '{named}' beside it")
+    first, *others = all_named(chain, "model")
+    first = {**first, **teacher} if isinstance(first, dict) else first
+    *assistants, student = (validate(StudentSection, entry, f"chain.{i}") for i, entry in enumerate(others, start=1))
+    rest = {key: value for key, value in values.items() if key != "chain"}
+    return rest | {"teacher": _teacher(first, "chain.0"), "assistants": assistants, "student": student}
 
 
-def _find(source: str | Path) -> Path:
-    path = Path(source).expanduser()
-    if path.is_file():
-        return path
-    shipped = shipped_recipes()
-    if str(source) in shipped:
-        return shipped[str(source)]
-    raise UsageError(f"no recipe file or shipped recipe '{source}'{did_you_mean(str(source), shipped)}")
+def _teacher(value: Any, key: str) -> Any:
+    """Return one teacher or an ensemble; whatever is neither stays as it is, to be refused with its place."""
+    value = named(value, "model")
+    if not isinstance(value, dict):
+        return value
+    return validate(EnsembleSection if "ensemble" in value else TeacherSection, value, key)
 
 
 def _parse_step(number: int, step: Any) -> dict[str, Section]:
@@ -289,38 +269,3 @@ def _parse_step(number: int, step: Any) -> dict[str, Section]:
     if isinstance(options, config):
         return {name: options}
     return {name: validate(config, options or {}, f"steps.{number}.{name}")}
-
-
-def _override(values: dict, key: str, value: Any) -> None:
-    """Set `value` at the dotted path `key`; `steps.prune.amount` addresses the only prune step."""
-    node: Any = values
-    *parents, last = key.split(".")
-    for depth, part in enumerate(parents):
-        if isinstance(node, list):
-            node = node[_list_index(node, part, key)]
-            if isinstance(node, dict) and part in node:
-                node = node[part]
-            continue
-        if isinstance(node.get(part), str):
-            node[part] = {"path" if part == "data" else "model": node[part]}
-        if node.get(part) is None:
-            node[part] = {}
-        node = node[part]
-        if not isinstance(node, dict | list):
-            raise UsageError(f"cannot set '{key}': '{'.'.join(parents[: depth + 1])}' is a single value")
-    if isinstance(node, list):
-        node[_list_index(node, last, key)] = value if last.isdigit() else {last: value}
-    else:
-        node[last] = value
-
-
-def _list_index(items: list, part: str, key: str) -> int:
-    if part.isdigit() and int(part) < len(items):
-        return int(part)
-    matches = [i for i, item in enumerate(items) if item == part or (isinstance(item, dict) and part in item)]
-    if len(matches) != 1:
-        found = "no step" if not matches else "more than one step"
-        raise UsageError(f"cannot set '{key}': {found} '{part}'; use a number from 0 to {len(items) - 1}")
-    if items[matches[0]] == part:
-        items[matches[0]] = {part: {}}
-    return matches[0]

@@ -16,6 +16,7 @@ from hf_compress.errors import CompressError, Diverged, RunError, UsageError
 from hf_compress.files import read_json, write_json, write_problem
 from hf_compress.recipe import Recipe
 from hf_compress.run import RECIPE, REPORT, Run
+from hf_compress.selection.config import AUTO
 from hf_compress.units import Units
 
 BEGUN, MOVING, LOCK, FILES = "begun.json", "moving", "lock", "files"
@@ -147,7 +148,7 @@ class RunFolder:
             return
         self._clear()
         self._begun = {
-            "recipe": _comparable(self.recipe),
+            "recipe": comparable(self.recipe),
             "overwrite": self.overwrite,
             "environment": environment(),
             "seconds": 0.0,
@@ -158,7 +159,7 @@ class RunFolder:
     def _continue(self) -> None:
         """Go on with what is done, if the recipe is still the same."""
         self._begun = read_json(self.partial / BEGUN)
-        if different := differences(self._begun["recipe"], _comparable(self.recipe)):
+        if different := differences(self._begun["recipe"], comparable(self.recipe)):
             raise UsageError(
                 f"'{self.partial}' was begun with another recipe: {different}; take that one to go on, or --overwrite "
                 "to start anew"
@@ -182,8 +183,10 @@ class RunFolder:
             return
         if not self.resume or resumed:
             raise UsageError(f"output '{destination}' holds an earlier run: pass --overwrite to replace it")
-        earlier = _comparable(Recipe.load(destination / RECIPE))
-        if different := differences(earlier, _comparable(self.recipe), revisions=False):
+        earlier = Recipe.load(destination / RECIPE)
+        if self.recipe.student.model == AUTO:  # a finished run names the student that was selected
+            earlier.student = self.recipe.student
+        if different := differences(comparable(earlier), comparable(self.recipe), revisions=False):
             raise UsageError(
                 f"output '{destination}' holds a finished run of another recipe: {different}; pass --overwrite to "
                 "replace it"
@@ -231,7 +234,7 @@ def differences(earlier: dict[str, Any], now: dict[str, Any], revisions: bool = 
     return ", ".join(shown + more)
 
 
-def _comparable(recipe: Recipe) -> dict[str, Any]:
+def comparable(recipe: Recipe) -> dict[str, Any]:
     """Return a recipe as plain values; where its result is published does not matter."""
     return recipe.model_dump(mode="json", exclude={"publish"})
 

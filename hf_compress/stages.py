@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from hf_compress.data import ImageData
-from hf_compress.data.images import input_size
+from hf_compress.data.images import example_input
 from hf_compress.hub.load import LoadedModel
 from hf_compress.measure.cost import cost
 from hf_compress.measure.features import FeatureQuality
 from hf_compress.measure.latency import measure_latency
 from hf_compress.measure.remarks import speed_remarks
-from hf_compress.recipe import MeasureSection, Recipe
+from hf_compress.recipe import Recipe
+from hf_compress.sections import MeasureSection
 from hf_compress.training import evaluate, evaluate_in_detail, predict, use_channels_last
 from hf_compress.units import Units
 
@@ -48,12 +48,21 @@ class Stages:
         The layout of its weights is the same afterwards whether it was measured now or before an interruption.
         """
         use_channels_last(loaded.model)
+        image = example_input(loaded.processor)
         measured = self.units.value(
-            f"measure {stage}", lambda: {**self.quality(loaded), "cost": cost(loaded.model, _image(loaded))}
+            f"measure {stage}", lambda: {**self.quality(loaded), "cost": cost(loaded.model, image)}
         )
         row = {"stage": stage, "model": loaded.name, **measured}
         self.rows.append(row | ({"details": details} if details else {}))
-        self.models.append(LoadedModel(copy.deepcopy(loaded.model), loaded.processor, loaded.name))
+        self.models.append(dataclasses.replace(loaded, model=copy.deepcopy(loaded.model)))
+
+    def add_teacher(self, teacher: LoadedModel, details: list[dict[str, Any] | None]) -> None:
+        """Measure the teacher; an ensemble as a whole, then its members. `details` has an entry for each of these."""
+        if len(details) == 1:
+            return self.add("teacher", teacher, details[0])
+        self.add("teacher", teacher)
+        for number, (member, training) in enumerate(zip(teacher.members, details, strict=True), start=1):
+            self.add(f"teacher {number}", member, training)
 
     def add_latency(self) -> None:
         """Time all models in turn, with each runtime of the recipe."""
@@ -63,21 +72,21 @@ class Stages:
         self.remarks += measured["remarks"] + speed_remarks(self.rows)
 
     def _time(self) -> dict[str, Any]:
+        """Return what is added to each row, and remarks; an ensemble is timed in PyTorch only."""
         sizes = sorted({1, self.measure.batch_size})
-        images = [_image(loaded) for loaded in self.models]
-        models = [loaded.model for loaded in self.models]
-        options = (models, images, sizes, self.measure.repeats, self.measure.threads)
-        rows: list[dict[str, Any]] = [{"latency": latency} for latency in measure_latency(*options)]
+        options = (sizes, self.measure.repeats, self.measure.threads)
+        rows: list[dict[str, Any]] = [{"latency": took} for took in measure_latency(*_inputs(self.models), *options)]
+        single = [index for index, loaded in enumerate(self.models) if len(loaded.members) == 1]
         remarks = []
         for runtime in dict.fromkeys(name for name in self.measure.runtimes if name != "eager"):
             try:
-                found = measure_latency(*options, runtime)
+                found = measure_latency(*_inputs([self.models[index] for index in single]), *options, runtime)
             except Exception as error:  # compilers raise anything; a finished training is not lost for that
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 remarks.append(f"latency with {runtime} could not be measured: {reason}")
                 continue
-            for row, latency in zip(rows, found, strict=True):
-                row.setdefault("runtimes", {})[runtime] = latency
+            for index, latency in zip(single, found, strict=True):
+                rows[index].setdefault("runtimes", {})[runtime] = latency
         return {"rows": rows, "remarks": remarks}
 
 
@@ -105,5 +114,6 @@ def quality_measure(
     return agreement
 
 
-def _image(loaded: LoadedModel) -> torch.Tensor:
-    return torch.zeros(1, 3, *input_size(loaded.processor))
+def _inputs(models: list[LoadedModel]) -> tuple[list, list]:
+    """Return the models, and one input for each."""
+    return [loaded.model for loaded in models], [example_input(loaded.processor) for loaded in models]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from hf_compress.hub.load import LoadedModel
-    from hf_compress.recipe import StudentSection, TeacherSection
+    from hf_compress.sections import StudentSection, TeacherSection
 
 
 @dataclass(frozen=True)
@@ -153,4 +153,50 @@ def _mobilenet_v2(width: float, **label_options) -> PretrainedConfig:
 
     return MobileNetV2Config(
         depth_multiplier=width, classifier_dropout_prob=0.2, tf_padding=False, layer_norm_eps=1e-5, **label_options
+    )
+
+
+@register_student("mobilenet_v1", "MobileNetV1 (Howard et al., 2017)")
+def _mobilenet_v1(width: float, **label_options) -> PretrainedConfig:
+    """Dropout, padding and epsilon as in `mobilenet_v2`."""
+    from transformers import MobileNetV1Config
+
+    return MobileNetV1Config(
+        depth_multiplier=width, classifier_dropout_prob=0.2, tf_padding=False, layer_norm_eps=1e-5, **label_options
+    )
+
+
+@register_student("efficientnet_b0", "EfficientNet-B0 (Tan and Le, 2019)")
+def _efficientnet_b0(width: float, **label_options) -> PretrainedConfig:
+    """transformers' defaults are those of B7."""
+    from transformers import EfficientNetConfig
+    from transformers.models.efficientnet.modeling_efficientnet import round_filters
+
+    config = EfficientNetConfig(width_coefficient=width, depth_coefficient=1.0, dropout_rate=0.2, **label_options)
+    config.hidden_dim = round_filters(config, 1280)
+    return config
+
+
+@register_student("regnet_y_400mf", "RegNetY-400MF (Radosavovic et al., 2020)")
+def _regnet_y_400mf(width: float, **label_options) -> PretrainedConfig:
+    from transformers import RegNetConfig
+
+    return RegNetConfig(
+        layer_type="y",
+        depths=[1, 3, 6, 6],
+        embedding_size=_scaled(32, width),
+        hidden_sizes=[_scaled(channels, width) for channels in (48, 104, 208, 440)],
+        groups_width=8,
+        **label_options,
+    )
+
+
+@register_student("convnext_atto", "ConvNeXt-Atto (Liu et al., 2022; the size is timm's)")
+def _convnext_atto(width: float, **label_options) -> PretrainedConfig:
+    from transformers import ConvNextConfig
+
+    return ConvNextConfig(
+        depths=[2, 2, 6, 2],
+        hidden_sizes=[_scaled(channels, width) for channels in (40, 80, 160, 320)],
+        **label_options,
     )

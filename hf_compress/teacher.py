@@ -6,12 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from transformers import set_seed
+
 from hf_compress.checkpoint import load_like, save
 from hf_compress.data import ImageData
+from hf_compress.data.loading import positions
+from hf_compress.ensemble import as_one
 from hf_compress.errors import RunError
 from hf_compress.files import read_json, write_json
 from hf_compress.hub.load import LoadedModel
-from hf_compress.recipe import Recipe, TeacherSection
+from hf_compress.recipe import Recipe
+from hf_compress.sections import TeacherSection
 from hf_compress.steps.base import Context
 from hf_compress.students import STUDENTS, build_model
 from hf_compress.training import train
@@ -21,51 +26,80 @@ from hf_compress.units import Units
 DETAILS = "training.json"
 
 
-def load_teacher(recipe: Recipe, data: ImageData, log) -> LoadedModel | None:
-    """Load the teacher, and bring its labels and the data's into one order.
+def load_teachers(recipe: Recipe, data: ImageData, seeds: list[int], log) -> list[LoadedModel]:
+    """Load the teacher, all members of an ensemble, or none, and bring the data's labels into the order of the last.
 
-    Returns:
-        The teacher; None where the recipe has none.
+    Args:
+        seeds: of the random weights of each.
 
     Raises:
-        RunError: its labels are not the data's, or it is untrained, and the recipe has no `teacher.finetune`.
+        RunError: a teacher's labels are not the data's, or it is untrained, and the recipe has no `teacher.finetune`.
     """
-    section = recipe.teacher
-    if section is None:
+    if recipe.teacher is None:
         if not data.labelled:
             raise RunError(f"{recipe.data.path} has no labels: name a teacher to distil from")
-        return None
-    log(f"teacher: {section.model}")
-    if recipe.task == "features":
-        return _feature_teacher(section)
-    teacher = _classifier(section, data)
-    if section.model not in STUDENTS:
-        unfold(teacher, data, log)
-    if section.finetune is None and teacher.new_head:
-        raise RunError(f"teacher {section.model} starts from random weights: add 'teacher.finetune'")
-    return teacher
+        return []
+    loaded = []
+    for section, seed in zip(recipe.teacher.members, seeds, strict=True):
+        log(f"teacher: {section.model}")
+        set_seed(seed)
+        loaded.append(_feature_teacher(section) if recipe.task == "features" else _classifier(section, data, log))
+    return loaded
 
 
-def train_teacher(
-    recipe: Recipe, teacher: LoadedModel, data: ImageData, units: Units, log
-) -> tuple[LoadedModel, dict[str, Any]]:
-    """Train the teacher as `teacher.finetune` says, once.
+def train_teachers(
+    recipe: Recipe, teachers: list[LoadedModel], data: ImageData, seeds: list[int], units: Units, log
+) -> tuple[list[LoadedModel], list[dict[str, Any] | None]]:
+    """Train the teachers, each as its `finetune` says, once.
+
+    Args:
+        seeds: of each training.
 
     Returns:
-        The trained teacher, and the details of its training.
+        The trained teachers, and for each the details of its training.
     """
+    trained = []
+    sections = recipe.teacher.members if recipe.teacher else []
+    for number, (section, teacher, seed) in enumerate(zip(sections, teachers, seeds, strict=True), start=1):
+        if section.finetune is None:
+            trained.append((teacher, None))
+            continue
+        name = "teacher" if len(teachers) == 1 else f"teacher {number}"
+        data.align_labels(teacher.label_names)
+        data.set_augmentation(recipe.data.augmentation, teacher.processor)
+        trained.append(_train_once(name, section, teacher, Units(units.folder, seed), data, log))
+    return [teacher for teacher, _ in trained], [details for _, details in trained]
 
+
+def as_teacher(teachers: list[LoadedModel], data: ImageData) -> LoadedModel | None:
+    """Return the teachers as one, in whose order the data's labels are from now on; None when there is none.
+
+    Raises:
+        RunError: their labels differ.
+    """
+    if len(teachers) < 2:
+        return next(iter(teachers), None)
+    names = teachers[0].label_names
+    orders = [positions(names, teacher.label_names) for teacher in teachers]
+    for teacher, order in zip(teachers, orders, strict=True):
+        if order is None:
+            raise RunError(f"{_label_mismatch(teacher, names, teachers[0].name)}: an ensemble has one set of labels")
+    data.align_labels(names)
+    return as_one(teachers, orders)
+
+
+def _train_once(
+    name: str, section: TeacherSection, teacher: LoadedModel, units: Units, data: ImageData, log
+) -> tuple[LoadedModel, dict[str, Any]]:
     def work(new: Path, in_progress: Path) -> None:
-        finetune = recipe.teacher.finetune
-        if finetune.layers == "head":
+        if section.finetune.layers == "head":
             _freeze_all_but_head(teacher)
-        context = Context(data, teacher.processor, None, recipe.seed, in_progress, log=log, resumable=True)
-        details = train(teacher.model, context, finetune)
+        context = Context(data, teacher.processor, None, units.seed, in_progress, log=log, resumable=True)
+        details = train(teacher.model, context, section.finetune)
         save(teacher.model, new, teacher.processor)
         write_json(new / DETAILS, details)
 
-    data.set_augmentation(recipe.data.augmentation, teacher.processor)
-    folder = units.once("teacher", work)
+    folder = units.once(name, work)
     return replace(teacher, model=load_like(teacher.model, folder)), read_json(folder / DETAILS)
 
 
@@ -75,14 +109,26 @@ def unfold(loaded: LoadedModel, data: ImageData, log) -> None:
         log(f"{loaded.name}: its batch norms came folded; given the statistics of training images, same logits")
 
 
-def _classifier(section: TeacherSection, data: ImageData) -> LoadedModel:
+def _classifier(section: TeacherSection, data: ImageData, log) -> LoadedModel:
+    teacher = _with_labels_of(data, section)
+    if section.model not in STUDENTS:
+        unfold(teacher, data, log)
+    if section.finetune is None and teacher.new_head:
+        raise RunError(f"teacher {section.model} starts from random weights: add 'teacher.finetune'")
+    return teacher
+
+
+def _with_labels_of(data: ImageData, section: TeacherSection) -> LoadedModel:
     if section.model in STUDENTS:
         return build_model(section, data.label_names)
     teacher = build_model(section, None)
     if not data.labelled or data.align_labels(teacher.label_names):
         return teacher
     if section.finetune is None:
-        raise RunError(_label_mismatch(teacher, data))
+        raise RunError(
+            f"{_label_mismatch(teacher, data.label_names, 'the data')}: add 'teacher.finetune' to train a new head, "
+            "for example --set teacher.finetune.epochs=5"
+        )
     return build_model(section, data.label_names)
 
 
@@ -96,14 +142,11 @@ def _feature_teacher(section: TeacherSection) -> LoadedModel:
     return teacher
 
 
-def _label_mismatch(teacher: LoadedModel, data: ImageData) -> str:
+def _label_mismatch(teacher: LoadedModel, wanted: list[str], of: str) -> str:
     def some(names: list[str]) -> str:
         return ", ".join(names[:3]) + (f" ... ({len(names)} in all)" if len(names) > 3 else "")
 
-    return (
-        f"the teacher's labels ({some(teacher.label_names)}) are not the data's ({some(data.label_names)}): "
-        "add 'teacher.finetune' to train a new head, for example --set teacher.finetune.epochs=5"
-    )
+    return f"the labels of teacher {teacher.name} ({some(teacher.label_names)}) are not those of {of} ({some(wanted)})"
 
 
 def _freeze_all_but_head(teacher: LoadedModel) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from rich.progress import track
+from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BaseImageProcessor, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
@@ -20,7 +21,7 @@ from transformers.trainer_utils import has_length
 from hf_compress.config import TrainingConfig
 from hf_compress.data import Collator, ImageData, ImageSplit
 from hf_compress.data.images import IGNORED_LABEL, batches, spread
-from hf_compress.errors import Diverged, RunError
+from hf_compress.errors import Diverged, RunError, UsageError
 from hf_compress.hub.load import LoadedModel
 from hf_compress.measure.detail import by_class, reliability
 from hf_compress.measure.quality import quality
@@ -29,8 +30,11 @@ from hf_compress.progress import EvaluationProgress, TrainingProgress
 from hf_compress.resumable import Attempts, Resumable
 from hf_compress.steps.base import Context
 from hf_compress.steps.distillation.config import LOSSES, LossConfig
+from hf_compress.steps.distillation.criterion import Criterion
+from hf_compress.steps.distillation.features import answer
 
 EVALUATION_BATCH = 128
+PROJECTORS = "projectors.safetensors"
 
 
 class CompressionTrainer(Trainer):
@@ -39,7 +43,10 @@ class CompressionTrainer(Trainer):
     Args:
         teacher: frozen model that sees `teacher_pixel_values`, or `pixel_values` where a batch has no own view for it;
             None trains with cross-entropy alone.
-        loss_config: names the distillation loss and its options.
+        loss_config: names the distillation losses and their options.
+
+    Attributes:
+        criterion: the loss against the teacher.
     """
 
     def __init__(
@@ -52,28 +59,41 @@ class CompressionTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = False
         self.teacher = teacher
-        self.loss_config = loss_config
+        self.criterion = Criterion(loss_config) if loss_config is not None else None
+        if self.criterion is not None:
+            self.add_callback(ClearGradients(self.criterion))
         if teacher is not None:
             self.teacher.requires_grad_(False).eval().to(self.args.device)
             use_channels_last(self.teacher)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the distillation loss while training with a teacher, otherwise the cross-entropy."""
-        outputs = model(pixel_values=inputs["pixel_values"])
-        logits, labels = outputs.logits, inputs.get("labels")
+        labels = inputs.get("labels")
         if model.training and self.teacher is not None:
-            view = inputs.get("teacher_pixel_values", inputs["pixel_values"])
+            student = answer(model, inputs["pixel_values"], self.criterion.student_layers, owner=self.model)
             with torch.no_grad():
-                teacher_logits = self.teacher(pixel_values=view).logits
-            distillation = LOSSES.get(self.loss_config.loss)
-            if labels is None and distillation.needs_labels:
-                raise RunError(f"loss '{self.loss_config.loss}' needs 'labels' in every batch; mse and kl do without")
-            loss = distillation.function(logits.float(), teacher_logits.float(), labels, self.loss_config)
+                teacher = answer(self.teacher, _teacher_view(inputs), self.criterion.teacher_layers)
+            logits, loss = student.logits, self.criterion(student, teacher, labels)
         else:
+            logits = model(pixel_values=inputs["pixel_values"]).logits
             loss = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED_LABEL)
         if model.training:
             self.stop_unless_finite(loss)
         return (loss, {"logits": logits}) if return_outputs else loss
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """Match the layers that losses compare, and train the projectors between them together with the model."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if self.criterion is None or not self.criterion.student_layers:
+            return optimizer
+        if max(self.args.n_gpu, self.args.world_size) > 1:
+            raise UsageError("losses that compare layers train on one device: set CUDA_VISIBLE_DEVICES to one of them")
+        batch = self._prepare_inputs(next(iter(self.get_train_dataloader())))
+        self.criterion.match_layers(self.model, self.teacher, batch["pixel_values"], _teacher_view(batch))
+        held = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+        if added := [parameter for parameter in self.criterion.parameters() if parameter not in held]:
+            optimizer.add_param_group({"params": added})
+        return optimizer
 
     def stop_unless_finite(self, loss: Tensor) -> None:
         """Raise `Diverged`, which names step, epoch and batch, when the training loss is not a number any more."""
@@ -94,7 +114,32 @@ class CompressionTrainer(Trainer):
 
 
 class StudentTrainer(Resumable, CompressionTrainer):
-    """The Trainer of a recipe's trainings."""
+    """The Trainer of a recipe's trainings; its checkpoints hold the projectors of the losses, too."""
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.criterion is not None:
+            save_model(self.criterion, str(Path(output_dir or self.args.output_dir) / PROJECTORS))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.criterion is not None and checkpoint is not None:
+            load_model(self.criterion, str(Path(checkpoint) / PROJECTORS))
+
+
+def _teacher_view(inputs: dict[str, Any]) -> Tensor:
+    return inputs.get("teacher_pixel_values", inputs["pixel_values"])
+
+
+class ClearGradients(TrainerCallback):
+    """Clears the gradients of a criterion's projectors; the Trainer clears only the model's own."""
+
+    def __init__(self, criterion: Criterion):
+        self.criterion = criterion
+
+    def on_step_end(self, args, state, control, **kwargs):
+        for parameter in self.criterion.parameters():
+            parameter.grad = None
 
 
 class HoldMasks(TrainerCallback):
@@ -142,18 +187,18 @@ def train(
         RunError: the loss is not finite, or labels are missing.
     """
     data = context.data
-    needs_labels = teacher is None or LOSSES.get(config.loss).needs_labels
-    if needs_labels and not data.train.labelled:
-        wanted = "cross-entropy" if teacher is None else f"loss '{config.loss}'"
+    names = ["ce"] if teacher is None else [term.loss for term in config.terms]
+    wanted = [name for name in names if LOSSES.get(name).needs_labels]
+    if wanted and not data.train.labelled:
         raise RunError(
-            f"{wanted} needs a label for every training image; for unlabelled images use the loss mse or kl"
+            f"loss '{wanted[0]}' needs labels, and no training image has one; mse, kl and dist do without them"
         )
     sparse = [parameter for name, parameter in model.named_parameters() if name in context.sparse_parameters]
     build = partial(
         StudentTrainer,
         model=model,
         data_collator=Collator(context.processor, teacher.processor if teacher else None),
-        train_dataset=data.train,
+        train_dataset=data.train if teacher is None else data.with_unlabelled,
         eval_dataset=data.validation,
         compute_metrics=lambda output: quality(torch.tensor(output.predictions), torch.tensor(output.label_ids)),
         callbacks=[HoldMasks(sparse)],
@@ -251,6 +296,7 @@ def _predict(
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
         remove_unused_columns=False,
+        label_names=["labels"],
         use_cpu=not torch.cuda.is_available(),
         report_to="none",
     )
@@ -315,7 +361,6 @@ def training_arguments(
         folder: of the checkpoints.
         accumulation: batches from which one step learns.
     """
-    steps = config.epochs * math.ceil(len(context.data.train) / (config.batch_size * accumulation))
     return TrainingArguments(
         output_dir=str(folder),
         gradient_accumulation_steps=accumulation,
@@ -327,7 +372,7 @@ def training_arguments(
         lr_scheduler_type=config.scheduler
         if not (config.scheduler == "constant" and config.warmup)
         else "constant_with_warmup",
-        warmup_steps=round(config.warmup * steps),
+        warmup_steps=config.warmup,
         bf16=config.precision == "bf16",
         fp16=config.precision == "fp16",
         eval_strategy="epoch",

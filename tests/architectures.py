@@ -21,7 +21,7 @@ from hf_compress.data.images import input_size
 from hf_compress.errors import CompressError
 from hf_compress.hub.load import LoadedModel
 from hf_compress.measure.cost import count_macs, count_parameters
-from hf_compress.recipe import DataSection
+from hf_compress.sections import DataSection
 from hf_compress.steps.base import Context
 from hf_compress.steps.pruning.channels import ChannelPruner
 from hf_compress.steps.pruning.config import PruneConfig

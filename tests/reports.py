@@ -3,6 +3,25 @@
 import copy
 
 LABELS = ["cat", "dog", "owl"]
+SELECTION = {
+    "budget": {"latency_ms": 5.0},
+    "image_size": 32,
+    "probe": {"step": "distill", "candidates": 3, "images": 100, "epochs": 1},
+    "candidates": [
+        {"model": "resnet18", "width": 0.25, "latency_ms": 2.0, "fits": True, "probe_accuracies": [0.6, 0.8]},
+        {"model": "resnet18", "width": 0.35, "latency_ms": 3.0, "fits": True, "probe_accuracies": [0.5]},
+        {"model": "mobilenet_v2", "width": 0.5, "latency_ms": 4.0, "fits": True, "probe_accuracies": [0.7, 0.75]},
+        {
+            "model": "resnet50",
+            "width": 1.0,
+            "latency_ms": 9.0,
+            "fits": False,
+            "reason": "more than 90% of the budget: 9.00 ms",
+        },
+    ],
+    "winner": {"model": "resnet18", "width": 0.25},
+    "hint": None,
+}
 
 
 def report(labels=LABELS, path="photos", **changes):

@@ -17,8 +17,8 @@ from hf_compress import Recipe, compress, save
 from hf_compress.data import load_data
 from hf_compress.errors import RunError, UsageError
 from hf_compress.evaluation import evaluate_folder
-from hf_compress.recipe import DataSection
 from hf_compress.run import Run
+from hf_compress.sections import DataSection
 
 SMALL = {"model": "resnet18", "width": 0.125, "image_size": 32}
 SPLITS = {"train": "train[:300]", "validation": "train[300:400]", "test": "train[400:600]"}

@@ -8,7 +8,7 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from hf_compress.config import TrainingConfig
 from hf_compress.data import load_data
-from hf_compress.recipe import DataSection
+from hf_compress.sections import DataSection
 from hf_compress.steps.base import Context
 from hf_compress.students import build_registered
 from hf_compress.training import evaluate, train

@@ -7,7 +7,7 @@ from torch import nn
 
 from hf_compress.data import load_data
 from hf_compress.data.images import Collator
-from hf_compress.recipe import DataSection
+from hf_compress.sections import DataSection
 from hf_compress.students import build_registered
 from hf_compress.unfolding import unfold_batch_norms
 

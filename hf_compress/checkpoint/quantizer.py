@@ -1,8 +1,8 @@
 """Makes plain `from_pretrained` and `save_pretrained` handle compressed models, through transformers' quantizer hooks.
 
-Nothing is quantized here: the hooks that resize a model between its construction and the loading of its weights, and
-that change what is stored, are what pruned checkpoints need, and transformers offers them under that name. A reloaded
-model trains, casts, compiles and saves like any other.
+Nothing is quantized here: the hooks that change a model between its construction and the loading of its weights, and
+that change what is stored, are what pruned and rewritten checkpoints need, and transformers offers them under that
+name. A reloaded model trains, casts, compiles and saves like any other.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from hf_compress.checkpoint.rewrites import Rewrites, apply_rewrites, check_rewrites, record_rewrites
 from hf_compress.checkpoint.shapes import Shapes, apply_shapes, is_well_formed, record_shapes
 from hf_compress.checkpoint.sparse_files import (
     Decoder,
@@ -43,23 +44,32 @@ class CompressionConfig(QuantizationConfigMixin):
     Args:
         shapes: see `checkpoint.shapes.record_shapes`.
         sparse_records: how many tensors of the checkpoint have a record; 0 without sparse storage.
+        rewrites: see `checkpoint.rewrites.record_rewrites`; the shapes are those of pruning after them.
 
     Raises:
         RunError: they are of another form.
     """
 
-    def __init__(self, shapes: Shapes | None = None, sparse_records: int = 0, **kwargs: Any):
+    def __init__(
+        self,
+        shapes: Shapes | None = None,
+        sparse_records: int = 0,
+        rewrites: Rewrites | None = None,
+        **kwargs: Any,
+    ):
         self.quant_method = METHOD
         self.shapes = shapes or {}
         self.sparse_records = sparse_records
+        self.rewrites = rewrites or {}
         if not is_well_formed(self.shapes) or type(sparse_records) is not int or sparse_records < 0:
             raise RunError("'quantization_config' of config.json is damaged or was changed: get the file again")
+        check_rewrites(self.rewrites)
 
 
 @register_quantizer(NAME)
 @register_quantizer(METHOD)
 class CompressionQuantizer(HfQuantizer):
-    """Resizes the modules that pruning changed, and stores and reads sparse weights."""
+    """Builds rewritten layers, resizes the modules that pruning changed, and stores and reads sparse weights."""
 
     requires_calibration = False
 
@@ -70,6 +80,7 @@ class CompressionQuantizer(HfQuantizer):
     def _process_model_before_weight_loading(
         self, model: PreTrainedModel, checkpoint_files: list[str] | None = None, **kwargs: Any
     ) -> PreTrainedModel:
+        apply_rewrites(model, self.quantization_config.rewrites)
         apply_shapes(model, self.quantization_config.shapes)
         if self.quantization_config.sparse_records and checkpoint_files is not None:
             self.recorded = recorded_names(checkpoint_files, self.quantization_config.sparse_records)
@@ -126,9 +137,9 @@ def attach(model: PreTrainedModel, quantizer: CompressionQuantizer | None = None
 
 
 def describe(model: PreTrainedModel, records: int) -> None:
-    """Write into `model.config` what `from_pretrained` must know; nothing for an unpruned model in dense storage."""
-    shapes = record_shapes(model)
-    if shapes or records:
-        model.config.quantization_config = CompressionConfig(shapes, records)
+    """Write into `model.config` what `from_pretrained` must know; nothing for an unchanged model in dense storage."""
+    shapes, rewrites = record_shapes(model), record_rewrites(model)
+    if shapes or records or rewrites:
+        model.config.quantization_config = CompressionConfig(shapes, records, rewrites)
     elif hasattr(model.config, "quantization_config"):
         del model.config.quantization_config

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from hf_compress.checkpoint.rewrites import apply_rewrites, record_rewrites
 from hf_compress.errors import RunError
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ Shapes = dict[str, dict[str, dict[str, Any]]]
 
 
 def record_shapes(model: PreTrainedModel) -> Shapes:
-    """Return how `model` differs from what its config builds.
+    """Return how `model` differs from what its config and its rewrites build.
 
     Returns:
         `{module name: {"attributes": {"out_channels": 24, ...}, "tensors": {"weight": [24, 3, 3, 3], ...}}}` for every
@@ -92,10 +93,12 @@ def _is_pruned_shape(shape: list[int], unpruned: torch.Size) -> bool:
 
 
 def unpruned(model: PreTrainedModel) -> PreTrainedModel:
-    """Return what the config of `model` builds, without values (on the meta device)."""
+    """Return what the config of `model` and its rewrites build, without values (on the meta device)."""
     config = copy.deepcopy(model.config)
     with torch.device("meta"):
-        return type(model)(config)
+        built = type(model)(config)
+    apply_rewrites(built, record_rewrites(model))
+    return built
 
 
 def _tensors(module: nn.Module):

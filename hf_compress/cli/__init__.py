@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from hf_compress.cli import cards, evaluate, export, inspect, listing, methods, publish, run, sensitivity
+from hf_compress.cli import cards, evaluate, export, inspect, methods, publish, run, schema, sensitivity, students
 from hf_compress.errors import CompressError
 
 app = typer.Typer(
@@ -17,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for commands in (run, methods, evaluate, export, publish, cards, inspect, sensitivity, listing):
+for commands in (run, methods, evaluate, export, publish, cards, inspect, sensitivity, students, schema):
     commands.add_to(app)
 
 

@@ -10,7 +10,8 @@ import typer
 from hf_compress.cli.options import DATA_HELP, Resume, Set, TrustRemoteCode, assignments, examples
 from hf_compress.cli.run import run_recipe
 from hf_compress.cli.sections import Group, options_from
-from hf_compress.recipe import DataSection, Recipe, StudentSection, model_overrides
+from hf_compress.recipe import Recipe, model_overrides
+from hf_compress.sections import DataSection, StudentSection
 from hf_compress.steps.distillation.config import DistillConfig
 from hf_compress.steps.pruning.config import PruneConfig, PruningTarget, RecoveryConfig
 
@@ -76,7 +77,7 @@ def distill(
     teacher: Teacher,
     student: Annotated[
         str,
-        typer.Option(help="Like --teacher, or a name of `hf-compress students`.", show_default=False),
+        typer.Option(help="Like --teacher, a name of `hf-compress students`, or auto.", show_default=False),
     ],
     dataset: Dataset,
     values: dict[str, Any],

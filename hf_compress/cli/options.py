@@ -19,20 +19,20 @@ def examples(*lines: str) -> str:
     return "[bold]Examples[/bold]\n\n" + "\n\n".join(f"  {line}" for line in lines)
 
 
-def assignments(texts: list[str] | None) -> dict[str, Any]:
-    """Parse the values of `--set`.
+def assignments(texts: list[str] | None, option: str = "--set") -> dict[str, Any]:
+    """Parse the values of an option that takes KEY=VALUE.
 
     Raises:
         UsageError: a text is not KEY=VALUE, or the value is not YAML.
     """
-    return dict(_assignment(text) for text in texts or [])
+    return dict(_assignment(text, option) for text in texts or [])
 
 
-def _assignment(text: str) -> tuple[str, Any]:
+def _assignment(text: str, option: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise UsageError(f"--set needs KEY=VALUE, not '{text}'")
-    return key, parse_value(f"--set {key}", value)
+        raise UsageError(f"{option} needs KEY=VALUE, not '{text}'")
+    return key, parse_value(f"{option} {key}", value)
 
 
 def parse_value(option: str, text: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,13 +12,17 @@ from hf_compress.cli.options import DATA_HELP, Resume, Set, TrustRemoteCode, ass
 from hf_compress.errors import Interrupted
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from hf_compress.recipe import Recipe
+    from hf_compress.study.config import Study
 
 EXAMPLES = examples(
     "hf-compress run quickstart",
     "hf-compress run prune-iterative-l1 --teacher microsoft/resnet-18 --data ./photos --output runs/small",
     "hf-compress run my-recipe.yaml --set steps.prune.amount=0.2 --set data.augmentation=light",
     "hf-compress run my-recipe.yaml --resume",
+    "hf-compress run leaf-disease-table --data ./photos --set seeds=[0,1]",
 )
 
 
@@ -26,9 +31,11 @@ def add_to(app: typer.Typer) -> None:
 
 
 def run(
-    recipe: Annotated[str, typer.Argument(help="Path of a recipe, or the name of a shipped one.")],
+    recipe: Annotated[str, typer.Argument(help="Path of a recipe or study, or the name of a shipped one.")],
     teacher: Annotated[str | None, typer.Option(help="Hub id (ID@REVISION), timm/..., or folder.")] = None,
-    student: Annotated[str | None, typer.Option(help="Like --teacher, or a name of `hf-compress students`.")] = None,
+    student: Annotated[
+        str | None, typer.Option(help="Like --teacher, a name of `hf-compress students`, or auto.")
+    ] = None,
     data: Annotated[str | None, typer.Option(help=DATA_HELP)] = None,
     output: Annotated[Path | None, typer.Option(help="Run folder to make; runs/RECIPE when not given.")] = None,
     set_: Set = None,
@@ -36,8 +43,13 @@ def run(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in --output.")] = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Run a recipe: a compressed model, its recipe and its report come out as one folder."""
+    """Run a recipe: a compressed model, its recipe and its report come out as one folder.
+
+    A study (a file with `runs`) makes one such folder a run and seed, and a table of all of them.
+    """
     from hf_compress.recipe import Recipe, model_overrides
+    from hf_compress.recipe_values import is_study, read_recipe
+    from hf_compress.study.config import Study
 
     overrides: dict[str, Any] = {}
     for section, model in (("teacher", teacher), ("student", student)):
@@ -47,8 +59,13 @@ def run(
         overrides["data.path"] = data
     if trust_remote_code:
         overrides["teacher.trust_remote_code"] = True
-    parsed = Recipe.load(recipe, overrides | assignments(set_))
-    run_recipe(parsed, output or Path("runs") / Path(recipe).stem, overwrite, resume)
+    overrides |= assignments(set_)
+    target = output or Path("runs") / Path(recipe).stem
+    values = read_recipe(recipe)
+    if is_study(values):
+        show_study(Study.from_dict(values, overrides), target, overwrite, resume)
+    else:
+        run_recipe(Recipe.from_dict(values, overrides), target, overwrite, resume)
 
 
 def run_recipe(recipe: Recipe, target: Path, overwrite: bool, resume: bool) -> None:
@@ -64,16 +81,40 @@ def run_recipe(recipe: Recipe, target: Path, overwrite: bool, resume: bool) -> N
 
     console = Console()
     try:
-        result = compress(
-            recipe,
-            target,
-            overwrite,
-            resume,
-            log=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
-        )
+        result = compress(recipe, target, overwrite, resume, log=_printer(console))
     except KeyboardInterrupt as stop:
-        interrupted = Interrupted(f"interrupted: '{target}' was not written")
-        interrupted.__notes__ = getattr(stop, "__notes__", [])
-        raise interrupted from None
+        raise _interrupted(stop, f"'{target}' was not written") from None
     console.print(report_table(result.report))
     console.print(f"model, recipe and report: {result.folder}", markup=False, highlight=False, soft_wrap=True)
+
+
+def show_study(study: Study, target: Path, overwrite: bool, resume: bool) -> None:
+    """Run a study, telling the user how it goes, and print its table.
+
+    Raises:
+        Interrupted: the user pressed Ctrl-C.
+    """
+    from rich.console import Console
+
+    from hf_compress.study.running import run_study
+    from hf_compress.study.table import terminal_table
+
+    console = Console()
+    try:
+        report = run_study(study, target, overwrite, resume, log=_printer(console))
+    except KeyboardInterrupt as stop:
+        raise _interrupted(stop, f"finished runs and their table are in '{target}'") from None
+    console.print(terminal_table(report))
+    console.print(f"table, figure and runs: {target}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _printer(console: Console) -> Callable[[str], None]:
+    return lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _interrupted(stop: KeyboardInterrupt, what_is_there: str) -> Interrupted:
+    """Return what the user is told after Ctrl-C, with the notes that say how to go on."""
+    error = Interrupted(f"interrupted: {what_is_there}")
+    for note in getattr(stop, "__notes__", []):
+        error.add_note(note)
+    return error

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -72,6 +73,17 @@ class ImageSplit(torch.utils.data.Dataset):
             views = [self.augment(view) for view in views]
         return [{"view": view, "label": self.labels[index]} for view, index in zip(views, indices, strict=True)]
 
+    def subset(self, indices: np.ndarray) -> ImageSplit:
+        return ImageSplit(
+            self.pictures.select(indices), self.image_column, [self.labels[index] for index in indices], self.augment
+        )
+
+    def followed_by(self, others: ImageSplit) -> ImageSplit:
+        """Return these images and then others, all with the augmentation of these."""
+        pictures = others.pictures.rename_columns({others.image_column: self.image_column})
+        both = datasets.concatenate_datasets([self.pictures, pictures])
+        return ImageSplit(both, self.image_column, self.labels + others.labels, self.augment)
+
     def without_augmentation(self) -> ImageSplit:
         return ImageSplit(self.pictures, self.image_column, self.labels)
 
@@ -121,13 +133,25 @@ def batches(images: torch.utils.data.Dataset, processor, size: int) -> torch.uti
     return torch.utils.data.DataLoader(images, batch_size=size, collate_fn=Collator(processor))
 
 
-def preprocess(processor, views: list[Tensor]) -> Tensor:
-    """Return the `pixel_values` that a model's own image processor makes of uint8 views (3, height, width)."""
+def preprocess(processor, views: list[Tensor]) -> Tensor | tuple[Tensor, ...]:
+    """Return the `pixel_values` that a model's own image processor makes of uint8 views (3, height, width).
+
+    For an ensemble, a tuple: those of each member.
+    """
     if hasattr(processor, "val_transforms"):  # timm's transforms want PIL pictures or floats
         views = [F.to_pil_image(view) for view in views]
     return processor(views, return_tensors="pt")["pixel_values"]
 
 
 def input_size(processor) -> tuple[int, int]:
-    """Return the (height, width) of what the processor makes."""
-    return tuple(preprocess(processor, [torch.zeros(3, 64, 64, dtype=torch.uint8)]).shape[-2:])
+    """Return the (height, width) of what the processor makes; of an ensemble, the largest of its members."""
+    made = example_input(processor)
+    heights, widths = zip(
+        *(tensor.shape[-2:] for tensor in (made if isinstance(made, tuple) else [made])), strict=True
+    )
+    return max(heights), max(widths)
+
+
+def example_input(processor) -> Tensor | tuple[Tensor, ...]:
+    """Return the `pixel_values` of one black picture."""
+    return preprocess(processor, [torch.zeros(3, 64, 64, dtype=torch.uint8)])

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import logging
-import re
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import datasets
-import numpy as np
-from rich.progress import Progress
 
 from hf_compress.data.augmentation import build_augmentation
-from hf_compress.data.images import IGNORED_LABEL, ImageSplit, decode, input_size
+from hf_compress.data.images import IGNORED_LABEL, ImageSplit, input_size
+from hf_compress.data.sources import (
+    features_of,
+    image_column_of,
+    load_raw,
+    refuse_empty_class_folders,
+    without_corrupt,
+)
 from hf_compress.data.splits import split
-from hf_compress.errors import CompressError, RunError, UsageError
-from hf_compress.recipe import DataSection
+from hf_compress.data.unlabelled import load_unlabelled, set_aside
+from hf_compress.errors import RunError, UsageError
+from hf_compress.sections import DataSection
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -32,6 +33,7 @@ class ImageData:
 
     Attributes:
         train, validation, test: the splits.
+        unlabelled: further training images, of which no label is known; only a distillation learns from them.
         label_names: class names in the order of the labels; empty when the data has no labels.
         named: whether the names come from the data; plain numbers carry no name.
         facts: counts and origins for the report.
@@ -42,12 +44,18 @@ class ImageData:
     test: ImageSplit
     label_names: list[str]
     named: bool
+    unlabelled: ImageSplit | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     workers: int = 0
 
     @property
     def splits(self) -> dict[str, ImageSplit]:
         return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    @property
+    def with_unlabelled(self) -> ImageSplit:
+        """The training images, followed by those without labels."""
+        return self.train if self.unlabelled is None else self.train.followed_by(self.unlabelled)
 
     @property
     def labelled(self) -> bool:
@@ -64,10 +72,9 @@ class ImageData:
                 return False
             self.label_names = list(names)
             return True
-        position = {_plain(name): index for index, name in enumerate(names)}
-        if len(position) != len(names) or set(position) != {_plain(name) for name in self.label_names}:
+        new = positions(self.label_names, names)
+        if new is None:
             return False
-        new = [position[_plain(name)] for name in self.label_names]
         for images in self.splits.values():
             images.labels = [label if label == IGNORED_LABEL else new[label] for label in images.labels]
         self.label_names = list(names)
@@ -86,109 +93,59 @@ def load_data(section: DataSection, seed: int) -> ImageData:
         UsageError: the data set, a column or a split does not exist.
         RunError: a class is empty, or an image is corrupt and the recipe says stop.
     """
-    raw, commit = (_digits(), None) if section.path == "digits" else _load(section)
-    image_column = section.image_column or _image_column(raw)
+    refuse_empty_class_folders(Path(section.path).expanduser())
+    raw, commit = load_raw(section, "data")
+    image_column = section.image_column or image_column_of(raw, "data")
     label_column = _label_column(raw, section)
     raw, names, named = _encode_labels(raw, label_column)
     raw = raw.cast_column(image_column, datasets.Image(decode=False))
     parts, origin = split(raw, section.splits, label_column, seed)
-    corrupt = {}
-    images = {}
+    images, corrupt = {}, {}
     for role, rows in parts.items():
-        rows, corrupt[role] = _without_corrupt(rows, image_column, section.on_corrupt, role)
+        rows, corrupt[role] = without_corrupt(rows, image_column, section.on_corrupt, f"split '{role}'")
         labels = [IGNORED_LABEL] * len(rows) if label_column is None else _labels(rows, label_column)
         images[role] = ImageSplit(rows.select_columns(image_column), image_column, labels)
         if not labels:
             raise RunError(f"split '{role}' of {section.path} has no images")
-    data = ImageData(**images, label_names=names, named=named, workers=section.workers)
+    if section.labelled < 1:
+        origin["train"] = f"{section.labelled:.0%} of {origin['train']}"
+    images["train"], forgotten = set_aside(images["train"], section.labelled, seed)
+    unlabelled = load_unlabelled(section, forgotten)
+    data = ImageData(**images, label_names=names, named=named, unlabelled=unlabelled.images, workers=section.workers)
     _refuse_empty_classes(data, section)
+    facts = {role: _facts(part, origin[role], corrupt[role], names) for role, part in data.splits.items()}
+    if data.unlabelled is not None:
+        facts["unlabelled"] = _facts(data.unlabelled, ", ".join(unlabelled.origins), unlabelled.corrupt, names)
     data.facts = {
         "path": section.path,
         "revision": commit,
-        "splits": {
-            role: {
-                "images": len(part),
-                "from": origin[role],
-                "corrupt_images_skipped": corrupt[role],
-                "unlabelled_images": part.labels.count(IGNORED_LABEL),
-                "images_by_class": {
-                    names[label]: n for label, n in sorted(Counter(part.labels).items()) if label != IGNORED_LABEL
-                },
-            }
-            for role, part in data.splits.items()
-        },
+        "unlabelled_revisions": unlabelled.commits,
+        "splits": facts,
     }
     return data
 
 
-def _load(section: DataSection) -> tuple[datasets.DatasetDict, str | None]:
-    """Return the data, and its commit where it comes from the Hub."""
-    folder = Path(section.path).expanduser()
-    looks_local = section.path.startswith(("/", ".", "~")) or folder.exists()
-    if looks_local and not folder.is_dir():
-        raise UsageError(f"'data.path': there is no folder '{section.path}'")
-    if looks_local:
-        _refuse_empty_class_folders(folder)
-    try:
-        loaded = datasets.load_dataset(
-            str(folder) if looks_local else section.path, section.name, revision=section.revision
-        )
-    except CompressError:
-        raise
-    except datasets.exceptions.DatasetNotFoundError as error:
-        raise UsageError(f"'data.path': {str(error).rstrip('.')}; check the id, or log in if it is private") from None
-    except datasets.data_files.EmptyDatasetError:
-        raise UsageError(f"'data.path': the folder '{section.path}' has no images or parquet files") from None
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"'data.path': {section.path} cannot be loaded: {reason}") from None
-    raw = loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({"train": loaded})
-    return raw, None if looks_local else _hub_commit(raw, section)
+def _facts(images: ImageSplit, origin: str, corrupt: int, names: list[str]) -> dict[str, Any]:
+    counts = sorted(Counter(images.labels).items())
+    return {
+        "images": len(images),
+        "from": origin,
+        "corrupt_images_skipped": corrupt,
+        "unlabelled_images": images.labels.count(IGNORED_LABEL),
+        "images_by_class": {names[label]: n for label, n in counts if label != IGNORED_LABEL},
+    }
 
 
-def _hub_commit(raw: datasets.DatasetDict, section: DataSection) -> str | None:
-    """Return the commit of a Hub data set, after which `datasets` names its cache folder.
-
-    Without a connection, `datasets` takes the latest version in its cache, whatever revision is asked for.
-    """
-    files = next(iter(raw.values())).cache_files
-    commit = Path(files[0]["filename"]).parent.name if files else ""
-    if not re.fullmatch("[0-9a-f]{40}", commit):
+def positions(names: list[str], order: list[str]) -> list[int] | None:
+    """Return where each of `names` stands in `order`, matched by name; None when the two sets of names differ."""
+    position = {_plain(name): index for index, name in enumerate(order)}
+    if len(position) != len(order) or set(position) != set(map(_plain, names)) or len(names) != len(order):
         return None
-    if re.fullmatch("[0-9a-f]{40}", section.revision or "") and section.revision != commit:
-        raise RunError(
-            f"{section.path} is cached at commit {commit}, not at 'data.revision' {section.revision}, and the Hub is "
-            "out of reach: connect once to cache that commit"
-        )
-    return commit
-
-
-def _digits() -> datasets.DatasetDict:
-    """The 1,797 handwritten digits (8x8 pixels) that scikit-learn ships."""
-    from PIL import Image
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    pictures = [Image.fromarray(picture) for picture in np.uint8(digits.images * 255 / 16)]
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list("0123456789"))})
-    rows = datasets.Dataset.from_dict({"image": pictures, "label": digits.target}, features=features)
-    return datasets.DatasetDict({"train": rows})
-
-
-def _features(raw: datasets.DatasetDict) -> datasets.Features:
-    return next(iter(raw.values())).features
-
-
-def _image_column(raw: datasets.DatasetDict) -> str:
-    columns = [name for name, feature in _features(raw).items() if isinstance(feature, datasets.Image)]
-    if len(columns) != 1:
-        found = f"several image columns ({', '.join(columns)})" if columns else "no image column"
-        raise UsageError(f"the data set has {found}: name one of {', '.join(_features(raw))} in 'data.image_column'")
-    return columns[0]
+    return [position[_plain(name)] for name in names]
 
 
 def _label_column(raw: datasets.DatasetDict, section: DataSection) -> str | None:
-    features = _features(raw)
+    features = features_of(raw)
     if section.label_column:
         if section.label_column not in features:
             raise UsageError(f"'data.label_column': there is no column '{section.label_column}' in {list(features)}")
@@ -205,7 +162,7 @@ def _encode_labels(raw: datasets.DatasetDict, column: str | None) -> tuple[datas
     """Return the data with integer labels, the class names, and whether these are names or mere numbers."""
     if column is None:
         return raw, [], False
-    feature = _features(raw)[column]
+    feature = features_of(raw)[column]
     if isinstance(feature, datasets.ClassLabel):
         return raw, list(feature.names), True
     values = sorted({value for rows in raw.values() for value in rows.unique(column)} - {None, -1})
@@ -219,41 +176,6 @@ def _encode_labels(raw: datasets.DatasetDict, column: str | None) -> tuple[datas
 
 def _labels(rows: datasets.Dataset, column: str) -> list[int]:
     return [IGNORED_LABEL if label is None or label < 0 else int(label) for label in rows[column]]
-
-
-def _without_corrupt(rows: datasets.Dataset, column: str, on_corrupt: str, role: str) -> tuple[datasets.Dataset, int]:
-    """Decode every picture once; leave out, or stop at, those that cannot be decoded."""
-
-    def fault(picture: dict[str, Any]) -> str | None:
-        try:
-            decode(picture)
-        except (OSError, SyntaxError, ValueError) as error:
-            return f"{picture['path'] or 'a picture'} ({error})"
-        return None
-
-    pictures = rows.select_columns(column)
-    faults: list[str | None] = []
-    with ThreadPoolExecutor() as pool, Progress(transient=True) as progress:
-        task = progress.add_task(f"Checking {role} images", total=len(rows))
-        for batch in pictures.iter(batch_size=256):
-            faults += pool.map(fault, batch[column])
-            progress.update(task, completed=len(faults))
-    bad = [text for text in faults if text]
-    if bad and on_corrupt == "stop":
-        raise RunError(f"split '{role}' has {len(bad)} corrupt images, the first is {bad[0]}; 'data.on_corrupt: skip'")
-    if bad:
-        logger.warning("split '%s': skipped %d corrupt images, the first is %s", role, len(bad), bad[0])
-        rows = rows.select([index for index, text in enumerate(faults) if not text])
-    return rows, len(bad)
-
-
-def _refuse_empty_class_folders(folder: Path) -> None:
-    """The imagefolder loader overlooks a class folder without files; a run would then learn one class less."""
-    for parent in (folder, *(child for child in folder.iterdir() if child.is_dir())):
-        children = [child for child in parent.iterdir() if child.is_dir() and not child.name.startswith(".")]
-        empty = [child.name for child in children if not any(child.iterdir())]
-        if empty and len(children) > 1:
-            raise RunError(f"class folder '{parent / empty[0]}' is empty: add images or remove the folder")
 
 
 def _refuse_empty_classes(data: ImageData, section: DataSection) -> None:

@@ -7,8 +7,8 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 from hf_compress.errors import RunError, UsageError
-from hf_compress.recipe import SplitsSection
 from hf_compress.registry import did_you_mean
+from hf_compress.sections import SplitsSection
 
 USUAL_NAMES = {
     "train": ("train", "training"),
@@ -16,6 +16,7 @@ USUAL_NAMES = {
     "test": ("test", "testing"),
 }
 LEFT_OUT = 0.1
+NO_REST = 0.999  # three times 0.3333 means all images
 
 
 def split(data: datasets.DatasetDict, section: SplitsSection, label_column: str | None, seed: int):
@@ -43,7 +44,7 @@ def split(data: datasets.DatasetDict, section: SplitsSection, label_column: str 
     result, origin = {}, {}
     for role, name in found.items():
         if isinstance(name, str):
-            result[role] = _slice(data, name, role)
+            result[role] = named_slice(data, name, f"data.splits.{role}")
             origin[role] = f"split {name}"
     for role in ("test", "validation"):
         if role not in result:
@@ -57,32 +58,30 @@ def _usual(data: datasets.DatasetDict, role: str) -> str | None:
     return next((name for name in USUAL_NAMES[role] if name in data), None)
 
 
-def _slice(data: datasets.DatasetDict, instruction: str, role: str) -> datasets.Dataset:
-    """Read `test`, `test[:500]` or `train[10%:20%]`, in the syntax of `datasets`."""
+def named_slice(data: datasets.DatasetDict, instruction: str, key: str) -> datasets.Dataset:
+    """Read `test`, `test[:500]` or `train[10%:20%]`, in the syntax of `datasets`; `key` is its place in the recipe."""
     name = instruction.partition("[")[0]
     if name not in data:
-        raise UsageError(
-            f"'data.splits.{role}' names the split '{name}', which is not there{did_you_mean(name, data)}"
-        )
+        raise UsageError(f"'{key}' names the split '{name}', which is not there{did_you_mean(name, data)}")
     if name == instruction:
         return data[name]
     sizes = {split_name: len(rows) for split_name, rows in data.items()}
     try:
         (bounds,) = datasets.ReadInstruction.from_spec(instruction).to_absolute(sizes)
     except (ValueError, AssertionError) as error:
-        raise UsageError(f"'data.splits.{role}' cannot be '{instruction}': {error}") from None
+        raise UsageError(f"'{key}' cannot be '{instruction}': {error}") from None
     return data[name].select(range(bounds.from_ or 0, sizes[name] if bounds.to is None else bounds.to))
 
 
 def _by_fractions(data: datasets.DatasetDict, fractions: dict[str, float], label_column: str | None, seed: int):
     rest = datasets.concatenate_datasets(list(data.values()))
     total, result = len(rest), {}
+    nothing_left = sum(fractions.values()) > NO_REST
     for role in ("test", "validation", "train"):
-        count = round(fractions[role] * total)
-        if count >= len(rest):
-            result[role] = rest
+        if role == "train" and nothing_left:
+            result[role] = rest  # all that is left, whichever way the others were rounded
         else:
-            rest, result[role] = _divide(rest, count, label_column, seed)
+            rest, result[role] = _divide(rest, round(fractions[role] * total), label_column, seed)
     origin = {role: f"{fractions[role]:.0%} of all images" for role in USUAL_NAMES}
     return datasets.DatasetDict({role: result[role] for role in USUAL_NAMES}), origin
 
@@ -90,8 +89,17 @@ def _by_fractions(data: datasets.DatasetDict, fractions: dict[str, float], label
 def _divide(rows: datasets.Dataset, held_out: float | int, label_column: str | None, seed: int):
     """Return (rest, held out), with the same share of every class in both."""
     labels = None if label_column is None else np.asarray(rows[label_column])
+    rest, out = stratified(len(rows), labels, held_out, seed)
+    return rows.select(np.sort(rest)), rows.select(np.sort(out))
+
+
+def stratified(total: int, labels: np.ndarray | None, held_out: float | int, seed: int) -> list[np.ndarray]:
+    """Return the indices of (rest, held out) of `total` images, with the same share of every label in both.
+
+    Raises:
+        RunError: a label has too few images to be divided.
+    """
     try:
-        rest, out = train_test_split(np.arange(len(rows)), test_size=held_out, stratify=labels, random_state=seed)
+        return train_test_split(np.arange(total), test_size=held_out, stratify=labels, random_state=seed)
     except ValueError as error:
         raise RunError(f"the images cannot be divided into equal shares of every class: {error}") from None
-    return rows.select(np.sort(rest)), rows.select(np.sort(out))

@@ -40,7 +40,7 @@ def render_card(folder: Path, template: Path | None = None, **overrides: Any) ->
     """
     run = Run.open(folder)
     repo_id = overrides.pop("repo_id", None)
-    page = _template(template)
+    page = page_template(template)
     try:
         data = card_data(run.report, repo_id, **overrides)
         context = _context(run, repo_id)
@@ -64,7 +64,7 @@ def write_card(folder: Path, template: Path | None = None) -> ModelCard:
     from hf_compress.measure.figures import draw_figures
 
     run = Run.open(folder)
-    _template(template)
+    page_template(template)
     draw_figures(run.report, Path(folder) / "figures")
     card = render_card(folder, template)
     write_text(Path(folder) / CARD, str(card))
@@ -169,7 +169,7 @@ def _snippet(report: dict[str, Any], repo_id: str | None) -> str:
     head = "AutoModel" if report.get("task") == "features" else "AutoModelForImageClassification"
     lines.append(f"from transformers import AutoImageProcessor, {head}")
     if report.get("loads_with") == "hf_compress":
-        lines += ["", "import hf_compress  # rebuilds the pruned layers"]
+        lines += ["", "import hf_compress  # rebuilds the layers that were changed"]
     place = f'"{repo_id}"' if repo_id else '"."  # this folder'
     lines += [
         "",
@@ -211,8 +211,13 @@ def _is_repo_id(name: str) -> bool:
     return True
 
 
-def _template(path: Path | None) -> jinja2.Template:
-    source = shipped_file("model_cards", "template.md") if path is None else Path(path).expanduser()
+def page_template(path: Path | None, shipped: str = "template.md") -> jinja2.Template:
+    """Return the template of a page, `shipped` with the package or one's own; what it writes is escaped.
+
+    Raises:
+        UsageError: it cannot be read, or is wrong.
+    """
+    source = shipped_file("model_cards", shipped) if path is None else Path(path).expanduser()
     environment = jinja2.Environment(
         autoescape=True, finalize=escaped, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )

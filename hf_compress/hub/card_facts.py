@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hf_compress.hub import origin
 from hf_compress.hub.markdown import one_line
 
 FEW_IMAGES = 20
@@ -82,7 +83,7 @@ def measures(report: dict[str, Any]) -> list[Measure]:
         Measure("MACs", _cost("macs"), count, "fewer"),
         Measure("size on disk", _cost("bytes"), size, "less"),
         *(
-            Measure(f"latency, {_batch(batch)}, {quantile}", _latency(batch, quantile), _milliseconds, "faster")
+            Measure(f"latency, {batch_name(batch)}, {quantile}", _latency(batch, quantile), _milliseconds, "faster")
             for batch in batches
             for quantile in ("p50", "p95")
         ),
@@ -114,6 +115,9 @@ def what_was_done(row: dict[str, Any]) -> str:
     if epochs := details.get("epochs"):
         best = f", the best: {details['best_epoch']}" if "best_epoch" in details else ""
         return _number(len(epochs), "epoch") + best
+    if layers := details.get("rewritten_layers"):
+        off = min(details["logits_error"].values())
+        return f"{_number(len(layers), 'layer')} rewritten ({details['rewrite']}), logits off by {off:.1%}"
     if rounds := details.get("rounds"):
         kept = [entry for entry in rounds if entry["kept"]]
         gone = f", sparsity {kept[-1]['sparsity']:.1%}" if kept else ""
@@ -211,8 +215,7 @@ def device(report: dict[str, Any]) -> str:
 
 def sources(report: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the models whose weights or answers went into this one, with their role."""
-    found = [report[role] | {"role": role} for role in ("teacher", "student") if report.get(role)]
-    return [source for source in found if source["source"] != "architecture"]
+    return [source | {"role": role} for role, source in origin.sources(report)]
 
 
 def limits(report: dict[str, Any]) -> list[str]:
@@ -315,7 +318,8 @@ def _latency(batch: str, quantile: str) -> Callable[[dict[str, Any]], float]:
     return lambda row: row["latency"][batch][f"{quantile}_ms"]
 
 
-def _batch(key: str) -> str:
+def batch_name(key: str) -> str:
+    """Return `batch_8` as words."""
     return "one image" if key == "batch_1" else key.replace("_", " of ")
 
 

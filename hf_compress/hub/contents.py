@@ -10,8 +10,8 @@ from huggingface_hub import get_token
 from hf_compress.errors import RunError, UsageError
 from hf_compress.hub.card import CARD, render_card
 from hf_compress.hub.origin import publishable_license
-from hf_compress.recipe import PublishSection
 from hf_compress.run import Run
+from hf_compress.sections import PublishSection
 
 SHOWN_HIDDEN = ".eval_results"
 TEXT = (".json", ".yaml", ".yml", ".md", ".txt", ".csv", ".py", ".svg", ".html")

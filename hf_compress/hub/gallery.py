@@ -120,9 +120,12 @@ def local_entries(folder: Path, output: Path) -> Iterator[Entry]:
         link = Path(os.path.relpath((run / "README.md").resolve(), start)).as_posix()
         name = run.relative_to(folder).as_posix() if run != folder else run.resolve().name
         try:
-            yield Entry(one_line(name), quote(link), Run.open(run).report)
+            report = Run.open(run).report
         except ValueError as error:
             logger.warning("left out %s: %s is not JSON: %s", run, REPORT, error)
+            continue
+        if not (isinstance(report, dict) and report.get("kind") == "study"):  # the runs of a study come by themselves
+            yield Entry(one_line(name), quote(link), report)
 
 
 def hub_entries(user: str) -> Iterator[Entry]:

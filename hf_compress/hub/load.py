@@ -58,6 +58,11 @@ class LoadedModel:
     def label_names(self) -> list[str]:
         return label_names(self.model.config)
 
+    @property
+    def members(self) -> list[LoadedModel]:
+        """The models it is made of: more than itself for an ensemble alone."""
+        return [self]
+
 
 def label_names(config: PretrainedConfig) -> list[str]:
     """Return the class names in the order of the logits."""

@@ -43,7 +43,7 @@ def lineage(report: dict[str, Any]) -> dict[str, Any]:
     The Hub knows the relations adapter, merge, quantized and finetune. Pruning and distillation are none of them;
     without the field it would guess `quantized` from a pruned model's `quantization_config`, which is wrong.
     """
-    bases = [origin["base_model"] for origin in _origins(report)]
+    bases = [source["base_model"] for _, source in sources(report)]
     data = report["data"]
     return {
         "base_model": list(dict.fromkeys(filter(None, bases))) or None,
@@ -52,11 +52,19 @@ def lineage(report: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def sources(report: dict[str, Any]) -> list[tuple[str, Origin]]:
+    """Return the models whose weights or answers went into this one, each with its role; an ensemble's one by one."""
+    roles = (("teacher", "teacher"), ("assistant", "assistants"), ("student", "student"))
+    found = [(role, report.get(key)) for role, key in roles]
+    each = [(role, one) for role, some in found for one in (some if isinstance(some, list) else [some])]
+    return [(role, source) for role, source in each if source is not None and source["source"] != "architecture"]
+
+
 def publishable_license(report: dict[str, Any], stated: str | None) -> str | None:
     """Return the licence to publish under.
 
     Args:
-        report: holds the origins of teacher and student.
+        report: holds the origins of teacher, assistants and student.
         stated: the user's own word, which decides.
 
     Returns:
@@ -68,7 +76,7 @@ def publishable_license(report: dict[str, Any], stated: str | None) -> str | Non
     if stated is not None:
         return stated
     found = {}
-    for source in _origins(report):
+    for _, source in sources(report):
         name, license = source["id"], source["license"]
         if license in (None, "other", "unknown"):
             raise UsageError(f"the licence of {name} is {license or 'not known'}: read its terms, then pass --license")
@@ -79,12 +87,6 @@ def publishable_license(report: dict[str, Any], stated: str | None) -> str | Non
         both = " and ".join(f"{name} ({license})" for license, name in found.items())
         raise UsageError(f"the model is made of {both}: pass the --license that fits both")
     return next(iter(found), None)
-
-
-def _origins(report: dict[str, Any]) -> list[Origin]:
-    """The sources whose weights or answers went into the model."""
-    found = (report.get(role) for role in ("teacher", "student"))
-    return [source for source in found if source is not None and source["source"] != "architecture"]
 
 
 def _card(name: str, commit: str | None) -> dict[str, Any]:

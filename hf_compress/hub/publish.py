@@ -14,7 +14,7 @@ from hf_compress.config import validate
 from hf_compress.errors import UsageError
 from hf_compress.hub.contents import CARD, checked_contents
 from hf_compress.hub.failures import RETRIED, WAITS, explained, patiently, pause, status_of
-from hf_compress.recipe import PublishSection
+from hf_compress.sections import PublishSection
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo

@@ -13,13 +13,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from hf_compress.checkpoint import save
+from hf_compress.ensemble import Ensemble
 
 
-def cost(model: PreTrainedModel, image: torch.Tensor) -> dict[str, int]:
+def cost(model: PreTrainedModel | Ensemble, image: torch.Tensor | tuple[torch.Tensor, ...]) -> dict[str, int]:
     """Return the static costs of a model.
 
     Args:
-        image: one input, shape (1, 3, height, width).
+        image: one input, shape (1, 3, height, width); for an ensemble, one a member.
 
     Returns:
         `parameters`, `nonzero_parameters`, `macs` (multiply-accumulates of convolutions and matrix products for this
@@ -29,7 +30,7 @@ def cost(model: PreTrainedModel, image: torch.Tensor) -> dict[str, int]:
         "parameters": count_parameters(model),
         "nonzero_parameters": sum(int(torch.count_nonzero(p)) for p in model.parameters()),
         "macs": count_macs(model, image),
-        "bytes": bytes_on_disk(model),
+        "bytes": sum(map(bytes_on_disk, model.members if isinstance(model, Ensemble) else [model])),
         "peak_memory_bytes": peak_memory(model, image),
     }
 

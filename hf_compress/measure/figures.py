@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_compress.files import whole_file
 from hf_compress.measure.detail import BINS
+from hf_compress.selection.figure import selection
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,6 +35,7 @@ STYLE = {
     "text.parse_math": False,
 }
 CAPTIONS = {
+    "selection": "Students that competed for the budget: validation accuracy in short trainings against cost",
     "rounds": "Validation accuracy against what is left after each pruning round; the round that was chosen is marked",
     "layers": "What is left of each layer",
     "latency": "Latency of every stage",
@@ -61,7 +63,7 @@ def draw_figures(report: dict[str, Any], folder: Path) -> list[Path]:
             if figure is not None:
                 folder.mkdir(parents=True, exist_ok=True)
                 path = folder / f"{name}.png"
-                _save(figure, path)
+                save_figure(figure, path)
                 drawn.append(path)
     return drawn
 
@@ -123,7 +125,7 @@ def layers(report: dict[str, Any]) -> Figure | None:
     axes.set_xlabel("output channels left, %" if by_width else "weights that are not zero, %")
     if len(names) < len(found):
         axes.set_title(f"The {len(names)} most pruned of {len(found)} layers")
-    _top_down(axes, len(names))
+    top_down(axes, len(names))
     return figure
 
 
@@ -133,7 +135,7 @@ def latency(report: dict[str, Any]) -> Figure | None:
     if not rows:
         return None
     batches = list(rows[0]["latency"])
-    figure, panels = _panels(len(batches), height=0.9 + 0.36 * len(rows))
+    figure, panels = make_panels(len(batches), height=0.9 + 0.36 * len(rows))
     for axes, batch in zip(panels, batches, strict=True):
         p50, p95 = ([row["latency"][batch][key] for row in rows] for key in ("p50_ms", "p95_ms"))
         colours = [BLUE if row is rows[-1] else PALE for row in rows]
@@ -146,7 +148,7 @@ def latency(report: dict[str, Any]) -> Figure | None:
         axes.set_xlabel("median, and 95th percentile, ms")
         axes.set_xlim(0, 1.4 * max(p95))
         axes.set_yticks(range(len(rows)), [row["stage"] for row in rows])
-        _top_down(axes, len(rows))
+        top_down(axes, len(rows))
     for axes in panels[1:]:
         axes.tick_params(labelleft=False)
     return figure
@@ -202,7 +204,7 @@ def _most_confused(classes: dict[str, list], names: list[str]) -> Figure | None:
     axes.set_xlabel("test images")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_title(f"The {len(pairs)} most frequent confusions, true → predicted")
-    _top_down(axes, len(pairs))
+    top_down(axes, len(pairs))
     return figure
 
 
@@ -233,6 +235,7 @@ def reliability(report: dict[str, Any]) -> Figure | None:
 
 
 FIGURES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "selection": selection,
     "rounds": rounds,
     "layers": layers,
     "latency": latency,
@@ -253,7 +256,7 @@ def drawable(text: str, length: int) -> str:
     return "".join(c if font.get_char_index(ord(c)) else "□" for c in line)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG with a palette: a third of the size, and the same bytes for the same report."""
     from PIL import Image
 
@@ -271,7 +274,7 @@ def _axes(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def _panels(number: int, height: float) -> tuple[Figure, list[Axes]]:
+def make_panels(number: int, height: float) -> tuple[Figure, list[Axes]]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
@@ -282,7 +285,7 @@ def _short(milliseconds: float) -> str:
     return f"{milliseconds:.2f}" if milliseconds < 100 else f"{milliseconds:,.0f}"
 
 
-def _top_down(axes: Axes, rows: int) -> None:
+def top_down(axes: Axes, rows: int) -> None:
     """The first row on top, no lines between the rows."""
     axes.set_ylim(rows - 0.5, -0.5)
     axes.grid(axis="y", visible=False)

@@ -19,7 +19,7 @@ WARM_UP = 3
 
 def measure_latency(
     models: Sequence[PreTrainedModel],
-    images: Sequence[torch.Tensor],
+    images: Sequence[torch.Tensor | tuple[torch.Tensor, ...]],
     batch_sizes: Sequence[int],
     repeats: int,
     threads: int | None = None,
@@ -29,7 +29,7 @@ def measure_latency(
 
     Args:
         models: models to compare, in float32 with channels-last weights.
-        images: one input a model, shape (1, 3, height, width).
+        images: one input a model, shape (1, 3, height, width); for an ensemble, a tuple of them.
         batch_sizes: every one is timed.
         repeats: timed passes a model and batch size, after warm-up.
         threads: CPU threads; torch's own number when None.
@@ -47,13 +47,19 @@ def measure_latency(
             for model, image in zip(models, images, strict=True)
         ]
         for size in batch_sizes:
-            batches = [image.repeat(size, 1, 1, 1).contiguous(memory_format=torch.channels_last) for image in images]
+            batches = [_batch(image, size) for image in images]
             calls = [partial(run, batch) for run, batch in zip(prepared, batches, strict=True)]
             for result, entry in zip(results, time_in_turns(calls, repeats, f"{runtime}, batch {size}"), strict=True):
                 result[f"batch_{size}"] = entry
     finally:
         torch.set_num_threads(usual)
     return results
+
+
+def _batch(image: torch.Tensor | tuple[torch.Tensor, ...], size: int) -> torch.Tensor | tuple[torch.Tensor, ...]:
+    if isinstance(image, tuple):
+        return tuple(_batch(one, size) for one in image)
+    return image.repeat(size, 1, 1, 1).contiguous(memory_format=torch.channels_last)
 
 
 def time_in_turns(calls: Sequence[Callable[[], Any]], repeats: int, what: str) -> list[dict[str, float]]:

@@ -28,11 +28,11 @@ def report_table(report: dict[str, Any]) -> Table:
         table.add_row(key.replace("_", " "), *(_score(row["quality"].get(key)) for row in rows))
     for key, (heading, unit) in COSTS.items():
         table.add_row(heading, *_with_ratios([row["cost"][key] / 1e6 for row in rows], unit))
-    for runtime in latencies(rows[0]):
+    for runtime in dict.fromkeys(name for row in rows for name in latencies(row)):
         for batch in rows[0]["latency"]:
             for quantile in ("p50_ms", "p95_ms"):
                 heading = f"{runtime}, {batch.replace('_', ' ')}, {quantile.removesuffix('_ms')}"
-                values = [latencies(row)[runtime][batch][quantile] for row in rows]
+                values = [latencies(row).get(runtime, {batch: {quantile: None}})[batch][quantile] for row in rows]
                 table.add_row(heading, *_with_ratios(values, "ms"))
     table.caption = "\n".join(report.get("remarks", [])) or None
     return table
@@ -42,5 +42,10 @@ def _score(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def _with_ratios(values: list[float], unit: str) -> list[str]:
-    return [f"{value:.2f} {unit}" + ("" if value == values[0] else f" ({values[0] / value:.2f}x)") for value in values]
+def _with_ratios(values: list[float | None], unit: str) -> list[str]:
+    """Write values, behind each by how much it is less than the first; empty where there is none."""
+    first = next(value for value in values if value is not None)
+    return [
+        "" if value is None else f"{value:.2f} {unit}" + ("" if value == first else f" ({first / value:.2f}x)")
+        for value in values
+    ]

@@ -35,7 +35,7 @@ def network(seed=0):
 IMAGES, LABELS = torch.randn(6, 3, 32, 32), torch.tensor([0, 1, 2, 3, 0, 1])
 
 
-@pytest.mark.parametrize("loss", ["mse", "mse_ce", "kl"])
+@pytest.mark.parametrize("loss", ["mse", "mse_ce", "kl", "dkd", "dist"])
 def test_the_loss_of_a_training_output_is_the_steps_loss_against_the_teacher(loss):
     teacher = classifier(1).eval()
     model = prepare(classifier(), DistillConfig(teacher_model=teacher, loss=loss)).train()
@@ -110,6 +110,11 @@ def test_distillation_without_training_and_preparing_twice_are_errors():
         quantize(network(), config)
     with pytest.raises(UsageError, match="prepared for distillation already"):
         prepare(prepare(network(), config), config)
+
+
+def test_losses_between_layers_are_refused():
+    with pytest.raises(UsageError, match=r"DistillConfig.loss' cannot be 'hints': .*CompressionTrainer"):
+        DistillConfig(teacher_model=network(1), loss="hints")
 
 
 def agreement(model, teacher, images):

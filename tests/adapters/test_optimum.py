@@ -7,11 +7,13 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import (
     AutoModelForImageClassification,
     ResNetConfig,
     ResNetForImageClassification,
+    TrainerCallback,
     TrainingArguments,
     ViTConfig,
     ViTForImageClassification,
@@ -216,6 +218,31 @@ def test_distilled_and_pruned_in_one_training_it_saves_like_any_trainer(tmp_path
     again = AutoModelForImageClassification.from_pretrained(tmp_path)
     assert task.pruning.sparsity == pytest.approx(0.5, abs=0.01)
     assert sparsity(prunable_weights(again, set())) == task.pruning.sparsity
+
+
+def test_projectors_between_layers_are_trained_and_not_saved(tmp_path):
+    torch.manual_seed(1)
+    sizes = {"embedding_size": 8, "hidden_sizes": [12, 20], "depths": [1, 1], "layer_type": "basic"}
+    teacher = ResNetForImageClassification(ResNetConfig(**sizes, num_labels=3))
+    layers = {"resnet.encoder.stages.0": "resnet.encoder.stages.0", "resnet.encoder.stages.1": "resnet"}
+    losses = [{"loss": "kl"}, {"loss": "hints", "layers": layers}]
+    task = trainer(tmp_path, teacher_model=teacher, distillation_config=DistillationConfig(losses=losses))
+    projectors = []
+
+    class Watch(TrainerCallback):
+        def on_train_begin(self, *args, **kwargs):
+            projectors.extend(parameter.detach().clone() for parameter in task.criterion.parameters())
+
+    task.add_callback(Watch())
+    task.train()
+    trained = task.criterion.parameters()
+    assert len(trained) == 4
+    assert not any(torch.equal(before, after) for before, after in zip(projectors, trained, strict=True))
+    task.save_model()
+    assert load_file(tmp_path / "model.safetensors").keys() == classifier(0).state_dict().keys()
+    with pytest.raises(UsageError, match=r"'resnet.encoder.stage.1', which the student .* did you mean 'resnet.enc"):
+        losses = {"loss": "attention", "layers": {"resnet.encoder.stage.1": "resnet"}}
+        trainer(tmp_path, teacher_model=teacher, distillation_config=DistillationConfig(**losses)).train()
 
 
 def vision_transformer(seed):

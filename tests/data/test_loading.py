@@ -8,7 +8,7 @@ from PIL import Image
 
 from hf_compress.data import load_data
 from hf_compress.errors import RunError, UsageError
-from hf_compress.recipe import DataSection
+from hf_compress.sections import DataSection
 
 
 def write(folder, counts, start=0):
@@ -46,6 +46,12 @@ def test_thirds_are_stratified_disjoint_and_repeatable(tmp_path):
     for part in first.splits.values():
         counts = Counter(part.labels)
         assert counts[1] == pytest.approx(2 * counts[0], abs=1)
+
+
+def test_thirds_that_do_not_divide_evenly_leave_no_image_out(tmp_path):
+    write(tmp_path, {"cat": 20, "dog": 40, "owl": 40})
+    data = load(tmp_path, splits={"train": 0.3334, "validation": 0.3333, "test": 0.3333})
+    assert [len(part) for part in data.splits.values()] == [34, 33, 33]
 
 
 def test_named_splits_and_slices(tmp_path):

@@ -42,6 +42,15 @@ def test_less_time_or_no_fewer_macs_are_no_remark(macs, eager):
     assert speed_remarks([row("teacher", 100e6, 10.0), row("1 prune", macs, eager)]) == []
 
 
+def test_a_rewrite_that_is_slower_than_the_stage_before_is_a_sentence():
+    rewritten = row("2 rewrite", 40e6, 6.0) | {"details": {"rewrite": "separable"}}
+    rows = [row("teacher", 100e6, 10.0), row("1 distill", 50e6, 5.0), rewritten]
+    says = "'2 rewrite' is slower than '1 distill' with eager at batch 1: 6.00 ms against 5.00 ms"
+    assert speed_remarks(rows) == [says]
+    assert speed_remarks([*rows[:2], rewritten | {"latency": rows[1]["latency"]}]) == []
+    assert speed_remarks([*rows[:2], row("2 finetune", 50e6, 6.0)]) == []
+
+
 def test_the_table_shows_runtimes_and_remarks():
     rows = [row("teacher", 100e6, 10.0, onnxruntime=4.0), row("1 prune", 50e6, 9.9, onnxruntime=2.0)]
     table = report_table({"rows": rows, "remarks": speed_remarks(rows)})

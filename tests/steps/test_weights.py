@@ -11,7 +11,7 @@ from torch.nn.utils import prune
 
 from hf_compress.errors import RunError
 from hf_compress.steps.pruning.config import PruneConfig
-from hf_compress.steps.pruning.weights import prunable_weights, prune_weights, sparsity
+from hf_compress.steps.pruning.weights import keep_masks, prunable_weights, prune_weights, sparsity
 from hf_compress.training import HoldMasks
 
 
@@ -114,3 +114,23 @@ def test_masks_hold_through_optimizer_steps_with_momentum():
     for name, weight in weights.items():
         assert (weight[zeros[name]] == 0).all()
     assert not torch.equal(model[0].weight, network()[0].weight)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    values=st.lists(st.integers(0, 3), min_size=1, max_size=40),
+    share=st.floats(0, 1),
+    dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64]),
+)
+def test_equal_scores_go_in_order_and_the_count_is_exact(values, share, dtype):
+    mask = keep_masks({"layer": torch.tensor(values, dtype=dtype)}, "layer", share, floor=0)["layer"]
+    order = sorted(range(len(values)), key=lambda index: values[index])  # Python's sort is stable
+    gone = order[: round(share * len(values))]
+    assert mask.tolist() == [index not in gone for index in range(len(values))]
+
+
+def test_global_scope_leaves_each_layer_its_floor_of_best_scores():
+    scores = {"small": torch.arange(1.0, 11.0), "large": torch.arange(101.0, 111.0)}
+    masks = keep_masks(scores, "global", 0.5, floor=0.2)
+    assert masks["small"].tolist() == [False] * 8 + [True] * 2
+    assert masks["large"].tolist() == [False] * 2 + [True] * 8

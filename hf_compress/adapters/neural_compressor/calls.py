@@ -59,7 +59,7 @@ def distillation_loss(model: nn.Module, outputs: Any, labels: Tensor | None = No
     Args:
         model: prepared with a `DistillConfig`.
         outputs: what the model returned: logits of shape (batch, classes), or an output of transformers.
-        labels: shape (batch,); `mse` and `kl` need none.
+        labels: shape (batch,); `mse`, `kl` and `dist` need none.
 
     Raises:
         UsageError: the model is not prepared for distillation, or labels are missing.

@@ -20,7 +20,7 @@ from torch import nn
 from hf_compress.adapters.neural_compressor.composition import DISTILL, PRUNE, Composition
 from hf_compress.config import Section, validate
 from hf_compress.errors import UsageError
-from hf_compress.steps.distillation.config import LossConfig
+from hf_compress.steps.distillation.config import LOSSES, LossConfig
 from hf_compress.steps.pruning.config import PruneConfig as PruneSection
 from hf_compress.steps.pruning.weights import PRUNABLE
 
@@ -202,10 +202,11 @@ class DistillConfig(StepConfig):
 
     Args:
         teacher_model: the teacher, or its Hub id or folder.
-        loss: `mse`, `mse_ce`, `kl`, or a registered name.
+        loss: `mse`, `mse_ce`, `kl`, `dkd`, `dist`, or a registered name; no loss that compares layers.
         mse_weight: weight of the distance to the teacher in `mse_ce`.
         ce_weight: weight of the cross-entropy with the labels in `mse_ce`.
-        temperature: temperature of `kl`.
+        temperature: temperature of `kl`, `dkd` and `dist`.
+        alpha, beta, gamma: weights of the parts of `dkd` and `dist`.
 
     Raises:
         UsageError: a value is wrong.
@@ -220,14 +221,26 @@ class DistillConfig(StepConfig):
         mse_weight: float = 1.0,
         ce_weight: float = 1.0,
         temperature: float = 4.0,
+        alpha: float = 1.0,
+        beta: float = 1.0,
+        gamma: float = 1.0,
         white_list: WhiteList = DEFAULT_WHITE_LIST,
     ):
         super().__init__(locals(), white_list)
 
     def section(self) -> LossConfig:
-        """Return the loss of a recipe's `distill` step."""
+        """Return the loss of a recipe's `distill` step.
+
+        Raises:
+            UsageError: a value is wrong, or the loss compares layers.
+        """
         values = self.get_params_dict()
         values.pop("teacher_model")
+        if isinstance(self.loss, str) and self.loss in LOSSES and LOSSES.get(self.loss).compares_layers:
+            raise UsageError(
+                f"'DistillConfig.loss' cannot be '{self.loss}': a training loop of your own would not train what goes "
+                "between the layers; use a recipe's step distill, or hf_compress.adapters.optimum.CompressionTrainer"
+            )
         return validate(LossConfig, values, "DistillConfig")
 
     def teacher(self) -> nn.Module:

@@ -42,7 +42,7 @@ class Distillation:
         if self.teacher_logits is None:
             raise UsageError("the teacher has seen no batch: run the prepared model in train mode first")
         if labels is None and self.function.needs_labels:
-            raise UsageError(f"loss '{self.section.loss}' needs labels: pass them, or use the loss mse or kl")
+            raise UsageError(f"loss '{self.section.loss}' needs labels: pass them, or use the loss mse, kl or dist")
         student, teacher = logits_of(outputs), self.teacher_logits
         return self.function.function(student.float(), teacher.float(), labels, self.section)
 

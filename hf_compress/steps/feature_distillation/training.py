@@ -58,7 +58,7 @@ def distil_features(model: PreTrainedModel, context: Context, config: TrainingCo
         FeatureTrainer,
         model=Embedder(model, context.projector),
         data_collator=Collator(context.processor, teacher.processor),
-        train_dataset=context.data.train,
+        train_dataset=context.data.with_unlabelled,
         eval_dataset=context.data.validation,
         compute_metrics=lambda output: {
             "cosine_similarity": cosine_similarity(*map(torch.tensor, output.predictions))

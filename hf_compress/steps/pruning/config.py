@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from hf_compress.config import Section
 from hf_compress.registry import Registry
-from hf_compress.steps.distillation.config import LOSSES, LossConfig
+from hf_compress.steps.distillation.config import LossConfig
 
 CRITERIA: Registry = Registry("importance", "hf_compress.importance")
 
@@ -41,13 +41,6 @@ class RecoveryConfig(LossConfig):
 
     epochs: int = Field(1, ge=0, description="0 prunes without training.")
     loss: str = Field("ce", description="`ce` (labels only), or a distillation loss from the unpruned model.")
-
-    @field_validator("loss")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        from hf_compress.steps.distillation import losses  # noqa: F401  (registers the built-in losses; no torch)
-
-        return name if name == "ce" else LOSSES.known(name)
 
 
 class PruneConfig(Section):

@@ -212,7 +212,7 @@ def _recover(model: PreTrainedModel, context: Context, config: PruneConfig, unpr
     if config.granularity == "channel":
         reestimate_batch_norm(model, context)
     if config.recovery.epochs:
-        train(model, context, config.recovery, teacher=None if config.recovery.loss == "ce" else unpruned)
+        train(model, context, config.recovery, teacher=None if config.recovery.labels_only else unpruned)
     return evaluate(model, context.processor, context.data, "validation")["accuracy"]
 
 

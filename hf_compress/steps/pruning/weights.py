@@ -80,22 +80,41 @@ def keep_masks(
 
 def _mask(scores: Tensor, amount: float) -> Tensor:
     """Return False at the `amount` lowest scores."""
-    mask = torch.ones(scores.numel(), dtype=torch.bool, device=scores.device)
-    mask[torch.topk(scores.flatten(), k=round(amount * scores.numel()), largest=False).indices] = False
-    return mask.view(scores.shape)
+    return ~_lowest(scores.flatten(), round(amount * scores.numel())).view(scores.shape)
 
 
 def _global_masks(scores: dict[str, Tensor], amount: float, floor: float) -> dict[str, Tensor]:
     """Compare the scores of all layers, keeping the `floor` best of each out of the competition."""
-    flat = []
-    for values in scores.values():
-        values = values.flatten().clone()
-        kept = round(floor * values.numel())
-        values[torch.topk(values, k=kept).indices] = torch.inf
-        flat.append(values)
-    mask = _mask(torch.cat(flat), min(amount, 1 - floor))
-    parts = mask.split([values.numel() for values in flat])
+    sizes = [values.numel() for values in scores.values()]
+    competing = torch.cat([values.flatten() for values in scores.values()])
+    for values in competing.split(sizes) if floor else ():
+        values.masked_fill_(~_lowest(values, len(values) - round(floor * len(values))), torch.inf)
+    parts = _mask(competing, min(amount, 1 - floor)).split(sizes)
     return {name: part.view(values.shape) for (name, values), part in zip(scores.items(), parts, strict=True)}
+
+
+def _lowest(scores: Tensor, count: int) -> Tensor:
+    """Return True at exactly `count` of the lowest of `scores`, shape (entries,), the first ones among equals.
+
+    Selects instead of sorting: the time is linear in the number of entries.
+    """
+    if not count:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    threshold = _kth_lowest(scores, count)
+    lowest = scores < threshold
+    equal = (scores == threshold).nonzero().squeeze(1)
+    lowest[equal[: count - int(lowest.sum())]] = True
+    return lowest
+
+
+def _kth_lowest(scores: Tensor, k: int) -> float:
+    """Return the k-th lowest score; on the CPU by NumPy, whose selection uses the processor's vectors."""
+    if scores.is_cuda:
+        return scores.kthvalue(k).values.item()
+    scores = scores.float() if scores.dtype is torch.bfloat16 else scores  # unknown to NumPy
+    copy = scores.numpy(force=True).copy()
+    copy.partition(k - 1)
+    return copy[k - 1].item()
 
 
 def _zeros_first(scores: Tensor, weight: Tensor, dim: int | None) -> Tensor:

@@ -1,0 +1,134 @@
+"""`hf-compress students`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hf_compress.cli.options import TrustRemoteCode, assignments, examples
+from hf_compress.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from hf_compress.hub.load import LoadedModel
+    from hf_compress.selection.candidates import Candidate
+
+EXAMPLES = examples(
+    "hf-compress students",
+    "hf-compress students --budget latency_ms=5 --teacher microsoft/resnet-50",
+    "hf-compress students --budget parameters=1e6 --budget macs=50e6 --image-size 96",
+)
+
+SKIPPED = "without latency: not measured, since another cost, or a narrower one, is too high already"
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command(epilog=EXAMPLES)(students)
+
+
+def students(
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(help="KEY=VALUE with the key parameters, macs, bytes or latency_ms; repeatable."),
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="Compare with this Hub id (ID@REVISION), timm/..., or folder.")
+    ] = None,
+    image_size: Annotated[int | None, typer.Option(min=8, help="Input in pixels; the teacher's, or 224.")] = None,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """List the architectures that can be built by name; with --budget, which of them are within it in which width.
+
+    Nothing is trained; latency is measured on this device. Classes are the teacher's, or ten.
+    """
+    from rich.console import Console
+
+    if budget:
+        _within(budget, teacher, image_size, trust_remote_code)
+    elif teacher is not None or image_size is not None:
+        raise UsageError("--teacher and --image-size need a budget: for example --budget latency_ms=5")
+    else:
+        Console().print(_registered())
+
+
+def _registered() -> Table:
+    """Return name and parameters of every architecture at width 1 and 0.5."""
+    from rich.table import Table
+
+    from hf_compress.measure.cost import count_parameters
+    from hf_compress.students import STUDENTS, build_registered
+
+    table = Table("name", "architecture", "parameters, width 1", "width 0.5")
+    labels = [str(label) for label in range(10)]
+    for name in STUDENTS:
+        sizes = [count_parameters(build_registered(name, labels, width=width).model) for width in (1.0, 0.5)]
+        table.add_row(name, STUDENTS.get(name).description, *(f"{size / 1e6:.2f} M" for size in sizes))
+    return table
+
+
+def _within(texts: list[str], teacher_name: str | None, image_size: int | None, trust_remote_code: bool) -> None:
+    """Print the candidates, and how many are within the budget.
+
+    Raises:
+        RunError: none is.
+    """
+    from rich.console import Console
+
+    from hf_compress.config import validate
+    from hf_compress.measure.cost import count_parameters
+    from hf_compress.selection.candidates import Blueprint
+    from hf_compress.selection.config import BudgetSection
+    from hf_compress.selection.fitting import Timer, fit, nothing_fits, shown
+    from hf_compress.selection.select import pixels
+
+    budget = validate(BudgetSection, assignments(texts, "--budget"), "budget")
+    teacher = _teacher(teacher_name, trust_remote_code) if teacher_name else None
+    labels = teacher.label_names if teacher else [str(label) for label in range(10)]
+    blueprint = Blueprint(labels, pixels(image_size, teacher))
+    candidates = blueprint.candidates()
+    fitting = fit(candidates, budget, Timer(blueprint))
+    console = Console()
+    console.print(_table(candidates, teacher and count_parameters(teacher.model)))
+    if not fitting:
+        raise nothing_fits(candidates, budget)
+    console.print(
+        f"{len(fitting)} of {len(candidates)} are within {shown(budget)}, at {blueprint.image_size} pixels and "
+        f"{len(labels)} classes",
+        soft_wrap=True,
+    )
+
+
+def _teacher(name: str, trust_remote_code: bool) -> LoadedModel:
+    from hf_compress.sections import TeacherSection
+    from hf_compress.students import STUDENTS, build_model
+
+    model, _, revision = name.partition("@")
+    section = TeacherSection(model=model, revision=revision or None, trust_remote_code=trust_remote_code)
+    return build_model(section, [str(label) for label in range(10)] if model in STUDENTS else None)
+
+
+def _table(candidates: list[Candidate], teacher_parameters: int | None) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from hf_compress.hub.card_facts import count, size
+    from hf_compress.selection.candidates import hint
+
+    table = Table("student", box=SIMPLE_HEAD, padding=0, caption_justify="left", caption=SKIPPED)
+    for heading in ("parameters", "MACs", "size", "latency"):
+        table.add_column(heading, justify="right")
+    if teacher_parameters is not None:
+        table.add_column("of teacher", justify="right")
+        table.caption += "\n* less than half of the teacher's parameters: risky, by a rule of thumb"
+    table.add_column("fits")
+    for candidate in candidates:
+        costs = candidate.costs
+        cells = [str(candidate), count(costs["parameters"]), count(costs["macs"]), size(costs["bytes"])]
+        cells.append(f"{costs['latency_ms']:.2f} ms" if "latency_ms" in costs else "")
+        if teacher_parameters is not None:
+            mark = "*" if hint(candidate, teacher_parameters) else " "
+            cells.append(f"{costs['parameters'] / teacher_parameters:.1%}{mark}")
+        table.add_row(*cells, "no" if candidate.misses else "yes", style="dim" if candidate.misses else None)
+    return table

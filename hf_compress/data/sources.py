@@ -1,0 +1,134 @@
+"""Where images come from: the Hub, a folder, or `digits`."""
+
+from __future__ import annotations
+
+import logging
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from rich.progress import Progress
+
+from hf_compress.data.images import decode
+from hf_compress.errors import RunError, UsageError
+from hf_compress.sections import SourceSection
+
+logger = logging.getLogger(__name__)
+
+
+def load_raw(section: SourceSection, key: str) -> tuple[datasets.DatasetDict, str | None]:
+    """Return the data, and its commit where it comes from the Hub.
+
+    Args:
+        key: where the section stands in the recipe.
+
+    Raises:
+        UsageError: there is no such data set.
+        RunError: the wanted commit is not cached, and the Hub is out of reach.
+    """
+    if section.path == "digits":
+        return _digits(), None
+    folder = Path(section.path).expanduser()
+    looks_local = section.path.startswith(("/", ".", "~")) or folder.exists()
+    if looks_local and not folder.is_dir():
+        raise UsageError(f"'{key}.path': there is no folder '{section.path}'")
+    try:
+        loaded = datasets.load_dataset(
+            str(folder) if looks_local else section.path, section.name, revision=section.revision
+        )
+    except datasets.exceptions.DatasetNotFoundError as error:
+        raise UsageError(f"'{key}.path': {str(error).rstrip('.')}; check the id, or log in if it is private") from None
+    except datasets.data_files.EmptyDatasetError:
+        raise UsageError(f"'{key}.path': the folder '{section.path}' has no images or parquet files") from None
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"'{key}.path': {section.path} cannot be loaded: {reason}") from None
+    raw = loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({"train": loaded})
+    return raw, None if looks_local else _hub_commit(raw, section, key)
+
+
+def _hub_commit(raw: datasets.DatasetDict, section: SourceSection, key: str) -> str | None:
+    """Return the commit of a Hub data set, after which `datasets` names its cache folder.
+
+    Without a connection, `datasets` takes the latest version in its cache, whatever revision is asked for.
+    """
+    files = next(iter(raw.values())).cache_files
+    commit = Path(files[0]["filename"]).parent.name if files else ""
+    if not re.fullmatch("[0-9a-f]{40}", commit):
+        return None
+    if re.fullmatch("[0-9a-f]{40}", section.revision or "") and section.revision != commit:
+        raise RunError(
+            f"{section.path} is cached at commit {commit}, not at '{key}.revision' {section.revision}, and the Hub is "
+            "out of reach: connect once to cache that commit"
+        )
+    return commit
+
+
+def _digits() -> datasets.DatasetDict:
+    """The 1,797 handwritten digits (8x8 pixels) that scikit-learn ships."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    pictures = [Image.fromarray(picture) for picture in np.uint8(digits.images * 255 / 16)]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list("0123456789"))})
+    rows = datasets.Dataset.from_dict({"image": pictures, "label": digits.target}, features=features)
+    return datasets.DatasetDict({"train": rows})
+
+
+def features_of(raw: datasets.DatasetDict) -> datasets.Features:
+    return next(iter(raw.values())).features
+
+
+def image_column_of(raw: datasets.DatasetDict, key: str) -> str:
+    """Return the only image column.
+
+    Raises:
+        UsageError: there is none, or more than one.
+    """
+    columns = [name for name, feature in features_of(raw).items() if isinstance(feature, datasets.Image)]
+    if len(columns) != 1:
+        found = f"several image columns ({', '.join(columns)})" if columns else "no image column"
+        names = ", ".join(features_of(raw))
+        raise UsageError(f"the data set has {found}: name one of {names} in '{key}.image_column'")
+    return columns[0]
+
+
+def without_corrupt(rows: datasets.Dataset, column: str, on_corrupt: str, place: str) -> tuple[datasets.Dataset, int]:
+    """Decode every picture once; leave out, or stop at, those that cannot be decoded."""
+
+    def fault(picture: dict[str, Any]) -> str | None:
+        try:
+            decode(picture)
+        except (OSError, SyntaxError, ValueError) as error:
+            return f"{picture['path'] or 'a picture'} ({error})"
+        return None
+
+    pictures = rows.select_columns(column)
+    faults: list[str | None] = []
+    with ThreadPoolExecutor() as pool, Progress(transient=True) as progress:
+        task = progress.add_task(f"Checking images of {place}", total=len(rows))
+        for batch in pictures.iter(batch_size=256):
+            faults += pool.map(fault, batch[column])
+            progress.update(task, completed=len(faults))
+    bad = [text for text in faults if text]
+    if bad and on_corrupt == "stop":
+        raise RunError(f"{place} has {len(bad)} corrupt images, the first is {bad[0]}; 'data.on_corrupt: skip'")
+    if bad:
+        logger.warning("%s: skipped %d corrupt images, the first is %s", place, len(bad), bad[0])
+        rows = rows.select([index for index, text in enumerate(faults) if not text])
+    return rows, len(bad)
+
+
+def refuse_empty_class_folders(folder: Path) -> None:
+    """The imagefolder loader overlooks a class folder without files; a run would then learn one class less."""
+    if not folder.is_dir():
+        return
+    for parent in (folder, *(child for child in folder.iterdir() if child.is_dir())):
+        children = [child for child in parent.iterdir() if child.is_dir() and not child.name.startswith(".")]
+        empty = [child.name for child in children if not any(child.iterdir())]
+        if empty and len(children) > 1:
+            raise RunError(f"class folder '{parent / empty[0]}' is empty: add images or remove the folder")

@@ -1,0 +1,84 @@
+"""Training images without labels, from which a teacher's student can learn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import datasets
+import numpy as np
+
+from hf_compress.data.images import IGNORED_LABEL, ImageSplit
+from hf_compress.data.sources import image_column_of, load_raw, without_corrupt
+from hf_compress.data.splits import named_slice, stratified
+from hf_compress.errors import UsageError
+from hf_compress.sections import DataSection
+
+
+@dataclass
+class Unlabelled:
+    """Images without labels.
+
+    Attributes:
+        images: None where there are none.
+        origins: where they come from, in words.
+        commits: of the data sets of the recipe, None for what is not from the Hub.
+        corrupt: number of images that were skipped.
+    """
+
+    images: ImageSplit | None
+    origins: list[str]
+    commits: list[str | None] = field(default_factory=list)
+    corrupt: int = 0
+
+
+def set_aside(train: ImageSplit, fraction: float, seed: int) -> tuple[ImageSplit, ImageSplit | None]:
+    """Divide the training images into those with a label and the others.
+
+    Args:
+        fraction: this part of the labelled images keeps the labels, stratified and seeded; those of the others are
+            forgotten.
+
+    Returns:
+        Images with and without labels. Where no image has a label, all of them are the training images.
+
+    Raises:
+        UsageError: a fraction of no labels is asked for.
+        RunError: a class has too few images to be divided.
+    """
+    labels = np.asarray(train.labels)
+    known = np.flatnonzero(labels != IGNORED_LABEL)
+    if fraction < 1:
+        if not len(known):
+            raise UsageError("'data.labelled' keeps a fraction of the labels, but the data has none: leave it out")
+        _, kept = stratified(len(known), labels[known], round(fraction * len(known)), seed)
+        known = known[np.sort(kept)]
+    others = np.setdiff1d(np.arange(len(labels)), known)
+    if not len(known) or not len(others):
+        return train, None
+    forgotten = train.subset(others)
+    forgotten.labels = [IGNORED_LABEL] * len(others)
+    return train.subset(known), forgotten
+
+
+def load_unlabelled(section: DataSection, forgotten: ImageSplit | None) -> Unlabelled:
+    """Load the data sets of `data.unlabelled`, behind the training images without label; no label is looked at.
+
+    Raises:
+        UsageError: a data set, its image column or its split does not exist.
+        RunError: an image is corrupt and the recipe says stop.
+    """
+    found = Unlabelled(forgotten, [] if forgotten is None else ["training images without label"])
+    for number, source in enumerate(section.unlabelled):
+        key = f"data.unlabelled.{number}"
+        raw, commit = load_raw(source, key)
+        column = source.image_column or image_column_of(raw, key)
+        raw = raw.select_columns(column).cast_column(column, datasets.Image(decode=False))
+        whole = datasets.concatenate_datasets(list(raw.values()))
+        rows = named_slice(raw, source.split, f"{key}.split") if source.split else whole
+        rows, corrupt = without_corrupt(rows, column, section.on_corrupt, f"'{key}'")
+        images = ImageSplit(rows, column, [IGNORED_LABEL] * len(rows))
+        found.images = images if found.images is None else found.images.followed_by(images)
+        found.origins.append(source.path)
+        found.commits.append(commit)
+        found.corrupt += corrupt
+    return found

@@ -1,0 +1,1 @@
+"""Student selection: `student: auto` finds the registered architecture and width that is best within a budget."""

@@ -1,0 +1,64 @@
+"""Options of `student: auto`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field, model_validator
+
+from hf_compress.config import Section, TrainingConfig
+from hf_compress.errors import UsageError
+
+if TYPE_CHECKING:
+    from hf_compress.recipe import Recipe
+
+AUTO = "auto"
+
+
+def _most(description: str):
+    return Field(None, gt=0, allow_inf_nan=False, description=description)
+
+
+class BudgetSection(Section):
+    """The most that a student may cost; at least one bound."""
+
+    parameters: float | None = _most("Number of parameters.")
+    macs: float | None = _most("Multiply-accumulates for one image.")
+    bytes: float | None = _most("Size of the checkpoint in float32.")
+    latency_ms: float | None = _most("Median latency of one image on this device, in PyTorch, in milliseconds.")
+
+    @model_validator(mode="after")
+    def _at_least_one(self):
+        if not self.limits:
+            raise ValueError(f"name at least one of {', '.join(type(self).model_fields)}")
+        return self
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Return the bounds that were named."""
+        return {key: limit for key, limit in vars(self).items() if limit is not None}
+
+
+class ProbeSection(Section):
+    """Short trainings in which students compete."""
+
+    candidates: int = Field(6, ge=1, description="Students that compete.")
+    images: int = Field(1000, ge=1, description="Training images of a probe, and at most as many validation images.")
+    epochs: int = Field(2, ge=1, description="Epochs in the first rung; they double in each of the following.")
+
+
+def probed_step(recipe: Recipe) -> tuple[str, TrainingConfig]:
+    """Return name and section of the step that probes repeat in short: the first that trains.
+
+    Raises:
+        UsageError: there is none, or the task has no accuracy to compare.
+    """
+    if recipe.task != "classification":
+        raise UsageError(
+            "'student.model: auto' compares accuracies, which 'task: features' does not have: name a student"
+        )
+    for step in recipe.steps:
+        for name, config in step.items():
+            if isinstance(config, TrainingConfig):
+                return name, config
+    raise UsageError("'student.model: auto' compares short trainings, but no step trains: add 'distill' or 'finetune'")

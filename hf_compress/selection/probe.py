@@ -1,0 +1,72 @@
+"""A probe: the recipe's first training, made short."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from transformers import set_seed
+
+from hf_compress.data import ImageData, ImageSplit
+from hf_compress.errors import RunError
+from hf_compress.hub.load import LoadedModel
+from hf_compress.recipe import Recipe
+from hf_compress.selection.candidates import Blueprint, Candidate
+from hf_compress.selection.config import ProbeSection, probed_step
+from hf_compress.steps import STEPS, Context
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Trains candidates from scratch by the recipe's first step that trains, on few images and for few epochs.
+
+    Attributes:
+        data: few images; see `few_images`.
+        epochs: of the first rung.
+    """
+
+    recipe: Recipe
+    blueprint: Blueprint
+    data: ImageData
+    teacher: LoadedModel | None
+    epochs: int
+    folder: Path
+    log: Callable[[str], None]
+
+    def __call__(self, candidate: Candidate, rung: int) -> float:
+        """Return the validation accuracy of the best epoch, 0 where the training diverged.
+
+        Every probe begins with the recipe's seed, whatever ran before it.
+        """
+        name, config = probed_step(self.recipe)
+        step = STEPS.get(name)(config.model_copy(update={"epochs": self.epochs * 2**rung}))
+        set_seed(self.recipe.seed)
+        student = self.blueprint.build(candidate)
+        processors = [loaded.processor for loaded in (student, self.teacher) if loaded is not None]
+        self.data.set_augmentation(self.recipe.data.augmentation, *processors)
+        context = Context(
+            self.data, student.processor, self.teacher, self.recipe.seed, self.folder, log=lambda line: None
+        )
+        try:
+            epochs = step.apply(student.model, context).details["epochs"]
+        except RunError as error:
+            self.log(f"  {candidate}: {error}")
+            return 0.0
+        accuracy = max(epoch["validation_accuracy"] for epoch in epochs)
+        self.log(f"  rung {rung + 1}, {len(epochs)} epochs: {candidate} has validation accuracy {accuracy:.4f}")
+        return accuracy
+
+
+def few_images(data: ImageData, section: ProbeSection, seed: int) -> ImageData:
+    """Return data with at most `section.images` random images in each part but the test images."""
+    parts = {name: part for name, part in vars(data).items() if isinstance(part, ImageSplit) and part is not data.test}
+    return replace(data, **{name: _sample(part, section.images, seed) for name, part in parts.items()})
+
+
+def _sample(split: ImageSplit, number: int, seed: int) -> ImageSplit:
+    count = min(number, len(split))
+    chosen = np.sort(np.random.default_rng(seed).choice(len(split), count, replace=False)).tolist()
+    labels = [split.labels[index] for index in chosen]
+    return ImageSplit(split.pictures.select(chosen), split.image_column, labels, split.augment)

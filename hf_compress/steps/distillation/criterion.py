@@ -1,0 +1,72 @@
+"""The training loss of a distillation: a weighted sum over outputs and layers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hf_compress.errors import RunError, UsageError
+from hf_compress.steps.distillation.config import LOSSES, LossConfig, LossTerm
+from hf_compress.steps.distillation.features import Answer, answer, as_map, of_one_size, require_layers
+
+
+class Criterion:
+    """The weighted sum of the losses of a section.
+
+    Attributes:
+        student_layers, teacher_layers: names of the layers that are compared; none for losses of outputs alone.
+        projectors: by pair of layers, the 1x1 convolution from the student's channels to the teacher's.
+    """
+
+    def __init__(self, config: LossConfig):
+        self.terms = config.terms
+        self.student_layers = {layer for term in self.terms for layer in term.layers}
+        self.teacher_layers = {layer for term in self.terms for layer in term.layers.values()}
+        self.projectors: dict[tuple[str, str], nn.Conv2d] = {}
+
+    def __call__(self, student: Answer, teacher: Answer, labels: Tensor | None) -> Tensor:
+        """Return the loss of a batch, a scalar.
+
+        Raises:
+            RunError: a loss needs labels, and there are none.
+        """
+        return sum(term.weight * self._value(term, student, teacher, labels) for term in self.terms)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return what is trained together with the student."""
+        return [parameter for projector in self.projectors.values() for parameter in projector.parameters()]
+
+    def match_layers(self, student: nn.Module, teacher: nn.Module, pixel_values: Tensor, teacher_view: Tensor) -> None:
+        """Check the layers against a batch, and build projectors where losses ask for them and channels differ.
+
+        Raises:
+            UsageError: a model has no such layer, it takes no part in a forward pass, or it gives no map.
+        """
+        require_layers(student, self.student_layers, "student")
+        require_layers(teacher, self.teacher_layers, "teacher")
+        was_training = student.training
+        with torch.no_grad():
+            given = answer(student.eval(), pixel_values, self.student_layers).features
+            wanted = answer(teacher, teacher_view, self.teacher_layers).features
+        student.train(was_training)
+        for layer in (self.student_layers - given.keys()) | (self.teacher_layers - wanted.keys()):
+            raise UsageError(f"layer '{layer}' takes no part in a forward pass: name another in 'layers'")
+        for term in self.terms:
+            for mine, theirs in term.layers.items():
+                inputs, outputs = as_map(given[mine], mine).shape[1], as_map(wanted[theirs], theirs).shape[1]
+                if LOSSES.get(term.loss).projects and inputs != outputs and (mine, theirs) not in self.projectors:
+                    self.projectors[mine, theirs] = nn.Conv2d(inputs, outputs, 1).to(pixel_values.device)
+
+    def _value(self, term: LossTerm, student: Answer, teacher: Answer, labels: Tensor | None) -> Tensor:
+        loss = LOSSES.get(term.loss)
+        if loss.compares_layers:
+            pairs = [self._maps(student, teacher, pair, loss.projects) for pair in term.layers.items()]
+            return sum(loss.function(mine, theirs, term) for mine, theirs in pairs)
+        if labels is None and loss.needs_labels:
+            raise RunError(f"loss '{term.loss}' needs 'labels' in every batch; mse, kl and dist do without")
+        return loss.function(student.logits, teacher.logits, labels, term)
+
+    def _maps(self, student: Answer, teacher: Answer, pair: tuple[str, str], projects: bool) -> tuple[Tensor, Tensor]:
+        maps = as_map(student.features[pair[0]], pair[0]), as_map(teacher.features[pair[1]], pair[1])
+        mine, theirs = of_one_size(*maps)
+        return (self.projectors[pair](mine) if projects and pair in self.projectors else mine), theirs

@@ -1,0 +1,19 @@
+"""The `rewrite` step."""
+
+from hf_compress.steps.base import Context, Step, StepResult, register_step
+from hf_compress.steps.rewriting.base import Layer, Rewriting, Unsuitable, register_rewrite
+from hf_compress.steps.rewriting.config import REWRITINGS, RewriteConfig
+
+__all__ = ["REWRITINGS", "Layer", "Rewrite", "RewriteConfig", "Rewriting", "Unsuitable", "register_rewrite"]
+
+
+@register_step("rewrite")
+class Rewrite(Step[RewriteConfig]):
+    """Puts cheaper layers in place of others, initialised to do the same; without any training."""
+
+    Config = RewriteConfig
+
+    def apply(self, model, context: Context) -> StepResult:
+        from hf_compress.steps.rewriting.rewriting import rewrite
+
+        return rewrite(model, context, self.config)

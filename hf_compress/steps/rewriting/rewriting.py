@@ -1,0 +1,170 @@
+"""The rewrite step: find, build, choose, put in place, and say what it did."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from hf_compress.checkpoint.rewrites import Rewritten
+from hf_compress.data.images import batches, spread
+from hf_compress.errors import RunError
+from hf_compress.measure.cost import count_macs, count_parameters
+from hf_compress.steps.base import Context, StepResult
+from hf_compress.steps.rewriting.base import Layer, Rewriting, Unsuitable
+from hf_compress.steps.rewriting.config import REWRITINGS, RewriteConfig
+from hf_compress.steps.rewriting.finding import find_layers
+from hf_compress.steps.rewriting.measuring import (
+    Candidate,
+    count_layer_macs,
+    logits,
+    measure_logits_errors,
+    measure_output_errors,
+    relative_error,
+    samples,
+)
+from hf_compress.training import reestimate_batch_norm
+
+BATCH = 32
+TRIAL_BATCHES = 2
+NAMED = 3
+
+
+def rewrite(model: PreTrainedModel, context: Context, config: RewriteConfig) -> StepResult:
+    """Rewrite layers of `model`, in place, without training.
+
+    Errors are measured on validation images; the statistics of batch norms are those of training images where that
+    brings the logits nearer to the old ones.
+
+    Returns:
+        The model, and what was saved and what went wrong: of every rewritten layer, and of the logits.
+
+    Raises:
+        RunError: nothing can be rewritten, or a pattern matches nothing.
+    """
+    rewriting = REWRITINGS.get(config.kind)()
+    images = _pixels(context.data.validation, context, config.images)
+    image = images[0][:1]
+    before = {"macs": count_macs(model, image), "parameters": count_parameters(model)}
+    candidates, skipped = _candidates(model, image, rewriting, context, config)
+    expected = measure_output_errors(model, candidates, images)
+    if config.budget:
+        measure_logits_errors(model, candidates, images[:TRIAL_BATCHES], expected)
+        candidates = within_budget(candidates, before["macs"], config.budget.macs)
+    for candidate in candidates:
+        candidate.put_into(model, candidate.new)
+    errors = {"rewritten": relative_error(logits(model, images), expected)}
+    model = _with_statistics(model, context, images, expected, errors)
+    after = {"macs": count_macs(model, image), "parameters": count_parameters(model)}
+    details = {
+        "rewrite": config.kind,
+        "rewritten_layers": {candidate.names[0]: candidate.row() for candidate in candidates},
+        "skipped_layers": skipped,
+        **{key: [before[key], after[key]] for key in before},
+        "logits_error": errors,
+        "top1_agreement": (logits(model, images).argmax(dim=1) == expected.argmax(dim=1)).double().mean().item(),
+        "budget_reached": after["macs"] <= config.budget.macs * before["macs"] if config.budget else None,
+    }
+    _tell(details, context.log)
+    return StepResult(model, details)
+
+
+def within_budget(candidates: list[Candidate], total: int, fraction: float) -> list[Candidate]:
+    """Return candidates that leave at most `fraction` of `total` MACs: least error of the logits a saved MAC first.
+
+    What those that came later made superfluous is left out again. Where all are not enough, all are returned.
+    """
+    left, chosen = total, []
+    for candidate in sorted(candidates, key=lambda each: each.logits_error / each.saved_macs):
+        if left <= fraction * total:
+            break
+        chosen.append(candidate)
+        left -= candidate.saved_macs
+    for candidate in reversed(chosen.copy()):
+        if left + candidate.saved_macs <= fraction * total:
+            chosen.remove(candidate)
+            left += candidate.saved_macs
+    return chosen
+
+
+def _candidates(
+    model: PreTrainedModel, image: Tensor, rewriting: Rewriting, context: Context, config: RewriteConfig
+) -> tuple[list[Candidate], dict[str, str]]:
+    """Return the layers that can be rewritten, and why the others of the recipe's choice stay.
+
+    Raises:
+        RunError: none can be.
+    """
+    found = find_layers(model, image, rewriting, config)
+    training = partial(_pixels, context.data.train, context, config.images)
+    candidates, skipped = [], found.skipped
+    for names, module in found.modules.items():
+        layer = Layer(names[0], module, lambda module=module: samples(model, module, training()))
+        try:
+            candidate = Candidate(names, module, Rewritten(config.kind, rewriting.replacement(layer, config)))
+            _require_usable(model, image, candidate)
+        except Unsuitable as reason:
+            skipped[names[0]] = str(reason)
+        else:
+            candidates.append(candidate)
+    count_layer_macs(model, candidates, image)
+    if rewriting.saves_macs:
+        for candidate in [each for each in candidates if each.saved_macs <= 0]:
+            candidates.remove(candidate)
+            skipped[candidate.names[0]] = "saves no MACs: {} before, {} after".format(*candidate.macs)
+    if not candidates:
+        reasons = "; ".join(f"'{layer}' {reason}" for layer, reason in list(skipped.items())[:NAMED])
+        raise RunError(f"'rewrite: {config.kind}' can rewrite none of the {len(skipped)} layers: {reasons}")
+    return candidates, skipped
+
+
+def _require_usable(model: PreTrainedModel, image: Tensor, candidate: Candidate) -> None:
+    """Raise `Unsuitable` where the model does not work with the new layers in their place."""
+    if len(candidate.names) > 1 and count_parameters(candidate.new):
+        raise Unsuitable(f"shares its weights with '{candidate.names[1]}'")
+    candidate.put_into(model, candidate.new)
+    try:
+        logits(model, [image])
+    except Exception as error:  # an architecture's own code meets another module than it was written for
+        raise Unsuitable(f"cannot be replaced, the model does not run then: {error}") from error
+    finally:
+        candidate.put_into(model, candidate.old)
+
+
+def _with_statistics(
+    model: PreTrainedModel, context: Context, images: list[Tensor], expected: Tensor, errors: dict[str, float]
+) -> PreTrainedModel:
+    """Return the model with new statistics of its batch norms, or as it was where that is nearer to its old logits."""
+    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        return model
+    twin = copy.deepcopy(model)
+    reestimate_batch_norm(twin, context)
+    errors["batch_norm_reestimated"] = relative_error(logits(twin, images), expected)
+    return twin if errors["batch_norm_reestimated"] < errors["rewritten"] else model
+
+
+def _pixels(split, context: Context, count: int) -> list[Tensor]:
+    return [batch["pixel_values"] for batch in batches(spread(split, count), context.processor, BATCH)]
+
+
+def _tell(details: dict[str, Any], log: Callable[[str], None]) -> None:
+    for layer, row in details["rewritten_layers"].items():
+        log(f"'{layer}': MACs {row['macs'][0]} -> {row['macs'][1]}, output error {row['output_error']:.1%}")
+    reasons: dict[str, list[str]] = {}
+    for layer, reason in details["skipped_layers"].items():
+        reasons.setdefault(reason, []).append(layer)
+    for reason, layers in reasons.items():
+        more = f" and {len(layers) - 1} more" if len(layers) > 1 else ""
+        log(f"stays: '{layers[0]}'{more}: {reason}")
+    (macs, macs_left), (parameters, parameters_left) = details["macs"], details["parameters"]
+    log(
+        f"{len(details['rewritten_layers'])} layers rewritten: MACs {macs_left / macs:.1%}, parameters "
+        f"{parameters_left / parameters:.1%} of before; logits off by {min(details['logits_error'].values()):.1%}, "
+        f"the same class for {details['top1_agreement']:.1%} of the validation images"
+    )
+    if details["budget_reached"] is False:
+        log("the budget is not reached: nothing else can be rewritten")

@@ -1,0 +1,1 @@
+"""Studies: several runs that share data, training and seeds, and one table of all of them."""

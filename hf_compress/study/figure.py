@@ -1,0 +1,50 @@
+"""The figure of a study: every run's quality, seed by seed, with mean and standard deviation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_compress.hub import card_facts as facts
+from hf_compress.measure.figures import BLUE, GREY, PALE, STYLE, drawable, make_panels, save_figure, top_down
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LABEL_LENGTH, ROW, PANELS = 40, 0.42, 2
+
+
+def draw_quality(report: dict[str, Any], path: Path) -> None:
+    """Write the figure as PNG; `report` is that of a study."""
+    import matplotlib as mpl
+
+    path.parent.mkdir(exist_ok=True)
+    with mpl.rc_context(STYLE):
+        save_figure(quality(report), path)
+
+
+def quality(report: dict[str, Any]) -> Figure:
+    """Draw one panel a quality, accuracy and ROC AUC; beside each run its parameters."""
+    rows = [row for row in report["rows"] if row["seeds"]]
+    keys = list(dict.fromkeys(key for row in rows for key in row["quality"]))[:PANELS]
+    figure, panels = make_panels(len(keys), height=0.9 + ROW * len(rows))
+    for axes, key in zip(panels, keys, strict=True):
+        for index, row in enumerate(rows):
+            found = row["quality"].get(key)
+            if found is None:
+                continue
+            axes.plot(found["values"], [index] * len(found["values"]), "o", color=PALE, markersize=5)
+            axes.errorbar(
+                found["mean"], index, xerr=found["std"], fmt="o", color=BLUE, ecolor=GREY, markersize=5, capsize=3
+            )
+        axes.set_yticks(range(len(rows)), [_label(row) for row in rows], fontsize=8)
+        axes.set_xlabel(facts.QUALITY.get(key, key))
+        axes.locator_params(axis="x", nbins=5)
+        top_down(axes, len(rows))
+    for axes in panels[1:]:
+        axes.tick_params(labelleft=False)
+    return figure
+
+
+def _label(row: dict[str, Any]) -> str:
+    return f"{drawable(row['label'], LABEL_LENGTH)}\n{facts.count(row['cost']['parameters'])} parameters"

@@ -1,0 +1,57 @@
+"""Everything that a study leaves beside its run folders: report, table, figure, page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from hf_compress.files import write_text
+from hf_compress.hub import card_facts as facts
+from hf_compress.hub.card import CARD, page_template
+from hf_compress.hub.markdown import fenced
+from hf_compress.run import REPORT, report_text
+from hf_compress.study.config import Study
+from hf_compress.study.figure import draw_quality
+from hf_compress.study.table import csv_table, markdown_table, run_rows, study_report
+
+FIGURE = "figures/quality.png"
+
+
+def write_results(
+    study: Study,
+    finished: dict[tuple[str, int], dict[str, Any]],
+    folder: Path,
+    latencies: dict[str, dict] | None = None,
+) -> dict[str, Any]:
+    """Write `report.json`, `table.md`, `table.csv`, the figure and README.md; see `study_report` for the arguments."""
+    report = study_report(study, finished, folder, latencies)
+    draw_quality(report, folder / FIGURE)
+    for name, text in (
+        ("table.md", markdown_table(report)),
+        ("table.csv", csv_table(report)),
+        (CARD, _page(study, report, folder)),
+        (REPORT, report_text(report)),
+    ):
+        write_text(folder / name, text)
+    return report
+
+
+def _page(study: Study, report: dict[str, Any], folder: Path) -> str:
+    headings, runs = run_rows(report)
+    return page_template(None, "study.md").render(
+        report=report,
+        title=folder.resolve().name,
+        table=Markup(markdown_table(report)),
+        figure=FIGURE,
+        wanted=len(study.jobs()),
+        test_images=facts.test_images(report),
+        device=facts.device(report) if "latency" in report["rows"][0] else None,
+        data_name=facts.short_name(report["data"]["path"]),
+        data_rows=facts.data_rows(report),
+        run_headings=headings,
+        runs=runs,
+        study=fenced(study.to_yaml(), "yaml"),
+        environment=facts.environment_rows(report),
+    )

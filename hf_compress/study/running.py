@@ -1,0 +1,176 @@
+"""Runs a study: one run after the other, each in its own folder, and a table that grows with them."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+
+from hf_compress.data.images import input_size
+from hf_compress.errors import CompressError, UsageError
+from hf_compress.files import write_text
+from hf_compress.hub.backbone import load_backbone
+from hf_compress.hub.load import LoadedModel, load
+from hf_compress.measure.latency import measure_latency
+from hf_compress.pipeline import compress
+from hf_compress.recipe import Recipe
+from hf_compress.run import REPORT, Run
+from hf_compress.run_folder import comparable, differences
+from hf_compress.study.config import Study
+from hf_compress.study.page import write_results
+from hf_compress.study.resolving import run_folder
+from hf_compress.training import use_channels_last
+
+STUDY = "study.yaml"
+Finished = dict[tuple[str, int], dict[str, Any]]
+
+
+def run_study(
+    study: Study,
+    output: str | Path,
+    overwrite: bool = False,
+    resume: bool = False,
+    log: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Make every run of a study that is not made yet.
+
+    Table, figure and page are written anew after each run. When all are there, the final models of the first seed are
+    timed in turn.
+
+    Args:
+        study: what to run.
+        output: folder of the study; each run and seed has its own inside, a run folder as `compress` makes it.
+        overwrite: replace an earlier study there.
+        resume: go on with an earlier study there. Its finished runs stay as they are; runs and seeds may be new.
+        log: called with one line for the user at a time.
+
+    Returns:
+        What `report.json` holds: see `study.table.study_report`.
+
+    Raises:
+        UsageError: the folder is wrong, or a finished run has another recipe now.
+        RunError: a run cannot go on; the sentence names it. Finished runs stay.
+    """
+    folder = Path(output).expanduser()
+    _prepare(folder, overwrite, resume)
+    finished = _finished(study, folder)
+    write_text(folder / STUDY, study.to_yaml())
+    jobs, started = study.jobs(), time.monotonic()
+    for number, (name, seed) in enumerate(jobs, start=1):
+        if (name, seed) in finished:
+            log(f"run {number} of {len(jobs)}: {study.label(name)}, seed {seed}: finished earlier")
+            continue
+        left = [job for job in jobs if job not in finished]
+        log(f"run {number} of {len(jobs)}: {study.label(name)}, seed {seed}{_progress(started, left, finished)}")
+        try:
+            place = run_folder(folder, name, seed)
+            run = compress(study.recipe(name, seed, folder), place, overwrite=True, resume=True, log=log)
+        except CompressError as error:
+            error.args = (f"run '{name}', seed {seed}: {error} (finished runs are kept: --resume)",)
+            raise
+        finished[name, seed] = run.report
+        write_results(study, finished, folder)
+    return write_results(study, finished, folder, _latencies(study, folder))
+
+
+def _prepare(folder: Path, overwrite: bool, resume: bool) -> None:
+    """Make the folder, or see that it may be used.
+
+    Raises:
+        UsageError: it holds something else, or an earlier study, and nothing says what to do with it.
+    """
+    if overwrite and resume:
+        raise UsageError("--overwrite and --resume exclude each other: leave one out")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if not (folder / STUDY).is_file():
+            raise UsageError(f"output '{folder}' exists and holds no study: choose another --output")
+        if not overwrite and not resume:
+            raise UsageError(
+                f"output '{folder}' holds an earlier study: pass --resume to go on, or --overwrite to replace it"
+            )
+    try:
+        if overwrite and folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"output '{folder}' cannot be written: {error.strerror}") from None
+
+
+def _finished(study: Study, folder: Path) -> Finished:
+    """Return the reports of runs that an earlier start finished; a run whose teacher is gone counts as unfinished.
+
+    Raises:
+        UsageError: one of them is not the run that the study asks for now.
+    """
+    if not (folder / STUDY).is_file():
+        return {}
+    earlier = Study.load(folder / STUDY)
+    for name, seed in earlier.jobs():
+        if (run_folder(folder, name, seed) / REPORT).is_file():
+            _refuse_change(study, earlier, name, seed, folder)
+    finished: Finished = {}
+    for name, seed in study.jobs():
+        place = run_folder(folder, name, seed)
+        if (place / REPORT).is_file() and all((other, seed) in finished for other in study.needs(name)):
+            finished[name, seed] = Run.open(place).report
+    return finished
+
+
+def _refuse_change(study: Study, earlier: Study, name: str, seed: int, folder: Path) -> None:
+    if (name, seed) not in study.jobs():
+        change = "the study lacks it now"
+    else:
+        before, after = (comparable(which.recipe(name, seed, folder)) for which in (earlier, study))
+        change = differences(before, after)
+        if not change:
+            return
+    raise UsageError(
+        f"run '{name}' of seed {seed} is finished in '{folder}', but {change}: undo the change, or choose another "
+        "--output, or pass --overwrite to make every run anew"
+    )
+
+
+def _progress(started: float, left: list[tuple[str, int]], finished: Finished) -> str:
+    """Say how long the study runs already, and how long it will still take if runs take as long as before."""
+    if not finished:
+        return ""
+    seconds: dict[str, list[float]] = {}
+    for (name, _), report in finished.items():
+        seconds.setdefault(name, []).append(report["seconds"])
+    usual = mean(report["seconds"] for report in finished.values())
+    estimate = sum(mean(seconds.get(name, [usual])) for name, _ in left)
+    return f" ({_duration(time.monotonic() - started)} so far, about {_duration(estimate)} left)"
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _latencies(study: Study, folder: Path) -> dict[str, dict[str, dict[str, float]]]:
+    """Time the final models of the first seed in turn; see `measure_latency` for the values by run."""
+    recipes = {name: study.recipe(name, study.seeds[0], folder) for name in study.runs}
+    models = [_load(run_folder(folder, name, study.seeds[0]), recipe) for name, recipe in recipes.items()]
+    measure = next(iter(recipes.values())).measure
+    latencies = measure_latency(
+        [loaded.model for loaded in models],
+        [torch.zeros(1, 3, *input_size(loaded.processor)) for loaded in models],
+        sorted({1, measure.batch_size}),
+        measure.repeats,
+        measure.threads,
+    )
+    return dict(zip(recipes, latencies, strict=True))
+
+
+def _load(folder: Path, recipe: Recipe) -> LoadedModel:
+    trusted = any(section and section.trust_remote_code for section in (recipe.teacher, recipe.student))
+    loaded = (load_backbone if recipe.task == "features" else load)(str(folder), trust_remote_code=trusted)
+    use_channels_last(loaded.model)
+    return loaded
