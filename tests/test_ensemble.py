@@ -118,16 +118,18 @@ def test_the_table_leaves_empty_what_was_not_measured():
 
 def test_two_members_of_one_architecture_are_two_models(tmp_path):
     from hf_compress.data import load_data
-    from hf_compress.run import RunFolder
-    from hf_compress.teacher import prepare_teacher
+    from hf_compress.seeds import Seeds
+    from hf_compress.teacher import load_teachers, train_teachers
+    from hf_compress.units import Units
 
     fresh = {"model": "resnet18", "width": 0.125, "image_size": 16, "finetune": TRAINING}
     wanted = recipe([fresh, fresh])
-    torch.manual_seed(0)
-    folder = RunFolder(tmp_path / "out", overwrite=False)
-    teacher, details = prepare_teacher(wanted, load_data(wanted.data, 0), folder, lambda line: None)
-    first, second = (one.model.classifier[1].weight for one in teacher.members)
-    assert not torch.equal(first, second)
+    data, seeds = load_data(wanted.data, 0), Seeds.of(wanted).teachers
+    untrained = load_teachers(wanted, data, seeds, lambda line: None)
+    trained, details = train_teachers(wanted, untrained, data, seeds, Units(tmp_path, 0), lambda line: None)
+    for teachers in (untrained, trained):
+        first, second = (one.model.classifier[1].weight for one in teachers)
+        assert not torch.equal(first, second)
     assert details[0]["epochs"] != details[1]["epochs"]
 
 

@@ -83,7 +83,10 @@ def run_recipe(recipe: Recipe, target: Path, overwrite: bool, resume: bool) -> N
     try:
         result = compress(recipe, target, overwrite, resume, log=_printer(console))
     except KeyboardInterrupt as stop:
-        raise _interrupted(stop, f"'{target}' was not written") from None
+        interrupted = Interrupted(f"interrupted: '{target}' was not written")
+        for note in getattr(stop, "__notes__", []):
+            interrupted.add_note(note)
+        raise interrupted from None
     console.print(report_table(result.report))
     console.print(f"model, recipe and report: {result.folder}", markup=False, highlight=False, soft_wrap=True)
 
@@ -102,19 +105,13 @@ def show_study(study: Study, target: Path, overwrite: bool, resume: bool) -> Non
     console = Console()
     try:
         report = run_study(study, target, overwrite, resume, log=_printer(console))
-    except KeyboardInterrupt as stop:
-        raise _interrupted(stop, f"finished runs and their table are in '{target}'") from None
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"interrupted: finished runs and their table are in '{target}'; the same command with --resume goes on"
+        ) from None
     console.print(terminal_table(report))
     console.print(f"table, figure and runs: {target}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _printer(console: Console) -> Callable[[str], None]:
     return lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _interrupted(stop: KeyboardInterrupt, what_is_there: str) -> Interrupted:
-    """Return what the user is told after Ctrl-C, with the notes that say how to go on."""
-    error = Interrupted(f"interrupted: {what_is_there}")
-    for note in getattr(stop, "__notes__", []):
-        error.add_note(note)
-    return error

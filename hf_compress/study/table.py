@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
+from hf_compress.environment import environment
 from hf_compress.hub import card_facts as facts
 from hf_compress.hub.markdown import escaped
-from hf_compress.run import environment
 from hf_compress.study.config import Study
 from hf_compress.study.resolving import run_folder
 

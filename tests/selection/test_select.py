@@ -15,6 +15,7 @@ from hf_compress.selection.candidates import Blueprint, Candidate
 from hf_compress.selection.config import ProbeSection
 from hf_compress.selection.probe import Probe, few_images
 from hf_compress.selection.select import pixels, select_student
+from hf_compress.units import Units
 
 LIMITS = {"parameters": 710_000, "macs": 3e6, "bytes": 3e6, "latency_ms": 10_000}
 TRAINING = {"epochs": 1, "learning_rate": 3e-3}
@@ -114,11 +115,8 @@ def test_the_resolved_recipe_names_the_student_and_repeats_it_without_a_search(f
 
 def test_without_teacher_the_same_seed_gives_the_same_selection(tmp_path):
     data = load_data(alone().data, seed=0)
-    torch.manual_seed(7)
-    first, second = (select_student(alone(), data, None, tmp_path, lambda line: None) for _ in range(2))
-    drawn = torch.rand(1)
-    torch.manual_seed(7)
-    assert torch.equal(torch.rand(1), drawn)
+    places = (Units(tmp_path / name, seed=0) for name in ("first", "second"))
+    first, second = (select_student(alone(), data, None, units, lambda line: None) for units in places)
     assert first == second
     assert first[1]["selection"]["hint"] is None
     assert all("latency_ms" not in row for row in first[1]["selection"]["candidates"])
@@ -126,7 +124,15 @@ def test_without_teacher_the_same_seed_gives_the_same_selection(tmp_path):
 
 def test_a_named_student_is_left_alone():
     named = recipe(student="resnet18")
-    assert select_student(named, None, None, Path("unused"), print) == (named, {})
+    assert select_student(named, None, None, Units(Path("unused"), seed=0), print) == (named, {})
+
+
+def test_a_search_that_is_done_is_not_repeated(tmp_path):
+    data, units = load_data(alone().data, seed=0), Units(tmp_path, seed=0)
+    found = select_student(alone(), data, None, units, lambda line: None)
+    lines = []
+    assert select_student(alone(), data, None, units, lines.append) == found
+    assert lines == []
 
 
 def test_nothing_fits(tmp_path):
@@ -134,7 +140,7 @@ def test_nothing_fits(tmp_path):
     with pytest.raises(
         RunError, match=r"budget of 1\.00 k parameters: the nearest is mobilenet_v1 x0\.25 with 215\.64 k"
     ):
-        select_student(tiny, load_data(tiny.data, seed=0), None, tmp_path, print)
+        select_student(tiny, load_data(tiny.data, seed=0), None, Units(tmp_path, seed=0), print)
 
 
 def test_a_training_that_diverges_loses(tmp_path):

@@ -299,11 +299,6 @@ def test_ctrl_c_says_how_to_go_on(copied, tmp_path, capsys, monkeypatch):
     assert f"table are in '{copied}'; the same command with --resume goes on" in capsys.readouterr().err
 
 
-def test_a_single_run_is_not_resumed_as_a_study(capsys):
-    assert command("run", "quickstart", "--resume") == 2
-    assert "--resume goes on with a study" in capsys.readouterr().err
-
-
 def test_the_schema_command_knows_studies(capsys):
     assert not command("schema", "--study")
     assert "StudyRun" in json.loads(capsys.readouterr().out)["$defs"]

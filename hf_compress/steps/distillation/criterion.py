@@ -10,31 +10,28 @@ from hf_compress.steps.distillation.config import LOSSES, LossConfig, LossTerm
 from hf_compress.steps.distillation.features import Answer, answer, as_map, of_one_size, require_layers
 
 
-class Criterion:
-    """The weighted sum of the losses of a section.
+class Criterion(nn.Module):
+    """The weighted sum of the losses of a section. Its parameters are trained together with the student.
 
     Attributes:
         student_layers, teacher_layers: names of the layers that are compared; none for losses of outputs alone.
-        projectors: by pair of layers, the 1x1 convolution from the student's channels to the teacher's.
+        projectors: by pair of layers, see `_key`, the 1x1 convolution from the student's channels to the teacher's.
     """
 
     def __init__(self, config: LossConfig):
+        super().__init__()
         self.terms = config.terms
         self.student_layers = {layer for term in self.terms for layer in term.layers}
         self.teacher_layers = {layer for term in self.terms for layer in term.layers.values()}
-        self.projectors: dict[tuple[str, str], nn.Conv2d] = {}
+        self.projectors = nn.ModuleDict()
 
-    def __call__(self, student: Answer, teacher: Answer, labels: Tensor | None) -> Tensor:
+    def forward(self, student: Answer, teacher: Answer, labels: Tensor | None) -> Tensor:
         """Return the loss of a batch, a scalar.
 
         Raises:
             RunError: a loss needs labels, and there are none.
         """
         return sum(term.weight * self._value(term, student, teacher, labels) for term in self.terms)
-
-    def parameters(self) -> list[nn.Parameter]:
-        """Return what is trained together with the student."""
-        return [parameter for projector in self.projectors.values() for parameter in projector.parameters()]
 
     def match_layers(self, student: nn.Module, teacher: nn.Module, pixel_values: Tensor, teacher_view: Tensor) -> None:
         """Check the layers against a batch, and build projectors where losses ask for them and channels differ.
@@ -54,8 +51,9 @@ class Criterion:
         for term in self.terms:
             for mine, theirs in term.layers.items():
                 inputs, outputs = as_map(given[mine], mine).shape[1], as_map(wanted[theirs], theirs).shape[1]
-                if LOSSES.get(term.loss).projects and inputs != outputs and (mine, theirs) not in self.projectors:
-                    self.projectors[mine, theirs] = nn.Conv2d(inputs, outputs, 1).to(pixel_values.device)
+                key = _key(mine, theirs)
+                if LOSSES.get(term.loss).projects and inputs != outputs and key not in self.projectors:
+                    self.projectors[key] = nn.Conv2d(inputs, outputs, 1).to(pixel_values.device)
 
     def _value(self, term: LossTerm, student: Answer, teacher: Answer, labels: Tensor | None) -> Tensor:
         loss = LOSSES.get(term.loss)
@@ -69,4 +67,10 @@ class Criterion:
     def _maps(self, student: Answer, teacher: Answer, pair: tuple[str, str], projects: bool) -> tuple[Tensor, Tensor]:
         maps = as_map(student.features[pair[0]], pair[0]), as_map(teacher.features[pair[1]], pair[1])
         mine, theirs = of_one_size(*maps)
-        return (self.projectors[pair](mine) if projects and pair in self.projectors else mine), theirs
+        key = _key(*pair)
+        return (self.projectors[key](mine) if projects and key in self.projectors else mine), theirs
+
+
+def _key(student_layer: str, teacher_layer: str) -> str:
+    """Return the name of a pair, without the dots that a module's name must not have."""
+    return f"{student_layer}->{teacher_layer}".replace(".", "/")
