@@ -49,7 +49,8 @@ def validate(section: type[S], values: Any, path: str = "") -> S:
     try:
         return section.model_validate(values)
     except ValidationError as error:
-        raise UsageError(sentence(section, error.errors()[0], path)) from None
+        first, *_ = sorted(error.errors(), key=lambda each: each["type"] != "extra_forbidden")  # a misspelt key
+        raise UsageError(sentence(section, first, path)) from None
 
 
 def sentence(section: type[BaseModel], error: dict, path: str) -> str:

@@ -168,11 +168,18 @@ def _mobilenet_v1(width: float, **label_options) -> PretrainedConfig:
 
 @register_student("efficientnet_b0", "EfficientNet-B0 (Tan and Le, 2019)")
 def _efficientnet_b0(width: float, **label_options) -> PretrainedConfig:
-    """transformers' defaults are those of B7."""
+    """transformers' defaults are those of B7, and so small at first that training does not begin."""
     from transformers import EfficientNetConfig
     from transformers.models.efficientnet.modeling_efficientnet import round_filters
 
-    config = EfficientNetConfig(width_coefficient=width, depth_coefficient=1.0, dropout_rate=0.2, **label_options)
+    config = EfficientNetConfig(
+        width_coefficient=width,
+        depth_coefficient=1.0,
+        dropout_rate=0.2,
+        initializer_range=0.1,
+        batch_norm_eps=1e-5,
+        **label_options,
+    )
     config.hidden_dim = round_filters(config, 1280)
     return config
 

@@ -91,7 +91,7 @@ def test_labels_that_are_not_the_teachers(tmp_path, photos, fails):
     code, sentence = fails("run", "distill-mse", "--data", str(photos), "--teacher", str(tmp_path / "teacher"),
                            "--set", "teacher.finetune=null")  # fmt: skip
     assert code == 1
-    assert "labels (ant, bee, cow) are not the data's (cat, dog): add 'teacher.finetune'" in sentence
+    assert "(ant, bee, cow) are not those of the data (cat, dog): add 'teacher.finetune'" in sentence
 
 
 def test_an_empty_class(photos, fails):

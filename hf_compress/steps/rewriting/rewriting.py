@@ -117,7 +117,8 @@ def _candidates(
             candidates.remove(candidate)
             skipped[candidate.names[0]] = "saves no MACs: {} before, {} after".format(*candidate.macs)
     if not candidates:
-        reasons = "; ".join(f"'{layer}' {reason}" for layer, reason in list(skipped.items())[:NAMED])
+        examples = {reason.partition(":")[0]: f"'{layer}' {reason}" for layer, reason in reversed(skipped.items())}
+        reasons = "; ".join(list(examples.values())[:NAMED])
         raise RunError(f"'rewrite: {config.kind}' can rewrite none of the {len(skipped)} layers: {reasons}")
     return candidates, skipped
 
