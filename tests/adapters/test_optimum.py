@@ -235,7 +235,7 @@ def test_projectors_between_layers_are_trained_and_not_saved(tmp_path):
 
     task.add_callback(Watch())
     task.train()
-    trained = task.criterion.parameters()
+    trained = list(task.criterion.parameters())
     assert len(trained) == 4
     assert not any(torch.equal(before, after) for before, after in zip(projectors, trained, strict=True))
     task.save_model()
