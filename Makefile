@@ -8,7 +8,7 @@ demo: .venv/installed
 test: .venv/installed
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-BENCHMARKS := start_up distillation_step cached_distillation input_pipeline selection_of_weights channel_removal
+BENCHMARKS := start_up distillation_step distillation_peers cached_distillation input_pipeline selection_of_weights channel_removal
 
 bench: .venv/installed
 	mkdir -p benchmarks/results
