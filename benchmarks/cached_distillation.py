@@ -2,7 +2,7 @@
 
     python benchmarks/cached_distillation.py
 
-All three train copies of one student on the same augmented digits, in turn; reading the answers counts. The first turn,
+All three train copies of one student on the same augmented digits, in turn; reading answers counts. The first turn,
 which fills the cache, does not.
 """
 
