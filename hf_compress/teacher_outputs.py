@@ -13,6 +13,7 @@ from accelerate.utils import send_to_device
 from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from transformers import PreTrainedModel
 
 from hf_compress.data import Collator, ImageSplit
 from hf_compress.data.images import example_input
@@ -28,7 +29,7 @@ PLACES = {"_name_or_path"}  # in a config: where the model was loaded from
 Ask = Callable[[nn.Module, Any], Tensor]
 
 
-def logits(model: nn.Module, pixel_values: Any) -> Tensor:
+def logits_of(model: nn.Module, pixel_values: Any) -> Tensor:
     """Return the logits of a classifier, shape (batch, classes)."""
     return model(pixel_values=pixel_values).logits
 
@@ -64,7 +65,7 @@ def fingerprint(teacher: LoadedModel, ask: Ask) -> str:
     configs = [
         {key: value for key, value in module.config.to_dict().items() if key not in PLACES}
         for module in teacher.model.modules()
-        if hasattr(module, "config")
+        if isinstance(module, PreTrainedModel)
     ]
     facts = {
         "ask": f"{ask.__module__}.{ask.__qualname__}",

@@ -6,6 +6,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -82,11 +83,14 @@ class TensorCache:
         with FileLock(self.folder / f"lock-{key[:2]}"):
             found = _read(file)
             if found is None:
-                tensor = compute().contiguous()
+                computed = compute().contiguous()
                 with whole_file(file) as new:
-                    save_file({NAME: tensor}, new, metadata={CHECKSUM: _checksum(tensor)})
+                    save_file({NAME: computed}, new, metadata={CHECKSUM: _checksum(computed)})
                 found = _read(file)
-            os.utime(file)
+                if found is None:  # another process made room for its own
+                    found = computed
+            with suppress(OSError):
+                os.utime(file)
         if self.limit is not None:
             self._remove_oldest()
         return found

@@ -32,7 +32,7 @@ from hf_compress.steps.base import Context
 from hf_compress.steps.distillation.config import LOSSES, LossConfig
 from hf_compress.steps.distillation.criterion import Criterion
 from hf_compress.steps.distillation.features import Answer, answer
-from hf_compress.teacher_outputs import answered, logits
+from hf_compress.teacher_outputs import answered, logits_of
 
 EVALUATION_BATCH = 128
 PROJECTORS = "projectors.safetensors"
@@ -211,7 +211,7 @@ def train(
         )
     images = data.train if teacher is None else data.with_unlabelled
     if teacher is not None and not any(term.layers for term in config.terms):
-        images = answered(images, teacher, logits, context, config.epochs)
+        images = answered(images, teacher, logits_of, context, config.epochs)
     live = teacher if images.teacher_outputs is None else None
     sparse = [parameter for name, parameter in model.named_parameters() if name in context.sparse_parameters]
     build = partial(

@@ -12,7 +12,7 @@ from hf_compress.hub.load import LoadedModel
 from hf_compress.sections import DataSection
 from hf_compress.steps.base import Context
 from hf_compress.steps.distillation.config import DistillConfig
-from hf_compress.teacher_outputs import answered, fingerprint, logits
+from hf_compress.teacher_outputs import answered, fingerprint, logits_of
 from hf_compress.training import CompressionTrainer, train
 
 SPLITS = {"train": "train[:48]", "validation": "train[300:330]", "test": "train[400:430]"}
@@ -100,7 +100,7 @@ def test_an_interrupted_training_with_views_gives_the_same_weights(tmp_path, sha
 def test_the_loss_is_that_of_the_teacher_looking_on(tmp_path, shared, teacher, loss):
     """To rounding: it was asked in batches of another size."""
     given = context(tmp_path, augmentation="light", views=2)
-    images = answered(given.data.train, teacher, logits, given, epochs=2)
+    images = answered(given.data.train, teacher, logits_of, given, epochs=2)
     student, config = vit(0), DistillConfig(loss=loss)
     for epoch in range(2):
         items, live = (split.in_epoch(epoch) for split in (images, given.data.train))
@@ -143,7 +143,7 @@ def test_every_epoch_shows_its_own_view_and_answers(tmp_path, shared, teacher, m
     options = {"augmentation": "light", "views": 2}
     distilled(tmp_path / "own", teacher, **options)
     given = context(tmp_path, **options)
-    images = answered(given.data.train, teacher, logits, given, epochs=2)
+    images = answered(given.data.train, teacher, logits_of, given, epochs=2)
     expected = []
     for view in range(2):
         pixels = Collator(PROCESSOR)(given.data.train.in_epoch(view).__getitems__(list(range(48))))["pixel_values"]
@@ -170,7 +170,7 @@ def test_where_answers_are_of_no_use_none_are_kept(tmp_path, shared, teacher, op
 def test_asking_draws_no_random_number(tmp_path, shared, teacher):
     given = context(tmp_path)
     torch.manual_seed(3)
-    answered(given.data.train, teacher, logits, given, epochs=1)
+    answered(given.data.train, teacher, logits_of, given, epochs=1)
     drawn = torch.rand(4)
     torch.manual_seed(3)
     assert torch.equal(drawn, torch.rand(4))
@@ -196,15 +196,15 @@ def changed_module(loaded):
 def test_another_teacher_has_another_fingerprint(teacher, change):
     other = copy.deepcopy(teacher)
     other.model.config._name_or_path = "elsewhere"
-    assert fingerprint(other, logits) == fingerprint(teacher, logits)
+    assert fingerprint(other, logits_of) == fingerprint(teacher, logits_of)
     change(other)
-    assert fingerprint(other, logits) != fingerprint(teacher, logits)
+    assert fingerprint(other, logits_of) != fingerprint(teacher, logits_of)
 
 
 def test_other_threads_are_another_fingerprint(teacher):
-    before, threads = fingerprint(teacher, logits), torch.get_num_threads()
+    before, threads = fingerprint(teacher, logits_of), torch.get_num_threads()
     try:
         torch.set_num_threads(threads + 1)
-        assert fingerprint(teacher, logits) != before
+        assert fingerprint(teacher, logits_of) != before
     finally:
         torch.set_num_threads(threads)
