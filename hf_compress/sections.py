@@ -127,13 +127,26 @@ class DataSection(SourceSection):
     augmentation: Literal["none", "light", "standard"] = Field(
         "none", description="`light`: shift and mirror; `standard`: random crop, mirror and colour."
     )
+    views: int | None = Field(
+        None,
+        ge=1,
+        description="Augmented views of an image, shown in turn, one an epoch, so that a teacher sees each only once; "
+        "endlessly many when not given.",
+    )
     on_corrupt: Literal["skip", "stop"] = Field("skip", description="What to do with an image that cannot be decoded.")
     workers: int = Field(0, ge=0, description="Processes that decode images; 0 decodes in the main process.")
+    cache_mb: int = Field(1024, ge=0, description="Memory, in MiB, for images that are decoded only once.")
 
     @field_validator("unlabelled", mode="before")
     @classmethod
     def _source_shorthand(cls, sources: Any) -> Any:
         return all_named(sources, "path")
+
+    @model_validator(mode="after")
+    def _views_are_augmented(self):
+        if self.views is not None and self.augmentation == "none":
+            raise ValueError("views are made by an augmentation: set augmentation, or leave out views")
+        return self
 
     @model_validator(mode="after")
     def _no_test_images(self):

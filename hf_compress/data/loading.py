@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import datasets
 
 from hf_compress.data.augmentation import build_augmentation
+from hf_compress.data.decoded import Room
 from hf_compress.data.images import IGNORED_LABEL, ImageSplit, input_size
 from hf_compress.data.sources import (
     features_of,
@@ -100,17 +101,19 @@ def load_data(section: DataSection, seed: int) -> ImageData:
     raw, names, named = _encode_labels(raw, label_column)
     raw = raw.cast_column(image_column, datasets.Image(decode=False))
     parts, origin = split(raw, section.splits, label_column, seed)
-    images, corrupt = {}, {}
-    for role, rows in parts.items():
-        rows, corrupt[role] = without_corrupt(rows, image_column, section.on_corrupt, f"split '{role}'")
+    images, corrupt, room = {}, {}, Room(section.cache_mb * 2**20)
+    for role, found in parts.items():
+        rows, decoded = without_corrupt(found, image_column, section.on_corrupt, f"split '{role}'", room)
+        corrupt[role] = len(found) - len(rows)
         labels = [IGNORED_LABEL] * len(rows) if label_column is None else _labels(rows, label_column)
-        images[role] = ImageSplit(rows.select_columns(image_column), image_column, labels)
+        images[role] = ImageSplit(rows.select_columns(image_column), image_column, labels, decoded)
         if not labels:
             raise RunError(f"split '{role}' of {section.path} has no images")
     if section.labelled < 1:
         origin["train"] = f"{section.labelled:.0%} of {origin['train']}"
     images["train"], forgotten = set_aside(images["train"], section.labelled, seed)
-    unlabelled = load_unlabelled(section, forgotten)
+    images["train"].views, images["train"].seed = section.views, seed
+    unlabelled = load_unlabelled(section, forgotten, room)
     data = ImageData(**images, label_names=names, named=named, unlabelled=unlabelled.images, workers=section.workers)
     _refuse_empty_classes(data, section)
     facts = {role: _facts(part, origin[role], corrupt[role], names) for role, part in data.splits.items()}

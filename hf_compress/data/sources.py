@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,9 @@ from typing import Any
 import datasets
 import numpy as np
 from rich.progress import Progress
+from torch import Tensor
 
+from hf_compress.data.decoded import Decoded, Room
 from hf_compress.data.images import decode
 from hf_compress.errors import RunError, UsageError
 from hf_compress.sections import SourceSection
@@ -97,22 +100,34 @@ def image_column_of(raw: datasets.DatasetDict, key: str) -> str:
     return columns[0]
 
 
-def without_corrupt(rows: datasets.Dataset, column: str, on_corrupt: str, place: str) -> tuple[datasets.Dataset, int]:
-    """Decode every picture once; leave out, or stop at, those that cannot be decoded."""
+def without_corrupt(
+    rows: datasets.Dataset, column: str, on_corrupt: str, place: str, room: Room
+) -> tuple[datasets.Dataset, Decoded]:
+    """Decode every picture once; leave out, or stop at, those that cannot be decoded.
 
-    def fault(picture: dict[str, Any]) -> str | None:
+    Args:
+        room: memory for pictures that need not be decoded again.
+
+    Returns:
+        The rows that are left, and what is known of their pictures.
+    """
+
+    def read(picture: dict[str, Any]) -> tuple[bytes, Tensor] | str:
         try:
-            decode(picture)
+            content = Path(picture["path"]).read_bytes() if picture["bytes"] is None else picture["bytes"]
+            return hashlib.sha256(content).digest(), decode({"bytes": content, "path": None})
         except (OSError, SyntaxError, ValueError) as error:
             return f"{picture['path'] or 'a picture'} ({error})"
-        return None
 
     pictures = rows.select_columns(column)
     faults: list[str | None] = []
+    parts = [Decoded.of([], room)]
     with ThreadPoolExecutor() as pool, Progress(transient=True) as progress:
         task = progress.add_task(f"Checking images of {place}", total=len(rows))
         for batch in pictures.iter(batch_size=256):
-            faults += pool.map(fault, batch[column])
+            results = list(pool.map(read, batch[column]))
+            faults += [result if isinstance(result, str) else None for result in results]
+            parts.append(Decoded.of([result for result in results if not isinstance(result, str)], room))
             progress.update(task, completed=len(faults))
     bad = [text for text in faults if text]
     if bad and on_corrupt == "stop":
@@ -120,7 +135,7 @@ def without_corrupt(rows: datasets.Dataset, column: str, on_corrupt: str, place:
     if bad:
         logger.warning("%s: skipped %d corrupt images, the first is %s", place, len(bad), bad[0])
         rows = rows.select([index for index, text in enumerate(faults) if not text])
-    return rows, len(bad)
+    return rows, Decoded.joined(parts)
 
 
 def refuse_empty_class_folders(folder: Path) -> None:
