@@ -47,7 +47,7 @@ class Recipe(Section):
     )
     measure: MeasureSection = Field(default_factory=MeasureSection)
     publish: PublishSection | None = Field(None, description="Publish the finished run folder on the Hub.")
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
 
     @model_validator(mode="before")
     @classmethod

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from hf_compress.environment import environment
 from hf_compress.errors import CompressError, Diverged, RunError, UsageError
-from hf_compress.files import read_json, write_json, write_problem
+from hf_compress.files import read_json, user_path, write_json, write_problem
 from hf_compress.recipe import Recipe
 from hf_compress.run import RECIPE, REPORT, Run
 from hf_compress.selection.config import AUTO
@@ -46,7 +46,7 @@ class RunFolder:
     """
 
     def __init__(self, destination: str | Path, recipe: Recipe, overwrite: bool = False, resume: bool = False):
-        self.destination = Path(destination).expanduser()
+        self.destination = user_path(destination)
         self.partial = self.destination.with_name(self.destination.name + ".partial")
         self.recipe, self.overwrite, self.resume = recipe, overwrite, resume
         self.units = Units(self.partial / "units", recipe.seed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import datasets
@@ -21,6 +20,7 @@ from hf_compress.data.sources import (
 from hf_compress.data.splits import split
 from hf_compress.data.unlabelled import load_unlabelled, set_aside
 from hf_compress.errors import RunError, UsageError
+from hf_compress.files import user_path
 from hf_compress.sections import DataSection
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def load_data(section: DataSection, seed: int) -> ImageData:
         UsageError: the data set, a column or a split does not exist.
         RunError: a class is empty, or an image is corrupt and the recipe says stop.
     """
-    refuse_empty_class_folders(Path(section.path).expanduser())
+    refuse_empty_class_folders(user_path(section.path))
     raw, commit = load_raw(section, "data")
     image_column = section.image_column or image_column_of(raw, "data")
     label_column = _label_column(raw, section)

@@ -14,6 +14,7 @@ from rich.progress import Progress
 
 from hf_compress.data.images import decode
 from hf_compress.errors import RunError, UsageError
+from hf_compress.files import user_path
 from hf_compress.sections import SourceSection
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ def load_raw(section: SourceSection, key: str) -> tuple[datasets.DatasetDict, st
     """
     if section.path == "digits":
         return _digits(), None
-    folder = Path(section.path).expanduser()
+    folder = user_path(section.path)
     looks_local = section.path.startswith(("/", ".", "~")) or folder.exists()
     if looks_local and not folder.is_dir():
         raise UsageError(f"'{key}.path': there is no folder '{section.path}'")

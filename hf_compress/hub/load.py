@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +30,7 @@ from transformers import (
 )
 
 from hf_compress.errors import CompressError, RunError, UsageError
+from hf_compress.files import user_path
 
 LOAD_ERRORS = (OSError, ValueError, RuntimeError, ImportError, SafetensorError, HTTPError, RevisionResolutionError)
 
@@ -151,7 +151,7 @@ def local_folder(name: str) -> str | None:
     Raises:
         UsageError: a path without a model.
     """
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UsageError(f"folder '{name}' has no config.json: give a folder in Hub form")

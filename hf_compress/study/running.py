@@ -13,7 +13,7 @@ import torch
 
 from hf_compress.data.images import input_size
 from hf_compress.errors import CompressError, UsageError
-from hf_compress.files import write_text
+from hf_compress.files import user_path, write_text
 from hf_compress.hub.backbone import load_backbone
 from hf_compress.hub.load import LoadedModel, load
 from hf_compress.measure.latency import measure_latency
@@ -56,7 +56,7 @@ def run_study(
         UsageError: the folder is wrong, or a finished run has another recipe now.
         RunError: a run cannot go on; the sentence names it. Finished runs stay.
     """
-    folder = Path(output).expanduser()
+    folder = user_path(output)
     _prepare(folder, overwrite, resume)
     finished = _finished(study, folder)
     write_text(folder / STUDY, study.to_yaml())
