@@ -67,18 +67,18 @@ def validate(section: type[S], values: Any, path: str = "") -> S:
 def sentence(section: type[BaseModel], error: dict, path: str) -> str:
     """Say in one sentence what pydantic found wrong in the part of the recipe at `path`."""
     location = [part for part in error["loc"] if not _is_union_tag(part)]
-    key = ".".join([path, *map(str, location)] if path else map(str, location)) or "the recipe"
+    key = shown(".".join([path, *map(str, location)] if path else map(str, location)) or "the recipe")
     value = error["input"]
     if error["type"] == "extra_forbidden":
         owner = _section_at(section, location[:-1])
-        return f"unknown key '{key}' (value {shown(value)}){did_you_mean(str(location[-1]), owner.model_fields)}"
+        return f"unknown key {key} (value {shown(value)}){did_you_mean(str(location[-1]), owner.model_fields)}"
     if error["type"] == "missing":
-        return f"'{key}' is missing: add it to the recipe"
+        return f"{key} is missing: add it to the recipe"
     if error["type"] == "literal_error":
         expected = [choice.strip("'") for choice in error["ctx"]["expected"].replace(" or ", ", ").split(", ")]
-        return f"'{key}' cannot be {shown(value)}{did_you_mean(str(value), expected)}"
+        return f"{key} cannot be {shown(value)}{did_you_mean(str(value), expected)}"
     reason = error["msg"].removeprefix("Value error, ")
-    return f"'{key}' cannot be {shown(value)}: {reason[0].lower()}{reason[1:]}"
+    return f"{key} cannot be {shown(value)}: {reason[0].lower()}{reason[1:]}"
 
 
 def _holds_bool(field: FieldInfo) -> bool:

@@ -7,8 +7,8 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from hf_compress.bounded_yaml import MOST_CHARACTERS, read_yaml
-from hf_compress.errors import UsageError
+from hf_compress.bounded_yaml import MOST_CHARACTERS, MOST_LEVELS, read_yaml
+from hf_compress.errors import UsageError, shown
 from hf_compress.files import user_path
 from hf_compress.registry import did_you_mean
 from hf_compress.shipped import shipped_folders
@@ -55,17 +55,19 @@ def _find(source: str | Path) -> Path:
     shipped = shipped_recipes()
     if str(source) in shipped:
         return shipped[str(source)]
-    raise UsageError(f"no recipe file or shipped recipe '{source}'{did_you_mean(str(source), shipped)}")
+    raise UsageError(f"no recipe file or shipped recipe {shown(str(source))}{did_you_mean(str(source), shipped)}")
 
 
 def _override(values: dict, key: str, value: Any) -> None:
     """Set `value` at the dotted path `key`; `steps.prune.amount` addresses the only prune step."""
     node: Any = values
     *parents, last = key.split(".")
+    if len(parents) > MOST_LEVELS:
+        raise UsageError(f"cannot set {shown(key)}: it goes more than {MOST_LEVELS} levels deep")
     for depth, part in enumerate(parents):
         node = _child(node, part, key, in_steps=parents[depth - 1 : depth] == ["steps"])
         if not isinstance(node, dict | list):
-            raise UsageError(f"cannot set '{key}': '{'.'.join(parents[: depth + 1])}' is a single value")
+            raise UsageError(f"cannot set {shown(key)}: {shown('.'.join(parents[: depth + 1]))} is a single value")
     if isinstance(node, list):
         node[_list_index(node, last, key)] = value if last.isdecimal() else {last: value}
     else:
@@ -94,5 +96,5 @@ def _list_index(items: list, part: str, key: str) -> int:
     matches = [i for i, item in enumerate(items) if item == part or (isinstance(item, dict) and part in item)]
     if len(matches) != 1:
         found = "no step" if not matches else "more than one step"
-        raise UsageError(f"cannot set '{key}': {found} '{part}'; use a number from 0 to {len(items) - 1}")
+        raise UsageError(f"cannot set {shown(key)}: {found} {shown(part)}; use a number from 0 to {len(items) - 1}")
     return matches[0]

@@ -168,8 +168,11 @@ def _encode_labels(raw: datasets.DatasetDict, column: str | None) -> tuple[datas
     values = sorted({value for rows in raw.values() for value in rows.unique(column)} - {None, -1})
     if not all(isinstance(value, int | str) for value in values):
         raise UsageError(f"'data.label_column': column '{column}' holds {feature}, not classes")
-    if values and isinstance(values[0], int):
-        return raw, [str(value) for value in range(values[-1] + 1)], False
+    if not values or isinstance(values[0], int):
+        count = max([value + 1 for value in values], default=0)
+        if count > (images := sum(map(len, raw.values()))):
+            raise RunError(f"label {count - 1} in column '{column}' makes {count} classes, of {images} images")
+        return raw, [str(value) for value in range(count)], False
     raw = raw.map(lambda row: {column: -1 if row[column] is None else values.index(row[column])})
     return raw, values, True
 

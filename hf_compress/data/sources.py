@@ -44,7 +44,7 @@ def load_raw(section: SourceSection, key: str) -> tuple[datasets.DatasetDict, st
         raise UsageError(f"'{key}.path': {str(error).rstrip('.')}; check the id, or log in if it is private") from None
     except datasets.data_files.EmptyDatasetError:
         raise UsageError(f"'{key}.path': the folder '{section.path}' has no images or parquet files") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"'{key}.path': {section.path} cannot be loaded: {reason}") from None
     raw = loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({"train": loaded})
@@ -104,8 +104,8 @@ def without_corrupt(rows: datasets.Dataset, column: str, on_corrupt: str, place:
     def fault(picture: dict[str, Any]) -> str | None:
         try:
             decode(picture)
-        except (OSError, SyntaxError, ValueError) as error:
-            return f"{picture['path'] or 'a picture'} ({error})"
+        except Exception as error:  # a damaged file makes Pillow raise anything
+            return f"{picture['path'] or 'a picture'} ({error or type(error).__name__})"
         return None
 
     pictures = rows.select_columns(column)

@@ -42,8 +42,10 @@ class BudgetSection(Section):
 class ProbeSection(Section):
     """Short trainings in which students compete."""
 
-    candidates: int = Field(6, ge=1, description="Students that compete.")
-    images: int = Field(1000, ge=1, description="Training images of a probe, and at most as many validation images.")
+    candidates: int = Field(6, ge=1, le=MOST, description="Students that compete.")
+    images: int = Field(
+        1000, ge=1, le=MOST, description="Training images of a probe, and at most as many validation images."
+    )
     epochs: int = Field(
         2, ge=1, le=MOST, description="Epochs in the first rung; they double in each of the following."
     )

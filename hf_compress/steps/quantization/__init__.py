@@ -11,7 +11,7 @@ __all__ = ["Quantize", "QuantizeConfig"]
 class QuantizeConfig(Section):
     """Static 8-bit quantisation of weights and activations by Neural Compressor."""
 
-    images: int = Field(256, ge=1, description="Training images that set the ranges of the activations.")
+    images: int = Field(256, ge=1, le=MOST, description="Training images that set the ranges of the activations.")
     repeats: int = Field(30, ge=3, le=MOST, description="Timed forward passes a model and batch size.")
 
 
