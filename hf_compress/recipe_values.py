@@ -62,6 +62,8 @@ def _override(values: dict, key: str, value: Any) -> None:
     """Set `value` at the dotted path `key`; `steps.prune.amount` addresses the only prune step."""
     node: Any = values
     *parents, last = key.split(".")
+    if not last or "" in parents:
+        raise UsageError(f"cannot set {shown(key)}: a part of the key is empty")
     if len(parents) > MOST_LEVELS:
         raise UsageError(f"cannot set {shown(key)}: it goes more than {MOST_LEVELS} levels deep")
     for depth, part in enumerate(parents):
