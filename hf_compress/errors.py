@@ -1,10 +1,29 @@
 """The kinds of failure a user meets, and the exit codes they get."""
 
+from typing import Any
+
+MOST_CHARACTERS = 200
+
+
+def shown(value: Any) -> str:
+    """Return the `repr` of a value, without the middle of a long one."""
+    text = repr(value)
+    half = MOST_CHARACTERS // 2
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:half]} ... {text[-half:]}"
+
+
+def one_line(text: str) -> str:
+    """Return a text on one line; what a terminal would not print as it stands, or obey, is escaped."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in " ".join(text.split()))
+
 
 class CompressError(Exception):
     """An error whose message is one sentence that says what is wrong, where, and what to do."""
 
     exit_code = 1
+
+    def __init__(self, sentence: str):
+        super().__init__(one_line(sentence))
 
 
 class UsageError(CompressError):

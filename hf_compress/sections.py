@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from hf_compress.config import Section, TrainingConfig
+from hf_compress.config import MOST, Section, TrainingConfig
 from hf_compress.errors import UsageError
 from hf_compress.selection.config import AUTO, BudgetSection, ProbeSection
 
@@ -18,8 +18,10 @@ class ModelSection(Section):
     model: str = Field(description="Hub id, folder, `timm/...`, or a name that `hf-compress students` lists.")
     revision: str | None = Field(None, description="Branch, tag or commit of the Hub repository.")
     trust_remote_code: bool = Field(False, description="Run the Python code that the repository contains.")
-    width: float = Field(1.0, gt=0, description="Width multiplier of a registered architecture.")
-    image_size: int | None = Field(None, ge=8, description="Input size in pixels of a registered architecture.")
+    width: float = Field(1.0, gt=0, le=64, description="Width multiplier of a registered architecture.")
+    image_size: int | None = Field(
+        None, ge=8, le=8192, description="Input size in pixels of a registered architecture."
+    )
 
 
 class StudentSection(ModelSection):
@@ -134,7 +136,7 @@ class DataSection(SourceSection):
         "endlessly many when not given.",
     )
     on_corrupt: Literal["skip", "stop"] = Field("skip", description="What to do with an image that cannot be decoded.")
-    workers: int = Field(0, ge=0, description="Processes that decode images; 0 decodes in the main process.")
+    workers: int = Field(0, ge=0, le=512, description="Processes that decode images; 0 decodes in the main process.")
     cache_mb: int = Field(1024, ge=0, description="Memory, in MiB, for images that are decoded only once.")
 
     @field_validator("unlabelled", mode="before")
@@ -156,9 +158,9 @@ class DataSection(SourceSection):
 
 
 class MeasureSection(Section):
-    batch_size: int = Field(64, ge=1, description="Second batch size of the latency table, beside 1.")
-    threads: int | None = Field(None, ge=1, description="CPU threads; all cores when not given.")
-    repeats: int = Field(30, ge=3, description="Timed forward passes a model and batch size.")
+    batch_size: int = Field(64, ge=1, le=MOST, description="Second batch size of the latency table, beside 1.")
+    threads: int | None = Field(None, ge=1, le=4096, description="CPU threads; all cores when not given.")
+    repeats: int = Field(30, ge=3, le=MOST, description="Timed forward passes a model and batch size.")
     runtimes: list[Literal["eager", "compile", "onnxruntime"]] = Field(
         ["eager"], description="Where latency is measured; `eager` always is. `onnxruntime` needs hf-compress[onnx]."
     )

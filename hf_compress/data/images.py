@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import functional as F
 from hf_compress.data.decoded import Decoded
 
 IGNORED_LABEL = -100
+MOST_PIXELS = 90_000_000  # a few bytes can hold a picture that fills the memory
 
 
 def decode(picture: dict[str, Any]) -> Tensor:
@@ -29,10 +30,12 @@ def decode(picture: dict[str, Any]) -> Tensor:
         uint8 tensor of shape (3, height, width): RGB, rotated as its EXIF tag says, transparency on white.
 
     Raises:
-        OSError, SyntaxError, ValueError: the bytes are not a whole picture.
+        Exception: the bytes are not a whole picture, for which Pillow has many kinds of error, or it is too large.
     """
     source = io.BytesIO(picture["bytes"]) if picture["bytes"] is not None else picture["path"]
     with Image.open(source) as image:
+        if image.width * image.height > MOST_PIXELS:
+            raise ValueError(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}")
         image.load()
         image = ImageOps.exif_transpose(image)
         if image.has_transparency_data:

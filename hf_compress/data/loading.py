@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import datasets
@@ -22,6 +21,7 @@ from hf_compress.data.sources import (
 from hf_compress.data.splits import split
 from hf_compress.data.unlabelled import load_unlabelled, set_aside
 from hf_compress.errors import RunError, UsageError
+from hf_compress.files import user_path
 from hf_compress.sections import DataSection
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def load_data(section: DataSection, seed: int) -> ImageData:
         UsageError: the data set, a column or a split does not exist.
         RunError: a class is empty, or an image is corrupt and the recipe says stop.
     """
-    refuse_empty_class_folders(Path(section.path).expanduser())
+    refuse_empty_class_folders(user_path(section.path))
     raw, commit = load_raw(section, "data")
     image_column = section.image_column or image_column_of(raw, "data")
     label_column = _label_column(raw, section)
@@ -171,8 +171,11 @@ def _encode_labels(raw: datasets.DatasetDict, column: str | None) -> tuple[datas
     values = sorted({value for rows in raw.values() for value in rows.unique(column)} - {None, -1})
     if not all(isinstance(value, int | str) for value in values):
         raise UsageError(f"'data.label_column': column '{column}' holds {feature}, not classes")
-    if values and isinstance(values[0], int):
-        return raw, [str(value) for value in range(values[-1] + 1)], False
+    if not values or isinstance(values[0], int):
+        count = max([value + 1 for value in values], default=0)
+        if count > (images := sum(map(len, raw.values()))):
+            raise RunError(f"label {count - 1} in column '{column}' makes {count} classes, of {images} images")
+        return raw, [str(value) for value in range(count)], False
     raw = raw.map(lambda row: {column: -1 if row[column] is None else values.index(row[column])})
     return raw, values, True
 

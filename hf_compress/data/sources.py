@@ -17,6 +17,7 @@ from torch import Tensor
 from hf_compress.data.decoded import Decoded, Room
 from hf_compress.data.images import decode
 from hf_compress.errors import RunError, UsageError
+from hf_compress.files import user_path
 from hf_compress.sections import SourceSection
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ def load_raw(section: SourceSection, key: str) -> tuple[datasets.DatasetDict, st
     """
     if section.path == "digits":
         return _digits(), None
-    folder = Path(section.path).expanduser()
+    folder = user_path(section.path)
     looks_local = section.path.startswith(("/", ".", "~")) or folder.exists()
     if looks_local and not folder.is_dir():
         raise UsageError(f"'{key}.path': there is no folder '{section.path}'")
@@ -46,7 +47,7 @@ def load_raw(section: SourceSection, key: str) -> tuple[datasets.DatasetDict, st
         raise UsageError(f"'{key}.path': {str(error).rstrip('.')}; check the id, or log in if it is private") from None
     except datasets.data_files.EmptyDatasetError:
         raise UsageError(f"'{key}.path': the folder '{section.path}' has no images or parquet files") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"'{key}.path': {section.path} cannot be loaded: {reason}") from None
     raw = loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({"train": loaded})
@@ -116,8 +117,8 @@ def without_corrupt(
         try:
             content = Path(picture["path"]).read_bytes() if picture["bytes"] is None else picture["bytes"]
             return hashlib.sha256(content).digest(), decode({"bytes": content, "path": None})
-        except (OSError, SyntaxError, ValueError) as error:
-            return f"{picture['path'] or 'a picture'} ({error})"
+        except Exception as error:  # a damaged file makes Pillow raise anything
+            return f"{picture['path'] or 'a picture'} ({error or type(error).__name__})"
 
     pictures = rows.select_columns(column)
     faults: list[str | None] = []

@@ -88,7 +88,9 @@ def _by_fractions(data: datasets.DatasetDict, fractions: dict[str, float], label
 
 def _divide(rows: datasets.Dataset, held_out: float | int, label_column: str | None, seed: int):
     """Return (rest, held out), with the same share of every class in both."""
-    labels = None if label_column is None else np.asarray(rows[label_column])
+    labels = None
+    if label_column is not None:
+        labels = np.asarray([-1 if label is None else label for label in rows[label_column]])
     rest, out = stratified(len(rows), labels, held_out, seed)
     return rows.select(np.sort(rest)), rows.select(np.sort(out))
 
