@@ -179,6 +179,6 @@ def test_a_damaged_picture_is_left_out_and_named_where_the_recipe_says_stop(name
 
 
 def test_what_is_left_out_is_counted_and_warned_of(loaded):
-    names, facts, records = loaded
+    _, facts, records = loaded
     assert sum(split["corrupt_images_skipped"] for split in facts.values()) == len(BAD)
     assert sum(int(record.split("skipped ")[1].split()[0]) for record in records) == len(BAD)

@@ -159,7 +159,7 @@ ASSIGNMENTS = {
     "a number further out": (f"steps.{'9' * 6000}.epochs", 1, "no step"),
     "a negative number": ("steps.-1.epochs", 1, "no step '-1'"),
     "a superscript": ("steps.².epochs", 1, "no step '²'"),
-    "an Arabic digit": ("steps.٠.epochs", 1, "no step '٠'"),
+    "an Arabic digit": ("steps.٠.epochs", 1, "no step '٠'"),  # noqa: RUF001
     "an unknown step": ("steps.prune.amount", 0.5, "no step 'prune'"),
     "steps as a word": ("steps", "distill", "'steps' cannot be 'distill'"),
     "steps as a mapping": ("steps", {"distill": {}}, "'steps' cannot be"),
