@@ -12,6 +12,7 @@ import datasets
 import numpy as np
 from rich.progress import Progress
 
+from hf_compress import processes
 from hf_compress.data.images import decode
 from hf_compress.errors import RunError, UsageError
 from hf_compress.sections import SourceSection
@@ -98,7 +99,7 @@ def image_column_of(raw: datasets.DatasetDict, key: str) -> str:
 
 
 def without_corrupt(rows: datasets.Dataset, column: str, on_corrupt: str, place: str) -> tuple[datasets.Dataset, int]:
-    """Decode every picture once; leave out, or stop at, those that cannot be decoded."""
+    """Decode every picture once; leave out, or stop at, those that cannot be decoded. Processes share the work."""
 
     def fault(picture: dict[str, Any]) -> str | None:
         try:
@@ -107,13 +108,14 @@ def without_corrupt(rows: datasets.Dataset, column: str, on_corrupt: str, place:
             return f"{picture['path'] or 'a picture'} ({error})"
         return None
 
-    pictures = rows.select_columns(column)
+    pictures = rows.select_columns(column).shard(processes.count(), processes.rank())
     faults: list[str | None] = []
     with ThreadPoolExecutor() as pool, Progress(transient=True) as progress:
-        task = progress.add_task(f"Checking images of {place}", total=len(rows))
+        task = progress.add_task(f"Checking images of {place}", total=len(pictures))
         for batch in pictures.iter(batch_size=256):
             faults += pool.map(fault, batch[column])
             progress.update(task, completed=len(faults))
+    faults = processes.gathered(faults)
     bad = [text for text in faults if text]
     if bad and on_corrupt == "stop":
         raise RunError(f"{place} has {len(bad)} corrupt images, the first is {bad[0]}; 'data.on_corrupt: skip'")
