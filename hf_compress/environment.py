@@ -26,7 +26,7 @@ def environment() -> dict[str, Any]:
     """Return versions, hardware and torch's settings; a package that is not installed is left out."""
     import torch
 
-    from hf_compress import __version__
+    from hf_compress import __version__, processes
     from hf_compress.measure.latency import device_name
 
     return {
@@ -35,6 +35,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "processor": device_name(),
         "threads": torch.get_num_threads(),
+        "processes": processes.count(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
         "cudnn_deterministic": torch.backends.cudnn.deterministic,

@@ -8,7 +8,8 @@ from typing import TypeVar
 
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-from hf_compress.errors import RunError
+from hf_compress import processes
+from hf_compress.errors import CompressError, RunError
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -29,14 +30,20 @@ def in_fitting_batches(
 
     Raises:
         RunError: memory runs out with a single image, too.
+        CompressError: memory runs out in one of several processes. No caller may go on after that: the others do not
+            know, and wait.
     """
-
     while True:
         try:
             return run(batch_size)
         except RuntimeError as error:
             if not should_reduce_batch_size(error):
                 raise
+            if processes.count() > 1:
+                raise CompressError(
+                    f"memory runs out with {batch_size} images in process {processes.rank()}: lower 'batch_size', "
+                    "which counts for each process, or use smaller images; one process alone finds the size itself"
+                ) from error
             if batch_size == 1:
                 raise RunError("memory runs out with a single image: use smaller images or a smaller model") from error
         previous, batch_size = batch_size, smaller(batch_size)

@@ -8,6 +8,7 @@ from pathlib import Path
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
+from hf_compress import processes
 from hf_compress.chain import build_assistants, teach_assistants
 from hf_compress.checkpoint import is_compressed
 from hf_compress.data import load_data
@@ -42,6 +43,8 @@ def compress(
         resume: go on with an unfinished run of the same recipe there, if there is one; leave a finished one alone.
         log: called with one line for the user at a time.
 
+    Processes that a launcher started work together; the folder must be one that all of them see.
+
     Returns:
         The finished run; its folder loads with `AutoModelForImageClassification.from_pretrained`, or with
         `AutoModel.from_pretrained` after `task: features`.
@@ -50,6 +53,7 @@ def compress(
         UsageError: the recipe or the folder is wrong.
         RunError: the run cannot go on. What is done stays in `<output>.partial`, for `resume`.
     """
+    log = processes.begin(log)
     require(recipe.measure.runtimes)
     if recipe.publish is not None:
         require_login()
@@ -65,7 +69,8 @@ def compress(
     if recipe.publish is not None:
         models = [*(recipe.teacher.members if recipe.teacher else []), recipe.student]
         trusted = any(section.trust_remote_code for section in models)
-        log(f"published: {run.publish(**recipe.publish.model_dump(), trust_remote_code=trusted).url}")
+        options = recipe.publish.model_dump()
+        log(f"published: {processes.on_main(lambda: run.publish(**options, trust_remote_code=trusted).url)}")
     return run
 
 

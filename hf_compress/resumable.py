@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from hf_compress import processes
 from hf_compress.config import TrainingConfig
 from hf_compress.errors import Diverged
 from hf_compress.files import read_json, whole_folder, write_json
@@ -23,13 +25,15 @@ MOST_RETRIES = 3
 class Resumable:
     """Gives a Trainer checkpoints that are whole or not there, and that hold finite weights alone.
 
-    A checkpoint holds the model, the optimizer, the scheduler, the random state and the history.
+    A checkpoint holds the model, the optimizer, the scheduler, the random state of every process and the history. The
+    main process writes it.
     """
 
     def train_on(self) -> None:
         """Train, from the last checkpoint in `args.output_dir` where there is one."""
         folder = Path(self.args.output_dir)
-        self.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
+        last = processes.on_main(lambda: get_last_checkpoint(str(folder)) if folder.is_dir() else None)
+        self.train(resume_from_checkpoint=last)
 
     def load_best(self) -> None:
         """Give the model the weights of the best epoch."""
@@ -53,12 +57,25 @@ class Resumable:
         if bad is not None:
             where = {"step": self.state.global_step, "epoch": round(self.state.epoch)}
             raise Diverged(f"the weights '{bad}' are not finite", where)
-        with whole_folder(self._checkpoint(self.state.global_step)) as new:
-            self._save(str(new))
-            self._save_optimizer_and_scheduler(str(new))
-            self._save_scaler(str(new))
-            self._save_rng_state(str(new))
-            self.state.save_to_json(str(new / TRAINER_STATE_NAME))
+        random_states = processes.gathered(self._random_state())
+        if processes.is_main():
+            with whole_folder(self._checkpoint(self.state.global_step)) as new:
+                self._save(str(new))
+                self._save_optimizer_and_scheduler(str(new))
+                self._save_scaler(str(new))
+                for name, content in random_states:
+                    (new / name).write_bytes(content)
+                self.state.save_to_json(str(new / TRAINER_STATE_NAME))
+            self._remove_old_checkpoints()
+        processes.wait()
+
+    def _random_state(self) -> list[tuple[str, bytes]]:
+        """Return the name and the content of the file in which the Trainer keeps this process's random state."""
+        with tempfile.TemporaryDirectory() as folder:
+            self._save_rng_state(folder)
+            return [(file.name, file.read_bytes()) for file in Path(folder).iterdir()]
+
+    def _remove_old_checkpoints(self) -> None:
         kept = {self._checkpoint(self.state.global_step), self._checkpoint(self.state.best_global_step)}
         for checkpoint in Path(self.args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
             if checkpoint not in kept:
@@ -140,5 +157,7 @@ class Attempts:
         self._write()
 
     def _write(self) -> None:
+        if not processes.is_main():
+            return
         self.file.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.file, {"batch_size": self.batch_size, "retries": self.retries})

@@ -11,6 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from hf_compress import processes
 from hf_compress.environment import environment
 from hf_compress.errors import CompressError, Diverged, RunError, UsageError, shown
 from hf_compress.files import read_json, user_path, write_json, write_problem
@@ -27,8 +28,8 @@ MOST_DIFFERENCES = 3
 class RunFolder:
     """Keeps what a run has done in `<destination>.partial`, and moves the result to its destination in the end.
 
-    A context manager: one process at a time may hold the folder. When it is left by an error, what is done stays, and
-    the error says how to go on.
+    A context manager: one run at a time may hold the folder, and only the main process of it writes there. When it is
+    left by an error, what is done stays, and the error says how to go on.
 
     Args:
         destination: the run folder to make.
@@ -58,10 +59,11 @@ class RunFolder:
 
     def __enter__(self) -> RunFolder:
         try:
-            self._refuse_other_work()
-            self.partial.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(timeout=0)
-            self._open()
+            if processes.is_main():
+                self._refuse_other_work()
+                self.partial.mkdir(parents=True, exist_ok=True)
+                self._lock.acquire(timeout=0)
+                self._open()
         except Timeout:
             raise UsageError(f"output '{self.destination}' is being made by another process: wait for it") from None
         except (OSError, ValueError) as error:  # the latter for a path that holds a NUL
@@ -71,6 +73,7 @@ class RunFolder:
         except BaseException:
             self._leave()
             raise
+        self._share()
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
@@ -90,20 +93,25 @@ class RunFolder:
         """Keep facts about the run.
 
         Raises:
-            RunError: the run is resumed, and they were others when it began.
+            RunError: the run is resumed, and they were others when it began; or they are others in another process.
         """
         for name, value in facts.items():
+            if processes.from_main(value) != value:
+                raise RunError(
+                    f"the {name} of process {processes.rank()} are not those of the main process: give all machines "
+                    "the same"
+                )
             if self._begun.setdefault(name, value) != value:
                 raise RunError(
                     f"the {name} are not those with which '{self.partial}' was begun: restore them, or start anew "
                     "with --overwrite"
                 )
-        write_json(self.partial / BEGUN, self._begun)
+        self._write_begun()
 
     def pin(self, recipe: Recipe, **commits: str | None) -> Recipe:
         """Return the recipe with the commits that were loaded, which a resumed run will load, too."""
         self._begun.setdefault("commits", {}).update({k: v for k, v in commits.items() if v is not None})
-        write_json(self.partial / BEGUN, self._begun)
+        self._write_begun()
         return recipe.pinned(**self._begun["commits"])
 
     @property
@@ -125,9 +133,11 @@ class RunFolder:
         Args:
             write: called, unless that is done, with the empty folder that becomes the run folder.
         """
-        self.units.once(FILES, lambda new, _: write(new))
-        (self.partial / MOVING).touch()
-        self._move()
+        self.units.once(FILES, lambda new, _: write(new), alone=True)
+        if processes.is_main():
+            (self.partial / MOVING).touch()
+            self._move()
+        processes.wait()
         return Run.open(self.destination)
 
     def _open(self) -> None:
@@ -157,7 +167,7 @@ class RunFolder:
             "seconds": 0.0,
             "since": time.time(),
         }
-        write_json(self.partial / BEGUN, self._begun)
+        self._write_begun()
 
     def _continue(self) -> None:
         """Go on with what is done, if the recipe is still the same."""
@@ -167,13 +177,34 @@ class RunFolder:
                 f"'{self.partial}' was begun with another recipe: {different}; take that one to go on, or --overwrite "
                 "to start anew"
             )
+        begun_with = self._begun["environment"].get("processes", 1)
+        if begun_with != processes.count():
+            raise UsageError(
+                f"'{self.partial}' was begun with {begun_with} processes, which are {processes.count()} now: start as "
+                "many to go on, or --overwrite to start anew"
+            )
         self.overwrite = self.overwrite or self._begun["overwrite"]
         self._refuse_other_files(resumed=True)
         last = max(place.stat().st_mtime for place in self.partial.rglob("*"))
         self._begun["seconds"] += max(0.0, last - self._begun["since"])
         self._begun["since"] = time.time()
         self.resumed = True
-        write_json(self.partial / BEGUN, self._begun)
+        self._write_begun()
+
+    def _share(self) -> None:
+        """Tell the other processes what the main one found, and see that they find the folder that it made."""
+        found = self._begun, self.finished, self.resumed, self.overwrite
+        self._begun, self.finished, self.resumed, self.overwrite = processes.from_main(found)
+        if not self.partial.is_dir():
+            raise UsageError(
+                f"process {processes.rank()} does not find '{self.partial}', which the main process made: put "
+                "--output on a disk that all machines share"
+            )
+        processes.wait()
+
+    def _write_begun(self) -> None:
+        if processes.is_main():
+            write_json(self.partial / BEGUN, self._begun)
 
     def _refuse_other_work(self) -> None:
         """Allow only a folder that an earlier start has made: what lies there will be removed."""
@@ -223,9 +254,11 @@ class RunFolder:
 
     def _leave(self) -> bool:
         """Let go of the folder, and remove it unless it holds work; return whether it does."""
+        kept = self.units.hold_work()
+        if not processes.is_main():
+            return kept
         if not self._lock.is_locked:
             return False
-        kept = self.units.hold_work()
         if not kept:
             shutil.rmtree(self.partial, ignore_errors=True)
         self._lock.release()

@@ -66,7 +66,7 @@ class Stages:
 
     def add_latency(self) -> None:
         """Time all models in turn, with each runtime of the recipe."""
-        measured = self.units.value("measure latency", self._time)
+        measured = self.units.value("measure latency", self._time, alone=True)
         for row, found in zip(self.rows, measured["rows"], strict=True):
             row |= found
         self.remarks += measured["remarks"] + speed_remarks(self.rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -93,7 +94,10 @@ class CompressionTrainer(Trainer):
         if self.criterion is None or not self.criterion.student_layers:
             return optimizer
         if max(self.args.n_gpu, self.args.world_size) > 1:
-            raise UsageError("losses that compare layers train on one device: set CUDA_VISIBLE_DEVICES to one of them")
+            raise UsageError(
+                "losses that compare layers train on one device: start one process, with one of them in "
+                "CUDA_VISIBLE_DEVICES"
+            )
         batch = self._prepare_inputs(next(iter(self.get_train_dataloader())))
         self.criterion.match_layers(self.model, self.teacher, batch["pixel_values"], _teacher_view(batch))
         held = {parameter for group in optimizer.param_groups for parameter in group["params"]}
@@ -102,7 +106,11 @@ class CompressionTrainer(Trainer):
         return optimizer
 
     def stop_unless_finite(self, loss: Tensor) -> None:
-        """Raise `Diverged`, which names step, epoch and batch, when the training loss is not a number any more."""
+        """Raise `Diverged`, which names step, epoch and batch, when the training loss is not a number any more.
+
+        That of any process counts: one that stopped alone would leave the others waiting for its gradients.
+        """
+        loss = self.accelerator.reduce(loss.detach(), "mean")
         if not torch.isfinite(loss):
             where = {"step": self.state.global_step + 1}
             loader = self.callback_handler.train_dataloader
@@ -310,7 +318,7 @@ def _predict(
     model: PreTrainedModel, processor: BaseImageProcessor, images: ImageSplit, workers: int, batch_size: int
 ) -> Predictions:
     arguments = TrainingArguments(
-        output_dir="unused",
+        output_dir=tempfile.gettempdir(),  # nothing is written there
         per_device_eval_batch_size=batch_size,
         dataloader_num_workers=workers,
         dataloader_pin_memory=torch.cuda.is_available(),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hf_compress import processes
 from hf_compress.files import NEW, read_json, whole_folder, write_json
 
 VALUE = "value.json"
@@ -18,7 +21,8 @@ class Units:
     """Pieces of work, each of which leaves its result in a folder that appears when it is whole.
 
     What follows reads the result from that folder, in the process that made it, too: an interrupted run cannot differ
-    from an uninterrupted one. For the same reason every unit starts with the same random state.
+    from an uninterrupted one. For the same reason every unit starts with the same random state. Several processes do
+    a unit together, the main one writes the result, and all read that.
 
     Args:
         folder: where the results lie; made when needed.
@@ -29,28 +33,32 @@ class Units:
         self.folder = folder
         self.seed = seed
 
-    def once(self, name: str, work: Callable[[Path, Path], None]) -> Path:
+    def once(self, name: str, work: Callable[[Path, Path], None], alone: bool = False) -> Path:
         """Do a unit, unless it is done, and return the folder of its result.
 
         Args:
             name: different for each unit.
             work: called with an empty folder for the result, and with a folder that outlives an interruption: what
                 training in progress needs to go on lies there until the unit is done.
+            alone: of several processes the main one works, and the others wait: for what is timed, or trains nothing.
         """
         from transformers import set_seed
 
         result = self._place(name)
-        if not result.is_dir():
+        if not processes.on_main(result.is_dir):
             in_progress = result.with_name(WORK + result.name)
             set_seed(self.seed)
-            with whole_folder(result) as new:
-                work(new, in_progress)
-            shutil.rmtree(in_progress, ignore_errors=True)
+            if processes.is_main() or not alone:
+                with _written_by_main(result) as new:
+                    work(new, in_progress)
+            processes.wait()
+            if processes.is_main():
+                shutil.rmtree(in_progress, ignore_errors=True)
         return result
 
-    def value(self, name: str, compute: Callable[[], Any]) -> Any:
-        """Do a unit whose result is plain data, as JSON holds it, and return that."""
-        return read_json(self.once(name, lambda new, _: write_json(new / VALUE, compute())) / VALUE)
+    def value(self, name: str, compute: Callable[[], Any], alone: bool = False) -> Any:
+        """Do a unit whose result is plain data, as JSON holds it, and return that; see `once` for `alone`."""
+        return read_json(self.once(name, lambda new, _: write_json(new / VALUE, compute()), alone) / VALUE)
 
     def is_done(self, name: str) -> bool:
         """Return whether the result of a unit is there."""
@@ -67,3 +75,14 @@ class Units:
 
     def _place(self, name: str) -> Path:
         return self.folder / re.sub(r"[^\w.-]+", "-", name)
+
+
+@contextmanager
+def _written_by_main(result: Path) -> Iterator[Path]:
+    """Give an empty folder that becomes `result` in the main process, and is forgotten in any other."""
+    if processes.is_main():
+        with whole_folder(result) as new:
+            yield new
+    else:
+        with tempfile.TemporaryDirectory() as new:
+            yield Path(new)

@@ -7,8 +7,11 @@ import sys
 
 import typer
 
+from hf_compress import processes
 from hf_compress.cli import cards, evaluate, export, inspect, methods, publish, run, schema, sensitivity, students
-from hf_compress.errors import CompressError
+from hf_compress.errors import CompressError, UsageError
+
+TOGETHER = {"run", "prune", "distill"}  # commands that several processes can work at
 
 app = typer.Typer(
     help="Prune and distil Hugging Face vision models into really smaller checkpoints.",
@@ -28,12 +31,24 @@ def main(arguments: list[str] | None = None, program: str = "hf-compress") -> No
         arguments: without the program's name; None takes those of the process.
         program: what the user typed before them, for the help.
     """
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    level = logging.ERROR if processes.rank() else logging.WARNING
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=level)
     command_line = typer.main.get_command(app)
     for command in command_line.commands.values():
         command.epilog = command.epilog and command.epilog.replace("hf-compress", program)
     try:
+        _refuse_processes(sys.argv[1:] if arguments is None else arguments)
         command_line(arguments, prog_name=program)
     except CompressError as error:
-        print(f"error: {error}", *getattr(error, "__notes__", []), sep="\n", file=sys.stderr)
+        where = f" in process {processes.rank()}" if processes.rank() else ""
+        print(f"error{where}: {error}", *getattr(error, "__notes__", []), sep="\n", file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+def _refuse_processes(arguments: list[str]) -> None:
+    command = next(iter(arguments), "")
+    if processes.started() > 1 and command not in TOGETHER:
+        raise UsageError(
+            f"several processes can {', '.join(sorted(TOGETHER))}: start '{command}' without accelerate launch or "
+            "torchrun"
+        )

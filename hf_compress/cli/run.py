@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hf_compress import processes
 from hf_compress.cli.options import DATA_HELP, Resume, Set, TrustRemoteCode, assignments, examples
 from hf_compress.errors import Interrupted
 
@@ -79,7 +80,7 @@ def run_recipe(recipe: Recipe, target: Path, overwrite: bool, resume: bool) -> N
     from hf_compress.measure.table import report_table
     from hf_compress.pipeline import compress
 
-    console = Console()
+    console = Console(quiet=processes.rank() > 0)
     try:
         result = compress(recipe, target, overwrite, resume, log=_printer(console))
     except KeyboardInterrupt as stop:
@@ -87,6 +88,7 @@ def run_recipe(recipe: Recipe, target: Path, overwrite: bool, resume: bool) -> N
         for note in getattr(stop, "__notes__", []):
             interrupted.add_note(note)
         raise interrupted from None
+    processes.end()
     console.print(report_table(result.report))
     console.print(f"model, recipe and report: {result.folder}", markup=False, highlight=False, soft_wrap=True)
 
@@ -102,13 +104,14 @@ def show_study(study: Study, target: Path, overwrite: bool, resume: bool) -> Non
     from hf_compress.study.running import run_study
     from hf_compress.study.table import terminal_table
 
-    console = Console()
+    console = Console(quiet=processes.rank() > 0)
     try:
         report = run_study(study, target, overwrite, resume, log=_printer(console))
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted: finished runs and their table are in '{target}'; the same command with --resume goes on"
         ) from None
+    processes.end()
     console.print(terminal_table(report))
     console.print(f"table, figure and runs: {target}", markup=False, highlight=False, soft_wrap=True)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from hf_compress import processes
 from hf_compress.data.images import input_size
 from hf_compress.errors import RunError
 from hf_compress.hub.load import LoadedModel
@@ -44,6 +45,9 @@ class Timer:
         Args:
             beside: a model that runs in turn with them, as the teacher does when a run measures its stages.
         """
+        return processes.on_main(lambda: self._time(candidates, beside))
+
+    def _time(self, candidates: list[Candidate], beside: LoadedModel | None) -> list[float]:
         models = [self.blueprint.build(candidate).model for candidate in candidates]
         images = [self.blueprint.image] * len(models)
         if beside is not None:

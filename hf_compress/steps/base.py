@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
+from hf_compress import processes
 from hf_compress.config import Section
 from hf_compress.registry import Registry
 
@@ -57,7 +58,9 @@ class Context:
         self.parts += 1
         folder = self.work_folder / f"part-{self.parts}"
         if not self.resumable:
-            shutil.rmtree(folder, ignore_errors=True)
+            if processes.is_main():
+                shutil.rmtree(folder, ignore_errors=True)
+            processes.wait()
         return folder
 
 
@@ -75,11 +78,13 @@ class Step(ABC, Generic[C]):
     Attributes:
         Config: pydantic class of the step's section in the recipe.
         task: the recipe's `task` that the step works for.
+        alone: whether of several processes the main one does it, and the others wait: it trains nothing.
         needs_teacher: whether a recipe without teacher is wrong.
     """
 
     Config: ClassVar[type[Section]]
     task: ClassVar[Literal["classification", "features"]] = "classification"
+    alone: ClassVar[bool] = False
 
     def __init__(self, config: C):
         self.config = config

@@ -39,7 +39,7 @@ def apply_once(
             save_projector(own.projector, new / MODEL)
         write_json(new / DETAILS, {"details": result.details, "sparse_parameters": sorted(own.sparse_parameters)})
 
-    folder = units.once(name, work)
+    folder = units.once(name, work, step.alone)
     found = read_json(folder / DETAILS)
     context.sparse_parameters = set(found["sparse_parameters"])
     context.projector = load_projector(folder / MODEL)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from hf_compress import processes
 from hf_compress.data.images import input_size
 from hf_compress.errors import CompressError, UsageError, shown
 from hf_compress.files import user_path, write_text
@@ -56,10 +57,16 @@ def run_study(
         UsageError: the folder is wrong, or a finished run has another recipe now.
         RunError: a run cannot go on; the sentence names it. Finished runs stay.
     """
+    log = processes.begin(log)
     folder = user_path(output)
-    _prepare(folder, overwrite, resume)
-    finished = _finished(study, folder)
-    write_text(folder / STUDY, study.to_yaml())
+
+    def open_folder() -> Finished:
+        _prepare(folder, overwrite, resume)
+        finished = _finished(study, folder)
+        write_text(folder / STUDY, study.to_yaml())
+        return finished
+
+    finished = processes.on_main(open_folder)
     jobs, started = study.jobs(), time.monotonic()
     for number, (name, seed) in enumerate(jobs, start=1):
         if (name, seed) in finished:
@@ -74,8 +81,8 @@ def run_study(
             error.args = (f"run '{name}', seed {seed}: {error} (finished runs are kept: --resume)",)
             raise
         finished[name, seed] = run.report
-        write_results(study, finished, folder)
-    return write_results(study, finished, folder, _latencies(study, folder))
+        processes.on_main(lambda: write_results(study, finished, folder))
+    return processes.on_main(lambda: write_results(study, finished, folder, _latencies(study, folder)))
 
 
 def _prepare(folder: Path, overwrite: bool, resume: bool) -> None:

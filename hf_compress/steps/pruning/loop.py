@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hf_compress import processes
 from hf_compress.checkpoint import load_like, save
 from hf_compress.data.images import input_size
 from hf_compress.errors import Diverged, RunError
@@ -73,7 +74,7 @@ def prune(model: PreTrainedModel, context: Context, config: PruneConfig) -> Step
     image = torch.zeros(1, 3, *input_size(context.processor))
     rounding: dict[str, Any] = {}
     if config.round_to == "auto":
-        multiple, figures = units.value("round to", lambda: fastest_multiple(model, image))
+        multiple, figures = units.value("round to", lambda: fastest_multiple(model, image), alone=True)
         rounding = {"rounding": {"round_to": multiple, "relative_time": figures}}
         config = config.model_copy(update={"round_to": multiple})
         context.log(f"round_to: {multiple} (time per MAC by multiple, relative to the best: {figures})")
@@ -150,7 +151,7 @@ class _Rounds:
         """Return a pruned and trained copy of `best`, or `best` where that is not kept, and what came of it."""
 
         def work(new: Path, in_progress: Path) -> None:
-            candidate, reached = _pruned(best, self.pruner, self.gone, self.config, done, amount)
+            candidate, reached = self._candidate(best, done, amount, in_progress)
             row = {"amount": reached, "unchanged": self.gone(candidate) == self.gone(best), "kept": False}
             if not row["unchanged"]:
                 row |= self.gone(candidate) | self._recovered(candidate, in_progress)
@@ -163,6 +164,21 @@ class _Rounds:
         folder = self.units.once(f"round {number}", work)
         row = read_json(folder / ROW)
         return load_like(best, folder) if row["kept"] else best, row
+
+    def _candidate(
+        self, best: PreTrainedModel, done: float, amount: float, in_progress: Path
+    ) -> tuple[PreTrainedModel, float]:
+        """Return a pruned copy of `best` and its amount; of several processes, what the main one decided."""
+        if processes.count() == 1:
+            return _pruned(best, self.pruner, self.gone, self.config, done, amount)
+
+        def work(new: Path, _: Path) -> None:
+            candidate, reached = _pruned(best, self.pruner, self.gone, self.config, done, amount)
+            save(candidate, new)
+            write_json(new / ROW, reached)
+
+        folder = Units(in_progress, self.units.seed).once("pruned", work, alone=True)
+        return load_like(best, folder), read_json(folder / ROW)
 
     def _recovered(self, candidate: PreTrainedModel, in_progress: Path) -> dict[str, Any]:
         """Train a pruned model and judge it; one whose loss is not finite any more has fallen too far."""

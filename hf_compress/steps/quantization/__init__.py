@@ -24,6 +24,7 @@ class Quantize(Step[QuantizeConfig]):
     """
 
     Config = QuantizeConfig
+    alone = True
 
     def apply(self, model, context: Context) -> StepResult:
         from hf_compress.steps.quantization.int8 import quantize

@@ -12,6 +12,7 @@ class Rewrite(Step[RewriteConfig]):
     """Puts cheaper layers in place of others, initialised to do the same; without any training."""
 
     Config = RewriteConfig
+    alone = True
 
     def apply(self, model, context: Context) -> StepResult:
         from hf_compress.steps.rewriting.rewriting import rewrite

@@ -1,0 +1,131 @@
+"""What one of two processes does in a test: `torchrun tests/two_processes.py FOLDER`.
+
+Checks what the processes agree about, then begins the run of `RECIPE`, in which process 1 fails.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+TINY = {"model": "resnet18", "width": 0.125, "image_size": 16}
+TRAINING = {"epochs": 2, "learning_rate": 3e-3}
+RECOVERY = {**TRAINING, "epochs": 1}
+RECIPE = {
+    "teacher": {**TINY, "finetune": RECOVERY},
+    "student": TINY,
+    "data": {
+        "path": "digits",
+        "augmentation": "light",
+        "splits": {"train": "train[:131]", "validation": "train[300:351]", "test": "train[400:651]"},
+    },
+    "steps": [
+        {"distill": TRAINING},
+        {"prune": {"amount": 0.45, "max_drop": 1.0, "recovery": {**RECOVERY, "loss": "mse_ce"}}},
+        {"prune": {"granularity": "weight", "amount": 0.5, "iterative": False, "recovery": RECOVERY}},
+    ],
+    "measure": {"batch_size": 2, "repeats": 3},
+}
+CHECKED = "all checks passed"
+MESSAGE = "this process was told to fail"
+
+
+def check_predictions() -> None:
+    """Every image of a split is answered once, in its order, however the split is divided."""
+    from hf_compress.data import load_data
+    from hf_compress.recipe import Recipe
+    from hf_compress.students import build_model
+    from hf_compress.training import predict
+
+    recipe = Recipe.from_dict(RECIPE)
+    data = load_data(recipe.data, 0)
+    torch.manual_seed(0)
+    loaded = build_model(recipe.student, data.label_names)
+    loaded.model.eval()
+    whole = torch.stack([image["view"] for image in data.test])
+    with torch.no_grad():
+        expected = loaded.model(**loaded.processor(list(whole), return_tensors="pt")).logits
+    for count in (1, 2, 3, 7, 251):
+        found = predict(loaded.model, loaded.processor, data.test.subset(range(count)), batch_size=2)
+        torch.testing.assert_close(found.logits, expected[:count], rtol=1e-4, atol=1e-5)
+        assert found.labels.tolist() == data.test.labels[:count]
+
+
+def check_units(folder: Path) -> None:
+    """The main process's values are everyone's, and what is done alone is done by it."""
+    from hf_compress import processes
+    from hf_compress.units import Units
+
+    rank, units = processes.rank(), Units(folder, seed=0)
+    assert processes.count() == 2
+    assert processes.is_main() == (rank == 0)
+    assert processes.gathered([rank, -rank]) == [0, 0, 1, -1]
+    assert units.value("rank", lambda: processes.rank()) == 0
+    called = []
+    units.value("alone", lambda: called.append(rank), alone=True)
+    assert called == ([0] if rank == 0 else [])
+    writers = []
+    place = units.once("write", lambda new, _: [writers.append(new), (new / f"{rank}").touch()])
+    assert [file.name for file in place.iterdir()] == ["0"]
+    assert (writers[0].parent == folder) == (rank == 0)
+
+
+def check_decisions(folder: Path) -> None:
+    """Process 1 ranks weights the other way round, and yet prunes what the main process prunes."""
+    from hf_compress import processes, register_importance
+    from hf_compress.data import load_data
+    from hf_compress.recipe import Recipe
+    from hf_compress.steps.base import STEPS, Context
+    from hf_compress.steps.pruning.config import CRITERIA
+    from hf_compress.students import build_model
+
+    @register_importance("by_process")
+    def by_process(weight, dim, n):
+        scores = CRITERIA.get("l1")(weight, dim, n)
+        return scores if processes.rank() == 0 else -scores
+
+    recipe = Recipe.from_dict(RECIPE)
+    data = load_data(recipe.data, 0)
+    for granularity in ("weight", "channel"):
+        torch.manual_seed(0)
+        loaded = build_model(recipe.student, data.label_names)
+        options = {"granularity": granularity, "importance": "by_process", "amount": 0.4, "iterative": False}
+        recovery = RECOVERY | {"epochs": int(granularity == "channel")}
+        step = STEPS.get("prune")(STEPS.get("prune").Config(**options, recovery=recovery))
+        context = Context(data, loaded.processor, None, 0, folder / granularity, log=lambda line: None)
+        before = {name: weight.detach().clone() for name, weight in loaded.model.named_parameters()}
+        pruned = step.apply(loaded.model, context).model
+        decided = [(name, weight.shape, (weight == 0).tolist()) for name, weight in pruned.named_parameters()]
+        assert processes.from_main(decided) == decided
+        if granularity == "weight":
+            for name, weight in pruned.named_parameters():
+                if weight.dim() > 1 and 0 < (weight == 0).sum() < weight.numel():
+                    assert before[name][weight == 0].abs().max() <= before[name][weight != 0].abs().min()
+
+
+def fail_in_process_1() -> None:
+    """Begin the run; process 1 raises in the second epoch of the distillation."""
+    from hf_compress import processes
+    from hf_compress.cli import main
+    from hf_compress.errors import RunError
+    from hf_compress.training import CompressionTrainer
+
+    healthy = CompressionTrainer.compute_loss
+
+    def compute_loss(self, model, *args, **kwargs):
+        if processes.rank() == 1 and self.teacher is not None and model.training and self.state.epoch > 1:
+            raise RunError(MESSAGE)
+        return healthy(self, model, *args, **kwargs)
+
+    CompressionTrainer.compute_loss = compute_loss
+    main(["run", "recipe.yaml", "--output", "made"])
+
+
+if __name__ == "__main__":
+    os.chdir(sys.argv[1])
+    check_predictions()
+    check_units(Path("units").absolute())
+    check_decisions(Path("decisions").absolute())
+    print(CHECKED, flush=True)
+    fail_in_process_1()
