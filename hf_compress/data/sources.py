@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,10 +14,11 @@ import numpy as np
 from rich.progress import Progress
 
 from hf_compress.data.images import decode
-from hf_compress.errors import RunError, UsageError
+from hf_compress.errors import RunError, UsageError, shown
 from hf_compress.files import user_path
 from hf_compress.sections import SourceSection
 
+ENCODED = ("binary", "string")  # columns of these can hold images, as bytes or paths
 logger = logging.getLogger(__name__)
 
 
@@ -33,9 +35,9 @@ def load_raw(section: SourceSection, key: str) -> tuple[datasets.DatasetDict, st
     if section.path == "digits":
         return _digits(), None
     folder = user_path(section.path)
-    looks_local = section.path.startswith(("/", ".", "~")) or folder.exists()
-    if looks_local and not folder.is_dir():
-        raise UsageError(f"'{key}.path': there is no folder '{section.path}'")
+    looks_local = section.path.startswith(("/", ".", "~")) or os.path.exists(folder)
+    if looks_local and not os.path.isdir(folder):
+        raise UsageError(f"'{key}.path': there is no folder {shown(section.path)}")
     try:
         loaded = datasets.load_dataset(
             str(folder) if looks_local else section.path, section.name, revision=section.revision
@@ -84,16 +86,24 @@ def features_of(raw: datasets.DatasetDict) -> datasets.Features:
     return next(iter(raw.values())).features
 
 
-def image_column_of(raw: datasets.DatasetDict, key: str) -> str:
-    """Return the only image column.
+def image_column_of(raw: datasets.DatasetDict, section: SourceSection, key: str) -> str:
+    """Return the image column that a section names, or else the only one.
 
     Raises:
-        UsageError: there is none, or more than one.
+        UsageError: there is none, or more than one, or what is named holds no images.
     """
-    columns = [name for name, feature in features_of(raw).items() if isinstance(feature, datasets.Image)]
+    features = features_of(raw)
+    columns = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    if wanted := section.image_column:
+        if wanted not in features or (wanted not in columns and getattr(features[wanted], "dtype", "") not in ENCODED):
+            of_kind = f"; it is {features[wanted]}" if wanted in features else ""
+            raise UsageError(
+                f"'{key}.image_column' cannot be {shown(wanted)}: no such image column in {list(features)}{of_kind}"
+            )
+        return wanted
     if len(columns) != 1:
         found = f"several image columns ({', '.join(columns)})" if columns else "no image column"
-        names = ", ".join(features_of(raw))
+        names = ", ".join(features)
         raise UsageError(f"the data set has {found}: name one of {names} in '{key}.image_column'")
     return columns[0]
 
@@ -125,11 +135,11 @@ def without_corrupt(rows: datasets.Dataset, column: str, on_corrupt: str, place:
 
 
 def refuse_empty_class_folders(folder: Path) -> None:
-    """The imagefolder loader overlooks a class folder without files; a run would then learn one class less."""
-    if not folder.is_dir():
+    """The imagefolder loader overlooks a class folder without files, and hidden files; a run would then learn one class less."""
+    if not os.path.isdir(folder):
         return
     for parent in (folder, *(child for child in folder.iterdir() if child.is_dir())):
         children = [child for child in parent.iterdir() if child.is_dir() and not child.name.startswith(".")]
-        empty = [child.name for child in children if not any(child.iterdir())]
+        empty = [child.name for child in children if all(file.name.startswith(".") for file in child.iterdir())]
         if empty and len(children) > 1:
             raise RunError(f"class folder '{parent / empty[0]}' is empty: add images or remove the folder")
