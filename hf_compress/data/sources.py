@@ -18,7 +18,7 @@ from hf_compress.errors import RunError, UsageError, shown
 from hf_compress.files import user_path
 from hf_compress.sections import SourceSection
 
-ENCODED = ("binary", "string")  # columns of these can hold images, as bytes or paths
+ENCODED = ("binary", "string", "large_binary", "large_string")  # bytes or paths of images
 logger = logging.getLogger(__name__)
 
 
@@ -95,17 +95,20 @@ def image_column_of(raw: datasets.DatasetDict, section: SourceSection, key: str)
     features = features_of(raw)
     columns = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
     if wanted := section.image_column:
-        if wanted not in features or (wanted not in columns and getattr(features[wanted], "dtype", "") not in ENCODED):
-            of_kind = f"; it is {features[wanted]}" if wanted in features else ""
-            raise UsageError(
-                f"'{key}.image_column' cannot be {shown(wanted)}: no such image column in {list(features)}{of_kind}"
-            )
+        if wanted not in features or not _can_be_images(features[wanted]):
+            kind = f"it holds {features[wanted]}" if wanted in features else f"the columns are {', '.join(features)}"
+            raise UsageError(f"'{key}.image_column' cannot be {shown(wanted)}, which is no column of images: {kind}")
         return wanted
     if len(columns) != 1:
         found = f"several image columns ({', '.join(columns)})" if columns else "no image column"
         names = ", ".join(features)
         raise UsageError(f"the data set has {found}: name one of {names} in '{key}.image_column'")
     return columns[0]
+
+
+def _can_be_images(feature: Any) -> bool:
+    """Whether a column holds images, their bytes or paths, or both."""
+    return isinstance(feature, datasets.Image | dict) or getattr(feature, "dtype", None) in ENCODED
 
 
 def without_corrupt(rows: datasets.Dataset, column: str, on_corrupt: str, place: str) -> tuple[datasets.Dataset, int]:
@@ -135,7 +138,7 @@ def without_corrupt(rows: datasets.Dataset, column: str, on_corrupt: str, place:
 
 
 def refuse_empty_class_folders(folder: Path) -> None:
-    """The imagefolder loader overlooks a class folder without files, and hidden files; a run would then learn one class less."""
+    """The imagefolder loader overlooks a class folder without files that are not hidden: a class less to learn."""
     if not os.path.isdir(folder):
         return
     for parent in (folder, *(child for child in folder.iterdir() if child.is_dir())):
