@@ -2,14 +2,17 @@
 
 from typing import Any
 
-MOST_CHARACTERS = 200
+MOST_OF_A_VALUE, MOST_OF_A_SENTENCE = 200, 1000
 
 
 def shown(value: Any) -> str:
     """Return the `repr` of a value, without the middle of a long one."""
-    text = repr(value)
-    half = MOST_CHARACTERS // 2
-    return text if len(text) <= MOST_CHARACTERS else f"{text[:half]} ... {text[-half:]}"
+    return shortened(repr(value), MOST_OF_A_VALUE)
+
+
+def shortened(text: str, most: int) -> str:
+    """Return a text without what is too much in its middle."""
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
 
 
 def one_line(text: str) -> str:
@@ -23,7 +26,7 @@ class CompressError(Exception):
     exit_code = 1
 
     def __init__(self, sentence: str):
-        super().__init__(one_line(sentence))
+        super().__init__(shortened(one_line(sentence), MOST_OF_A_SENTENCE))
 
 
 class UsageError(CompressError):

@@ -96,7 +96,7 @@ def load_data(section: DataSection, seed: int) -> ImageData:
     """
     refuse_empty_class_folders(user_path(section.path))
     raw, commit = load_raw(section, "data")
-    image_column = section.image_column or image_column_of(raw, "data")
+    image_column = image_column_of(raw, section, "data")
     label_column = _label_column(raw, section)
     raw, names, named = _encode_labels(raw, label_column)
     raw = raw.cast_column(image_column, datasets.Image(decode=False))
@@ -168,6 +168,8 @@ def _encode_labels(raw: datasets.DatasetDict, column: str | None) -> tuple[datas
     feature = features_of(raw)[column]
     if isinstance(feature, datasets.ClassLabel):
         return raw, list(feature.names), True
+    if not isinstance(feature, datasets.Value):
+        raise UsageError(f"'data.label_column': column '{column}' holds {feature}, not classes")
     values = sorted({value for rows in raw.values() for value in rows.unique(column)} - {None, -1})
     if not all(isinstance(value, int | str) for value in values):
         raise UsageError(f"'data.label_column': column '{column}' holds {feature}, not classes")

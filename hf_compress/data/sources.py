@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,10 +17,11 @@ from torch import Tensor
 
 from hf_compress.data.decoded import Decoded, Room
 from hf_compress.data.images import decode
-from hf_compress.errors import RunError, UsageError
+from hf_compress.errors import RunError, UsageError, shown
 from hf_compress.files import user_path
 from hf_compress.sections import SourceSection
 
+ENCODED = ("binary", "string", "large_binary", "large_string")  # bytes or paths of images
 logger = logging.getLogger(__name__)
 
 
@@ -36,9 +38,9 @@ def load_raw(section: SourceSection, key: str) -> tuple[datasets.DatasetDict, st
     if section.path == "digits":
         return _digits(), None
     folder = user_path(section.path)
-    looks_local = section.path.startswith(("/", ".", "~")) or folder.exists()
-    if looks_local and not folder.is_dir():
-        raise UsageError(f"'{key}.path': there is no folder '{section.path}'")
+    looks_local = section.path.startswith(("/", ".", "~")) or os.path.exists(folder)
+    if looks_local and not os.path.isdir(folder):
+        raise UsageError(f"'{key}.path': there is no folder {shown(section.path)}")
     try:
         loaded = datasets.load_dataset(
             str(folder) if looks_local else section.path, section.name, revision=section.revision
@@ -87,18 +89,29 @@ def features_of(raw: datasets.DatasetDict) -> datasets.Features:
     return next(iter(raw.values())).features
 
 
-def image_column_of(raw: datasets.DatasetDict, key: str) -> str:
-    """Return the only image column.
+def image_column_of(raw: datasets.DatasetDict, section: SourceSection, key: str) -> str:
+    """Return the image column that a section names, or else the only one.
 
     Raises:
-        UsageError: there is none, or more than one.
+        UsageError: there is none, or more than one, or what is named holds no images.
     """
-    columns = [name for name, feature in features_of(raw).items() if isinstance(feature, datasets.Image)]
+    features = features_of(raw)
+    columns = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    if wanted := section.image_column:
+        if wanted not in features or not _can_be_images(features[wanted]):
+            kind = f"it holds {features[wanted]}" if wanted in features else f"the columns are {', '.join(features)}"
+            raise UsageError(f"'{key}.image_column' cannot be {shown(wanted)}, which is no column of images: {kind}")
+        return wanted
     if len(columns) != 1:
         found = f"several image columns ({', '.join(columns)})" if columns else "no image column"
-        names = ", ".join(features_of(raw))
+        names = ", ".join(features)
         raise UsageError(f"the data set has {found}: name one of {names} in '{key}.image_column'")
     return columns[0]
+
+
+def _can_be_images(feature: Any) -> bool:
+    """Whether a column holds images, their bytes or paths, or both."""
+    return isinstance(feature, datasets.Image | dict) or getattr(feature, "dtype", None) in ENCODED
 
 
 def without_corrupt(
@@ -140,11 +153,11 @@ def without_corrupt(
 
 
 def refuse_empty_class_folders(folder: Path) -> None:
-    """The imagefolder loader overlooks a class folder without files; a run would then learn one class less."""
-    if not folder.is_dir():
+    """The imagefolder loader overlooks a class folder without files that are not hidden: a class less to learn."""
+    if not os.path.isdir(folder):
         return
     for parent in (folder, *(child for child in folder.iterdir() if child.is_dir())):
         children = [child for child in parent.iterdir() if child.is_dir() and not child.name.startswith(".")]
-        empty = [child.name for child in children if not any(child.iterdir())]
+        empty = [child.name for child in children if all(file.name.startswith(".") for file in child.iterdir())]
         if empty and len(children) > 1:
             raise RunError(f"class folder '{parent / empty[0]}' is empty: add images or remove the folder")

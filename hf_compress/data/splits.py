@@ -70,7 +70,8 @@ def named_slice(data: datasets.DatasetDict, instruction: str, key: str) -> datas
         (bounds,) = datasets.ReadInstruction.from_spec(instruction).to_absolute(sizes)
     except (ValueError, AssertionError) as error:
         raise UsageError(f"'{key}' cannot be '{instruction}': {error}") from None
-    return data[name].select(range(bounds.from_ or 0, sizes[name] if bounds.to is None else bounds.to))
+    indices = range(sizes[name])[bounds.from_ or 0 : bounds.to]
+    return data[name].select(indices if indices else [])
 
 
 def _by_fractions(data: datasets.DatasetDict, fractions: dict[str, float], label_column: str | None, seed: int):

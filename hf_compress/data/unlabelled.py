@@ -76,7 +76,7 @@ def load_unlabelled(section: DataSection, forgotten: ImageSplit | None, room: Ro
     for number, source in enumerate(section.unlabelled):
         key = f"data.unlabelled.{number}"
         raw, commit = load_raw(source, key)
-        column = source.image_column or image_column_of(raw, key)
+        column = image_column_of(raw, source, key)
         raw = raw.select_columns(column).cast_column(column, datasets.Image(decode=False))
         everything = datasets.concatenate_datasets(list(raw.values()))
         rows = named_slice(raw, source.split, f"{key}.split") if source.split else everything

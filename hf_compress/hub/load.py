@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,8 +63,15 @@ class LoadedModel:
 
 
 def label_names(config: PretrainedConfig) -> list[str]:
-    """Return the class names in the order of the logits."""
-    return [config.id2label[index] for index in range(config.num_labels)]
+    """Return the class names in the order of the logits.
+
+    Raises:
+        RunError: the config does not number them from 0.
+    """
+    names = [config.id2label.get(index) for index in range(config.num_labels)]
+    if None in names:
+        raise RunError(f"'id2label' of config.json names {len(names)} labels, but none of them {names.index(None)}")
+    return list(map(str, names))
 
 
 def label_options(names: list[str]) -> dict[str, Any]:
@@ -103,7 +111,8 @@ def load(
         config = AutoConfig.from_pretrained(source, **options)
         _refuse_other_tasks(name, config)
         processor = AutoImageProcessor.from_pretrained(source, **options)
-        wanted = {} if labels is None or labels == label_names(config) else label_options(labels)
+        known = label_names(config)
+        wanted = {} if labels is None or labels == known else label_options(labels)
         if pretrained:
             model, info = AutoModelForImageClassification.from_pretrained(
                 source,
@@ -152,7 +161,7 @@ def local_folder(name: str) -> str | None:
         UsageError: a path without a model.
     """
     path = user_path(name)
-    if path.is_dir():
+    if os.path.isdir(path):
         if not (path / "config.json").is_file():
             raise UsageError(f"folder '{name}' has no config.json: give a folder in Hub form")
         return str(path)
@@ -186,15 +195,10 @@ def _refuse_other_inputs(name: str, model: PreTrainedModel, processor: BaseImage
             f"{name} cannot be used: {type(model).__name__} gives logits of shape {tuple(shape)} for one picture, "
             f"but its config names {model.config.num_labels} labels"
         )
+    if bad := [key for key, weights in model.named_parameters() if not weights.isfinite().all()]:
+        raise RunError(f"{name} cannot be used: {len(bad)} of its weights hold nan or infinity, '{bad[0]}' first")
     if not logits.isfinite().all():
-        raise RunError(f"{name} cannot be used: {_not_finite(model)}, so that its logits are not finite either")
-
-
-def _not_finite(model: PreTrainedModel) -> str:
-    """Say which weights or statistics are not finite."""
-    named = (*model.named_parameters(), *model.named_buffers())
-    bad = [name for name, tensor in named if not tensor.isfinite().all()]
-    return f"{len(bad)} of its tensors hold nan or infinity, '{bad[0]}' first" if bad else "its numbers overflow"
+        raise RunError(f"{name} cannot be used: its logits of a black picture are not finite")
 
 
 def _refuse_missing_body(name: str, model: PreTrainedModel, missing: set[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def origin(name: str, commit: str | None, pretrained: bool = True) -> Origin:
         return result | {"source": "architecture"}
     card = _card(name, commit)
     result["license"] = _license(card)
-    if user_path(name).is_dir():
+    if os.path.isdir(user_path(name)):
         base = card.get("base_model")
         return result | {"source": "folder", "base_model": base[0] if isinstance(base, list) and base else base}
     return result | {"base_model": name}

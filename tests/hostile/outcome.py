@@ -9,7 +9,7 @@ import pytest
 
 from hf_compress.errors import RunError, UsageError
 
-LONGEST = 1000
+LONGEST = 1010
 
 
 def refusal(call: Callable[[], Any]) -> str:

@@ -52,7 +52,7 @@ def check(make):
         recipe = make()
     except UsageError as error:
         assert str(error).isprintable()
-        assert len(str(error)) < 2000
+        assert len(str(error)) < 1010
     else:
         again = Recipe if isinstance(recipe, Recipe) else Study
         assert again.from_dict(read_yaml(recipe.to_yaml())) == recipe

@@ -85,7 +85,7 @@ def empty_class(folder: Path, *files: str) -> None:
 
 CLASS = datasets.ClassLabel(names=["cat", "dog"])
 CASES = {
-    "one class": (lambda f: photos(f, cat=IMAGES), names("cat")),
+    "one class": (lambda f: photos(f, cat=IMAGES), known(0)),
     "one image": (lambda f: photos(f, cat=1), "cannot be divided"),
     "one image a class": (lambda f: photos(f, cat=1, dog=1), "cannot be divided"),
     "one image in one class": (lambda f: photos(f, cat=20, dog=1), "cannot be divided"),
