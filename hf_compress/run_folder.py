@@ -254,11 +254,11 @@ class RunFolder:
 
     def _leave(self) -> bool:
         """Let go of the folder, and remove it unless it holds work; return whether it does."""
+        if processes.is_main() and not self._lock.is_locked:
+            return False
         kept = self.units.hold_work()
         if not processes.is_main():
             return kept
-        if not self._lock.is_locked:
-            return False
         if not kept:
             shutil.rmtree(self.partial, ignore_errors=True)
         self._lock.release()

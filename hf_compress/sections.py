@@ -137,7 +137,7 @@ class DataSection(SourceSection):
     )
     on_corrupt: Literal["skip", "stop"] = Field("skip", description="What to do with an image that cannot be decoded.")
     workers: int = Field(0, ge=0, le=512, description="Processes that decode images; 0 decodes in the main process.")
-    cache_mb: int = Field(1024, ge=0, description="Memory, in MiB, for images that are decoded only once.")
+    cache_mb: int = Field(1024, ge=0, le=2**30, description="Memory, in MiB, for images that are decoded only once.")
 
     @field_validator("unlabelled", mode="before")
     @classmethod
