@@ -129,11 +129,29 @@ class DataSection(SourceSection):
     )
     on_corrupt: Literal["skip", "stop"] = Field("skip", description="What to do with an image that cannot be decoded.")
     workers: int = Field(0, ge=0, description="Processes that decode images; 0 decodes in the main process.")
+    streaming: bool = Field(False, description="Read training images anew for each epoch, and keep none on the disk.")
+    train_images: int | None = Field(
+        None, ge=1, description="Images in an epoch of a stream; all that the data set says it has when not given."
+    )
 
     @field_validator("unlabelled", mode="before")
     @classmethod
     def _source_shorthand(cls, sources: Any) -> Any:
         return all_named(sources, "path")
+
+    @model_validator(mode="after")
+    def _can_stream(self):
+        if not self.streaming:
+            if self.train_images is not None:
+                raise ValueError("train_images is for a stream: set 'streaming: true', or 'splits.train: train[:N]'")
+            return self
+        if self.path == "digits":
+            raise ValueError("digits are in memory: leave out streaming")
+        if self.unlabelled or self.labelled < 1:
+            raise ValueError("a stream cannot be mixed or divided: leave out 'unlabelled' and 'labelled'")
+        if any(isinstance(split, float) or "[" in (split or "") for split in vars(self.splits).values()):
+            raise ValueError("a stream cannot be divided: give 'splits' names of splits, not fractions or slices")
+        return self
 
     @model_validator(mode="after")
     def _no_test_images(self):

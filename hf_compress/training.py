@@ -206,7 +206,7 @@ def train(
         StudentTrainer,
         model=model,
         data_collator=Collator(context.processor, teacher.processor if teacher else None),
-        train_dataset=data.train if teacher is None else data.with_unlabelled,
+        train_dataset=data.training if teacher is None else data.with_unlabelled,
         eval_dataset=data.validation,
         compute_metrics=lambda output: quality(torch.tensor(output.predictions), torch.tensor(output.label_ids)),
         callbacks=[HoldMasks(sparse)],

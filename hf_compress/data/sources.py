@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import huggingface_hub
 import numpy as np
 from rich.progress import Progress
 
@@ -20,11 +21,14 @@ from hf_compress.sections import SourceSection
 logger = logging.getLogger(__name__)
 
 
-def load_raw(section: SourceSection, key: str) -> tuple[datasets.DatasetDict, str | None]:
+def load_raw(
+    section: SourceSection, key: str, streaming: bool = False
+) -> tuple[datasets.DatasetDict | datasets.IterableDatasetDict, str | None]:
     """Return the data, and its commit where it comes from the Hub.
 
     Args:
         key: where the section stands in the recipe.
+        streaming: open it without loading its images.
 
     Raises:
         UsageError: there is no such data set.
@@ -36,9 +40,12 @@ def load_raw(section: SourceSection, key: str) -> tuple[datasets.DatasetDict, st
     looks_local = section.path.startswith(("/", ".", "~")) or folder.exists()
     if looks_local and not folder.is_dir():
         raise UsageError(f"'{key}.path': there is no folder '{section.path}'")
+    revision = section.revision
     try:
+        if streaming and not looks_local:
+            revision = huggingface_hub.dataset_info(section.path, revision=revision).sha
         loaded = datasets.load_dataset(
-            str(folder) if looks_local else section.path, section.name, revision=section.revision
+            str(folder) if looks_local else section.path, section.name, revision=revision, streaming=streaming
         )
     except datasets.exceptions.DatasetNotFoundError as error:
         raise UsageError(f"'{key}.path': {str(error).rstrip('.')}; check the id, or log in if it is private") from None
@@ -47,6 +54,8 @@ def load_raw(section: SourceSection, key: str) -> tuple[datasets.DatasetDict, st
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"'{key}.path': {section.path} cannot be loaded: {reason}") from None
+    if streaming:
+        return loaded, None if looks_local else revision
     raw = loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({"train": loaded})
     return raw, None if looks_local else _hub_commit(raw, section, key)
 
