@@ -14,6 +14,7 @@ from hf_compress.data.images import IGNORED_LABEL, ImageSplit, input_size
 from hf_compress.data.sources import (
     features_of,
     image_column_of,
+    labels_of,
     load_raw,
     refuse_empty_class_folders,
     without_corrupt,
@@ -115,7 +116,7 @@ def load_data(section: DataSection, seed: int) -> ImageData:
     images, corrupt = {}, {}
     for role, rows in parts.items():
         rows, corrupt[role] = without_corrupt(rows, image_column, section.on_corrupt, f"split '{role}'")
-        labels = [IGNORED_LABEL] * len(rows) if label_column is None else _labels(rows, label_column)
+        labels = labels_of(rows, label_column)
         images[role] = ImageSplit(rows.select_columns(image_column), image_column, labels)
         if not labels:
             raise RunError(f"split '{role}' of {section.path} has no images")
@@ -138,6 +139,7 @@ def load_data(section: DataSection, seed: int) -> ImageData:
 
 
 def _load_stream(section: DataSection, seed: int) -> ImageData:
+    """The same for a data set whose training images are not kept; see `streaming.open_stream`."""
     raw, commit = load_raw(section, "data", streaming=True)
     if features_of(raw) is None:
         raw = datasets.IterableDatasetDict({name: rows._resolve_features() for name, rows in raw.items()})
@@ -206,10 +208,6 @@ def _encode_labels(raw: datasets.DatasetDict, column: str | None) -> tuple[datas
         return raw, [str(value) for value in range(values[-1] + 1)], False
     raw = raw.map(lambda row: {column: -1 if row[column] is None else values.index(row[column])})
     return raw, values, True
-
-
-def _labels(rows: datasets.Dataset, column: str) -> list[int]:
-    return [IGNORED_LABEL if label is None or label < 0 else int(label) for label in rows[column]]
 
 
 def _refuse_empty_classes(data: ImageData, section: DataSection) -> None:

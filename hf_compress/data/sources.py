@@ -14,7 +14,7 @@ import numpy as np
 from rich.progress import Progress
 
 from hf_compress import processes
-from hf_compress.data.images import decode
+from hf_compress.data.images import IGNORED_LABEL, decode
 from hf_compress.errors import RunError, UsageError
 from hf_compress.sections import SourceSection
 
@@ -105,6 +105,13 @@ def image_column_of(raw: datasets.DatasetDict, key: str) -> str:
         names = ", ".join(features_of(raw))
         raise UsageError(f"the data set has {found}: name one of {names} in '{key}.image_column'")
     return columns[0]
+
+
+def labels_of(rows: datasets.Dataset, column: str | None) -> list[int]:
+    """Return the class index of every image, -100 where there is none."""
+    if column is None:
+        return [IGNORED_LABEL] * len(rows)
+    return [IGNORED_LABEL if label is None or label < 0 else int(label) for label in rows[column]]
 
 
 def without_corrupt(rows: datasets.Dataset, column: str, on_corrupt: str, place: str) -> tuple[datasets.Dataset, int]:

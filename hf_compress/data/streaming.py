@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hf_compress.data.images import IGNORED_LABEL, ImageSplit, decode
-from hf_compress.data.sources import without_corrupt
+from hf_compress.data.sources import labels_of, without_corrupt
 from hf_compress.data.splits import USUAL_NAMES
 from hf_compress.errors import RunError, UsageError
 from hf_compress.registry import did_you_mean
@@ -75,11 +75,12 @@ class ImageStream(torch.utils.data.IterableDataset):
             rows.set_epoch(turn)
             views = corrupt = 0
             for row in rows:
+                picture = with_bytes(row[self.image_column])
                 try:
-                    view = decode(with_bytes(row[self.image_column]))
+                    view = decode(picture)
                 except (OSError, SyntaxError, ValueError) as error:
                     corrupt += 1
-                    self._tell(row, error, first=corrupt == 1)
+                    self._tell(picture, error, first=corrupt == 1)
                     continue
                 views += 1
                 yield {"view": self.augment(view) if self.augment else view, "label": self._label(row)}
@@ -92,8 +93,8 @@ class ImageStream(torch.utils.data.IterableDataset):
             return IGNORED_LABEL
         return self.order[label] if self.order else label
 
-    def _tell(self, row: dict[str, Any], error: Exception, first: bool) -> None:
-        where = f"{row[self.image_column]['path'] or 'a picture'} ({error})"
+    def _tell(self, picture: dict[str, Any], error: Exception, first: bool) -> None:
+        where = f"{picture['path'] or 'a picture'} ({error})"
         if self.on_corrupt == "stop":
             raise RunError(f"the stream of training images has a corrupt one: {where}; 'data.on_corrupt: skip'")
         if first:
@@ -141,10 +142,8 @@ def open_stream(
         held, corrupt[role] = without_corrupt(
             _in_memory(rows, image_column, most), image_column, section.on_corrupt, f"split '{role}'"
         )
-        labels = held[label_column] if label_column else [None] * len(held)
-        known = [IGNORED_LABEL if label is None or label < 0 else label for label in labels]
-        parts[role] = ImageSplit(held.select_columns(image_column), image_column, known)
-        if not known:
+        parts[role] = ImageSplit(held.select_columns(image_column), image_column, labels_of(held, label_column))
+        if not len(held):
             raise RunError(f"split '{role}' of {section.path} has no images")
     origins = {"train": f"stream of split {names['train']}"}
     for role in ("validation", "test"):

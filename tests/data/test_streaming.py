@@ -9,13 +9,18 @@ import psutil
 import pytest
 import torch
 from PIL import Image
+from transformers import set_seed
 
+from hf_compress.config import TrainingConfig
 from hf_compress.data import load_data
 from hf_compress.data.sources import load_raw
 from hf_compress.data.streaming import ImageStream
 from hf_compress.errors import RunError, UsageError
 from hf_compress.recipe import Recipe
-from hf_compress.sections import DataSection
+from hf_compress.sections import DataSection, StudentSection
+from hf_compress.steps.base import Context
+from hf_compress.students import build_model
+from hf_compress.training import train
 
 TINY = {"model": "resnet18", "width": 0.125, "image_size": 16}
 TRAIN = 150
@@ -35,6 +40,11 @@ def folder(tmp_path_factory):
 
 def streamed(folder, **options):
     return load_data(DataSection(path=str(folder), streaming=True, train_images=TRAIN, **options), seed=0)
+
+
+def student(data):
+    torch.manual_seed(0)
+    return build_model(StudentSection(**TINY), data.label_names)
 
 
 def keys(items):
@@ -86,15 +96,8 @@ def test_the_labels_of_a_stream_follow_those_of_a_model(folder):
 
 
 def test_a_training_reads_the_stream_anew_each_epoch(folder, tmp_path):
-    from hf_compress.config import TrainingConfig
-    from hf_compress.steps.base import Context
-    from hf_compress.students import build_model
-    from hf_compress.training import train
-
     data = streamed(folder, augmentation="light")
-    loaded = build_model(
-        Recipe.from_dict({"student": TINY, "data": "digits", "steps": ["finetune"]}).student, data.label_names
-    )
+    loaded = student(data)
     data.set_augmentation("light", loaded.processor)
     assert data.stream.augment is not None
     context = Context(data, loaded.processor, None, 0, tmp_path, log=lambda line: None)
@@ -103,6 +106,27 @@ def test_a_training_reads_the_stream_anew_each_epoch(folder, tmp_path):
     assert len(details["epochs"]) == 2
     assert data.stream.epoch == 1
     assert not torch.equal(before, loaded.model.classifier[-1].weight)
+
+
+def test_an_interrupted_epoch_reads_the_same_images_again(folder, tmp_path):
+    def weights(place, log):
+        data = streamed(folder, augmentation="light")
+        loaded = student(data)
+        data.set_augmentation("light", loaded.processor)
+        set_seed(0)
+        context = Context(data, loaded.processor, None, 0, tmp_path / place, log=log, resumable=True)
+        train(loaded.model, context, TrainingConfig(epochs=2, learning_rate=1e-3))
+        return loaded.model.state_dict()
+
+    def fail_in_epoch_2(line):
+        if "epoch 2 of 2" in line:
+            raise InterruptedError
+
+    whole = weights("whole", log=lambda line: None)
+    with pytest.raises(InterruptedError):
+        weights("resumed", log=fail_in_epoch_2)
+    resumed = weights("resumed", log=lambda line: None)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_a_run_streams(folder, tmp_path):
