@@ -1,4 +1,4 @@
-.PHONY: demo test lint
+.PHONY: demo test lint bench
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -7,6 +7,14 @@ demo: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+BENCHMARKS := start_up distillation_step distillation_peers cached_distillation input_pipeline selection_of_weights channel_removal
+
+bench: .venv/installed
+	mkdir -p benchmarks/results
+	set -e; for name in machine $(BENCHMARKS); do \
+		OMP_NUM_THREADS=$$(nproc) $(BIN)/python benchmarks/$$name.py > benchmarks/results/$$name.md; \
+		cat benchmarks/results/$$name.md; done
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -72,7 +72,7 @@ def bare(teacher: nn.Module, student: nn.Module, pictures: Pictures) -> float:
     return time.perf_counter() - begun
 
 
-def ours(teacher: nn.Module, student: nn.Module, pictures: Pictures) -> float:
+def ours(teacher: nn.Module, student: nn.Module, pictures: Pictures, loss: str = "mse") -> float:
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
@@ -95,7 +95,7 @@ def ours(teacher: nn.Module, student: nn.Module, pictures: Pictures) -> float:
             optimizer_cls_and_kwargs=(torch.optim.Adam, {"lr": 1e-4}),
             callbacks=[clock],
             teacher=teacher,
-            loss_config=DistillConfig(loss="mse"),
+            loss_config=DistillConfig(loss=loss),
         )
         trainer.remove_callback(PrinterCallback)
         use_channels_last(student)

@@ -2,24 +2,35 @@
 
 from typing import Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
 
-from hf_compress.errors import UsageError
+from hf_compress.errors import UsageError, shown
 from hf_compress.registry import did_you_mean
+
+MOST = 1_000_000  # of whatever is counted
 
 
 class Section(BaseModel):
-    """A part of a recipe. Unknown keys are errors."""
+    """A part of a recipe. Unknown keys are errors, and so are truth values and infinity where numbers belong."""
 
-    model_config = ConfigDict(extra="forbid", validate_default=True)
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_number_is_true(cls, value: Any, info: ValidationInfo) -> Any:
+        values = value if isinstance(value, list) else [value]
+        if any(isinstance(each, bool) for each in values) and not _holds_bool(cls.model_fields[info.field_name]):
+            raise ValueError("true and false are no value of this key")
+        return value
 
 
 class TrainingConfig(Section):
     """How a model is trained. The defaults are those of the founding article: Adam, learning rate 1e-4, batch 32."""
 
-    epochs: int = Field(20, ge=1, description="Passes over the training images.")
+    epochs: int = Field(20, ge=1, le=MOST, description="Passes over the training images.")
     learning_rate: float = Field(1e-4, gt=0)
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(32, ge=1, le=MOST)
     optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="`sgd` has Nesterov momentum 0.9.")
     weight_decay: float = Field(0.0, ge=0)
     scheduler: Literal["constant", "linear", "cosine"] = Field("linear", description="Learning rate after warm-up.")
@@ -56,18 +67,22 @@ def validate(section: type[S], values: Any, path: str = "") -> S:
 def sentence(section: type[BaseModel], error: dict, path: str) -> str:
     """Say in one sentence what pydantic found wrong in the part of the recipe at `path`."""
     location = [part for part in error["loc"] if not _is_union_tag(part)]
-    key = ".".join([path, *map(str, location)] if path else map(str, location)) or "the recipe"
+    key = shown(".".join([path, *map(str, location)] if path else map(str, location)) or "the recipe")
     value = error["input"]
     if error["type"] == "extra_forbidden":
         owner = _section_at(section, location[:-1])
-        return f"unknown key '{key}' (value {value!r}){did_you_mean(str(location[-1]), owner.model_fields)}"
+        return f"unknown key {key} (value {shown(value)}){did_you_mean(str(location[-1]), owner.model_fields)}"
     if error["type"] == "missing":
-        return f"'{key}' is missing: add it to the recipe"
+        return f"{key} is missing: add it to the recipe"
     if error["type"] == "literal_error":
         expected = [choice.strip("'") for choice in error["ctx"]["expected"].replace(" or ", ", ").split(", ")]
-        return f"'{key}' cannot be {value!r}{did_you_mean(str(value), expected)}"
+        return f"{key} cannot be {shown(value)}{did_you_mean(str(value), expected)}"
     reason = error["msg"].removeprefix("Value error, ")
-    return f"'{key}' cannot be {value!r}: {reason[0].lower()}{reason[1:]}"
+    return f"{key} cannot be {shown(value)}: {reason[0].lower()}{reason[1:]}"
+
+
+def _holds_bool(field: FieldInfo) -> bool:
+    return field.annotation is bool or bool in get_args(field.annotation)
 
 
 def _is_union_tag(part: Any) -> bool:

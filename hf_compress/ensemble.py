@@ -27,6 +27,9 @@ class Ensemble(nn.Module):
         self.members = nn.ModuleList(members)
         self.orders = orders
 
+    def extra_repr(self) -> str:
+        return f"orders={self.orders}"
+
     def forward(self, pixel_values: tuple[Tensor, ...]) -> ImageClassifierOutput:
         """Return the logarithm of the mean as `logits` (batch, classes): its softmax is the mean itself.
 

@@ -1,10 +1,32 @@
 """The kinds of failure a user meets, and the exit codes they get."""
 
+from typing import Any
+
+MOST_OF_A_VALUE, MOST_OF_A_SENTENCE = 200, 1000
+
+
+def shown(value: Any) -> str:
+    """Return the `repr` of a value, without the middle of a long one."""
+    return shortened(repr(value), MOST_OF_A_VALUE)
+
+
+def shortened(text: str, most: int) -> str:
+    """Return a text without what is too much in its middle."""
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
+
+
+def one_line(text: str) -> str:
+    """Return a text on one line; what a terminal would not print as it stands, or obey, is escaped."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in " ".join(text.split()))
+
 
 class CompressError(Exception):
     """An error whose message is one sentence that says what is wrong, where, and what to do."""
 
     exit_code = 1
+
+    def __init__(self, sentence: str):
+        super().__init__(shortened(one_line(sentence), MOST_OF_A_SENTENCE))
 
 
 class UsageError(CompressError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ import torch
 from hf_compress.data import ImageData, load_data
 from hf_compress.data.images import input_size
 from hf_compress.errors import RunError, UsageError
+from hf_compress.files import user_path
 from hf_compress.hub.backbone import load_backbone
 from hf_compress.hub.load import LoadedModel, load
 from hf_compress.measure.cost import cost
@@ -87,7 +87,7 @@ def _backbone(name: str, data_path: str | None, split: str, trust_remote_code: b
 
 
 def _own_recipe(name: str) -> Recipe | None:
-    file = Path(name).expanduser() / RECIPE
+    file = user_path(name) / RECIPE
     return Recipe.load(file) if file.is_file() else None
 
 
@@ -102,4 +102,4 @@ def _data_section(name: str, data_path: str | None) -> tuple[DataSection, int]:
 
 
 def _same_path(first: str, second: str) -> bool:
-    return Path(first).expanduser().resolve() == Path(second).expanduser().resolve()
+    return user_path(first).resolve() == user_path(second).resolve()

@@ -16,6 +16,11 @@ NEW = ".new-"
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 
 
+def user_path(text: str | Path) -> Path:
+    """Return a path with `~` resolved, where there is such a user."""
+    return Path(os.path.expanduser(text))
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Give a temporary path with the same suffix, and rename what was written there to `path` once it is on the disk.

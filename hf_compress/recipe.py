@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, SerializeAsAny, field_validator, model_va
 from pydantic.json_schema import models_json_schema
 
 from hf_compress.config import Section, validate
-from hf_compress.errors import UsageError
+from hf_compress.errors import UsageError, shown
 from hf_compress.recipe_values import is_study, overridden, read_recipe
 from hf_compress.registry import did_you_mean
 from hf_compress.sections import (
@@ -47,7 +47,7 @@ class Recipe(Section):
     )
     measure: MeasureSection = Field(default_factory=MeasureSection)
     publish: PublishSection | None = Field(None, description="Publish the finished run folder on the Hub.")
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
 
     @model_validator(mode="before")
     @classmethod
@@ -264,7 +264,7 @@ def _parse_step(number: int, step: Any) -> dict[str, Section]:
         raise UsageError(f"'steps.{number}' must be one step name with its options, for example '- distill: {{}}'")
     (name, options), *_ = step.items()
     if name not in STEPS:
-        raise UsageError(f"'steps.{number}' is the unknown step '{name}'{did_you_mean(str(name), STEPS)}")
+        raise UsageError(f"'steps.{number}' is the unknown step {shown(name)}{did_you_mean(str(name), STEPS)}")
     config = STEPS.get(name).Config
     if isinstance(options, config):
         return {name: options}

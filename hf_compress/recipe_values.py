@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from hf_compress.errors import UsageError
+from hf_compress.bounded_yaml import MOST_CHARACTERS, MOST_LEVELS, read_yaml
+from hf_compress.errors import UsageError, shown
+from hf_compress.files import user_path
 from hf_compress.registry import did_you_mean
 from hf_compress.shipped import shipped_folders
 
@@ -21,9 +22,12 @@ def read_recipe(source: str | Path) -> Any:
     """
     path = _find(source)
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"recipe {path} is not valid YAML: {' '.join(str(error).split())}") from None
+        with path.open(encoding="utf-8-sig") as file:
+            return read_yaml(file.read(MOST_CHARACTERS + 1))
+    except ValueError as error:
+        raise UsageError(f"recipe {path} is not valid YAML: {error}") from None
+    except OSError as error:
+        raise UsageError(f"recipe {path} cannot be read: {error.strerror}") from None
 
 
 def is_study(values: Any) -> bool:
@@ -45,45 +49,54 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def _find(source: str | Path) -> Path:
-    path = Path(source).expanduser()
-    if path.is_file():
+    path = user_path(source)
+    if os.path.isfile(path):
         return path
     shipped = shipped_recipes()
     if str(source) in shipped:
         return shipped[str(source)]
-    raise UsageError(f"no recipe file or shipped recipe '{source}'{did_you_mean(str(source), shipped)}")
+    raise UsageError(f"no recipe file or shipped recipe {shown(str(source))}{did_you_mean(str(source), shipped)}")
 
 
 def _override(values: dict, key: str, value: Any) -> None:
     """Set `value` at the dotted path `key`; `steps.prune.amount` addresses the only prune step."""
     node: Any = values
     *parents, last = key.split(".")
+    if not last or "" in parents:
+        raise UsageError(f"cannot set {shown(key)}: a part of the key is empty")
+    if len(parents) > MOST_LEVELS:
+        raise UsageError(f"cannot set {shown(key)}: it goes more than {MOST_LEVELS} levels deep")
     for depth, part in enumerate(parents):
-        if isinstance(node, list):
-            items, node = node, node[index := _list_index(node, part, key)]
-            if isinstance(node, str):
-                node = items[index] = {node: {}} if parents[depth - 1] == "steps" else {"model": node}
-            if isinstance(node, dict) and part in node:
-                node = node[part]
-            continue
-        if isinstance(node.get(part), str):
-            node[part] = {"path" if part == "data" else "model": node[part]}
-        if node.get(part) is None:
-            node[part] = {}
-        node = node[part]
+        node = _child(node, part, key, in_steps=parents[depth - 1 : depth] == ["steps"])
         if not isinstance(node, dict | list):
-            raise UsageError(f"cannot set '{key}': '{'.'.join(parents[: depth + 1])}' is a single value")
+            raise UsageError(f"cannot set {shown(key)}: {shown('.'.join(parents[: depth + 1]))} is a single value")
     if isinstance(node, list):
-        node[_list_index(node, last, key)] = value if last.isdigit() else {last: value}
+        node[_list_index(node, last, key)] = value if last.isdecimal() else {last: value}
     else:
         node[last] = value
 
 
+def _child(node: dict | list, part: str, key: str, in_steps: bool) -> Any:
+    """Return what `part` addresses; a section that is left out, or said by a string, becomes a mapping."""
+    if isinstance(node, list):
+        index = _list_index(node, part, key)
+        if isinstance(node[index], str):
+            node[index] = {node[index]: {}} if in_steps else {"model": node[index]}
+        if not isinstance(node[index], dict) or part not in node[index]:
+            return node[index]
+        node = node[index]
+    if isinstance(node.get(part), str):
+        node[part] = {"path" if part == "data" else "model": node[part]}
+    if node.get(part) is None:
+        node[part] = {}
+    return node[part]
+
+
 def _list_index(items: list, part: str, key: str) -> int:
-    if part.isdigit() and int(part) < len(items):
+    if part in map(str, range(len(items))):
         return int(part)
     matches = [i for i, item in enumerate(items) if item == part or (isinstance(item, dict) and part in item)]
     if len(matches) != 1:
         found = "no step" if not matches else "more than one step"
-        raise UsageError(f"cannot set '{key}': {found} '{part}'; use a number from 0 to {len(items) - 1}")
+        raise UsageError(f"cannot set {shown(key)}: {found} {shown(part)}; use a number from 0 to {len(items) - 1}")
     return matches[0]

@@ -13,14 +13,15 @@ from filelock import FileLock, Timeout
 
 from hf_compress import processes
 from hf_compress.environment import environment
-from hf_compress.errors import CompressError, Diverged, RunError, UsageError
-from hf_compress.files import read_json, write_json, write_problem
+from hf_compress.errors import CompressError, Diverged, RunError, UsageError, shown
+from hf_compress.files import read_json, user_path, write_json, write_problem
 from hf_compress.recipe import Recipe
 from hf_compress.run import RECIPE, REPORT, Run
 from hf_compress.selection.config import AUTO
 from hf_compress.units import Units
 
 BEGUN, MOVING, LOCK, FILES = "begun.json", "moving", "lock", "files"
+OWN = {BEGUN, MOVING, LOCK, "units"}
 MOST_DIFFERENCES = 3
 
 
@@ -47,7 +48,7 @@ class RunFolder:
     """
 
     def __init__(self, destination: str | Path, recipe: Recipe, overwrite: bool = False, resume: bool = False):
-        self.destination = Path(destination).expanduser()
+        self.destination = _place(destination)
         self.partial = self.destination.with_name(self.destination.name + ".partial")
         self.recipe, self.overwrite, self.resume = recipe, overwrite, resume
         self.units = Units(self.partial / "units", recipe.seed)
@@ -59,14 +60,16 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         try:
             if processes.is_main():
+                self._refuse_other_work()
                 self.partial.mkdir(parents=True, exist_ok=True)
                 self._lock.acquire(timeout=0)
                 self._open()
         except Timeout:
             raise UsageError(f"output '{self.destination}' is being made by another process: wait for it") from None
-        except OSError as error:
+        except (OSError, ValueError) as error:  # the latter for a path that holds a NUL
             self._leave()
-            raise UsageError(f"output '{self.destination}' cannot be written: {error.strerror}") from None
+            reason = getattr(error, "strerror", None) or error
+            raise UsageError(f"output {shown(str(self.destination))} cannot be written: {reason}") from None
         except BaseException:
             self._leave()
             raise
@@ -203,10 +206,18 @@ class RunFolder:
         if processes.is_main():
             write_json(self.partial / BEGUN, self._begun)
 
+    def _refuse_other_work(self) -> None:
+        """Allow only a folder that an earlier start has made: what lies there will be removed."""
+        theirs = self.partial.is_dir() and {place.name for place in self.partial.iterdir()}
+        if self.partial.is_symlink() or (theirs and theirs.isdisjoint(OWN)):
+            raise UsageError(
+                f"'{self.partial}' exists, and is not of an unfinished run: remove it, or choose another --output"
+            )
+
     def _refuse_other_files(self, resumed: bool = False) -> None:
         """Allow an empty destination, an earlier run that is to be replaced, and the same run, finished."""
         destination = self.destination
-        if not destination.exists() or (destination.is_dir() and not any(destination.iterdir())):
+        if not os.path.lexists(destination) or (destination.is_dir() and not any(destination.iterdir())):
             return
         if not (destination / REPORT).is_file():
             raise UsageError(f"output '{destination}' exists and is not a run folder: choose another --output")
@@ -243,6 +254,8 @@ class RunFolder:
 
     def _leave(self) -> bool:
         """Let go of the folder, and remove it unless it holds work; return whether it does."""
+        if processes.is_main() and not self._lock.is_locked:
+            return False
         kept = self.units.hold_work()
         if not processes.is_main():
             return kept
@@ -250,6 +263,20 @@ class RunFolder:
             shutil.rmtree(self.partial, ignore_errors=True)
         self._lock.release()
         return kept
+
+
+def _place(destination: str | Path) -> Path:
+    """Return the path that is to be the run folder: behind a link, what it points to.
+
+    Raises:
+        UsageError: it is the root of the file system.
+    """
+    path = user_path(destination)
+    if os.path.islink(path) or path.name in ("", ".."):
+        path = Path(os.path.realpath(path))
+    if not path.name:
+        raise UsageError(f"output '{path}' cannot be a run folder: choose another --output")
+    return path
 
 
 def differences(earlier: dict[str, Any], now: dict[str, Any], revisions: bool = True) -> str:

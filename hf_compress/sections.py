@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from hf_compress.config import Section, TrainingConfig
+from hf_compress.config import MOST, Section, TrainingConfig
 from hf_compress.errors import UsageError
 from hf_compress.selection.config import AUTO, BudgetSection, ProbeSection
 
@@ -18,8 +18,10 @@ class ModelSection(Section):
     model: str = Field(description="Hub id, folder, `timm/...`, or a name that `hf-compress students` lists.")
     revision: str | None = Field(None, description="Branch, tag or commit of the Hub repository.")
     trust_remote_code: bool = Field(False, description="Run the Python code that the repository contains.")
-    width: float = Field(1.0, gt=0, description="Width multiplier of a registered architecture.")
-    image_size: int | None = Field(None, ge=8, description="Input size in pixels of a registered architecture.")
+    width: float = Field(1.0, gt=0, le=64, description="Width multiplier of a registered architecture.")
+    image_size: int | None = Field(
+        None, ge=8, le=8192, description="Input size in pixels of a registered architecture."
+    )
 
 
 class StudentSection(ModelSection):
@@ -127,17 +129,33 @@ class DataSection(SourceSection):
     augmentation: Literal["none", "light", "standard"] = Field(
         "none", description="`light`: shift and mirror; `standard`: random crop, mirror and colour."
     )
+    views: int | None = Field(
+        None,
+        ge=1,
+        description="Augmented views of an image, shown in turn, one an epoch, so that a teacher sees each only once; "
+        "endlessly many when not given.",
+    )
     on_corrupt: Literal["skip", "stop"] = Field("skip", description="What to do with an image that cannot be decoded.")
-    workers: int = Field(0, ge=0, description="Processes that decode images; 0 decodes in the main process.")
+    workers: int = Field(0, ge=0, le=512, description="Processes that decode images; 0 decodes in the main process.")
+    cache_mb: int = Field(1024, ge=0, le=2**30, description="Memory, in MiB, for images that are decoded only once.")
     streaming: bool = Field(False, description="Read training images anew for each epoch, and keep none on the disk.")
     train_images: int | None = Field(
-        None, ge=1, description="Images in an epoch of a stream; all that the data set says it has when not given."
+        None,
+        ge=1,
+        le=10**12,
+        description="Images in an epoch of a stream; all that the data set says it has when not given.",
     )
 
     @field_validator("unlabelled", mode="before")
     @classmethod
     def _source_shorthand(cls, sources: Any) -> Any:
         return all_named(sources, "path")
+
+    @model_validator(mode="after")
+    def _views_are_augmented(self):
+        if self.views is not None and self.augmentation == "none":
+            raise ValueError("views are made by an augmentation: set augmentation, or leave out views")
+        return self
 
     @model_validator(mode="after")
     def _can_stream(self):
@@ -147,6 +165,8 @@ class DataSection(SourceSection):
             return self
         if self.path == "digits":
             raise ValueError("digits are in memory: leave out streaming")
+        if self.views is not None:
+            raise ValueError("images of a stream are not kept, so their views do not repeat: leave out views")
         if self.unlabelled or self.labelled < 1:
             raise ValueError("a stream cannot be mixed or divided: leave out 'unlabelled' and 'labelled'")
         if any(isinstance(split, float) or "[" in (split or "") for split in vars(self.splits).values()):
@@ -161,9 +181,9 @@ class DataSection(SourceSection):
 
 
 class MeasureSection(Section):
-    batch_size: int = Field(64, ge=1, description="Second batch size of the latency table, beside 1.")
-    threads: int | None = Field(None, ge=1, description="CPU threads; all cores when not given.")
-    repeats: int = Field(30, ge=3, description="Timed forward passes a model and batch size.")
+    batch_size: int = Field(64, ge=1, le=MOST, description="Second batch size of the latency table, beside 1.")
+    threads: int | None = Field(None, ge=1, le=4096, description="CPU threads; all cores when not given.")
+    repeats: int = Field(30, ge=3, le=MOST, description="Timed forward passes a model and batch size.")
     runtimes: list[Literal["eager", "compile", "onnxruntime"]] = Field(
         ["eager"], description="Where latency is measured; `eager` always is. `onnxruntime` needs hf-compress[onnx]."
     )

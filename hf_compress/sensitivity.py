@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from hf_compress.data.images import batches, input_size, spread
 from hf_compress.errors import RunError
 from hf_compress.evaluation import load_with_data
-from hf_compress.files import whole_file
+from hf_compress.files import user_path, whole_file
 from hf_compress.measure.quality import quality
 from hf_compress.steps.pruning.channels import ChannelPruner
 from hf_compress.steps.pruning.config import PruneConfig
@@ -93,7 +93,7 @@ def sensitivity(
         prune(trial)
         accuracy = _accuracy(trial, inputs)
         measurements.append(Measurement(part, size, ratio, accuracy, baseline - accuracy))
-    folder = Path(output).expanduser()
+    folder = user_path(output)
     folder.mkdir(parents=True, exist_ok=True)
     _write(measurements, folder / "sensitivity.csv")
     _draw(measurements, baseline, folder / "sensitivity.png")

@@ -32,7 +32,8 @@ from hf_compress.resumable import Attempts, Resumable
 from hf_compress.steps.base import Context
 from hf_compress.steps.distillation.config import LOSSES, LossConfig
 from hf_compress.steps.distillation.criterion import Criterion
-from hf_compress.steps.distillation.features import answer
+from hf_compress.steps.distillation.features import Answer, answer
+from hf_compress.teacher_outputs import answered, logits_of
 
 EVALUATION_BATCH = 128
 PROJECTORS = "projectors.safetensors"
@@ -43,8 +44,8 @@ class CompressionTrainer(Trainer):
 
     Args:
         teacher: frozen model that sees `teacher_pixel_values`, or `pixel_values` where a batch has no own view for it;
-            None trains with cross-entropy alone.
-        loss_config: names the distillation losses and their options.
+            not needed where batches hold its logits as `teacher_outputs`.
+        loss_config: names the distillation losses and their options; None trains with cross-entropy alone.
 
     Attributes:
         criterion: the loss against the teacher.
@@ -68,19 +69,24 @@ class CompressionTrainer(Trainer):
             use_channels_last(self.teacher)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Return the distillation loss while training with a teacher, otherwise the cross-entropy."""
+        """Return the distillation loss while training, where there is one, otherwise the cross-entropy."""
         labels = inputs.get("labels")
-        if model.training and self.teacher is not None:
+        if model.training and self.criterion is not None:
             student = answer(model, inputs["pixel_values"], self.criterion.student_layers, owner=self.model)
-            with torch.no_grad():
-                teacher = answer(self.teacher, _teacher_view(inputs), self.criterion.teacher_layers)
-            logits, loss = student.logits, self.criterion(student, teacher, labels)
+            logits, loss = student.logits, self.criterion(student, self._teacher_answer(inputs), labels)
         else:
             logits = model(pixel_values=inputs["pixel_values"]).logits
             loss = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED_LABEL)
         if model.training:
             self.stop_unless_finite(loss)
         return (loss, {"logits": logits}) if return_outputs else loss
+
+    def _teacher_answer(self, inputs: dict[str, Any]) -> Answer:
+        """Return what the teacher says to a batch, which may hold it already."""
+        if "teacher_outputs" in inputs:
+            return Answer(inputs["teacher_outputs"])
+        with torch.no_grad():
+            return answer(self.teacher, _teacher_view(inputs), self.criterion.teacher_layers)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Match the layers that losses compare, and train the projectors between them together with the model."""
@@ -115,10 +121,10 @@ class CompressionTrainer(Trainer):
             raise Diverged(f"the training loss became {loss.item()}", where)
 
     def _set_signature_columns_if_needed(self) -> None:
-        """Count the teacher's view among the columns that are used."""
+        """Count the teacher's view, and what it says, among the columns that are used."""
         if self._signature_columns is None:
             super()._set_signature_columns_if_needed()
-            self._signature_columns.append("teacher_pixel_values")
+            self._signature_columns += ["teacher_pixel_values", "teacher_outputs"]
 
 
 class StudentTrainer(Resumable, CompressionTrainer):
@@ -148,6 +154,16 @@ class ClearGradients(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         for parameter in self.criterion.parameters():
             parameter.grad = None
+
+
+class ShowEpoch(TrainerCallback):
+    """Tells images in which epoch they are shown; accelerate tells its own sampler only."""
+
+    def __init__(self, images: ImageSplit):
+        self.images = images
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.images.epoch = round(state.epoch)
 
 
 class HoldMasks(TrainerCallback):
@@ -201,16 +217,20 @@ def train(
         raise RunError(
             f"loss '{wanted[0]}' needs labels, and no training image has one; mse, kl and dist do without them"
         )
+    images = data.training if teacher is None else data.with_unlabelled
+    if teacher is not None and not any(term.layers for term in config.terms):
+        images = answered(images, teacher, logits_of, context, config.epochs)
+    live = teacher if images.teacher_outputs is None else None
     sparse = [parameter for name, parameter in model.named_parameters() if name in context.sparse_parameters]
     build = partial(
         StudentTrainer,
         model=model,
-        data_collator=Collator(context.processor, teacher.processor if teacher else None),
-        train_dataset=data.training if teacher is None else data.with_unlabelled,
+        data_collator=Collator(context.processor, live.processor if live else None),
+        train_dataset=images,
         eval_dataset=data.validation,
         compute_metrics=lambda output: quality(torch.tensor(output.predictions), torch.tensor(output.label_ids)),
-        callbacks=[HoldMasks(sparse)],
-        teacher=teacher.model if teacher else None,
+        callbacks=[HoldMasks(sparse), ShowEpoch(images)],
+        teacher=live.model if live else None,
         loss_config=config if teacher else None,
     )
     return fit(build, config, context, metric="accuracy")

@@ -19,8 +19,10 @@ os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 TINY = {"model": "resnet18", "width": 0.125, "image_size": 16}
 TRAINING = {"epochs": 2, "learning_rate": 3e-3}
+HINTS = {"loss": "hints", "weight": 0.1, "layers": {"resnet.encoder.stages.0": "resnet.encoder.stages.1"}}
 RECIPE = {
     "teacher": {**TINY, "finetune": TRAINING},
+    "assistants": [TINY],
     "student": TINY,
     "data": {
         "path": "digits",
@@ -28,7 +30,7 @@ RECIPE = {
         "splits": {"train": "train[:96]", "validation": "train[300:350]", "test": "train[400:450]"},
     },
     "steps": [
-        {"distill": TRAINING},
+        {"distill": {**TRAINING, "losses": [{"loss": "mse"}, HINTS]}},
         {"prune": {"amount": 0.45, "max_drop": 1.0, "recovery": {**TRAINING, "epochs": 1, "loss": "mse_ce"}}},
         {
             "prune": {

@@ -218,8 +218,9 @@ class CompressionTrainer(training.CompressionTrainer):
         return Trainer.compute_loss(self, model, inputs, *args, **kwargs)
 
     def prediction_step(self, model, inputs, *args, **kwargs):
-        """Evaluate as an ordinary Trainer does; the teacher's view, where there is one, is not for the model."""
-        inputs.pop("teacher_pixel_values", None)
+        """Evaluate as an ordinary Trainer does; what is there for or from the teacher is not for the model."""
+        for name in ("teacher_pixel_values", "teacher_outputs"):
+            inputs.pop(name, None)
         return super().prediction_step(model, inputs, *args, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_compress.errors import UsageError
+from hf_compress.errors import UsageError, shown
 
 DATA_HELP = "Hub data set, folder of images or parquet, or digits."
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code of the repository.")]
@@ -31,7 +31,7 @@ def assignments(texts: list[str] | None, option: str = "--set") -> dict[str, Any
 def _assignment(text: str, option: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise UsageError(f"{option} needs KEY=VALUE, not '{text}'")
+        raise UsageError(f"{option} needs KEY=VALUE, not {shown(text)}")
     return key, parse_value(f"{option} {key}", value)
 
 
@@ -41,9 +41,9 @@ def parse_value(option: str, text: str) -> Any:
     Raises:
         UsageError: it is none.
     """
-    import yaml
+    from hf_compress.bounded_yaml import read_yaml
 
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UsageError(f"{option}: '{text}' is not a YAML value") from None
+        return read_yaml(text)
+    except ValueError as error:
+        raise UsageError(f"{option}: {shown(text)} is not a YAML value: {error}") from None

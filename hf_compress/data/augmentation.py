@@ -13,7 +13,7 @@ class RandomShift(nn.Module):
     def forward(self, picture: Tensor) -> Tensor:
         for axis in (-2, -1):
             size = picture.shape[axis]
-            most = max(1, size // 8)
+            most = min(max(1, size // 8), size - 1)
             offset = int(torch.randint(-most, most + 1, ()))
             positions = (torch.arange(size) + offset).abs()
             picture = picture.index_select(axis, torch.minimum(positions, 2 * (size - 1) - positions))

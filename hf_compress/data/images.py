@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,10 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from hf_compress.data.decoded import Decoded
+
 IGNORED_LABEL = -100
+MOST_PIXELS = 90_000_000  # a few bytes can hold a picture that fills the memory
 
 
 def decode(picture: dict[str, Any]) -> Tensor:
@@ -26,10 +30,12 @@ def decode(picture: dict[str, Any]) -> Tensor:
         uint8 tensor of shape (3, height, width): RGB, rotated as its EXIF tag says, transparency on white.
 
     Raises:
-        OSError, SyntaxError, ValueError: the bytes are not a whole picture.
+        Exception: the bytes are not a whole picture, for which Pillow has many kinds of error, or it is too large.
     """
     source = io.BytesIO(picture["bytes"]) if picture["bytes"] is not None else picture["path"]
     with Image.open(source) as image:
+        if image.width * image.height > MOST_PIXELS:
+            raise ValueError(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}")
         image.load()
         image = ImageOps.exif_transpose(image)
         if image.has_transparency_data:
@@ -41,24 +47,29 @@ def decode(picture: dict[str, Any]) -> Tensor:
 
 
 class ImageSplit(torch.utils.data.Dataset):
-    """A split: undecoded pictures, their labels, and the augmentation that makes the view both models see.
+    """A split: undecoded pictures, their labels, and the augmentation that makes the view all models see.
 
     Attributes:
         pictures: data set with one undecoded image column.
+        decoded: those of them that are in memory.
         labels: one class index a picture; -100 where there is no label.
+        augment: maps a picture to a view of it; None shows the pictures themselves.
+        views: how many views of a picture are shown, one an epoch in turn; None draws new ones for ever.
+        seed: of these views.
+        epoch: counted from 0.
+        teacher_outputs: for each view number, what a teacher says to the pictures, shape (pictures, outputs).
     """
 
-    def __init__(
-        self,
-        pictures: datasets.Dataset,
-        image_column: str,
-        labels: list[int],
-        augment: Callable[[Tensor], Tensor] | None = None,
-    ):
+    def __init__(self, pictures: datasets.Dataset, image_column: str, labels: list[int], decoded: Decoded):
         self.pictures = pictures
         self.image_column = image_column
         self.labels = labels
-        self.augment = augment
+        self.decoded = decoded
+        self.augment: Callable[[Tensor], Tensor] | None = None
+        self.views: int | None = None
+        self.seed = 0
+        self.epoch = 0
+        self.teacher_outputs: list[Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -68,28 +79,83 @@ class ImageSplit(torch.utils.data.Dataset):
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
         """Read a whole batch at once, as torch's `DataLoader` asks when it can: one look-up instead of many."""
-        views = [decode(picture) for picture in self.pictures[indices][self.image_column]]
-        if self.augment:
-            views = [self.augment(view) for view in views]
-        return [{"view": view, "label": self.labels[index]} for view, index in zip(views, indices, strict=True)]
+        items = [
+            {"view": self._view(picture, index), "label": self.labels[index]}
+            for picture, index in zip(self._read(indices), indices, strict=True)
+        ]
+        if self.teacher_outputs is not None:
+            outputs = self.teacher_outputs[self.view_number]
+            for item, index in zip(items, indices, strict=True):
+                item["teacher_output"] = outputs[index]
+        return items
+
+    @property
+    def repeats_after(self) -> int | None:
+        """The number of epochs after which a picture is shown as before; None where each view is new."""
+        return 1 if self.augment is None else self.views
+
+    @property
+    def view_number(self) -> int:
+        """Which view the pictures show in this epoch, counted from 0."""
+        return self.epoch % (self.repeats_after or 1)
+
+    @property
+    def fingerprint(self) -> str:
+        """What identifies the views of this epoch, where they repeat."""
+        shown = None if self.augment is None else (self.augment, self.seed, self.view_number)
+        return f"{self.decoded.fingerprint} {shown}"
 
     def subset(self, indices: np.ndarray) -> ImageSplit:
-        return ImageSplit(
-            self.pictures.select(indices), self.image_column, [self.labels[index] for index in indices], self.augment
+        return self._changed(
+            pictures=self.pictures.select(indices),
+            labels=[self.labels[index] for index in indices],
+            decoded=self.decoded.subset(indices),
         )
 
     def followed_by(self, others: ImageSplit) -> ImageSplit:
         """Return these images and then others, all with the augmentation of these."""
         pictures = others.pictures.rename_columns({others.image_column: self.image_column})
-        both = datasets.concatenate_datasets([self.pictures, pictures])
-        return ImageSplit(both, self.image_column, self.labels + others.labels, self.augment)
+        return self._changed(
+            pictures=datasets.concatenate_datasets([self.pictures, pictures]),
+            labels=self.labels + others.labels,
+            decoded=Decoded.joined([self.decoded, others.decoded]),
+        )
 
     def without_augmentation(self) -> ImageSplit:
-        return ImageSplit(self.pictures, self.image_column, self.labels)
+        return self._changed(augment=None)
+
+    def in_epoch(self, epoch: int) -> ImageSplit:
+        return self._changed(epoch=epoch)
+
+    def answered(self, teacher_outputs: list[Tensor]) -> ImageSplit:
+        """Return these images, each with what a teacher says to it: see `teacher_outputs`."""
+        return self._changed(teacher_outputs=teacher_outputs)
 
     @property
     def labelled(self) -> bool:
         return IGNORED_LABEL not in self.labels
+
+    def _changed(self, **attributes: Any) -> ImageSplit:
+        other = copy.copy(self)
+        other.teacher_outputs = None
+        vars(other).update(attributes)
+        return other
+
+    def _read(self, indices: list[int]) -> list[Tensor]:
+        pictures = [self.decoded[index] for index in indices]
+        missing = [index for index, picture in zip(indices, pictures, strict=True) if picture is None]
+        stored = iter(self.pictures[missing][self.image_column]) if missing else iter(())
+        return [decode(next(stored)) if picture is None else picture for picture in pictures]
+
+    def _view(self, picture: Tensor, index: int) -> Tensor:
+        if self.augment is None:
+            return picture
+        if self.views is None:
+            return self.augment(picture)
+        with torch.random.fork_rng(devices=[]):
+            (seed,) = np.random.SeedSequence([self.seed, index, self.view_number]).generate_state(1, np.uint64)
+            torch.default_generator.manual_seed(int(seed))
+            return self.augment(picture)
 
 
 class Collator:
@@ -100,7 +166,8 @@ class Collator:
         teacher_processor: image processor of the teacher, when one looks on.
 
     Returns (when called with items of an `ImageSplit`):
-        `pixel_values` (batch, 3, height, width), `labels` (batch,), and with a teacher `teacher_pixel_values`.
+        `pixel_values` (batch, 3, height, width), `labels` (batch,), and with a teacher `teacher_pixel_values`, or
+        instead of these `teacher_outputs` (batch, outputs) where the items have what it says.
     """
 
     def __init__(self, processor, teacher_processor=None):
@@ -115,7 +182,9 @@ class Collator:
             "pixel_values": preprocess(self.processor, views),
             "labels": torch.tensor([item["label"] for item in items]),
         }
-        if self.share_view:
+        if "teacher_output" in items[0]:
+            batch["teacher_outputs"] = torch.stack([item["teacher_output"] for item in items])
+        elif self.share_view:
             batch["teacher_pixel_values"] = batch["pixel_values"]
         elif self.teacher_processor is not None:
             batch["teacher_pixel_values"] = preprocess(self.teacher_processor, views)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import datasets
 
 from hf_compress.data.augmentation import build_augmentation
+from hf_compress.data.decoded import Room
 from hf_compress.data.images import IGNORED_LABEL, ImageSplit, input_size
 from hf_compress.data.sources import (
     features_of,
@@ -23,6 +23,7 @@ from hf_compress.data.splits import split
 from hf_compress.data.streaming import ImageStream, open_stream
 from hf_compress.data.unlabelled import load_unlabelled, set_aside
 from hf_compress.errors import RunError, UsageError
+from hf_compress.files import user_path
 from hf_compress.sections import DataSection
 
 if TYPE_CHECKING:
@@ -104,26 +105,28 @@ def load_data(section: DataSection, seed: int) -> ImageData:
         UsageError: the data set, a column or a split does not exist.
         RunError: a class is empty, or an image is corrupt and the recipe says stop.
     """
-    refuse_empty_class_folders(Path(section.path).expanduser())
+    refuse_empty_class_folders(user_path(section.path))
     if section.streaming:
         return _load_stream(section, seed)
     raw, commit = load_raw(section, "data")
-    image_column = section.image_column or image_column_of(raw, "data")
+    image_column = image_column_of(raw, section, "data")
     label_column = _label_column(raw, section)
     raw, names, named = _encode_labels(raw, label_column)
     raw = raw.cast_column(image_column, datasets.Image(decode=False))
     parts, origin = split(raw, section.splits, label_column, seed)
-    images, corrupt = {}, {}
-    for role, rows in parts.items():
-        rows, corrupt[role] = without_corrupt(rows, image_column, section.on_corrupt, f"split '{role}'")
+    images, corrupt, room = {}, {}, Room(section.cache_mb * 2**20)
+    for role, found in parts.items():
+        rows, decoded = without_corrupt(found, image_column, section.on_corrupt, f"split '{role}'", room)
+        corrupt[role] = len(found) - len(rows)
         labels = labels_of(rows, label_column)
-        images[role] = ImageSplit(rows.select_columns(image_column), image_column, labels)
+        images[role] = ImageSplit(rows.select_columns(image_column), image_column, labels, decoded)
         if not labels:
             raise RunError(f"split '{role}' of {section.path} has no images")
     if section.labelled < 1:
         origin["train"] = f"{section.labelled:.0%} of {origin['train']}"
     images["train"], forgotten = set_aside(images["train"], section.labelled, seed)
-    unlabelled = load_unlabelled(section, forgotten)
+    images["train"].views, images["train"].seed = section.views, seed
+    unlabelled = load_unlabelled(section, forgotten, room)
     data = ImageData(**images, label_names=names, named=named, unlabelled=unlabelled.images, workers=section.workers)
     _refuse_empty_classes(data, section)
     facts = {role: _facts(part, origin[role], corrupt[role], names) for role, part in data.splits.items()}
@@ -143,7 +146,7 @@ def _load_stream(section: DataSection, seed: int) -> ImageData:
     raw, commit = load_raw(section, "data", streaming=True)
     if features_of(raw) is None:
         raw = datasets.IterableDatasetDict({name: rows._resolve_features() for name, rows in raw.items()})
-    image_column = section.image_column or image_column_of(raw, "data")
+    image_column = image_column_of(raw, section, "data")
     label_column = _label_column(raw, section)
     feature = features_of(raw)[label_column] if label_column else None
     if feature is not None and not isinstance(feature, datasets.ClassLabel):
@@ -201,11 +204,16 @@ def _encode_labels(raw: datasets.DatasetDict, column: str | None) -> tuple[datas
     feature = features_of(raw)[column]
     if isinstance(feature, datasets.ClassLabel):
         return raw, list(feature.names), True
+    if not isinstance(feature, datasets.Value):
+        raise UsageError(f"'data.label_column': column '{column}' holds {feature}, not classes")
     values = sorted({value for rows in raw.values() for value in rows.unique(column)} - {None, -1})
     if not all(isinstance(value, int | str) for value in values):
         raise UsageError(f"'data.label_column': column '{column}' holds {feature}, not classes")
-    if values and isinstance(values[0], int):
-        return raw, [str(value) for value in range(values[-1] + 1)], False
+    if not values or isinstance(values[0], int):
+        count = max([value + 1 for value in values], default=0)
+        if count > (images := sum(map(len, raw.values()))):
+            raise RunError(f"label {count - 1} in column '{column}' makes {count} classes, of {images} images")
+        return raw, [str(value) for value in range(count)], False
     raw = raw.map(lambda row: {column: -1 if row[column] is None else values.index(row[column])})
     return raw, values, True
 

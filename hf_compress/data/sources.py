@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,12 +14,15 @@ import datasets
 import huggingface_hub
 import numpy as np
 from rich.progress import Progress
+from torch import Tensor
 
-from hf_compress import processes
+from hf_compress.data.decoded import Decoded, Room
 from hf_compress.data.images import IGNORED_LABEL, decode
-from hf_compress.errors import RunError, UsageError
+from hf_compress.errors import RunError, UsageError, shown
+from hf_compress.files import user_path
 from hf_compress.sections import SourceSection
 
+ENCODED = ("binary", "string", "large_binary", "large_string")  # bytes or paths of images
 logger = logging.getLogger(__name__)
 
 
@@ -36,10 +41,10 @@ def load_raw(
     """
     if section.path == "digits":
         return _digits(), None
-    folder = Path(section.path).expanduser()
-    looks_local = section.path.startswith(("/", ".", "~")) or folder.exists()
-    if looks_local and not folder.is_dir():
-        raise UsageError(f"'{key}.path': there is no folder '{section.path}'")
+    folder = user_path(section.path)
+    looks_local = section.path.startswith(("/", ".", "~")) or os.path.exists(folder)
+    if looks_local and not os.path.isdir(folder):
+        raise UsageError(f"'{key}.path': there is no folder {shown(section.path)}")
     revision = section.revision
     try:
         if streaming and not looks_local:
@@ -51,7 +56,7 @@ def load_raw(
         raise UsageError(f"'{key}.path': {str(error).rstrip('.')}; check the id, or log in if it is private") from None
     except datasets.data_files.EmptyDatasetError:
         raise UsageError(f"'{key}.path': the folder '{section.path}' has no images or parquet files") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"'{key}.path': {section.path} cannot be loaded: {reason}") from None
     if streaming:
@@ -93,16 +98,22 @@ def features_of(raw: datasets.DatasetDict) -> datasets.Features:
     return next(iter(raw.values())).features
 
 
-def image_column_of(raw: datasets.DatasetDict, key: str) -> str:
-    """Return the only image column.
+def image_column_of(raw: datasets.DatasetDict, section: SourceSection, key: str) -> str:
+    """Return the image column that a section names, or else the only one.
 
     Raises:
-        UsageError: there is none, or more than one.
+        UsageError: there is none, or more than one, or what is named holds no images.
     """
-    columns = [name for name, feature in features_of(raw).items() if isinstance(feature, datasets.Image)]
+    features = features_of(raw)
+    columns = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    if wanted := section.image_column:
+        if wanted not in features or not _can_be_images(features[wanted]):
+            kind = f"it holds {features[wanted]}" if wanted in features else f"the columns are {', '.join(features)}"
+            raise UsageError(f"'{key}.image_column' cannot be {shown(wanted)}, which is no column of images: {kind}")
+        return wanted
     if len(columns) != 1:
         found = f"several image columns ({', '.join(columns)})" if columns else "no image column"
-        names = ", ".join(features_of(raw))
+        names = ", ".join(features)
         raise UsageError(f"the data set has {found}: name one of {names} in '{key}.image_column'")
     return columns[0]
 
@@ -114,39 +125,55 @@ def labels_of(rows: datasets.Dataset, column: str | None) -> list[int]:
     return [IGNORED_LABEL if label is None or label < 0 else int(label) for label in rows[column]]
 
 
-def without_corrupt(rows: datasets.Dataset, column: str, on_corrupt: str, place: str) -> tuple[datasets.Dataset, int]:
-    """Decode every picture once; leave out, or stop at, those that cannot be decoded. Processes share the work."""
+def _can_be_images(feature: Any) -> bool:
+    """Whether a column holds images, their bytes or paths, or both."""
+    return isinstance(feature, datasets.Image | dict) or getattr(feature, "dtype", None) in ENCODED
 
-    def fault(picture: dict[str, Any]) -> str | None:
+
+def without_corrupt(
+    rows: datasets.Dataset, column: str, on_corrupt: str, place: str, room: Room
+) -> tuple[datasets.Dataset, Decoded]:
+    """Decode every picture once; leave out, or stop at, those that cannot be decoded.
+
+    Args:
+        room: memory for pictures that need not be decoded again.
+
+    Returns:
+        The rows that are left, and what is known of their pictures.
+    """
+
+    def read(picture: dict[str, Any]) -> tuple[bytes, Tensor] | str:
         try:
-            decode(picture)
-        except (OSError, SyntaxError, ValueError) as error:
-            return f"{picture['path'] or 'a picture'} ({error})"
-        return None
+            content = Path(picture["path"]).read_bytes() if picture["bytes"] is None else picture["bytes"]
+            return hashlib.sha256(content).digest(), decode({"bytes": content, "path": None})
+        except Exception as error:  # a damaged file makes Pillow raise anything
+            return f"{picture['path'] or 'a picture'} ({error or type(error).__name__})"
 
-    pictures = rows.select_columns(column).shard(processes.count(), processes.rank())
+    pictures = rows.select_columns(column)
     faults: list[str | None] = []
+    parts = [Decoded.of([], room)]
     with ThreadPoolExecutor() as pool, Progress(transient=True) as progress:
-        task = progress.add_task(f"Checking images of {place}", total=len(pictures))
+        task = progress.add_task(f"Checking images of {place}", total=len(rows))
         for batch in pictures.iter(batch_size=256):
-            faults += pool.map(fault, batch[column])
+            results = list(pool.map(read, batch[column]))
+            faults += [result if isinstance(result, str) else None for result in results]
+            parts.append(Decoded.of([result for result in results if not isinstance(result, str)], room))
             progress.update(task, completed=len(faults))
-    faults = processes.gathered(faults)
     bad = [text for text in faults if text]
     if bad and on_corrupt == "stop":
         raise RunError(f"{place} has {len(bad)} corrupt images, the first is {bad[0]}; 'data.on_corrupt: skip'")
     if bad:
         logger.warning("%s: skipped %d corrupt images, the first is %s", place, len(bad), bad[0])
         rows = rows.select([index for index, text in enumerate(faults) if not text])
-    return rows, len(bad)
+    return rows, Decoded.joined(parts)
 
 
 def refuse_empty_class_folders(folder: Path) -> None:
-    """The imagefolder loader overlooks a class folder without files; a run would then learn one class less."""
-    if not folder.is_dir():
+    """The imagefolder loader overlooks a class folder without files that are not hidden: a class less to learn."""
+    if not os.path.isdir(folder):
         return
     for parent in (folder, *(child for child in folder.iterdir() if child.is_dir())):
         children = [child for child in parent.iterdir() if child.is_dir() and not child.name.startswith(".")]
-        empty = [child.name for child in children if not any(child.iterdir())]
+        empty = [child.name for child in children if all(file.name.startswith(".") for file in child.iterdir())]
         if empty and len(children) > 1:
             raise RunError(f"class folder '{parent / empty[0]}' is empty: add images or remove the folder")

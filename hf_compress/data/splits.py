@@ -70,7 +70,8 @@ def named_slice(data: datasets.DatasetDict, instruction: str, key: str) -> datas
         (bounds,) = datasets.ReadInstruction.from_spec(instruction).to_absolute(sizes)
     except (ValueError, AssertionError) as error:
         raise UsageError(f"'{key}' cannot be '{instruction}': {error}") from None
-    return data[name].select(range(bounds.from_ or 0, sizes[name] if bounds.to is None else bounds.to))
+    indices = range(sizes[name])[bounds.from_ or 0 : bounds.to]
+    return data[name].select(indices if indices else [])
 
 
 def _by_fractions(data: datasets.DatasetDict, fractions: dict[str, float], label_column: str | None, seed: int):
@@ -88,7 +89,9 @@ def _by_fractions(data: datasets.DatasetDict, fractions: dict[str, float], label
 
 def _divide(rows: datasets.Dataset, held_out: float | int, label_column: str | None, seed: int):
     """Return (rest, held out), with the same share of every class in both."""
-    labels = None if label_column is None else np.asarray(rows[label_column])
+    labels = None
+    if label_column is not None:
+        labels = np.asarray([-1 if label is None else label for label in rows[label_column]])
     rest, out = stratified(len(rows), labels, held_out, seed)
     return rows.select(np.sort(rest)), rows.select(np.sort(out))
 

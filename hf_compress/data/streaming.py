@@ -13,6 +13,7 @@ import fsspec
 import torch
 from torch import Tensor
 
+from hf_compress.data.decoded import Room
 from hf_compress.data.images import IGNORED_LABEL, ImageSplit, decode
 from hf_compress.data.sources import labels_of, without_corrupt
 from hf_compress.data.splits import USUAL_NAMES
@@ -41,7 +42,10 @@ class ImageStream(torch.utils.data.IterableDataset):
         order: for each class index of the data, the index that a model's labels give it.
         augment: makes the view that both models see.
         epoch: sets the order, together with the seed.
+        repeats_after, teacher_outputs: None, since no view repeats: see `images.ImageSplit`.
     """
+
+    repeats_after = teacher_outputs = None
 
     def __init__(
         self,
@@ -78,7 +82,7 @@ class ImageStream(torch.utils.data.IterableDataset):
                 picture = with_bytes(row[self.image_column])
                 try:
                     view = decode(picture)
-                except (OSError, SyntaxError, ValueError) as error:
+                except Exception as error:  # a damaged file makes Pillow raise anything
                     corrupt += 1
                     self._tell(picture, error, first=corrupt == 1)
                     continue
@@ -137,12 +141,13 @@ def open_stream(
     stream = ImageStream(train, image_column, label_column, length, seed, section.on_corrupt)
     kept = {role: (raw[names[role]], MOST_HELD_OUT) for role in ("validation", "test")}
     kept["train"] = train.shuffle(seed, buffer_size=BUFFER), SAMPLE
-    parts, corrupt = {}, {}
+    parts, corrupt, room = {}, {}, Room(section.cache_mb * 2**20)
     for role, (rows, most) in kept.items():
-        held, corrupt[role] = without_corrupt(
-            _in_memory(rows, image_column, most), image_column, section.on_corrupt, f"split '{role}'"
-        )
-        parts[role] = ImageSplit(held.select_columns(image_column), image_column, labels_of(held, label_column))
+        found = _in_memory(rows, image_column, most)
+        held, decoded = without_corrupt(found, image_column, section.on_corrupt, f"split '{role}'", room)
+        corrupt[role] = len(found) - len(held)
+        labels = labels_of(held, label_column)
+        parts[role] = ImageSplit(held.select_columns(image_column), image_column, labels, decoded)
         if not len(held):
             raise RunError(f"split '{role}' of {section.path} has no images")
     origins = {"train": f"stream of split {names['train']}"}

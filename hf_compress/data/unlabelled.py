@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import datasets
 import numpy as np
 
+from hf_compress.data.decoded import Room
 from hf_compress.data.images import IGNORED_LABEL, ImageSplit
 from hf_compress.data.sources import image_column_of, load_raw, without_corrupt
 from hf_compress.data.splits import named_slice, stratified
@@ -60,8 +61,12 @@ def set_aside(train: ImageSplit, fraction: float, seed: int) -> tuple[ImageSplit
     return train.subset(known), forgotten
 
 
-def load_unlabelled(section: DataSection, forgotten: ImageSplit | None) -> Unlabelled:
+def load_unlabelled(section: DataSection, forgotten: ImageSplit | None, room: Room) -> Unlabelled:
     """Load the data sets of `data.unlabelled`, behind the training images without label; no label is looked at.
+
+    Args:
+        forgotten: training images without label.
+        room: memory for decoded pictures.
 
     Raises:
         UsageError: a data set, its image column or its split does not exist.
@@ -71,14 +76,14 @@ def load_unlabelled(section: DataSection, forgotten: ImageSplit | None) -> Unlab
     for number, source in enumerate(section.unlabelled):
         key = f"data.unlabelled.{number}"
         raw, commit = load_raw(source, key)
-        column = source.image_column or image_column_of(raw, key)
+        column = image_column_of(raw, source, key)
         raw = raw.select_columns(column).cast_column(column, datasets.Image(decode=False))
-        whole = datasets.concatenate_datasets(list(raw.values()))
-        rows = named_slice(raw, source.split, f"{key}.split") if source.split else whole
-        rows, corrupt = without_corrupt(rows, column, section.on_corrupt, f"'{key}'")
-        images = ImageSplit(rows, column, [IGNORED_LABEL] * len(rows))
+        everything = datasets.concatenate_datasets(list(raw.values()))
+        rows = named_slice(raw, source.split, f"{key}.split") if source.split else everything
+        whole, decoded = without_corrupt(rows, column, section.on_corrupt, f"'{key}'", room)
+        images = ImageSplit(whole, column, [IGNORED_LABEL] * len(whole), decoded)
         found.images = images if found.images is None else found.images.followed_by(images)
         found.origins.append(source.path)
         found.commits.append(commit)
-        found.corrupt += corrupt
+        found.corrupt += len(rows) - len(whole)
     return found

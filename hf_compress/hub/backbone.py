@@ -7,7 +7,8 @@ from huggingface_hub import resolve_revision
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PretrainedConfig, PreTrainedModel
 
 from hf_compress.errors import CompressError, RunError
-from hf_compress.hub.load import LOAD_ERRORS, LoadedModel, explained, local_folder, use_torch_momentum
+from hf_compress.hub.declared import refuse_huge
+from hf_compress.hub.load import LoadedModel, explained, local_folder, use_torch_momentum
 
 
 def load_backbone(
@@ -35,6 +36,7 @@ def load_backbone(
     try:
         if folder is None:
             options["revision"] = resolve_revision(name, revision=revision)
+        refuse_huge(name, PretrainedConfig.get_config_dict(source, revision=options["revision"])[0])
         config = AutoConfig.from_pretrained(source, **options)
         tower = getattr(config, "vision_config", config)
         _refuse_classifiers_alone(name, tower)
@@ -49,7 +51,7 @@ def load_backbone(
             missing = set()
     except CompressError:
         raise
-    except LOAD_ERRORS as error:
+    except Exception as error:
         raise explained(name, error) from error
     _refuse_other_inputs(name, config, model)
     lacks = sorted(key for key in missing if not key.startswith("pooler."))

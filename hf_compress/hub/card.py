@@ -13,7 +13,7 @@ from huggingface_hub.utils import validate_repo_id
 from markupsafe import Markup
 
 from hf_compress.errors import UsageError
-from hf_compress.files import write_text
+from hf_compress.files import user_path, write_text
 from hf_compress.hub import card_facts as facts
 from hf_compress.hub.markdown import escaped, fenced, one_line
 from hf_compress.hub.origin import lineage
@@ -217,7 +217,7 @@ def page_template(path: Path | None, shipped: str = "template.md") -> jinja2.Tem
     Raises:
         UsageError: it cannot be read, or is wrong.
     """
-    source = shipped_file("model_cards", shipped) if path is None else Path(path).expanduser()
+    source = shipped_file("model_cards", shipped) if path is None else user_path(path)
     environment = jinja2.Environment(
         autoescape=True, finalize=escaped, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import jinja2
 
 from hf_compress.errors import RunError, UsageError
-from hf_compress.files import write_text
+from hf_compress.files import user_path, write_text
 from hf_compress.hub import card_facts as facts
 from hf_compress.hub.markdown import one_line
 from hf_compress.hub.scatter import Scatter
@@ -91,7 +91,7 @@ def write_gallery(source: str, output: Path) -> int:
         UsageError: there are no runs, or the page cannot be written.
         RunError: the Hub is out of reach.
     """
-    folder = Path(source).expanduser()
+    folder = user_path(source)
     found = local_entries(folder, output) if folder.is_dir() else hub_entries(source)
     entries = [entry for entry in found if _usable(entry)]
     if not entries:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,14 +13,12 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
-    HTTPError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
     RevisionResolutionError,
 )
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -31,8 +29,8 @@ from transformers import (
 )
 
 from hf_compress.errors import CompressError, RunError, UsageError
-
-LOAD_ERRORS = (OSError, ValueError, RuntimeError, ImportError, SafetensorError, HTTPError, RevisionResolutionError)
+from hf_compress.files import user_path
+from hf_compress.hub.declared import refuse_huge
 
 
 @dataclass
@@ -65,8 +63,15 @@ class LoadedModel:
 
 
 def label_names(config: PretrainedConfig) -> list[str]:
-    """Return the class names in the order of the logits."""
-    return [config.id2label[index] for index in range(config.num_labels)]
+    """Return the class names in the order of the logits.
+
+    Raises:
+        RunError: the config does not number them from 0.
+    """
+    names = [config.id2label.get(index) for index in range(config.num_labels)]
+    if None in names:
+        raise RunError(f"'id2label' of config.json names {len(names)} labels, but none of them {names.index(None)}")
+    return list(map(str, names))
 
 
 def label_options(names: list[str]) -> dict[str, Any]:
@@ -102,10 +107,12 @@ def load(
     try:
         if folder is None:  # all files are those of one commit, from the cache where the Hub is out of reach
             options["revision"] = resolve_revision(name, revision=revision)
+        refuse_huge(name, PretrainedConfig.get_config_dict(source, revision=options["revision"])[0])
         config = AutoConfig.from_pretrained(source, **options)
         _refuse_other_tasks(name, config)
         processor = AutoImageProcessor.from_pretrained(source, **options)
-        wanted = {} if labels is None or labels == label_names(config) else label_options(labels)
+        known = label_names(config)
+        wanted = {} if labels is None or labels == known else label_options(labels)
         if pretrained:
             model, info = AutoModelForImageClassification.from_pretrained(
                 source,
@@ -122,8 +129,10 @@ def load(
             new_head = True
     except CompressError:
         raise
-    except LOAD_ERRORS as error:
+    except Exception as error:
         raise explained(name, error) from error
+    if pretrained:
+        _refuse_missing_body(name, model, info["missing_keys"])
     if new_head and not wanted and pretrained:
         raise RunError(
             f"{name} is not an image classifier: its checkpoint lacks the weights of the classification head; "
@@ -151,8 +160,8 @@ def local_folder(name: str) -> str | None:
     Raises:
         UsageError: a path without a model.
     """
-    path = Path(name).expanduser()
-    if path.is_dir():
+    path = user_path(name)
+    if os.path.isdir(path):
         if not (path / "config.json").is_file():
             raise UsageError(f"folder '{name}' has no config.json: give a folder in Hub form")
         return str(path)
@@ -174,16 +183,32 @@ def _refuse_other_inputs(name: str, model: PreTrainedModel, processor: BaseImage
     try:
         with torch.no_grad():
             pixels = preprocess(processor, [torch.zeros(3, 64, 64, dtype=torch.uint8)])
-            shape = model(pixel_values=pixels).logits.shape
-    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
+            logits = model(pixel_values=pixels).logits
+    except Exception as error:
         raise RunError(
             f"{name} cannot be used: {type(model).__name__} makes no logits of the pixel_values of its image "
             f"processor: {' '.join(str(error).split())}"
         ) from error
+    shape = logits.shape
     if shape != (1, model.config.num_labels):
         raise RunError(
             f"{name} cannot be used: {type(model).__name__} gives logits of shape {tuple(shape)} for one picture, "
             f"but its config names {model.config.num_labels} labels"
+        )
+    if bad := [key for key, weights in model.named_parameters() if not weights.isfinite().all()]:
+        raise RunError(f"{name} cannot be used: {len(bad)} of its weights hold nan or infinity, '{bad[0]}' first")
+    if not logits.isfinite().all():
+        raise RunError(f"{name} cannot be used: its logits of a black picture are not finite")
+
+
+def _refuse_missing_body(name: str, model: PreTrainedModel, missing: set[str]) -> None:
+    """Let only the head of a checkpoint be untrained, and the pooling layer, which belongs to it."""
+    prefix = f"{model.base_model_prefix}."
+    lacks = sorted(key for key in missing if key.startswith(prefix) and ".pooler." not in key)
+    if lacks:
+        raise RunError(
+            f"{name} cannot be loaded: its checkpoint lacks {len(lacks)} weights of its config, the first is "
+            f"'{lacks[0]}'"
         )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 from hf_compress.errors import UsageError
+from hf_compress.files import user_path
 
 Origin = dict[str, Any]
 
@@ -31,7 +33,7 @@ def origin(name: str, commit: str | None, pretrained: bool = True) -> Origin:
         return result | {"source": "architecture"}
     card = _card(name, commit)
     result["license"] = _license(card)
-    if Path(name).expanduser().is_dir():
+    if os.path.isdir(user_path(name)):
         base = card.get("base_model")
         return result | {"source": "folder", "base_model": base[0] if isinstance(base, list) and base else base}
     return result | {"base_model": name}
@@ -95,7 +97,7 @@ def _card(name: str, commit: str | None) -> dict[str, Any]:
     from huggingface_hub import ModelCard, hf_hub_download
     from huggingface_hub.errors import HTTPError
 
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     try:
         readme = folder / "README.md" if folder.is_dir() else hf_hub_download(name, "README.md", revision=commit)
         return ModelCard(Path(readme).read_text(encoding="utf-8"), ignore_metadata_errors=True).data.to_dict()

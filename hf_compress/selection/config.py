@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
-from hf_compress.config import Section, TrainingConfig
+from hf_compress.config import MOST, Section, TrainingConfig
 from hf_compress.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,9 +42,13 @@ class BudgetSection(Section):
 class ProbeSection(Section):
     """Short trainings in which students compete."""
 
-    candidates: int = Field(6, ge=1, description="Students that compete.")
-    images: int = Field(1000, ge=1, description="Training images of a probe, and at most as many validation images.")
-    epochs: int = Field(2, ge=1, description="Epochs in the first rung; they double in each of the following.")
+    candidates: int = Field(6, ge=1, le=MOST, description="Students that compete.")
+    images: int = Field(
+        1000, ge=1, le=MOST, description="Training images of a probe, and at most as many validation images."
+    )
+    epochs: int = Field(
+        2, ge=1, le=MOST, description="Epochs in the first rung; they double in each of the following."
+    )
 
 
 def probed_step(recipe: Recipe) -> tuple[str, TrainingConfig]:

@@ -67,6 +67,4 @@ def few_images(data: ImageData, section: ProbeSection, seed: int) -> ImageData:
 
 def _sample(split: ImageSplit, number: int, seed: int) -> ImageSplit:
     count = min(number, len(split))
-    chosen = np.sort(np.random.default_rng(seed).choice(len(split), count, replace=False)).tolist()
-    labels = [split.labels[index] for index in chosen]
-    return ImageSplit(split.pictures.select(chosen), split.image_column, labels, split.augment)
+    return split.subset(np.sort(np.random.default_rng(seed).choice(len(split), count, replace=False)))

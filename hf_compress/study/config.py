@@ -12,7 +12,7 @@ import yaml
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from hf_compress.config import Section, TrainingConfig, validate
-from hf_compress.errors import UsageError
+from hf_compress.errors import UsageError, shown
 from hf_compress.recipe import Recipe, recipe_schema
 from hf_compress.recipe_values import is_study, overridden, read_recipe
 from hf_compress.registry import did_you_mean
@@ -39,14 +39,16 @@ class Study(Section):
 
     model_config = ConfigDict(extra="allow")
 
-    image_size: int | None = Field(None, ge=8, description="Input size in pixels of every registered architecture.")
+    image_size: int | None = Field(
+        None, ge=8, le=8192, description="Input size in pixels of every registered architecture."
+    )
     training: TrainingConfig = Field(
         TrainingConfig(), description="What steps that train, and `teacher.finetune`, do not say themselves."
     )
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(
         [0], min_length=1, description="Every run is made once with each; a seed divides the data, too."
     )
-    runs: dict[str, StudyRun] = Field(min_length=1, description="The rows of the table, by name.")
+    runs: dict[str, StudyRun] = Field(min_length=1, max_length=256, description="The rows of the table, by name.")
 
     @field_validator("seeds")
     @classmethod
@@ -78,6 +80,8 @@ class Study(Section):
         placed: dict[str, None] = {}
 
         def place(name: str, path: tuple[str, ...]) -> None:
+            if name in placed:
+                return
             if name in path:
                 circle = " -> ".join([*path[path.index(name) :], name])
                 raise UsageError(f"the runs {circle} need each other in a circle: let one start from a model")
@@ -153,7 +157,7 @@ class Study(Section):
         for key in overrides or {}:
             section, _, rest = key.partition(".")
             if section == "runs" and rest.partition(".")[0] not in values["runs"]:
-                raise UsageError(f"cannot set '{key}': the study has the runs {', '.join(values['runs'])}")
+                raise UsageError(f"cannot set '{key}': the study has the runs {', '.join(map(str, values['runs']))}")
         return validate(cls, overridden(values, overrides))
 
     def to_yaml(self) -> str:
@@ -182,4 +186,4 @@ def _refuse_unknown_keys(section: Section, path: str) -> None:
     for key, value in section.model_extra.items():
         if key not in SECTIONS:
             near = did_you_mean(key, [*SECTIONS, *type(section).model_fields])
-            raise UsageError(f"unknown key '{path}{key}' (value {value!r}){near}")
+            raise UsageError(f"unknown key '{path}{key}' (value {shown(value)}){near}")

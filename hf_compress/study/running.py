@@ -13,8 +13,8 @@ import torch
 
 from hf_compress import processes
 from hf_compress.data.images import input_size
-from hf_compress.errors import CompressError, UsageError
-from hf_compress.files import write_text
+from hf_compress.errors import CompressError, UsageError, shown
+from hf_compress.files import user_path, write_text
 from hf_compress.hub.backbone import load_backbone
 from hf_compress.hub.load import LoadedModel, load
 from hf_compress.measure.latency import measure_latency
@@ -58,7 +58,7 @@ def run_study(
         RunError: a run cannot go on; the sentence names it. Finished runs stay.
     """
     log = processes.begin(log)
-    folder = Path(output).expanduser()
+    folder = user_path(output)
 
     def open_folder() -> Finished:
         _prepare(folder, overwrite, resume)
@@ -104,8 +104,8 @@ def _prepare(folder: Path, overwrite: bool, resume: bool) -> None:
         if overwrite and folder.exists():
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"output '{folder}' cannot be written: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # the latter for a path that holds a NUL
+        raise UsageError(f"output {shown(str(folder))} cannot be written: {error}") from None
 
 
 def _finished(study: Study, folder: Path) -> Finished:

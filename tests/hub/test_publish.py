@@ -214,7 +214,7 @@ def token_inside(folder, change):
     ("spoil", "code", "says"),
     [
         (no_report, 2, "is not a run folder: it has no report.json"),
-        (not_a_number, 1, "answers with numbers that are not finite: it was not published"),
+        (not_a_number, 1, "cannot be used: 1 of its weights hold nan or infinity"),
         (half_a_file, 1, "cannot be loaded"),
         (unknown_licence, 2, "the licence of alice/teacher is not known: read its terms, then pass --license"),
         (forbidding_licence, 2, "alice/teacher is under cc-by-nc-nd-4.0, which forbids derived works"),

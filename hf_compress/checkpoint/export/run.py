@@ -21,7 +21,7 @@ from hf_compress.data.images import batches, input_size, spread
 from hf_compress.environment import environment
 from hf_compress.errors import RunError, UsageError
 from hf_compress.evaluation import load_with_data
-from hf_compress.files import write_text
+from hf_compress.files import user_path, write_text
 from hf_compress.hub.load import LoadedModel
 from hf_compress.measure.latency import time_in_turns
 from hf_compress.run import REPORT, report_text
@@ -97,7 +97,7 @@ def export(
 
 
 def _destination(folder: str, output: str | Path | None) -> Path:
-    destination = Path(output or folder).expanduser()
+    destination = user_path(output or folder)
     if output is None and not destination.is_dir():
         raise UsageError(f"'{folder}' is not a folder to write into: pass --output")
     destination.mkdir(parents=True, exist_ok=True)

@@ -6,18 +6,19 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from hf_compress.config import TrainingConfig
 from hf_compress.data import Collator
-from hf_compress.embeddings import Embedder, embed, embedding_width, pooled_embedding
+from hf_compress.embeddings import Embedder, embedding_width, pooled_embedding
 from hf_compress.hub.load import LoadedModel
 from hf_compress.measure.features import cosine_similarity
 from hf_compress.resumable import Resumable
 from hf_compress.steps.base import Context
-from hf_compress.training import CompressionTrainer, fit
+from hf_compress.teacher_outputs import answered
+from hf_compress.training import CompressionTrainer, ShowEpoch, fit
 
 
 class FeatureTrainer(Resumable, CompressionTrainer):
@@ -25,8 +26,10 @@ class FeatureTrainer(Resumable, CompressionTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         embeddings = model(pixel_values=inputs["pixel_values"]).float()
-        with torch.no_grad():
-            targets = pooled_embedding(self.teacher, inputs["teacher_pixel_values"]).float()
+        targets = inputs.get("teacher_outputs")
+        if targets is None:
+            with torch.no_grad():
+                targets = pooled_embedding(self.teacher, inputs["teacher_pixel_values"]).float()
         loss = F.mse_loss(embeddings, targets)
         if model.training:
             self.stop_unless_finite(loss)
@@ -52,18 +55,21 @@ def distil_features(model: PreTrainedModel, context: Context, config: TrainingCo
     if context.projector is None and width != teacher_width:
         torch.manual_seed(context.seed)
         context.projector = nn.Linear(width, teacher_width)
-    baseline = _similarity_of_mean(teacher, context)
+    images = answered(context.data.with_unlabelled, teacher, pooled_embedding, context, config.epochs)
+    validation = answered(context.data.validation, teacher, pooled_embedding, context, config.epochs)
+    baseline = _similarity_of_mean(*validation.teacher_outputs)
     context.log(f"the teacher's mean embedding for every image: validation cosine similarity {baseline:.4f}")
     build = partial(
         FeatureTrainer,
         model=Embedder(model, context.projector),
         data_collator=Collator(context.processor, teacher.processor),
-        train_dataset=context.data.with_unlabelled,
-        eval_dataset=context.data.validation,
+        train_dataset=images,
+        eval_dataset=validation,
         compute_metrics=lambda output: {
             "cosine_similarity": cosine_similarity(*map(torch.tensor, output.predictions))
         },
-        teacher=teacher.model,
+        callbacks=[ShowEpoch(images)],
+        teacher=teacher.model if images.teacher_outputs is None else None,
     )
     return {
         "width": width,
@@ -73,6 +79,5 @@ def distil_features(model: PreTrainedModel, context: Context, config: TrainingCo
     }
 
 
-def _similarity_of_mean(teacher: LoadedModel, context: Context) -> float:
-    targets = embed(teacher, context.data.validation, context.data.workers)
+def _similarity_of_mean(targets: Tensor) -> float:
     return cosine_similarity(targets.mean(dim=0).expand_as(targets), targets)

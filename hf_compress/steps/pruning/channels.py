@@ -43,13 +43,13 @@ class ChannelPruner:
         self.config = config
         self.attributes: dict[str, list[Attribute]] = {}
         self.joint: dict[str, list[str]] = {}
-        self._traced: tuple[list[torch.Size], list[Group]] = ([], [])
         found, reasons = find_groups(model, image)
         self.protected = dict.fromkeys(exclude, "excluded by the recipe")
         trusted = self._trusted(model, [group for group in found if not self._is_protected(group)])
         self.protected = reasons | self.protected
         self.widths = {group.name: group.width for group in trusted}
         self._gauges = {group.name: _gauge(group) for group in trusted}
+        self._traced = _shapes(model), self._prunable(found)
         if not any(kept_width(group.width, group.unit, 1 - config.floor, config) < group.width for group in trusted):
             raise RunError(
                 f"nothing can be pruned: all {len(found) or 'no'} groups of channels are protected, or narrower than "
@@ -58,13 +58,12 @@ class ChannelPruner:
 
     def groups(self, model: PreTrainedModel) -> list[Group]:
         """Return the groups of `model`, pruned or not, that may lose channels; copies are traced once."""
-        shapes = [parameter.shape for parameter in model.parameters()]
-        if shapes != self._traced[0]:
-            self._traced = shapes, self._find(model)
+        if (shapes := _shapes(model)) != self._traced[0]:
+            self._traced = shapes, self._prunable(find_groups(model, self.image)[0])
         return self._traced[1]
 
-    def _find(self, model: PreTrainedModel) -> list[Group]:
-        found = {group.name: group for group in find_groups(model, self.image)[0]}
+    def _prunable(self, groups: list[Group]) -> list[Group]:
+        found = {group.name: group for group in groups}
         for lead, others in self.joint.items():
             if lead in found:
                 found[lead] = join([found[lead], *(found.pop(name) for name in others)])
@@ -74,6 +73,8 @@ class ChannelPruner:
         """Leave all groups but these alone; amounts and sparsity refer to these from now on."""
         self.widths = {name: width for name, width in self.widths.items() if name in names}
         self._gauges = {name: gauge for name, gauge in self._gauges.items() if name in names}
+        shapes, groups = self._traced
+        self._traced = shapes, [group for group in groups if group.name in names]
 
     def prune(self, model: PreTrainedModel, amount: float) -> None:
         """Remove the least important channels, in place, until the fraction `amount` of the unpruned model's is gone.
@@ -192,6 +193,10 @@ class ChannelPruner:
 
     def _reasons(self) -> str:
         return "".join(f"; '{layer}': {reason}" for layer, reason in list(self.protected.items())[:3])
+
+
+def _shapes(model: PreTrainedModel) -> list[torch.Size]:
+    return [parameter.shape for parameter in model.parameters()]
 
 
 def _failing(groups: list[Group], passes) -> list[Group]:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from hf_compress.config import Section
+from hf_compress.config import MOST, Section
 from hf_compress.registry import Registry
 from hf_compress.steps.distillation.config import LossConfig
 
@@ -39,7 +39,7 @@ class PruningTarget(Section):
 class RecoveryConfig(LossConfig):
     """Training after each pruning round: with the labels (`ce`), or distilled from the unpruned model."""
 
-    epochs: int = Field(1, ge=0, description="0 prunes without training.")
+    epochs: int = Field(1, ge=0, le=MOST, description="0 prunes without training.")
     loss: str = Field("ce", description="`ce` (labels only), or a distillation loss from the unpruned model.")
 
 

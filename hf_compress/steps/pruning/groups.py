@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from dataclasses import dataclass
 
@@ -106,9 +107,13 @@ def find_groups(model: PreTrainedModel, image: Tensor) -> tuple[list[Group], dic
         for part in _parts(labels, component):
             holders[part].add(module)
 
+    @functools.cache  # most channels of a layer share their axes
+    def makers_of(axes: tuple[Axis, ...]) -> list[str]:
+        return _makers(model, axes)
+
     why: dict[str, str] = {}
     for part, reason in fixed.items():
-        for maker in _makers(model, [axis for axis, _ in places[part]]):
+        for maker in makers_of(tuple(axis for axis, _ in places[part])):
             why.setdefault(maker, reason)
     alike: dict[tuple, list[int]] = defaultdict(list)
     for part, where in places.items():
@@ -116,8 +121,8 @@ def find_groups(model: PreTrainedModel, image: Tensor) -> tuple[list[Group], dic
             alike[tuple((axis, len(indices)) for axis, indices in where)].append(part)
     groups: list[Group] = []
     for signature, parts in alike.items():
-        axes = [axis for axis, _ in signature]
-        makers = _makers(model, axes)
+        axes = tuple(axis for axis, _ in signature)
+        makers = makers_of(axes)
         reason = "" if any(_reads(model, axis) for axis in axes) else UNREAD
         reason = reason or ("" if len(parts) > 1 else SINGLE)
         if reason:
@@ -175,7 +180,7 @@ def _makes(model: nn.Module, axis: Axis) -> bool:
     return _is_layer(model, axis) and axis.dim == _output_dim(model.get_submodule(axis.module))
 
 
-def _makers(model: nn.Module, axes: list[Axis]) -> list[str]:
+def _makers(model: nn.Module, axes: tuple[Axis, ...]) -> list[str]:
     """Return the layers that make the channels of `axes`, in the order of the model."""
     makers = {axis.module for axis in axes if _makes(model, axis)}
     return [name for name, _ in model.named_modules() if name in makers]

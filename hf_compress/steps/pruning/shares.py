@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-from pathlib import Path
 
 import numpy as np
 
 from hf_compress.errors import RunError
+from hf_compress.files import user_path
 
 COLUMNS = ("name", "size", "ratio", "accuracy", "drop")
 BISECTIONS = 50
@@ -48,7 +48,7 @@ def _curves(file: str) -> dict[str, tuple[list[float], list[float]]]:
     """Return (losses, ratios) by name; losses rise strictly, so that each has one ratio."""
     points: dict[str, list[tuple[float, float]]] = {}
     try:
-        with open(Path(file).expanduser(), encoding="utf-8", newline="") as source:
+        with open(user_path(file), encoding="utf-8", newline="") as source:
             for row in csv.DictReader(source):
                 points.setdefault(row["name"], []).append((float(row["ratio"]), float(row["drop"])))
     except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:

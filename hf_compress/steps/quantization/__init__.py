@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from hf_compress.config import Section
+from hf_compress.config import MOST, Section
 from hf_compress.steps.base import Context, Step, StepResult, register_step
 
 __all__ = ["Quantize", "QuantizeConfig"]
@@ -11,8 +11,8 @@ __all__ = ["Quantize", "QuantizeConfig"]
 class QuantizeConfig(Section):
     """Static 8-bit quantisation of weights and activations by Neural Compressor."""
 
-    images: int = Field(256, ge=1, description="Training images that set the ranges of the activations.")
-    repeats: int = Field(30, ge=3, description="Timed forward passes a model and batch size.")
+    images: int = Field(256, ge=1, le=MOST, description="Training images that set the ranges of the activations.")
+    repeats: int = Field(30, ge=3, le=MOST, description="Timed forward passes a model and batch size.")
 
 
 @register_step("quantize")

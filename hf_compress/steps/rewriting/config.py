@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from hf_compress.config import Section
+from hf_compress.config import MOST, Section
 from hf_compress.registry import Registry
 
 REWRITINGS: Registry = Registry("rewrite", "hf_compress.rewrites")
@@ -34,10 +34,10 @@ class RewriteConfig(Section):
         le=1,
         description="Of kind `factorize`: fraction of the squared singular values that each layer keeps.",
     )
-    rank: int = Field(1, ge=1, description="Of kind `separable`: depthwise kernels for each input channel.")
+    rank: int = Field(1, ge=1, le=MOST, description="Of kind `separable`: depthwise kernels for each input channel.")
     to: Literal["relu", "relu6"] = Field("relu", description="Of kind `activations`: what the others become.")
     images: int = Field(
-        256, ge=1, description="Validation images on which errors are measured, and training images for fits."
+        256, ge=1, le=MOST, description="Validation images on which errors are measured, and training images for fits."
     )
 
     @field_validator("kind")

@@ -1,0 +1,113 @@
+"""What a teacher says to images whose views repeat: asked once, in large batches, and kept for other runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from accelerate.utils import send_to_device
+from rich.progress import track
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel
+
+from hf_compress.data import Collator, ImageSplit
+from hf_compress.data.images import example_input
+from hf_compress.environment import environment
+from hf_compress.hub.load import LoadedModel
+from hf_compress.memory import in_fitting_batches
+from hf_compress.steps.base import Context
+from hf_compress.tensor_cache import TensorCache
+
+BATCH = 128
+PLACES = {"_name_or_path"}  # in a config: where the model was loaded from
+
+Ask = Callable[[nn.Module, Any], Tensor]
+
+
+def logits_of(model: nn.Module, pixel_values: Any) -> Tensor:
+    """Return the logits of a classifier, shape (batch, classes)."""
+    return model(pixel_values=pixel_values).logits
+
+
+def answered(images: ImageSplit, teacher: LoadedModel, ask: Ask, context: Context, epochs: int) -> ImageSplit:
+    """Return images with what the teacher says to each, where their views repeat; otherwise the images as they are.
+
+    The teacher is asked in float32, in the order of the images, in batches of one size, whatever learns from it; what
+    follows reads the answers from a file, whoever wrote it. So a run gives the same result whether they were there.
+
+    Args:
+        ask: `ask(model, pixel_values)` gives what is learnt from, shape (batch, outputs).
+        context: gives the folder for answers that are not shared.
+        epochs: views that only later epochs would show are left out.
+    """
+    if images.repeats_after is None:
+        return images
+    views = range(min(images.repeats_after, epochs))
+    size = 4 * len(views) * len(images) * _width(teacher, ask)
+    cache = TensorCache.for_bytes(size, context.work_folder / "teacher-outputs")
+    model = fingerprint(teacher, ask)
+    shown = [images.in_epoch(view) for view in views]
+    return images.answered(
+        [
+            cache.get(_digest(model, view.fingerprint), partial(_ask_all, view, teacher, ask, context.data.workers))
+            for view in shown
+        ]
+    )
+
+
+def fingerprint(teacher: LoadedModel, ask: Ask) -> str:
+    """Return what identifies a teacher's answers to given views: model, processor, versions and hardware."""
+    configs = [
+        {key: value for key, value in module.config.to_dict().items() if key not in PLACES}
+        for module in teacher.model.modules()
+        if isinstance(module, PreTrainedModel)
+    ]
+    facts = {
+        "ask": f"{ask.__module__}.{ask.__qualname__}",
+        "structure": repr(teacher.model),
+        "configs": configs,
+        "processor": teacher.processor.to_dict(),
+        "environment": environment(),
+    }
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
+    for name, tensor in (*teacher.model.named_parameters(), *teacher.model.named_buffers()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _ask_all(images: ImageSplit, teacher: LoadedModel, ask: Ask, workers: int) -> Tensor:
+    """Return the answers to all images, float32 on the CPU, without drawing a random number."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = teacher.model.eval().to(device, memory_format=torch.channels_last)
+    collate = Collator(teacher.processor)
+
+    def run(batch_size: int) -> Tensor:
+        loader = DataLoader(
+            images, batch_size, collate_fn=collate, num_workers=workers, generator=torch.Generator().manual_seed(0)
+        )
+        with torch.no_grad():
+            parts = [
+                ask(model, send_to_device(batch["pixel_values"], device)).float().cpu()
+                for batch in track(loader, "Asking the teacher", transient=True)
+            ]
+        return torch.cat(parts)
+
+    outputs = in_fitting_batches(run, BATCH)
+    model.to("cpu")
+    return outputs
+
+
+def _width(teacher: LoadedModel, ask: Ask) -> int:
+    device = next(teacher.model.parameters()).device
+    with torch.no_grad():
+        return ask(teacher.model.eval(), send_to_device(example_input(teacher.processor), device)).shape[1]
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
