@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
 
 
 def streamed(folder, **options):
-    return load_data(DataSection(path=str(folder), streaming=True, train_images=TRAIN, **options), seed=0)
+    return load_data(DataSection(path=str(folder), streaming=True, **{"train_images": TRAIN} | options), seed=0)
 
 
 def student(data):
@@ -150,6 +150,7 @@ def test_a_run_streams(folder, tmp_path):
     [
         ({"splits": {"validation": 0.1}}, "a stream cannot be divided"),
         ({"splits": {"train": "train[:50]"}}, "a stream cannot be divided"),
+        ({"views": 2, "augmentation": "light"}, "their views do not repeat"),
         ({"labelled": 0.5}, "a stream cannot be mixed or divided"),
         ({"unlabelled": ["elsewhere"]}, "a stream cannot be mixed or divided"),
         ({"path": "digits"}, "digits are in memory"),
@@ -165,14 +166,20 @@ def test_a_recipe_that_a_stream_cannot_do_is_refused(folder, options, said):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"train_images": None}, "'data.train_images'"),
         ({"splits": {"validation": "held_out"}}, "'data.splits.validation' names the split 'held_out'"),
         ({"workers": 4}, "'data.workers' is 4"),
     ],
 )
 def test_data_that_does_not_fit_is_refused(folder, options, said):
     with pytest.raises(UsageError, match=said):
-        load_data(DataSection(**{"path": str(folder), "streaming": True, "train_images": TRAIN} | options), seed=0)
+        streamed(folder, **options)
+
+
+def test_a_folder_does_not_say_how_many_images_it_has(folder, tmp_path):
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(UsageError, match="say in 'data.train_images' how many make an epoch"):
+        streamed(tmp_path, train_images=None)
 
 
 def test_a_stream_without_held_out_images_is_refused(folder, tmp_path):
