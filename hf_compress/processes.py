@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -66,6 +67,11 @@ def gathered(items: list[T]) -> list[T]:
 
     _state()
     return gather_object(items)
+
+
+def main_first() -> AbstractContextManager[None]:
+    """Let the main process through a `with` block before the others."""
+    return _state().main_process_first()
 
 
 def begin(log: Callable[[str], None]) -> Callable[[str], None]:

@@ -138,6 +138,13 @@ class DataSection(SourceSection):
     on_corrupt: Literal["skip", "stop"] = Field("skip", description="What to do with an image that cannot be decoded.")
     workers: int = Field(0, ge=0, le=512, description="Processes that decode images; 0 decodes in the main process.")
     cache_mb: int = Field(1024, ge=0, le=2**30, description="Memory, in MiB, for images that are decoded only once.")
+    streaming: bool = Field(False, description="Read training images anew for each epoch, and keep none on the disk.")
+    train_images: int | None = Field(
+        None,
+        ge=1,
+        le=10**12,
+        description="Images in an epoch of a stream; all that the data set says it has when not given.",
+    )
 
     @field_validator("unlabelled", mode="before")
     @classmethod
@@ -148,6 +155,22 @@ class DataSection(SourceSection):
     def _views_are_augmented(self):
         if self.views is not None and self.augmentation == "none":
             raise ValueError("views are made by an augmentation: set augmentation, or leave out views")
+        return self
+
+    @model_validator(mode="after")
+    def _can_stream(self):
+        if not self.streaming:
+            if self.train_images is not None:
+                raise ValueError("train_images is for a stream: set 'streaming: true', or 'splits.train: train[:N]'")
+            return self
+        if self.path == "digits":
+            raise ValueError("digits are in memory: leave out streaming")
+        if self.views is not None:
+            raise ValueError("images of a stream are not kept, so their views do not repeat: leave out views")
+        if self.unlabelled or self.labelled < 1:
+            raise ValueError("a stream cannot be mixed or divided: leave out 'unlabelled' and 'labelled'")
+        if any(isinstance(split, float) or "[" in (split or "") for split in vars(self.splits).values()):
+            raise ValueError("a stream cannot be divided: give 'splits' names of splits, not fractions or slices")
         return self
 
     @model_validator(mode="after")

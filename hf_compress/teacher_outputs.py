@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
+from hf_compress import processes
 from hf_compress.data import Collator, ImageSplit
 from hf_compress.data.images import example_input
 from hf_compress.environment import environment
@@ -52,12 +53,12 @@ def answered(images: ImageSplit, teacher: LoadedModel, ask: Ask, context: Contex
     cache = TensorCache.for_bytes(size, context.work_folder / "teacher-outputs")
     model = fingerprint(teacher, ask)
     shown = [images.in_epoch(view) for view in views]
-    return images.answered(
-        [
+    with processes.main_first():
+        outputs = [
             cache.get(_digest(model, view.fingerprint), partial(_ask_all, view, teacher, ask, context.data.workers))
             for view in shown
         ]
-    )
+    return images.answered(outputs)
 
 
 def fingerprint(teacher: LoadedModel, ask: Ask) -> str:

@@ -217,7 +217,7 @@ def train(
         raise RunError(
             f"loss '{wanted[0]}' needs labels, and no training image has one; mse, kl and dist do without them"
         )
-    images = data.train if teacher is None else data.with_unlabelled
+    images = data.training if teacher is None else data.with_unlabelled
     if teacher is not None and not any(term.layers for term in config.terms):
         images = answered(images, teacher, logits_of, context, config.epochs)
     live = teacher if images.teacher_outputs is None else None

@@ -104,6 +104,27 @@ def check_decisions(folder: Path) -> None:
                     assert before[name][weight == 0].abs().max() <= before[name][weight != 0].abs().min()
 
 
+def check_stream() -> None:
+    """A stream is read once, and divided among the processes."""
+    import datasets
+    from accelerate import Accelerator
+
+    from hf_compress import processes
+    from hf_compress.data.sources import load_raw
+    from hf_compress.data.streaming import ImageStream
+    from hf_compress.sections import DataSection
+
+    digits = load_raw(DataSection(path="digits"), "data")[0]["train"].select(range(128))
+    rows = digits.to_iterable_dataset(num_shards=3).cast_column("image", datasets.Image(decode=False))
+    stream = ImageStream(rows, "image", "label", len(digits))
+    pictures = Accelerator(cpu=True).prepare(
+        torch.utils.data.DataLoader(stream, 8, collate_fn=lambda items: torch.stack([item["view"] for item in items]))
+    )
+    own = [picture.numpy().tobytes() for batch in pictures for picture in batch]
+    assert len(own) == len(digits) / 2
+    assert sorted(processes.gathered(own)) == sorted(item["view"].numpy().tobytes() for item in stream)
+
+
 def fail_in_process_1() -> None:
     """Begin the run; process 1 raises in the second epoch of the distillation."""
     from hf_compress import processes
@@ -127,5 +148,6 @@ if __name__ == "__main__":
     check_predictions()
     check_units(Path("units").absolute())
     check_decisions(Path("decisions").absolute())
+    check_stream()
     print(CHECKED, flush=True)
     fail_in_process_1()

@@ -14,11 +14,13 @@ from hf_compress.data.images import IGNORED_LABEL, ImageSplit, input_size
 from hf_compress.data.sources import (
     features_of,
     image_column_of,
+    labels_of,
     load_raw,
     refuse_empty_class_folders,
     without_corrupt,
 )
 from hf_compress.data.splits import split
+from hf_compress.data.streaming import ImageStream, open_stream
 from hf_compress.data.unlabelled import load_unlabelled, set_aside
 from hf_compress.errors import RunError, UsageError
 from hf_compress.files import user_path
@@ -34,6 +36,7 @@ class ImageData:
 
     Attributes:
         train, validation, test: the splits.
+        stream: the training images of a data set that is streamed; `train` holds a sample of them.
         unlabelled: further training images, of which no label is known; only a distillation learns from them.
         label_names: class names in the order of the labels; empty when the data has no labels.
         named: whether the names come from the data; plain numbers carry no name.
@@ -46,6 +49,7 @@ class ImageData:
     label_names: list[str]
     named: bool
     unlabelled: ImageSplit | None = None
+    stream: ImageStream | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     workers: int = 0
 
@@ -54,9 +58,14 @@ class ImageData:
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
     @property
-    def with_unlabelled(self) -> ImageSplit:
+    def training(self) -> ImageSplit | ImageStream:
+        """The images that a training with labels learns from."""
+        return self.train if self.stream is None else self.stream
+
+    @property
+    def with_unlabelled(self) -> ImageSplit | ImageStream:
         """The training images, followed by those without labels."""
-        return self.train if self.unlabelled is None else self.train.followed_by(self.unlabelled)
+        return self.training if self.unlabelled is None else self.train.followed_by(self.unlabelled)
 
     @property
     def labelled(self) -> bool:
@@ -78,13 +87,15 @@ class ImageData:
             return False
         for images in self.splits.values():
             images.labels = [label if label == IGNORED_LABEL else new[label] for label in images.labels]
+        if self.stream is not None:
+            self.stream.order = [new[label] for label in self.stream.order or range(len(new))]
         self.label_names = list(names)
         return True
 
     def set_augmentation(self, name: str, *processors: BaseImageProcessor) -> None:
         """Augment the training images, in the largest size that one of the image processors makes."""
         heights, widths = zip(*map(input_size, processors), strict=True)
-        self.train.augment = build_augmentation(name, (max(heights), max(widths)))
+        self.training.augment = build_augmentation(name, (max(heights), max(widths)))
 
 
 def load_data(section: DataSection, seed: int) -> ImageData:
@@ -95,6 +106,8 @@ def load_data(section: DataSection, seed: int) -> ImageData:
         RunError: a class is empty, or an image is corrupt and the recipe says stop.
     """
     refuse_empty_class_folders(user_path(section.path))
+    if section.streaming:
+        return _load_stream(section, seed)
     raw, commit = load_raw(section, "data")
     image_column = image_column_of(raw, section, "data")
     label_column = _label_column(raw, section)
@@ -105,7 +118,7 @@ def load_data(section: DataSection, seed: int) -> ImageData:
     for role, found in parts.items():
         rows, decoded = without_corrupt(found, image_column, section.on_corrupt, f"split '{role}'", room)
         corrupt[role] = len(found) - len(rows)
-        labels = [IGNORED_LABEL] * len(rows) if label_column is None else _labels(rows, label_column)
+        labels = labels_of(rows, label_column)
         images[role] = ImageSplit(rows.select_columns(image_column), image_column, labels, decoded)
         if not labels:
             raise RunError(f"split '{role}' of {section.path} has no images")
@@ -125,6 +138,29 @@ def load_data(section: DataSection, seed: int) -> ImageData:
         "unlabelled_revisions": unlabelled.commits,
         "splits": facts,
     }
+    return data
+
+
+def _load_stream(section: DataSection, seed: int) -> ImageData:
+    """The same for a data set whose training images are not kept; see `streaming.open_stream`."""
+    raw, commit = load_raw(section, "data", streaming=True)
+    if features_of(raw) is None:
+        raw = datasets.IterableDatasetDict({name: rows._resolve_features() for name, rows in raw.items()})
+    image_column = image_column_of(raw, section, "data")
+    label_column = _label_column(raw, section)
+    feature = features_of(raw)[label_column] if label_column else None
+    if feature is not None and not isinstance(feature, datasets.ClassLabel):
+        raise UsageError(
+            f"'data.label_column': a stream must know its classes beforehand, but column '{label_column}' holds "
+            f"{feature.dtype}: store it as a ClassLabel of `datasets`, or leave out 'data.streaming'"
+        )
+    found = open_stream(raw, section, image_column, label_column, seed)
+    names = list(feature.names) if feature is not None else []
+    data = ImageData(**found.parts, label_names=names, named=bool(names), stream=found.stream, workers=section.workers)
+    facts = {role: _facts(part, found.origins[role], found.corrupt[role], names) for role, part in data.splits.items()}
+    unknown = {"corrupt_images_skipped": None, "unlabelled_images": None, "images_by_class": {}}
+    facts["train"] |= {"images": len(found.stream), **unknown}
+    data.facts = {"path": section.path, "revision": commit, "unlabelled_revisions": [], "splits": facts}
     return data
 
 
@@ -180,10 +216,6 @@ def _encode_labels(raw: datasets.DatasetDict, column: str | None) -> tuple[datas
         return raw, [str(value) for value in range(count)], False
     raw = raw.map(lambda row: {column: -1 if row[column] is None else values.index(row[column])})
     return raw, values, True
-
-
-def _labels(rows: datasets.Dataset, column: str) -> list[int]:
-    return [IGNORED_LABEL if label is None or label < 0 else int(label) for label in rows[column]]
 
 
 def _refuse_empty_classes(data: ImageData, section: DataSection) -> None:

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import huggingface_hub
 import numpy as np
 from rich.progress import Progress
 from torch import Tensor
 
 from hf_compress.data.decoded import Decoded, Room
-from hf_compress.data.images import decode
+from hf_compress.data.images import IGNORED_LABEL, decode
 from hf_compress.errors import RunError, UsageError, shown
 from hf_compress.files import user_path
 from hf_compress.sections import SourceSection
@@ -25,11 +26,14 @@ ENCODED = ("binary", "string", "large_binary", "large_string")  # bytes or paths
 logger = logging.getLogger(__name__)
 
 
-def load_raw(section: SourceSection, key: str) -> tuple[datasets.DatasetDict, str | None]:
+def load_raw(
+    section: SourceSection, key: str, streaming: bool = False
+) -> tuple[datasets.DatasetDict | datasets.IterableDatasetDict, str | None]:
     """Return the data, and its commit where it comes from the Hub.
 
     Args:
         key: where the section stands in the recipe.
+        streaming: open it without loading its images.
 
     Raises:
         UsageError: there is no such data set.
@@ -41,9 +45,12 @@ def load_raw(section: SourceSection, key: str) -> tuple[datasets.DatasetDict, st
     looks_local = section.path.startswith(("/", ".", "~")) or os.path.exists(folder)
     if looks_local and not os.path.isdir(folder):
         raise UsageError(f"'{key}.path': there is no folder {shown(section.path)}")
+    revision = section.revision
     try:
+        if streaming and not looks_local:
+            revision = huggingface_hub.dataset_info(section.path, revision=revision).sha
         loaded = datasets.load_dataset(
-            str(folder) if looks_local else section.path, section.name, revision=section.revision
+            str(folder) if looks_local else section.path, section.name, revision=revision, streaming=streaming
         )
     except datasets.exceptions.DatasetNotFoundError as error:
         raise UsageError(f"'{key}.path': {str(error).rstrip('.')}; check the id, or log in if it is private") from None
@@ -52,6 +59,8 @@ def load_raw(section: SourceSection, key: str) -> tuple[datasets.DatasetDict, st
     except (OSError, ValueError, TypeError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"'{key}.path': {section.path} cannot be loaded: {reason}") from None
+    if streaming:
+        return loaded, None if looks_local else revision
     raw = loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({"train": loaded})
     return raw, None if looks_local else _hub_commit(raw, section, key)
 
@@ -107,6 +116,13 @@ def image_column_of(raw: datasets.DatasetDict, section: SourceSection, key: str)
         names = ", ".join(features)
         raise UsageError(f"the data set has {found}: name one of {names} in '{key}.image_column'")
     return columns[0]
+
+
+def labels_of(rows: datasets.Dataset, column: str | None) -> list[int]:
+    """Return the class index of every image, -100 where there is none."""
+    if column is None:
+        return [IGNORED_LABEL] * len(rows)
+    return [IGNORED_LABEL if label is None or label < 0 else int(label) for label in rows[column]]
 
 
 def _can_be_images(feature: Any) -> bool:

@@ -165,10 +165,14 @@ def short_name(name: str) -> str:
     return Path(name).name if name.startswith(("/", ".", "~")) else name
 
 
-def data_rows(report: dict[str, Any]) -> list[tuple[str, int, str, int, int]]:
-    """Return one row a split: name, images, origin, unlabelled, skipped as corrupt."""
+def data_rows(report: dict[str, Any]) -> list[tuple[str, int, str, int | str, int | str]]:
+    """Return one row a split: name, images, origin, unlabelled, skipped as corrupt; a stream is not counted."""
+
+    def count(part: dict[str, Any], key: str) -> int | str:
+        return "not counted" if part[key] is None else part[key]
+
     return [
-        (name, part["images"], part["from"], part["unlabelled_images"], part["corrupt_images_skipped"])
+        (name, part["images"], part["from"], count(part, "unlabelled_images"), count(part, "corrupt_images_skipped"))
         for name, part in report["data"]["splits"].items()
     ]
 

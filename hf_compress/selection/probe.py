@@ -62,7 +62,7 @@ class Probe:
 def few_images(data: ImageData, section: ProbeSection, seed: int) -> ImageData:
     """Return data with at most `section.images` random images in each part but the test images."""
     parts = {name: part for name, part in vars(data).items() if isinstance(part, ImageSplit) and part is not data.test}
-    return replace(data, **{name: _sample(part, section.images, seed) for name, part in parts.items()})
+    return replace(data, stream=None, **{name: _sample(part, section.images, seed) for name, part in parts.items()})
 
 
 def _sample(split: ImageSplit, number: int, seed: int) -> ImageSplit:

@@ -1,0 +1,191 @@
+"""Training images that are read anew for each epoch and never kept, for data larger than the disk."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import fsspec
+import torch
+from torch import Tensor
+
+from hf_compress.data.decoded import Room
+from hf_compress.data.images import IGNORED_LABEL, ImageSplit, decode
+from hf_compress.data.sources import labels_of, without_corrupt
+from hf_compress.data.splits import USUAL_NAMES
+from hf_compress.errors import RunError, UsageError
+from hf_compress.registry import did_you_mean
+from hf_compress.sections import DataSection
+
+BUFFER = 2048
+SAMPLE = 2048
+MOST_HELD_OUT = 10_000
+logger = logging.getLogger(__name__)
+
+
+class ImageStream(torch.utils.data.IterableDataset):
+    """Training images in another order each epoch: files in random order, and a buffer that is shuffled.
+
+    A data set that has fewer images than an epoch is read again from its start.
+
+    Args:
+        rows: undecoded images.
+        label_column: of class indices; None where there are no labels.
+        length: images an epoch.
+        on_corrupt: `skip` or `stop`.
+
+    Attributes:
+        order: for each class index of the data, the index that a model's labels give it.
+        augment: makes the view that both models see.
+        epoch: sets the order, together with the seed.
+        repeats_after, teacher_outputs: None, since no view repeats: see `images.ImageSplit`.
+    """
+
+    repeats_after = teacher_outputs = None
+
+    def __init__(
+        self,
+        rows: datasets.IterableDataset,
+        image_column: str,
+        label_column: str | None,
+        length: int,
+        seed: int = 0,
+        on_corrupt: str = "skip",
+    ):
+        self.rows, self.image_column, self.label_column = rows, image_column, label_column
+        self.length, self.seed, self.on_corrupt = length, seed, on_corrupt
+        self.order: list[int] | None = None
+        self.augment: Callable[[Tensor], Tensor] | None = None
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        worker = torch.utils.data.get_worker_info()
+        share = len(range(worker.id, self.length, worker.num_workers)) if worker else self.length
+        return itertools.islice(self._endless(), share)
+
+    def _endless(self) -> Iterator[dict[str, Any]]:
+        for turn in itertools.count(self.epoch):
+            rows = self.rows.shuffle(self.seed, buffer_size=BUFFER)
+            rows.set_epoch(turn)
+            views = corrupt = 0
+            for row in rows:
+                picture = with_bytes(row[self.image_column])
+                try:
+                    view = decode(picture)
+                except Exception as error:  # a damaged file makes Pillow raise anything
+                    corrupt += 1
+                    self._tell(picture, error, first=corrupt == 1)
+                    continue
+                views += 1
+                yield {"view": self.augment(view) if self.augment else view, "label": self._label(row)}
+            if not views:
+                raise RunError("the stream of training images has none that can be decoded: see 'data.path'")
+
+    def _label(self, row: dict[str, Any]) -> int:
+        label = row[self.label_column] if self.label_column else None
+        if label is None or label < 0:
+            return IGNORED_LABEL
+        return self.order[label] if self.order else label
+
+    def _tell(self, picture: dict[str, Any], error: Exception, first: bool) -> None:
+        where = f"{picture['path'] or 'a picture'} ({error})"
+        if self.on_corrupt == "stop":
+            raise RunError(f"the stream of training images has a corrupt one: {where}; 'data.on_corrupt: skip'")
+        if first:
+            logger.warning("the stream of training images has corrupt ones, which are skipped; the first is %s", where)
+
+
+@dataclass
+class Streamed:
+    """A data set of which only the held-out images are kept.
+
+    Attributes:
+        stream: the training images.
+        parts: `train`, a sample of the training images; `validation` and `test`.
+        origins, corrupt: of the parts, in words, and how many images were skipped.
+    """
+
+    stream: ImageStream
+    parts: dict[str, ImageSplit]
+    origins: dict[str, str]
+    corrupt: dict[str, int]
+
+
+def open_stream(
+    raw: datasets.IterableDatasetDict, section: DataSection, image_column: str, label_column: str | None, seed: int
+) -> Streamed:
+    """Open the training images as a stream, and keep a sample of them and the held-out images in memory.
+
+    Raises:
+        UsageError: a split is missing, or the number of training images is not known.
+    """
+    names = {role: _split_name(raw, section, role) for role in USUAL_NAMES}
+    raw = raw.cast_column(image_column, datasets.Image(decode=False))
+    train = raw[names["train"]]
+    if section.workers > train.n_shards:
+        raise UsageError(
+            f"'data.workers' is {section.workers}, but the training images are in {train.n_shards} files, each of "
+            "which one worker reads: lower it"
+        )
+    length = section.train_images or _known_length(train, names["train"])
+    stream = ImageStream(train, image_column, label_column, length, seed, section.on_corrupt)
+    kept = {role: (raw[names[role]], MOST_HELD_OUT) for role in ("validation", "test")}
+    kept["train"] = train.shuffle(seed, buffer_size=BUFFER), SAMPLE
+    parts, corrupt, room = {}, {}, Room(section.cache_mb * 2**20)
+    for role, (rows, most) in kept.items():
+        found = _in_memory(rows, image_column, most)
+        held, decoded = without_corrupt(found, image_column, section.on_corrupt, f"split '{role}'", room)
+        corrupt[role] = len(found) - len(held)
+        labels = labels_of(held, label_column)
+        parts[role] = ImageSplit(held.select_columns(image_column), image_column, labels, decoded)
+        if not len(held):
+            raise RunError(f"split '{role}' of {section.path} has no images")
+    origins = {"train": f"stream of split {names['train']}"}
+    for role in ("validation", "test"):
+        full = len(parts[role]) + corrupt[role] == MOST_HELD_OUT
+        origins[role] = f"{f'the first {MOST_HELD_OUT} images of ' if full else ''}split {names[role]}"
+    return Streamed(stream, parts, origins, corrupt)
+
+
+def with_bytes(picture: dict[str, Any]) -> dict[str, Any]:
+    """Return an undecoded picture with its bytes, read from its path, which may be on the Hub."""
+    if picture["bytes"] is not None:
+        return picture
+    with fsspec.open(picture["path"], "rb") as file:
+        return {"bytes": file.read(), "path": picture["path"]}
+
+
+def _split_name(raw: datasets.IterableDatasetDict, section: DataSection, role: str) -> str:
+    name = getattr(section.splits, role) or next((usual for usual in USUAL_NAMES[role] if usual in raw), None)
+    if name is None:
+        raise UsageError(
+            f"a stream is not divided, and the data set has no split for {role}: name one of {', '.join(raw)} in "
+            f"'data.splits.{role}'"
+        )
+    if name not in raw:
+        raise UsageError(f"'data.splits.{role}' names the split '{name}', which is not there{did_you_mean(name, raw)}")
+    return name
+
+
+def _known_length(rows: datasets.IterableDataset, name: str) -> int:
+    counts = rows.info.splits or {}
+    if name not in counts or not counts[name].num_examples:
+        raise UsageError(
+            "the data set does not say how many images it has: say in 'data.train_images' how many make an epoch"
+        )
+    return counts[name].num_examples
+
+
+def _in_memory(rows: datasets.IterableDataset, image_column: str, most: int) -> datasets.Dataset:
+    kept = [row | {image_column: with_bytes(row[image_column])} for row in rows.take(most)]
+    return datasets.Dataset.from_list(kept, features=rows.features)
