@@ -5,8 +5,8 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
-from outcome import ends
 from PIL import Image
+from refusals import ends
 
 from hf_compress.data import load_data
 from hf_compress.data.images import IGNORED_LABEL

@@ -8,8 +8,8 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from outcome import refusal
 from PIL import Image
+from refusals import refusal
 
 from hf_compress.data import load_data
 from hf_compress.data.augmentation import build_augmentation

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from outcome import ends, refusal
+from refusals import ends, refusal
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 

@@ -6,8 +6,8 @@ from typing import get_args, get_origin
 
 import pytest
 import yaml
-from outcome import ends, refusal
 from pydantic import BaseModel
+from refusals import ends, refusal
 
 from hf_compress.config import Section, validate
 from hf_compress.recipe import Recipe
