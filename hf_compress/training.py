@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BaseImageProcessor, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import has_length
+from transformers.trainer_utils import TrainOutput, has_length
 
+from hf_compress.allocator import freed_memory_kept
 from hf_compress.compiling import compiled
 from hf_compress.config import TrainingConfig
 from hf_compress.data import Collator, ImageData, ImageSplit
@@ -71,6 +72,11 @@ class CompressionTrainer(Trainer):
         if teacher is not None:
             self.teacher.requires_grad_(False).eval().to(self.args.device)
             use_channels_last(self.teacher)
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Train as ever, with the memory of a step left to the next."""
+        with freed_memory_kept():
+            return super().train(*args, **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the distillation loss while training, where there is one, otherwise the cross-entropy."""
