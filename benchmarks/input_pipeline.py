@@ -26,7 +26,7 @@ from hf_compress.steps.base import Context
 from hf_compress.students import build_registered
 from hf_compress.training import StudentTrainer, train
 
-SIZE, IMAGES, WIDTH, HEIGHT, EPOCHS, REPEATS = 128, 160, 500, 375, 2, 3
+SIZE, IMAGES, WIDTH, HEIGHT, EPOCHS, REPEATS = 128, 640, 500, 375, 1, 3
 SETTINGS = [(memory, workers) for workers in (0, 1) for memory in (0, 1024)]
 
 

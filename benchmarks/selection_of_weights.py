@@ -76,10 +76,12 @@ def same_masks() -> tuple[int, int]:
     torchs(right)
     differing, wrong = 0, 0
     kept = min(p.abs()[p != 0].min() for n, p in left.named_parameters() if p.dim() > 1 and (p == 0).any())
-    for (_, a), (_, b), (_, whole) in zip(*(model.named_parameters() for model in (left, right, dense)), strict=True):
+    pruned, whole = dict(right.named_parameters()), dict(dense.named_parameters())
+    for name, a in left.named_parameters():
+        b, weight = pruned[name], whole[name]
         other = (a == 0) != (b == 0)
         differing += int(other.sum())
-        wrong += int((torch.nextafter(whole.abs()[other], torch.tensor(torch.inf)) < kept).sum())
+        wrong += int((torch.nextafter(weight.abs()[other], torch.tensor(torch.inf)) < kept).sum())
     return differing, wrong
 
 

@@ -36,6 +36,10 @@ class TrainingConfig(Section):
     scheduler: Literal["constant", "linear", "cosine"] = Field("linear", description="Learning rate after warm-up.")
     warmup: float = Field(0.0, ge=0, lt=1, description="Fraction of the steps in which the learning rate rises.")
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Autocast of forward and backward passes.")
+    compile: bool = Field(
+        False,
+        description="Compile the models with torch.compile: takes minutes, then steps are shorter; for long ones.",
+    )
     on_nan: Literal["stop", "retry"] = Field(
         "stop",
         description="When the loss is not finite: `retry` halves the learning rate and goes on from the last good "

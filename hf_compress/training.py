@@ -6,7 +6,7 @@ import math
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BaseImageProcessor, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import has_length
+from transformers.trainer_utils import TrainOutput, has_length
 
+from hf_compress.allocator import freed_memory_kept
+from hf_compress.compiling import compiled
 from hf_compress.config import TrainingConfig
 from hf_compress.data import Collator, ImageData, ImageSplit
 from hf_compress.data.images import IGNORED_LABEL, batches, spread
@@ -46,6 +48,7 @@ class CompressionTrainer(Trainer):
         teacher: frozen model that sees `teacher_pixel_values`, or `pixel_values` where a batch has no own view for it;
             not needed where batches hold its logits as `teacher_outputs`.
         loss_config: names the distillation losses and their options; None trains with cross-entropy alone.
+        compile: train with compiled models; evaluation stays eager.
 
     Attributes:
         criterion: the loss against the teacher.
@@ -56,9 +59,11 @@ class CompressionTrainer(Trainer):
         *args: Any,
         teacher: PreTrainedModel | None = None,
         loss_config: LossConfig | None = None,
+        compile: bool = False,
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
+        self.in_training = cache(compiled) if compile else lambda model: model
         self.model_accepts_loss_kwargs = False
         self.teacher = teacher
         self.criterion = Criterion(loss_config) if loss_config is not None else None
@@ -68,14 +73,20 @@ class CompressionTrainer(Trainer):
             self.teacher.requires_grad_(False).eval().to(self.args.device)
             use_channels_last(self.teacher)
 
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Train as ever, with the memory of a step left to the next."""
+        with freed_memory_kept():
+            return super().train(*args, **kwargs)
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the distillation loss while training, where there is one, otherwise the cross-entropy."""
         labels = inputs.get("labels")
+        run = self.in_training(model) if model.training else model
         if model.training and self.criterion is not None:
-            student = answer(model, inputs["pixel_values"], self.criterion.student_layers, owner=self.model)
+            student = answer(run, inputs["pixel_values"], self.criterion.student_layers, owner=self.model)
             logits, loss = student.logits, self.criterion(student, self._teacher_answer(inputs), labels)
         else:
-            logits = model(pixel_values=inputs["pixel_values"]).logits
+            logits = run(pixel_values=inputs["pixel_values"]).logits
             loss = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED_LABEL)
         if model.training:
             self.stop_unless_finite(loss)
@@ -86,7 +97,8 @@ class CompressionTrainer(Trainer):
         if "teacher_outputs" in inputs:
             return Answer(inputs["teacher_outputs"])
         with torch.no_grad():
-            return answer(self.teacher, _teacher_view(inputs), self.criterion.teacher_layers)
+            teacher = self.in_training(self.teacher)
+            return answer(teacher, _teacher_view(inputs), self.criterion.teacher_layers, owner=self.teacher)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Match the layers that losses compare, and train the projectors between them together with the model."""
@@ -232,6 +244,7 @@ def train(
         callbacks=[HoldMasks(sparse), ShowEpoch(images)],
         teacher=live.model if live else None,
         loss_config=config if teacher else None,
+        compile=config.compile,
     )
     return fit(build, config, context, metric="accuracy")
 
@@ -321,11 +334,10 @@ def _predict(
         output_dir=tempfile.gettempdir(),  # nothing is written there
         per_device_eval_batch_size=batch_size,
         dataloader_num_workers=workers,
-        dataloader_pin_memory=torch.cuda.is_available(),
+        **transfer(),
         disable_tqdm=True,
         remove_unused_columns=False,
         label_names=["labels"],
-        use_cpu=not torch.cuda.is_available(),
         report_to="none",
     )
     progress = EvaluationProgress()
@@ -409,13 +421,19 @@ def training_arguments(
         metric_for_best_model=metric,
         remove_unused_columns=False,
         label_names=["labels"],
-        use_cpu=not torch.cuda.is_available(),
         dataloader_num_workers=context.data.workers,
-        dataloader_pin_memory=torch.cuda.is_available(),
+        **transfer(),
+        logging_nan_inf_filter=False,  # `stop_unless_finite` has looked already
         disable_tqdm=True,
         seed=context.seed,
         report_to="none",
     )
+
+
+def transfer() -> dict[str, Any]:
+    """Return the Trainer's arguments for where it works, and how batches get there."""
+    gpu = torch.cuda.is_available()
+    return {"use_cpu": not gpu, "dataloader_pin_memory": gpu, "accelerator_config": {"non_blocking": gpu}}
 
 
 def optimizer(config: TrainingConfig) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:

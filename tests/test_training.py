@@ -1,15 +1,20 @@
 """Training keeps the best epoch, whole."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
-from hf_compress.config import TrainingConfig
+from hf_compress.config import TrainingConfig, validate
 from hf_compress.data import load_data
+from hf_compress.errors import UsageError
+from hf_compress.hub.load import LoadedModel
 from hf_compress.sections import DataSection
 from hf_compress.steps.base import Context
+from hf_compress.steps.distillation.config import DistillConfig
 from hf_compress.students import build_registered
 from hf_compress.training import evaluate, train
 
@@ -50,6 +55,35 @@ def test_after_training_in_bf16_the_model_answers_in_float32(tmp_path):
         expected = fresh.to(memory_format=torch.channels_last)(image).logits
         assert torch.equal(built.model(image).logits, expected)
         assert torch.equal(untouched(image).logits, expected)
+
+
+def test_compiled_models_learn_the_same(tmp_path, monkeypatch):
+    """The backend of these graphs makes no machine code, which would take half a minute."""
+    monkeypatch.setattr("hf_compress.training.compiled", partial(torch.compile, backend="aot_eager", dynamic=False))
+    torch.manual_seed(0)
+    options = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+    untrained = ViTForImageClassification(ViTConfig(**options, image_size=8, patch_size=4, num_labels=10))
+    processor = ViTImageProcessor(size={"height": 8, "width": 8})
+    teacher = LoadedModel(copy.deepcopy(untrained), processor, "a teacher")
+    data = load_data(DataSection(path="digits", splits=SPLITS), 0)
+    data.train.augment, data.train.views = torch.nn.Identity(), None  # so that the teacher is asked at each step
+    learnt = []
+    torch._dynamo.reset()
+    counters.clear()
+    for compile in (False, True):
+        model = copy.deepcopy(untrained)
+        context = Context(data, processor, None, 0, tmp_path / str(compile), log=lambda line: None)
+        config = DistillConfig(loss="mse_ce", epochs=1, batch_size=25, precision="bf16", compile=compile)
+        learnt.append(train(model, context, config, teacher)["epochs"][0]["training_loss"])
+        assert counters["stats"]["unique_graphs"] >= (2 if compile else 0)
+        assert isinstance(model, ViTForImageClassification)
+        assert "forward" not in vars(model)
+    assert learnt[1] == pytest.approx(learnt[0], rel=1e-2)
+
+
+def test_losses_that_compare_layers_are_not_compiled():
+    with pytest.raises(UsageError, match="leave out compile"):
+        validate(DistillConfig, {"loss": "hints", "layers": {"a": "b"}, "compile": True})
 
 
 def snapshot(model):

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+
+from hf_compress.compiling import compiled
 
 Prepared = Callable[[Tensor], Any]
 
@@ -18,11 +19,8 @@ def eager(model: PreTrainedModel, image: Tensor, threads: int) -> Prepared:
     return lambda batch: model(pixel_values=batch)
 
 
-def compiled(model: PreTrainedModel, image: Tensor, threads: int) -> Prepared:
-    """`torch.compile`, one graph a batch size."""
-    torch._dynamo.config.recompile_limit = 64  # models of one class share it; beyond it they silently run eagerly
-    graph = torch.compile(model, dynamic=False)
-    return lambda batch: graph(pixel_values=batch)
+def compile(model: PreTrainedModel, image: Tensor, threads: int) -> Prepared:
+    return eager(compiled(model), image, threads)
 
 
 def onnxruntime(model: PreTrainedModel, image: Tensor, threads: int) -> Prepared:
@@ -39,7 +37,7 @@ def onnxruntime(model: PreTrainedModel, image: Tensor, threads: int) -> Prepared
 
 PREPARE: dict[str, Callable[[PreTrainedModel, Tensor, int], Prepared]] = {
     "eager": eager,
-    "compile": compiled,
+    "compile": compile,
     "onnxruntime": onnxruntime,
 }
 

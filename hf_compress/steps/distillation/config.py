@@ -67,6 +67,12 @@ class LossConfig(LossOptions, TrainingConfig):
                 raise ValueError(f"with several losses, {beside[0]} belongs into an item of losses")
         return values
 
+    @model_validator(mode="after")
+    def _compiled_layers_are_hidden(self):
+        if self.compile and any(term.layers for term in self.terms):
+            raise ValueError("losses that compare layers look into the models: leave out compile")
+        return self
+
     @model_serializer(mode="wrap")
     def _as_written(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         left_out = LossOptions.model_fields if self.losses else {"losses"}

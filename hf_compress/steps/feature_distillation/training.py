@@ -25,11 +25,12 @@ class FeatureTrainer(Resumable, CompressionTrainer):
     """Trains an `Embedder`: the loss is its mean squared distance from the teacher's embeddings; no label is read."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        embeddings = model(pixel_values=inputs["pixel_values"]).float()
+        run = self.in_training(model) if model.training else model
+        embeddings = run(pixel_values=inputs["pixel_values"]).float()
         targets = inputs.get("teacher_outputs")
         if targets is None:
             with torch.no_grad():
-                targets = pooled_embedding(self.teacher, inputs["teacher_pixel_values"]).float()
+                targets = pooled_embedding(self.in_training(self.teacher), inputs["teacher_pixel_values"]).float()
         loss = F.mse_loss(embeddings, targets)
         if model.training:
             self.stop_unless_finite(loss)
@@ -70,6 +71,7 @@ def distil_features(model: PreTrainedModel, context: Context, config: TrainingCo
         },
         callbacks=[ShowEpoch(images)],
         teacher=teacher.model if images.teacher_outputs is None else None,
+        compile=config.compile,
     )
     return {
         "width": width,
