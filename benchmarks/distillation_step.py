@@ -19,9 +19,10 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from hf_compress.layout import use_channels_last
 from hf_compress.steps.distillation.config import DistillConfig
 from hf_compress.students import build_registered
-from hf_compress.training import CompressionTrainer, use_channels_last
+from hf_compress.training import CompressionTrainer
 
 SIZE, BATCH, STEPS, REPEATS = 96, 32, 25, 5
 LABELS = [str(label) for label in range(10)]

@@ -10,13 +10,14 @@ from typing import Any
 from hf_compress.data import ImageData
 from hf_compress.data.images import example_input
 from hf_compress.hub.load import LoadedModel
+from hf_compress.layout import use_channels_last
 from hf_compress.measure.cost import cost
 from hf_compress.measure.features import FeatureQuality
 from hf_compress.measure.latency import measure_latency
 from hf_compress.measure.remarks import speed_remarks
 from hf_compress.recipe import Recipe
 from hf_compress.sections import MeasureSection
-from hf_compress.training import evaluate, evaluate_in_detail, predict, use_channels_last
+from hf_compress.training import evaluate, evaluate_in_detail, predict
 from hf_compress.units import Units
 
 

@@ -20,6 +20,7 @@ from hf_compress.data import Collator, ImageSplit
 from hf_compress.data.images import example_input
 from hf_compress.environment import environment
 from hf_compress.hub.load import LoadedModel
+from hf_compress.layout import use_channels_last
 from hf_compress.memory import in_fitting_batches
 from hf_compress.steps.base import Context
 from hf_compress.tensor_cache import TensorCache
@@ -85,7 +86,8 @@ def fingerprint(teacher: LoadedModel, ask: Ask) -> str:
 def _ask_all(images: ImageSplit, teacher: LoadedModel, ask: Ask, workers: int) -> Tensor:
     """Return the answers to all images, float32 on the CPU, without drawing a random number."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = teacher.model.eval().to(device, memory_format=torch.channels_last)
+    model = teacher.model.eval().to(device)
+    use_channels_last(model)
     collate = Collator(teacher.processor)
 
     def run(batch_size: int) -> Tensor:

@@ -26,6 +26,7 @@ from hf_compress.data import Collator, ImageData, ImageSplit
 from hf_compress.data.images import IGNORED_LABEL, batches, spread
 from hf_compress.errors import Diverged, RunError, UsageError
 from hf_compress.hub.load import LoadedModel
+from hf_compress.layout import use_channels_last
 from hf_compress.measure.detail import by_class, reliability
 from hf_compress.measure.quality import quality
 from hf_compress.memory import in_fitting_batches
@@ -384,11 +385,6 @@ def reestimate_batch_norm(model: PreTrainedModel, context: Context, images: int 
 
     in_fitting_batches(update, EVALUATION_BATCH)
     model.eval()
-
-
-def use_channels_last(model: nn.Module) -> None:
-    """Lay out the weights of convolutions as the fast CPU and GPU kernels want them; values do not change."""
-    model.to(memory_format=torch.channels_last)
 
 
 def training_arguments(

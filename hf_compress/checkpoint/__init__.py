@@ -41,10 +41,12 @@ def load_like(model: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
 
     from hf_compress.checkpoint import quantizer  # noqa: F401  (registers the form in which `save` writes)
     from hf_compress.hub.load import use_torch_momentum
+    from hf_compress.layout import use_channels_last
 
     loaded = type(model).from_pretrained(folder, dtype=torch.float32)
     use_torch_momentum(loaded)
-    return loaded.eval().to(memory_format=torch.channels_last)
+    use_channels_last(loaded)
+    return loaded.eval()
 
 
 def is_compressed(folder: str | Path) -> bool:

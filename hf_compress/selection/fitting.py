@@ -11,10 +11,10 @@ from hf_compress import processes
 from hf_compress.data.images import input_size
 from hf_compress.errors import RunError
 from hf_compress.hub.load import LoadedModel
+from hf_compress.layout import use_channels_last
 from hf_compress.measure.latency import measure_latency
 from hf_compress.selection.candidates import SHOW, Blueprint, Candidate
 from hf_compress.selection.config import BudgetSection
-from hf_compress.training import use_channels_last
 
 LATENCY = "latency_ms"
 MARGIN = 0.9  # share of a latency budget that is used: a student must meet the whole when it is measured afresh

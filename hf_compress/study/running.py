@@ -17,6 +17,7 @@ from hf_compress.errors import CompressError, UsageError, shown
 from hf_compress.files import user_path, write_text
 from hf_compress.hub.backbone import load_backbone
 from hf_compress.hub.load import LoadedModel, load
+from hf_compress.layout import use_channels_last
 from hf_compress.measure.latency import measure_latency
 from hf_compress.pipeline import compress
 from hf_compress.recipe import Recipe
@@ -25,7 +26,6 @@ from hf_compress.run_folder import comparable, differences
 from hf_compress.study.config import Study
 from hf_compress.study.page import write_results
 from hf_compress.study.resolving import run_folder
-from hf_compress.training import use_channels_last
 
 STUDY = "study.yaml"
 Finished = dict[tuple[str, int], dict[str, Any]]

@@ -23,9 +23,9 @@ from hf_compress.errors import RunError, UsageError
 from hf_compress.evaluation import load_with_data
 from hf_compress.files import user_path, write_text
 from hf_compress.hub.load import LoadedModel
+from hf_compress.layout import use_channels_last
 from hf_compress.measure.latency import time_in_turns
 from hf_compress.run import REPORT, report_text
-from hf_compress.training import use_channels_last
 
 CHECK_IMAGES, CALIBRATION_IMAGES = 2000, 128
 BATCH, REPEATS = 32, 50

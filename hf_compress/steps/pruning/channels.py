@@ -10,11 +10,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_compress.errors import RunError
+from hf_compress.layout import use_channels_last
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.groups import Group, Member, find_groups, join
 from hf_compress.steps.pruning.planning import Candidates, Plan, kept_width, plan
 from hf_compress.steps.pruning.removal import Attribute, permuted, remove, scrambled, width_attributes
-from hf_compress.training import use_channels_last
 
 logger = logging.getLogger(__name__)
 FAILURES = (RuntimeError, IndexError, ValueError, AttributeError, AssertionError, KeyError, TypeError)

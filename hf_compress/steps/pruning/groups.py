@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -163,8 +164,8 @@ def _places(links: Links, component: np.ndarray) -> dict[int, list[tuple[Axis, n
         parts = component[axis.first : axis.first + axis.size]
         order = np.argsort(parts, kind="stable")
         starts = np.flatnonzero(np.diff(parts[order], prepend=-1))
-        for indices in np.split(order, starts[1:]):
-            places[parts[indices[0]]].append((axis, indices))
+        for part, (begin, end) in zip(parts[order[starts]].tolist(), pairwise([*starts, len(order)]), strict=True):
+            places[part].append((axis, order[begin:end]))
     return places
 
 

@@ -20,6 +20,7 @@ from hf_compress.data.images import input_size
 from hf_compress.errors import Diverged, RunError
 from hf_compress.files import read_json, write_json
 from hf_compress.hub.load import LoadedModel
+from hf_compress.layout import use_channels_last
 from hf_compress.measure.cost import count_macs, count_parameters
 from hf_compress.steps.base import Context, StepResult
 from hf_compress.steps.pruning.channels import ChannelPruner
@@ -28,7 +29,7 @@ from hf_compress.steps.pruning.patterns import PatternPruner
 from hf_compress.steps.pruning.rounding import fastest_multiple
 from hf_compress.steps.pruning.uniform import UniformPruner
 from hf_compress.steps.pruning.weights import prunable_weights, prune_weights, sparsity
-from hf_compress.training import evaluate, reestimate_batch_norm, train, use_channels_last
+from hf_compress.training import evaluate, reestimate_batch_norm, train
 from hf_compress.units import Units
 
 BISECTIONS = 10

@@ -7,7 +7,7 @@ import re
 from collections import defaultdict
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from hf_compress.steps.pruning.groups import LAYERS, Group
@@ -45,25 +45,30 @@ def remove(model: nn.Module, groups: list[Group], plan: Plan, attributes: dict[s
             axis = member.axis
             gone[axis.module, axis.tensor][axis.dim] += member.indices[units].flatten().tolist()
         _count(model, group, len(units), head_counts(model, group) + attributes.get(group.name, []))
+    owners = _owners(model)
     for (name, key), dims in gone.items():
-        module = model.get_submodule(name)
-        old = getattr(module, key)
+        old = getattr(model.get_submodule(name), key)
         new = old.detach()
         for dim, indices in dims.items():
             keep = torch.ones(new.shape[dim], dtype=torch.bool)
             keep[indices] = False
             new = new.index_select(dim, keep.nonzero().flatten().to(new.device))
-        _replace(module, key, new.contiguous())
-        _correct_widths(module, key, old.shape)
+        new = new.contiguous()
+        if isinstance(old, nn.Parameter):
+            new = nn.Parameter(new, requires_grad=old.requires_grad)
+        for module, own_key in owners[id(old)]:
+            setattr(module, own_key, new)
+            _correct_widths(module, own_key, old.shape)
     drop_caches(model)
 
 
-def _replace(module: nn.Module, key: str, value: Tensor) -> None:
-    old = getattr(module, key)
-    if isinstance(old, nn.Parameter):
-        module.register_parameter(key, nn.Parameter(value, requires_grad=old.requires_grad))
-    else:
-        module.register_buffer(key, value, persistent=key not in module._non_persistent_buffers_set)
+def _owners(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+    """Return the modules that hold each parameter and buffer, by its id, with its name there."""
+    owners = defaultdict(list)
+    for module in model.modules():
+        for key, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            owners[id(tensor)].append((module, key))
+    return owners
 
 
 def _correct_widths(module: nn.Module, key: str, old: torch.Size) -> None:

@@ -15,14 +15,18 @@ PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 def prunable_weights(model: nn.Module, exclude: set[str]) -> dict[str, nn.Parameter]:
     """Return the weights of convolutions and linear layers by parameter name.
 
+    One that several layers share is there once, and not at all where one of them is excluded.
+
     Raises:
         RunError: there are none.
     """
-    weights = {
-        f"{name}.weight": module.weight
-        for name, module in model.named_modules()
-        if isinstance(module, PRUNABLE) and name not in exclude
-    }
+    layers = {name: module.weight for name, module in model.named_modules() if isinstance(module, PRUNABLE)}
+    seen = {id(weight) for name, weight in layers.items() if name in exclude}
+    weights = {}
+    for name, weight in layers.items():
+        if id(weight) not in seen:
+            weights[f"{name}.weight"] = weight
+        seen.add(id(weight))
     if not weights:
         raise RunError("nothing can be pruned: the model has no convolution or linear layer outside 'exclude'")
     return weights
