@@ -23,7 +23,6 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from hf_compress import training
-from hf_compress.layout import use_channels_last
 from hf_compress.steps.distillation.config import DistillConfig
 from hf_compress.students import build_registered
 
@@ -116,8 +115,7 @@ def ours(
             compile=compile,
         )
         trainer.remove_callback(PrinterCallback)
-        if channels_last:
-            use_channels_last(student)
+        training.use_channels_last(student)
         trainer.train()
     return clock.seconds
 

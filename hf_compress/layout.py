@@ -1,9 +1,14 @@
-"""How weights lie in memory."""
+"""Where a model holds its weights, and how they lie in memory."""
 
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+
+def own_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """Return the parameters and buffers of a module, not of those inside it, with their names there."""
+    return [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
 
 
 def use_channels_last(model: nn.Module) -> None:
@@ -12,6 +17,6 @@ def use_channels_last(model: nn.Module) -> None:
     Models that use a convolution's weights twice stay as they are: neither transformers nor safetensors finds out in
     that layout which weights are shared, and so they could not be saved.
     """
-    names = [name for name, weight in model.named_parameters(remove_duplicate=False) if weight.dim() > 3]
-    if len(names) == sum(weight.dim() > 3 for weight in model.parameters()):
+    uses = [id(weight) for _, weight in model.named_parameters(remove_duplicate=False) if weight.dim() > 3]
+    if len(uses) == len(set(uses)):
         model.to(memory_format=torch.channels_last)

@@ -10,6 +10,7 @@ from torch import nn
 
 from hf_compress.checkpoint.rewrites import apply_rewrites, record_rewrites
 from hf_compress.errors import RunError
+from hf_compress.layout import own_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,7 +30,7 @@ def record_shapes(model: PreTrainedModel) -> Shapes:
     for name, module in model.named_modules():
         original = reference[name]
         tensors = {
-            key: list(tensor.shape) for key, tensor in _tensors(module) if tensor.shape != _shape(original, key)
+            key: list(tensor.shape) for key, tensor in own_tensors(module) if tensor.shape != _shape(original, key)
         }
         attributes = {
             key: value
@@ -75,7 +76,7 @@ def apply_shapes(model: nn.Module, shapes: Shapes) -> None:
 
 
 def _resize(module: nn.Module, name: str, key: str, shape: list[int]) -> None:
-    old = dict(_tensors(module)).get(key)
+    old = dict(own_tensors(module)).get(key)
     if old is None or not _is_pruned_shape(shape, old.shape):
         was = "which it lacks" if old is None else f"but pruning only makes its {list(old.shape)} smaller"
         raise RunError(f"config.json records shape {shape} for '{key}' of layer '{name}', {was}: the file was changed")
@@ -99,11 +100,6 @@ def unpruned(model: PreTrainedModel) -> PreTrainedModel:
         built = type(model)(config)
     apply_rewrites(built, record_rewrites(model))
     return built
-
-
-def _tensors(module: nn.Module):
-    yield from module.named_parameters(recurse=False)
-    yield from module.named_buffers(recurse=False)
 
 
 def _shape(module: nn.Module, key: str) -> torch.Size | None:

@@ -17,7 +17,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from hf_compress import load, save
 from hf_compress.data import load_data
-from hf_compress.hub.load import LoadedModel
+from hf_compress.hub.load import LoadedModel, label_options
 from hf_compress.sections import DataSection
 from hf_compress.steps.base import Context
 from hf_compress.steps.distillation.config import DistillConfig
@@ -135,7 +135,7 @@ def data():
 @pytest.mark.parametrize(("kind", "way"), CASES)
 def test_an_odd_model_is_compressed_and_reloads(kind, way, data, tmp_path):
     torch.manual_seed(0)
-    model = OddModel(OddConfig(kind, id2label=dict(enumerate(LABELS)), label2id={n: i for i, n in enumerate(LABELS)}))
+    model = OddModel(OddConfig(kind, **label_options(LABELS)))
     if kind == "frozen parameters":
         model.second.requires_grad_(False)
     before = copy.deepcopy(model)

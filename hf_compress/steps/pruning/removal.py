@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from hf_compress.layout import own_tensors
 from hf_compress.steps.pruning.groups import LAYERS, Group
 from hf_compress.steps.pruning.planning import Plan
 from hf_compress.steps.pruning.trace import drop_caches
@@ -66,7 +67,7 @@ def _owners(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
     """Return the modules that hold each parameter and buffer, by its id, with its name there."""
     owners = defaultdict(list)
     for module in model.modules():
-        for key, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+        for key, tensor in own_tensors(module):
             owners[id(tensor)].append((module, key))
     return owners
 
@@ -147,7 +148,7 @@ def scrambled(model: PreTrainedModel) -> PreTrainedModel:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for module in trial.modules():
-            for key, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            for key, tensor in own_tensors(module):
                 if not tensor.is_floating_point() or key in module._non_persistent_buffers_set or not tensor.numel():
                     continue
                 noise = torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype)

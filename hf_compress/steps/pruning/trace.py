@@ -19,6 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
+from hf_compress.layout import own_tensors
+
 FIXED = 0.0
 
 
@@ -93,7 +95,7 @@ class _Follower(TorchDispatchMode):
         self.names: dict[int, tuple[str, str]] = {}
         self.computed: set[int] = set()
         for name, module in model.named_modules():
-            for key, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            for key, tensor in own_tensors(module):
                 if tensor.is_floating_point():
                     self.names[id(tensor)] = (name, key)
                     if key in module._non_persistent_buffers_set:
