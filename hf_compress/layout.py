@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from itertools import chain
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +12,11 @@ from torch import Tensor, nn
 def own_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
     """Return the parameters and buffers of a module, not of those inside it, with their names there."""
     return [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+
+
+def copy_with_same_tensors(model: nn.Module) -> nn.Module:
+    """Return a copy of the modules that holds the very parameters and buffers of `model`."""
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())})
 
 
 def use_channels_last(model: nn.Module) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 
 import torch
@@ -10,14 +9,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_compress.errors import RunError
-from hf_compress.layout import use_channels_last
+from hf_compress.layout import copy_with_same_tensors, use_channels_last
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.groups import Group, Member, find_groups, join
 from hf_compress.steps.pruning.planning import Candidates, Plan, kept_width, plan
-from hf_compress.steps.pruning.removal import Attribute, permuted, remove, scrambled, width_attributes
+from hf_compress.steps.pruning.removal import Attribute, remove, width_attributes
+from hf_compress.steps.pruning.symmetry import FAILURES, Symmetry
 
 logger = logging.getLogger(__name__)
-FAILURES = (RuntimeError, IndexError, ValueError, AttributeError, AssertionError, KeyError, TypeError)
+TRIAL_SIDE = 64  # pixels
 UNORDERED = "the model's output depends on the order of its channels"
 BREAKS = "the model does not run without some of its channels"
 
@@ -44,6 +44,7 @@ class ChannelPruner:
         self.attributes: dict[str, list[Attribute]] = {}
         self.joint: dict[str, list[str]] = {}
         found, reasons = find_groups(model, image)
+        self._trial_image = _small(model, image)
         self.protected = dict.fromkeys(exclude, "excluded by the recipe")
         trusted = self._trusted(model, [group for group in found if not self._is_protected(group)])
         self.protected = reasons | self.protected
@@ -97,7 +98,7 @@ class ChannelPruner:
         """
         remove(model, groups, removed, self.attributes)
         use_channels_last(model)
-        if not self._runs(model):
+        if not _runs(model, self.image):
             raise RunError(
                 f"the model does not run after the removal of channels from {', '.join(removed)}: exclude them"
             )
@@ -115,21 +116,7 @@ class ChannelPruner:
 
     def _trusted(self, model: PreTrainedModel, groups: list[Group]) -> list[Group]:
         """Return the groups that pass both trials; protect the layers of the others."""
-        twin = scrambled(model)
-        image = torch.rand(self.image.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        with torch.no_grad():
-            logits = twin(pixel_values=image).logits
-
-        def symmetric(some: list[Group]) -> bool:
-            try:
-                with torch.no_grad():
-                    again = permuted(twin, some)(pixel_values=image).logits
-            except FAILURES as error:
-                logger.debug("forward failed after exchanging channels: %s", error)
-                return False
-            return torch.allclose(again, logits, rtol=1e-4, atol=1e-4 * float(logits.abs().max()))
-
-        for group in (failing := _failing(groups, symmetric)):
+        for group in (failing := _failing(groups, Symmetry(model, self._trial_image).holds)):
             self.protected |= dict.fromkeys(group.makers, UNORDERED)
         groups = [group for group in groups if group not in failing]
         failing = _failing(groups, lambda some: self._survives(model, some))
@@ -173,26 +160,33 @@ class ChannelPruner:
         return False
 
     def _survives(self, model: PreTrainedModel, groups: list[Group]) -> bool:
-        trial = copy.deepcopy(model)
+        trial = copy_with_same_tensors(model)
         least = {group.name: max(1, min(self.config.round_to, group.width // 2) // group.unit) for group in groups}
         try:
             remove(trial, groups, {name: list(range(units)) for name, units in least.items()}, self.attributes)
         except FAILURES as error:
             logger.debug("channel removal failed: %s", error)
             return False
-        return self._runs(trial)
-
-    def _runs(self, model: PreTrainedModel) -> bool:
-        try:
-            with torch.no_grad():
-                model(pixel_values=self.image)
-        except FAILURES as error:
-            logger.debug("forward failed after channel removal: %s", error)
-            return False
-        return True
+        return _runs(trial, self._trial_image)
 
     def _reasons(self) -> str:
         return "".join(f"; '{layer}': {reason}" for layer, reason in list(self.protected.items())[:3])
+
+
+def _small(model: PreTrainedModel, image: Tensor) -> Tensor:
+    """Return a part of `image` where the model takes pictures of other sizes."""
+    part = image[..., :TRIAL_SIDE, :TRIAL_SIDE]
+    return part if _runs(model, part) else image
+
+
+def _runs(model: PreTrainedModel, image: Tensor) -> bool:
+    try:
+        with torch.no_grad():
+            model(pixel_values=image)
+    except FAILURES as error:
+        logger.debug("the model does not run: %s", error)
+        return False
+    return True
 
 
 def _shapes(model: PreTrainedModel) -> list[torch.Size]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections import defaultdict
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -18,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from hf_compress.steps.pruning.config import CRITERIA, PruneConfig
 from hf_compress.steps.pruning.trace import FIXED, Axis, Links, trace
 
+Modules = dict[str, nn.Module]
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, Conv1D)
 UNREAD = "no layer reads its channels"
 SINGLE = "its channels form a single block, such as one attention head"
@@ -97,46 +96,36 @@ def find_groups(model: PreTrainedModel, image: Tensor) -> tuple[list[Group], dic
     links = trace(model, image)
     if not links.axes:
         return [], {}
+    modules = dict(model.named_modules())
     component = _components(links)
-    places = _places(links, component)
-    fixed: dict[int, str] = {}
+    kind, axes_of = _kinds(links, component)
+    free = np.ones(len(kind), dtype=bool)
+    why: dict[str, str] = {}
     for labels, reason in links.fixed:
-        for part in _parts(labels, component):
-            fixed.setdefault(part, reason)
+        parts = _parts(labels, component)
+        for found in set(kind[parts[free[parts]]]):
+            for maker in _makers(modules, axes_of[found]):
+                why.setdefault(maker, reason)
+        free[parts] = False
     holders: dict[int, set[str]] = defaultdict(set)
     for labels, module in links.reshapes:
-        for part in _parts(labels, component):
-            holders[part].add(module)
+        parts = _parts(labels, component)
+        for found in set(kind[parts[free[parts]]]):
+            holders[found].add(module)
 
-    @functools.cache  # most channels of a layer share their axes
-    def makers_of(axes: tuple[Axis, ...]) -> list[str]:
-        return _makers(model, axes)
-
-    why: dict[str, str] = {}
-    for part, reason in fixed.items():
-        for maker in makers_of(tuple(axis for axis, _ in places[part])):
-            why.setdefault(maker, reason)
-    alike: dict[tuple, list[int]] = defaultdict(list)
-    for part, where in places.items():
-        if part not in fixed:
-            alike[tuple((axis, len(indices)) for axis, indices in where)].append(part)
     groups: list[Group] = []
-    for signature, parts in alike.items():
-        axes = tuple(axis for axis, _ in signature)
-        makers = makers_of(axes)
-        reason = "" if any(_reads(model, axis) for axis in axes) else UNREAD
+    for found in dict.fromkeys(kind[free].tolist()):
+        axes, parts = axes_of[found], np.flatnonzero(free & (kind == found))
+        makers = _makers(modules, axes)
+        reason = "" if any(_reads(modules, axis) for axis in axes) else UNREAD
         reason = reason or ("" if len(parts) > 1 else SINGLE)
         if reason:
             why = dict.fromkeys(makers, reason) | why
         elif makers:
-            members = [
-                Member(axis, np.stack([places[part][position][1] for part in parts]))
-                for position, axis in enumerate(axes)
-            ]
-            around = {axis.module.rpartition(".")[0] for axis in axes if _is_layer(model, axis)}
-            around = sorted(around.union(*(holders[part] for part in parts)))
-            unit, lead = _lead(model, members, makers)
-            groups.append(Group(_free_name(lead, groups), members, makers, around, unit))
+            members = [Member(axis, _indices(axis, component, parts)) for axis in axes]
+            around = holders[found] | {axis.module.rpartition(".")[0] for axis in axes if _is_layer(modules, axis)}
+            unit, lead = _lead(modules, members, makers)
+            groups.append(Group(_free_name(lead, groups), members, makers, sorted(around), unit))
     grouped = {maker for group in groups for maker in group.makers}
     return groups, {layer: reason for layer, reason in why.items() if layer not in grouped}
 
@@ -153,47 +142,61 @@ def _components(links: Links) -> np.ndarray:
     return connected_components(graph, directed=False)[1]
 
 
-def _parts(labels: Tensor, component: np.ndarray) -> set[int]:
-    return set(component[labels[labels != FIXED].long().numpy()])
+def _parts(labels: Tensor, component: np.ndarray) -> np.ndarray:
+    return np.unique(component[labels[labels != FIXED].long().numpy()])
 
 
-def _places(links: Links, component: np.ndarray) -> dict[int, list[tuple[Axis, np.ndarray]]]:
-    """Return where each component lives: the axes, and its indices on each."""
-    places: dict[int, list[tuple[Axis, np.ndarray]]] = defaultdict(list)
+def _kinds(links: Links, component: np.ndarray) -> tuple[np.ndarray, list[tuple[Axis, ...]]]:
+    """Return the kind of each component, and the axes of each kind.
+
+    Components of one kind live on the same axes, with as many indices on each.
+    """
+    kind = np.zeros(component.max() + 1, dtype=np.int64)
+    axes_of: list[tuple[Axis, ...]] = [()]
     for axis in links.axes:
-        parts = component[axis.first : axis.first + axis.size]
-        order = np.argsort(parts, kind="stable")
-        starts = np.flatnonzero(np.diff(parts[order], prepend=-1))
-        for part, (begin, end) in zip(parts[order[starts]].tolist(), pairwise([*starts, len(order)]), strict=True):
-            places[part].append((axis, order[begin:end]))
-    return places
+        parts, counts = np.unique(_on(axis, component), return_counts=True)
+        _, first, place = np.unique(kind[parts] * (axis.size + 1) + counts, return_index=True, return_inverse=True)
+        new = [(*axes_of[old], axis) for old in kind[parts[first]]]
+        kind[parts] = len(axes_of) + place
+        axes_of += new
+    return kind, axes_of
+
+
+def _on(axis: Axis, component: np.ndarray) -> np.ndarray:
+    return component[axis.first : axis.first + axis.size]
+
+
+def _indices(axis: Axis, component: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """Return the indices of `axis` at which each of `parts` lives, shape (parts, indices a part); parts ascend."""
+    order = np.argsort(_on(axis, component), kind="stable")
+    return order[np.isin(_on(axis, component)[order], parts)].reshape(len(parts), -1)
 
 
 def _output_dim(module: nn.Module) -> int:
     return 1 if isinstance(module, Conv1D) else 0
 
 
-def _is_layer(model: nn.Module, axis: Axis) -> bool:
-    return axis.tensor == "weight" and isinstance(model.get_submodule(axis.module), LAYERS)
+def _is_layer(modules: Modules, axis: Axis) -> bool:
+    return axis.tensor == "weight" and isinstance(modules[axis.module], LAYERS)
 
 
-def _makes(model: nn.Module, axis: Axis) -> bool:
-    return _is_layer(model, axis) and axis.dim == _output_dim(model.get_submodule(axis.module))
+def _makes(modules: Modules, axis: Axis) -> bool:
+    return _is_layer(modules, axis) and axis.dim == _output_dim(modules[axis.module])
 
 
-def _makers(model: nn.Module, axes: tuple[Axis, ...]) -> list[str]:
+def _makers(modules: Modules, axes: tuple[Axis, ...]) -> list[str]:
     """Return the layers that make the channels of `axes`, in the order of the model."""
-    makers = {axis.module for axis in axes if _makes(model, axis)}
-    return [name for name, _ in model.named_modules() if name in makers]
+    makers = {axis.module for axis in axes if _makes(modules, axis)}
+    return [name for name in modules if name in makers]
 
 
-def _reads(model: nn.Module, axis: Axis) -> bool:
-    return _is_layer(model, axis) and axis.dim == 1 - _output_dim(model.get_submodule(axis.module))
+def _reads(modules: Modules, axis: Axis) -> bool:
+    return _is_layer(modules, axis) and axis.dim == 1 - _output_dim(modules[axis.module])
 
 
-def _lead(model: nn.Module, members: list[Member], makers: list[str]) -> tuple[int, str]:
+def _lead(modules: Modules, members: list[Member], makers: list[str]) -> tuple[int, str]:
     """Return the first of the layers that give a unit the most channels, and how many."""
-    made = {m.axis.module: m.indices.shape[1] for m in members if _makes(model, m.axis)}
+    made = {m.axis.module: m.indices.shape[1] for m in members if _makes(modules, m.axis)}
     unit = max(made.values())
     return unit, next(maker for maker in makers if made[maker] == unit)
 

@@ -17,9 +17,11 @@ register_importance = CRITERIA.register
 
 
 def _norm(weight: Tensor, dim: int | None, n: float) -> Tensor:
+    import torch
+
     if dim is None:
         return weight.abs()
-    return weight.transpose(0, dim).flatten(1).norm(p=n, dim=1)
+    return torch.linalg.vector_norm(weight, n, [other for other in range(weight.dim()) if other != dim])
 
 
 @register_importance("l1")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections import defaultdict
 
+import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from hf_compress.layout import own_tensors
 from hf_compress.steps.pruning.groups import LAYERS, Group
@@ -37,23 +36,22 @@ def remove(model: nn.Module, groups: list[Group], plan: Plan, attributes: dict[s
         plan: the units to remove, by the group's name.
         attributes: integers of modules that count the channels of a group, by its name: (module, attribute).
     """
-    gone: dict[tuple[str, str], dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+    gone: dict[tuple[str, str], dict[int, list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
     for group in groups:
         units = plan.get(group.name)
         if not units:
             continue
         for member in group.members:
             axis = member.axis
-            gone[axis.module, axis.tensor][axis.dim] += member.indices[units].flatten().tolist()
+            gone[axis.module, axis.tensor][axis.dim].append(member.indices[units].flatten())
         _count(model, group, len(units), head_counts(model, group) + attributes.get(group.name, []))
     owners = _owners(model)
     for (name, key), dims in gone.items():
         old = getattr(model.get_submodule(name), key)
         new = old.detach()
         for dim, indices in dims.items():
-            keep = torch.ones(new.shape[dim], dtype=torch.bool)
-            keep[indices] = False
-            new = new.index_select(dim, keep.nonzero().flatten().to(new.device))
+            kept = np.delete(np.arange(new.shape[dim]), np.concatenate(indices))
+            new = new.index_select(dim, torch.from_numpy(kept).to(new.device))
         new = new.contiguous()
         if isinstance(old, nn.Parameter):
             new = nn.Parameter(new, requires_grad=old.requires_grad)
@@ -125,34 +123,3 @@ def _count(model: nn.Module, group: Group, units: int, attributes: list[Attribut
         module = model.get_submodule(name)
         value = getattr(module, attribute)
         setattr(module, attribute, value - sizes[value] * units)
-
-
-def permuted(model: PreTrainedModel, groups: list[Group]) -> PreTrainedModel:
-    """Return a copy with the units of each group in reverse order."""
-    trial = copy.deepcopy(model)
-    with torch.no_grad():
-        for group in groups:
-            for member in group.members:
-                tensor = getattr(trial.get_submodule(member.axis.module), member.axis.tensor)
-                indices = torch.from_numpy(member.indices)
-                values = tensor.index_select(member.axis.dim, indices.flip(0).flatten())
-                tensor.index_copy_(member.axis.dim, indices.flatten(), values)
-    drop_caches(trial)
-    return trial
-
-
-def scrambled(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a double-precision copy whose every parameter matters: no zero initialisation, no tiny scale."""
-    trial = copy.deepcopy(model).double()
-    drop_caches(trial)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for module in trial.modules():
-            for key, tensor in own_tensors(module):
-                if not tensor.is_floating_point() or key in module._non_persistent_buffers_set or not tensor.numel():
-                    continue
-                noise = torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype)
-                if key != "running_var":
-                    noise -= 0.5
-                tensor += noise * (tensor.std(correction=0) + 0.05)
-    return trial

@@ -1,0 +1,102 @@
+"""Whether the order of channels matters to a model."""
+
+from __future__ import annotations
+
+import functools
+import logging
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from hf_compress.layout import copy_with_same_tensors, own_tensors
+from hf_compress.steps.pruning.groups import Group
+from hf_compress.steps.pruning.trace import drop_caches
+
+logger = logging.getLogger(__name__)
+Values = dict[str, Tensor]
+FAILURES = (RuntimeError, IndexError, ValueError, AttributeError, AssertionError, KeyError, TypeError)
+TOLERANCE = 1e-4
+
+
+class Symmetry:
+    """A trial of groups: exchanging their channels must leave the logits as they are.
+
+    The model is given values with which every parameter matters. Single precision is mostly enough for the comparison;
+    where it is not, as in a deep model without norms, double precision decides.
+
+    Args:
+        image: one input, shape (1, 3, height, width); its size counts, its values do not.
+    """
+
+    def __init__(self, model: nn.Module, image: Tensor):
+        self.model = copy_with_same_tensors(model)
+        self.image = torch.rand(image.shape, generator=torch.Generator().manual_seed(0))
+        last = {id(tensor): name for name, _, tensor in _named_tensors(model)}
+        self._names = {name: last[id(tensor)] for name, _, tensor in _named_tensors(model)}
+
+    def holds(self, groups: list[Group]) -> bool:
+        return any(self._holds(groups, dtype) for dtype in (torch.float32, torch.float64))
+
+    def _holds(self, groups: list[Group], dtype: torch.dtype) -> bool:
+        values, expected = self._unchanged(dtype)
+        try:
+            logits = self._logits(permuted(values, groups), dtype)
+        except FAILURES as error:
+            logger.debug("forward failed after exchanging channels: %s", error)
+            return False
+        return bool(((logits - expected).abs() <= TOLERANCE * expected.abs().max()).all())
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019
+    def _unchanged(self, dtype: torch.dtype) -> tuple[Values, Tensor]:
+        values = scrambled(self.model, dtype)
+        return values, self._logits(values, dtype)
+
+    def _logits(self, values: Values, dtype: torch.dtype) -> Tensor:
+        drop_caches(self.model)
+        tensors = {name: values[last] for name, last in self._names.items()}
+        inputs = {"pixel_values": self.image.to(dtype)}
+        with torch.no_grad():
+            return functional_call(self.model, tensors, kwargs=inputs, tie_weights=False).logits
+
+
+def scrambled(model: nn.Module, dtype: torch.dtype) -> Values:
+    """Return values for all parameters and buffers with which each of them matters: none is zero, none is tiny."""
+    generator = torch.Generator().manual_seed(0)
+    values = {}
+    for name, module, tensor in _named_tensors(model):
+        key = name.rpartition(".")[2]
+        value = values[name] = tensor.detach()
+        if not value.is_floating_point() or not value.numel():
+            continue
+        value = values[name] = value.to(dtype)
+        if key in module._non_persistent_buffers_set:
+            continue
+        rows = torch.rand(value.shape[:1], generator=generator) - (key != "running_var") / 2
+        rest = torch.rand(value.shape[1:], generator=generator) - 0.5 if value.dim() > 1 else torch.ones(())
+        rows = (rows.to(value) * (value.std(correction=0) + 0.05)).view(-1, *(1 for _ in rest.shape))
+        values[name] = torch.addcmul(value, rows, rest.to(value))
+    return values
+
+
+def permuted(values: Values, groups: list[Group]) -> Values:
+    """Return values with the units of each group in reverse order."""
+    values = dict(values)
+    for group in groups:
+        for member in group.members:
+            axis = member.axis
+            name = f"{axis.module}.{axis.tensor}".lstrip(".")
+            order = np.arange(axis.size)
+            order[member.indices.flatten()] = member.indices[::-1].flatten()
+            values[name] = values[name].index_select(axis.dim, torch.from_numpy(order).to(values[name].device))
+    return values
+
+
+def _named_tensors(model: nn.Module) -> list[tuple[str, nn.Module, Tensor]]:
+    """Return each parameter and buffer as often as modules hold it: its name in the model, its module and itself."""
+    return [
+        (f"{name}.{key}".lstrip("."), module, tensor)
+        for name, module in model.named_modules()
+        for key, tensor in own_tensors(module)
+    ]
