@@ -151,6 +151,21 @@ def test_channels_whose_order_matters_stay_and_the_reason_is_told(after, reason)
     assert set(pruner.widths) == {"one", "two"}
 
 
+def test_where_single_precision_overflows_double_precision_decides():
+    model = Wired(lambda hidden: hidden * 1e30 * 1e30)
+    pruner = ChannelPruner(model, torch.rand(1, 3, 4, 4), CONFIG, set())
+    assert set(pruner.widths) == {"one", "two", "reader"}
+
+
+def test_trials_leave_a_model_with_a_shared_module_as_it_was():
+    model = Wired()
+    model.two = model.one
+    model.reader = nn.Conv2d(8, 8, 1)
+    before = {name: tensor for name, tensor in model.named_parameters()}
+    ChannelPruner(model, torch.rand(1, 3, 4, 4), CONFIG, set())
+    assert all(tensor is before[name] for name, tensor in model.named_parameters())
+
+
 def test_plans_take_whole_units_and_multiples():
     config = PruneConfig(round_to=8, floor=0.25)
     assert [kept_width(64, unit, 0.5, config) for unit in (1, 16, 24)] == [32, 32, 24]

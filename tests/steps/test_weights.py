@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from hf_compress.errors import RunError
+from hf_compress.steps.pruning import weights as weights_module
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.weights import keep_masks, prunable_weights, prune_weights, sparsity
 from hf_compress.training import HoldMasks
@@ -127,6 +128,30 @@ def test_equal_scores_go_in_order_and_the_count_is_exact(values, share, dtype):
     order = sorted(range(len(values)), key=lambda index: values[index])  # Python's sort is stable
     gone = order[: round(share * len(values))]
     assert mask.tolist() == [index not in gone for index in range(len(values))]
+
+
+@settings(deadline=None)
+@given(
+    pattern=st.sampled_from(["random", "mostly zero", "sorted", "with the sample's period", "infinite"]),
+    share=st.floats(0.01, 0.99),
+    seed=st.integers(0, 1000),
+)
+def test_a_bracket_from_a_sample_finds_what_sorting_finds(pattern, share, seed):
+    """In short samples the bracket often misses; periodic scores mislead every sample."""
+    scores = torch.rand(4000, generator=torch.Generator().manual_seed(seed))
+    if pattern == "mostly zero":
+        scores[scores < 0.8] = 0
+    elif pattern == "sorted":
+        scores = scores.sort().values
+    elif pattern == "with the sample's period":
+        scores[:: 4000 // 64] = 2
+    elif pattern == "infinite":
+        scores[scores > 0.7] = torch.inf
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights_module, "SAMPLE", 64)
+        mask = keep_masks({"layer": scores}, "layer", share, 0)["layer"]
+    lowest = scores.argsort(stable=True)[: round(share * 4000)]
+    assert torch.equal(~mask, torch.zeros(4000, dtype=torch.bool).index_fill(0, lowest, True))
 
 
 def test_global_scope_leaves_each_layer_its_floor_of_best_scores():
