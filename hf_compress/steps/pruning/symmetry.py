@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 
 import numpy as np
@@ -33,25 +32,28 @@ class Symmetry:
     def __init__(self, model: nn.Module, image: Tensor):
         self.model = copy_with_same_tensors(model)
         self.image = torch.rand(image.shape, generator=torch.Generator().manual_seed(0))
-        last = {id(tensor): name for name, _, tensor in _named_tensors(model)}
+        last = {id(tensor): name for name, _, tensor in _named_tensors(model)}  # as `trace` names shared ones
         self._names = {name: last[id(tensor)] for name, _, tensor in _named_tensors(model)}
+        self._known: dict[torch.dtype, tuple[Values, Tensor]] = {}
 
     def holds(self, groups: list[Group]) -> bool:
         return any(self._holds(groups, dtype) for dtype in (torch.float32, torch.float64))
 
     def _holds(self, groups: list[Group], dtype: torch.dtype) -> bool:
-        values, expected = self._unchanged(dtype)
         try:
+            values, expected = self._unchanged(dtype)
             logits = self._logits(permuted(values, groups), dtype)
         except FAILURES as error:
             logger.debug("forward failed after exchanging channels: %s", error)
             return False
         return bool(((logits - expected).abs() <= TOLERANCE * expected.abs().max()).all())
 
-    @functools.lru_cache(maxsize=1)  # noqa: B019
     def _unchanged(self, dtype: torch.dtype) -> tuple[Values, Tensor]:
-        values = scrambled(self.model, dtype)
-        return values, self._logits(values, dtype)
+        """Return the values before any exchange, and the logits that they give."""
+        if dtype not in self._known:
+            values = scrambled(self.model, dtype)
+            self._known[dtype] = values, self._logits(values, dtype)
+        return self._known[dtype]
 
     def _logits(self, values: Values, dtype: torch.dtype) -> Tensor:
         drop_caches(self.model)
