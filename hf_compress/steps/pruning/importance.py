@@ -17,10 +17,11 @@ register_importance = CRITERIA.register
 
 
 def _norm(weight: Tensor, dim: int | None, n: float) -> Tensor:
-    import torch
-
     if dim is None:
         return weight.abs()
+
+    import torch
+
     return torch.linalg.vector_norm(weight, n, [other for other in range(weight.dim()) if other != dim])
 
 
