@@ -15,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import rich
 import torch
 
 from hf_compress.config import TrainingConfig
@@ -51,6 +52,7 @@ def seconds(student, teacher, views: int | None, folder: str) -> float:
 
 
 def main() -> None:
+    rich.get_console().quiet = True  # no traces of progress bars around the table
     torch.manual_seed(0)
     teacher = build_registered("resnet50", LABELS, image_size=SIZE)
     student = build_registered("mobilenet_v2", LABELS, width=0.5, image_size=SIZE)

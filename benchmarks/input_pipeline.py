@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import rich
 import torch
 from PIL import Image
 
@@ -57,6 +58,7 @@ def write_photos(folder: Path) -> None:
 
 
 def main() -> None:
+    rich.get_console().quiet = True  # no traces of progress bars around the table
     torch.manual_seed(0)
     torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
     student = build_registered("mobilenet_v2", ["0", "1"], image_size=SIZE)
