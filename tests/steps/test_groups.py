@@ -161,7 +161,7 @@ def test_trials_leave_a_model_with_a_shared_module_as_it_was():
     model = Wired()
     model.two = model.one
     model.reader = nn.Conv2d(8, 8, 1)
-    before = {name: tensor for name, tensor in model.named_parameters()}
+    before = dict(model.named_parameters())
     ChannelPruner(model, torch.rand(1, 3, 4, 4), CONFIG, set())
     assert all(tensor is before[name] for name, tensor in model.named_parameters())
 

@@ -14,7 +14,7 @@ from hf_compress.steps.pruning.groups import Group
 from hf_compress.steps.pruning.trace import drop_caches
 
 logger = logging.getLogger(__name__)
-Values = dict[str, Tensor]
+Values = dict[int, Tensor]  # by the id of the parameter or buffer that they stand for
 FAILURES = (RuntimeError, IndexError, ValueError, AttributeError, AssertionError, KeyError, TypeError)
 TOLERANCE = 1e-4
 
@@ -32,8 +32,6 @@ class Symmetry:
     def __init__(self, model: nn.Module, image: Tensor):
         self.model = copy_with_same_tensors(model)
         self.image = torch.rand(image.shape, generator=torch.Generator().manual_seed(0))
-        last = {id(tensor): name for name, _, tensor in _named_tensors(model)}  # as `trace` names shared ones
-        self._names = {name: last[id(tensor)] for name, _, tensor in _named_tensors(model)}
         self._known: dict[torch.dtype, tuple[Values, Tensor]] = {}
 
     def holds(self, groups: list[Group]) -> bool:
@@ -42,7 +40,7 @@ class Symmetry:
     def _holds(self, groups: list[Group], dtype: torch.dtype) -> bool:
         try:
             values, expected = self._unchanged(dtype)
-            logits = self._logits(permuted(values, groups), dtype)
+            logits = self._logits(permuted(self.model, values, groups), dtype)
         except FAILURES as error:
             logger.debug("forward failed after exchanging channels: %s", error)
             return False
@@ -57,7 +55,11 @@ class Symmetry:
 
     def _logits(self, values: Values, dtype: torch.dtype) -> Tensor:
         drop_caches(self.model)
-        tensors = {name: values[last] for name, last in self._names.items()}
+        tensors = {
+            f"{name}.{key}" if name else key: values[id(tensor)]
+            for name, module in self.model.named_modules()
+            for key, tensor in own_tensors(module)
+        }
         inputs = {"pixel_values": self.image.to(dtype)}
         with torch.no_grad():
             return functional_call(self.model, tensors, kwargs=inputs, tie_weights=False).logits
@@ -67,38 +69,29 @@ def scrambled(model: nn.Module, dtype: torch.dtype) -> Values:
     """Return values for all parameters and buffers with which each of them matters: none is zero, none is tiny."""
     generator = torch.Generator().manual_seed(0)
     values = {}
-    for name, module, tensor in _named_tensors(model):
-        key = name.rpartition(".")[2]
-        value = values[name] = tensor.detach()
-        if not value.is_floating_point() or not value.numel():
-            continue
-        value = values[name] = value.to(dtype)
-        if key in module._non_persistent_buffers_set:
-            continue
-        rows = torch.rand(value.shape[:1], generator=generator) - (key != "running_var") / 2
-        rest = torch.rand(value.shape[1:], generator=generator) - 0.5 if value.dim() > 1 else torch.ones(())
-        rows = (rows.to(value) * (value.std(correction=0) + 0.05)).view(-1, *(1 for _ in rest.shape))
-        values[name] = torch.addcmul(value, rows, rest.to(value))
+    for module in model.modules():
+        for key, tensor in own_tensors(module):
+            value = values[id(tensor)] = tensor.detach()
+            if not value.is_floating_point() or not value.numel():
+                continue
+            value = values[id(tensor)] = value.to(dtype)
+            if key in module._non_persistent_buffers_set:
+                continue
+            rows = torch.rand(value.shape[:1], generator=generator) - (key != "running_var") / 2
+            rest = torch.rand(value.shape[1:], generator=generator) - 0.5 if value.dim() > 1 else torch.ones(())
+            rows = (rows.to(value) * (value.std(correction=0) + 0.05)).view(-1, *(1 for _ in rest.shape))
+            values[id(tensor)] = torch.addcmul(value, rows, rest.to(value))
     return values
 
 
-def permuted(values: Values, groups: list[Group]) -> Values:
-    """Return values with the units of each group in reverse order."""
+def permuted(model: nn.Module, values: Values, groups: list[Group]) -> Values:
+    """Return the values of `model` with the units of each group in reverse order."""
     values = dict(values)
     for group in groups:
         for member in group.members:
             axis = member.axis
-            name = f"{axis.module}.{axis.tensor}".lstrip(".")
+            place = id(getattr(model.get_submodule(axis.module), axis.tensor))
             order = np.arange(axis.size)
             order[member.indices.flatten()] = member.indices[::-1].flatten()
-            values[name] = values[name].index_select(axis.dim, torch.from_numpy(order).to(values[name].device))
+            values[place] = values[place].index_select(axis.dim, torch.from_numpy(order))
     return values
-
-
-def _named_tensors(model: nn.Module) -> list[tuple[str, nn.Module, Tensor]]:
-    """Return each parameter and buffer as often as modules hold it: its name in the model, its module and itself."""
-    return [
-        (f"{name}.{key}".lstrip("."), module, tensor)
-        for name, module in model.named_modules()
-        for key, tensor in own_tensors(module)
-    ]
