@@ -114,7 +114,7 @@ def check_stream() -> None:
     from hf_compress.data.streaming import ImageStream
     from hf_compress.sections import DataSection
 
-    digits = load_raw(DataSection(path="digits"), "data")[0]["train"].select(range(128))
+    digits = load_raw(DataSection(path="digits"), "data").rows["train"].select(range(128))
     rows = digits.to_iterable_dataset(num_shards=3).cast_column("image", datasets.Image(decode=False))
     stream = ImageStream(rows, "image", "label", len(digits))
     pictures = Accelerator(cpu=True).prepare(

@@ -108,7 +108,8 @@ def load_data(section: DataSection, seed: int) -> ImageData:
     refuse_empty_class_folders(user_path(section.path))
     if section.streaming:
         return _load_stream(section, seed)
-    raw, commit = load_raw(section, "data")
+    source = load_raw(section, "data")
+    raw = source.rows
     image_column = image_column_of(raw, section, "data")
     label_column = _label_column(raw, section)
     raw, names, named = _encode_labels(raw, label_column)
@@ -134,7 +135,7 @@ def load_data(section: DataSection, seed: int) -> ImageData:
         facts["unlabelled"] = _facts(data.unlabelled, ", ".join(unlabelled.origins), unlabelled.corrupt, names)
     data.facts = {
         "path": section.path,
-        "revision": commit,
+        "revision": source.commit,
         "unlabelled_revisions": unlabelled.commits,
         "splits": facts,
     }
@@ -143,7 +144,8 @@ def load_data(section: DataSection, seed: int) -> ImageData:
 
 def _load_stream(section: DataSection, seed: int) -> ImageData:
     """The same for a data set whose training images are not kept; see `streaming.open_stream`."""
-    raw, commit = load_raw(section, "data", streaming=True)
+    source = load_raw(section, "data", streaming=True)
+    raw = source.rows
     if features_of(raw) is None:
         raw = datasets.IterableDatasetDict({name: rows._resolve_features() for name, rows in raw.items()})
     image_column = image_column_of(raw, section, "data")
@@ -160,7 +162,7 @@ def _load_stream(section: DataSection, seed: int) -> ImageData:
     facts = {role: _facts(part, found.origins[role], found.corrupt[role], names) for role, part in data.splits.items()}
     unknown = {"corrupt_images_skipped": None, "unlabelled_images": None, "images_by_class": {}}
     facts["train"] |= {"images": len(found.stream), **unknown}
-    data.facts = {"path": section.path, "revision": commit, "unlabelled_revisions": [], "splits": facts}
+    data.facts = {"path": section.path, "revision": source.commit, "unlabelled_revisions": [], "splits": facts}
     return data
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,38 @@ ENCODED = ("binary", "string", "large_binary", "large_string")  # bytes or paths
 logger = logging.getLogger(__name__)
 
 
-def load_raw(
-    section: SourceSection, key: str, streaming: bool = False
-) -> tuple[datasets.DatasetDict | datasets.IterableDatasetDict, str | None]:
-    """Return the data, and its commit where it comes from the Hub.
+@dataclass
+class LeftOut:
+    """Files of the user's that are not used.
+
+    Attributes:
+        reason: why, in words that follow "left out: ".
+        count: how many files.
+        example: one of them, as a path within the data set.
+    """
+
+    reason: str
+    count: int
+    example: str
+
+
+@dataclass
+class Source:
+    """A data set as it was found.
+
+    Attributes:
+        rows: by split.
+        commit: of the Hub repository; None for what is not from the Hub.
+        left_out: files that lie there and are not in `rows`.
+    """
+
+    rows: datasets.DatasetDict | datasets.IterableDatasetDict
+    commit: str | None = None
+    left_out: list[LeftOut] = field(default_factory=list)
+
+
+def load_raw(section: SourceSection, key: str, streaming: bool = False) -> Source:
+    """Return the data as it was found.
 
     Args:
         key: where the section stands in the recipe.
@@ -40,7 +69,7 @@ def load_raw(
         RunError: the wanted commit is not cached, and the Hub is out of reach.
     """
     if section.path == "digits":
-        return _digits(), None
+        return Source(_digits())
     folder = user_path(section.path)
     looks_local = section.path.startswith(("/", ".", "~")) or os.path.exists(folder)
     if looks_local and not os.path.isdir(folder):
@@ -60,9 +89,9 @@ def load_raw(
         reason = " ".join(str(error).split())
         raise UsageError(f"'{key}.path': {section.path} cannot be loaded: {reason}") from None
     if streaming:
-        return loaded, None if looks_local else revision
+        return Source(loaded, None if looks_local else revision)
     raw = loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({"train": loaded})
-    return raw, None if looks_local else _hub_commit(raw, section, key)
+    return Source(raw, None if looks_local else _hub_commit(raw, section, key))
 
 
 def _hub_commit(raw: datasets.DatasetDict, section: SourceSection, key: str) -> str | None:

@@ -75,7 +75,8 @@ def load_unlabelled(section: DataSection, forgotten: ImageSplit | None, room: Ro
     found = Unlabelled(forgotten, [] if forgotten is None else ["training images without label"])
     for number, source in enumerate(section.unlabelled):
         key = f"data.unlabelled.{number}"
-        raw, commit = load_raw(source, key)
+        loaded = load_raw(source, key)
+        raw = loaded.rows
         column = image_column_of(raw, source, key)
         raw = raw.select_columns(column).cast_column(column, datasets.Image(decode=False))
         everything = datasets.concatenate_datasets(list(raw.values()))
@@ -84,6 +85,6 @@ def load_unlabelled(section: DataSection, forgotten: ImageSplit | None, room: Ro
         images = ImageSplit(whole, column, [IGNORED_LABEL] * len(whole), decoded)
         found.images = images if found.images is None else found.images.followed_by(images)
         found.origins.append(source.path)
-        found.commits.append(commit)
+        found.commits.append(loaded.commit)
         found.corrupt += len(rows) - len(whole)
     return found

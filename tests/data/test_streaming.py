@@ -30,7 +30,7 @@ TRAIN = 150
 def folder(tmp_path_factory):
     """Digits as parquet: 150 training images in three files, 40 to validate and 40 to test."""
     folder = tmp_path_factory.mktemp("digits")
-    digits = load_raw(DataSection(path="digits"), "data")[0]["train"]
+    digits = load_raw(DataSection(path="digits"), "data").rows["train"]
     for number in range(3):
         digits.select(range(number * 50, number * 50 + 50)).to_parquet(folder / f"train-{number}.parquet")
     digits.select(range(200, 240)).to_parquet(folder / "validation.parquet")
