@@ -16,14 +16,12 @@ from hf_compress.data.sources import (
     image_column_of,
     labels_of,
     load_raw,
-    refuse_empty_class_folders,
     without_corrupt,
 )
 from hf_compress.data.splits import split
 from hf_compress.data.streaming import ImageStream, open_stream
 from hf_compress.data.unlabelled import load_unlabelled, set_aside
 from hf_compress.errors import RunError, UsageError
-from hf_compress.files import user_path
 from hf_compress.sections import DataSection
 
 if TYPE_CHECKING:
@@ -105,7 +103,6 @@ def load_data(section: DataSection, seed: int) -> ImageData:
         UsageError: the data set, a column or a split does not exist.
         RunError: a class is empty, or an image is corrupt and the recipe says stop.
     """
-    refuse_empty_class_folders(user_path(section.path))
     if section.streaming:
         return _load_stream(section, seed)
     source = load_raw(section, "data")

@@ -12,7 +12,7 @@ from hf_compress.sections import SplitsSection
 
 USUAL_NAMES = {
     "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev"),
+    "validation": ("validation", "valid", "val", "dev", "eval"),
     "test": ("test", "testing"),
 }
 LEFT_OUT = 0.1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -161,7 +162,8 @@ def with_bytes(picture: dict[str, Any]) -> dict[str, Any]:
     """Return an undecoded picture with its bytes, read from its path, which may be on the Hub."""
     if picture["bytes"] is not None:
         return picture
-    with fsspec.open(picture["path"], "rb") as file:
+    local = os.path.exists(picture["path"])  # whose name may hold anything that fsspec would follow
+    with (open if local else fsspec.open)(picture["path"], "rb") as file:
         return {"bytes": file.read(), "path": picture["path"]}
 
 

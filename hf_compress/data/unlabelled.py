@@ -8,6 +8,7 @@ import datasets
 import numpy as np
 
 from hf_compress.data.decoded import Room
+from hf_compress.data.folders import LeftOut
 from hf_compress.data.images import IGNORED_LABEL, ImageSplit
 from hf_compress.data.sources import image_column_of, load_raw, without_corrupt
 from hf_compress.data.splits import named_slice, stratified
@@ -24,12 +25,14 @@ class Unlabelled:
         origins: where they come from, in words.
         commits: of the data sets of the recipe, None for what is not from the Hub.
         corrupt: number of images that were skipped.
+        left_out: files of the data sets that are not used.
     """
 
     images: ImageSplit | None
     origins: list[str]
     commits: list[str | None] = field(default_factory=list)
     corrupt: int = 0
+    left_out: list[LeftOut] = field(default_factory=list)
 
 
 def set_aside(train: ImageSplit, fraction: float, seed: int) -> tuple[ImageSplit, ImageSplit | None]:
@@ -87,4 +90,5 @@ def load_unlabelled(section: DataSection, forgotten: ImageSplit | None, room: Ro
         found.origins.append(source.path)
         found.commits.append(loaded.commit)
         found.corrupt += len(rows) - len(whole)
+        found.left_out += loaded.left_out
     return found
