@@ -14,6 +14,8 @@ Parts = tuple[str, ...]
 OTHER = "other"  # images without labels beside the splits
 MOVE = "rename it to a split (train, validation, test), name it in 'data.splits', or move it out of the folder"
 
+STRAY = "move them into class folders, or out of the folder"
+
 
 @dataclass
 class Layout:
@@ -66,12 +68,15 @@ def find_splits(folder: Folder, wanted: Iterable[str], labelled: bool) -> dict[s
     if not roles:
         _refuse_nearly_splits(pictures, base, tops, labelled)
         return {"train": base}
+    stray = [file.name for file in pictures if file.parts[:-1] == base and file.kind == "picture"]
+    if not labelled and (others or stray):
+        return {role: (*base, top) for top, role in roles.items()} | {OTHER: base}
     if others:
-        if not labelled:
-            return {role: (*base, top) for top, role in roles.items()} | {OTHER: base}
         if not _mixed_with_splits(pictures, base, roles, others):
             return {"train": base}
         raise FolderError(f"{some(others)} {_lies(others)} beside the splits {some(roles)}: {MOVE}")
+    if stray:
+        raise FolderError(f"{len(stray)} pictures such as {stray[0]!r} lie beside the splits {some(roles)}: {STRAY}")
     for role, count in Counter(roles.values()).items():
         if count > 1:
             same = some(top for top in roles if roles[top] == role)
@@ -182,7 +187,7 @@ def _class_paths(folder: Folder, base: Parts, pictures: list[File]) -> list[Part
         stray = [file.name for file in pictures if len(file.parts) == len(base) + 1]
         raise FolderError(
             f"{len(stray)} pictures lie beside the class folders {some({path[0] for path in paths if path})}, the "
-            f"first is {stray[0]!r}: move them into class folders, or out of the folder"
+            f"first is {stray[0]!r}: {STRAY}"
         )
     if len(depths) > 1:
         _, rarest = min((count, -depth) for depth, count in depths.items())

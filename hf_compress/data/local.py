@@ -95,6 +95,10 @@ def _load_described(
         raise FolderError("the split 'train' has no metadata file, but others have: add it")
     found = {split: [glob.escape(folder.path(file)) for file in part] for split, part in files.items() if part}
     rows = datasets.load_dataset("imagefolder", data_files=found)
+    for split, part in rows.items():
+        if len(found[split]) > 1:  # which `datasets` reads in any order
+            paths = list(_image_paths(part))
+            rows[split] = part.select(sorted(range(len(part)), key=paths.__getitem__))
     features = next(iter(rows.values())).features
     if labelled:
         refuse_metadata_without_labels(folder, features, section.label_column)
@@ -172,7 +176,8 @@ def _table_split(file: File, wanted: set[str]) -> str | None:
     for part in file.parts[:-1]:
         if role := role_of(part, wanted):
             return role
-    stem = file.parts[-1].partition(".")[0]
+    name = file.parts[-1]
+    stem = name[: name.lower().rindex(ending_of(name))]
     if shard := SHARD.fullmatch(stem):
         stem = shard[1]
     if role := role_of(stem, wanted):
@@ -215,9 +220,7 @@ def _streams(rows: datasets.DatasetDict) -> datasets.IterableDatasetDict:
         streams[split] = datasets.IterableDataset.from_generator(
             _each, features=plain.features, gen_kwargs={"rows": plain, "numbers": list(range(len(plain)))}
         )
-        streams[split].info.splits = datasets.SplitDict.from_split_dict(
-            [datasets.SplitInfo(split, num_examples=len(plain))]
-        )
+        streams[split].info.splits = datasets.SplitDict({split: datasets.SplitInfo(split, num_examples=len(plain))})
     return streams
 
 

@@ -95,7 +95,7 @@ def test_labels_are_aligned_by_name(tmp_path):
 def test_an_empty_class_folder_is_an_error(tmp_path):
     write(tmp_path, {"cat": 20})
     (tmp_path / "dog").mkdir()
-    with pytest.raises(RunError, match="dog' is empty"):
+    with pytest.raises(UsageError, match="dog' is empty"):
         load(tmp_path)
 
 
