@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from hf_compress.data.folders import File, Folder, FolderError, shown_path, some, summary
 from hf_compress.data.splits import USUAL_NAMES
@@ -41,6 +42,12 @@ def role_of(name: str, wanted: Iterable[str] = ()) -> str | None:
     return next((role for role, names in USUAL_NAMES.items() if name.lower() in names), None)
 
 
+def in_order(splits: dict[str, Any]) -> dict[str, Any]:
+    """Return training, validation and test first, then others by name."""
+    usual = [role for role in USUAL_NAMES if role in splits]
+    return {split: splits[split] for split in [*usual, *sorted(splits.keys() - set(usual))]}
+
+
 def roles_in(text: str) -> set[str]:
     """Return the splits whose usual names are words of a text."""
     return {role for word in re.split("[^a-z]+", text.lower()) if (role := role_of(word))}
@@ -70,7 +77,7 @@ def find_splits(folder: Folder, wanted: Iterable[str], labelled: bool) -> dict[s
         return {"train": base}
     stray = [file.name for file in pictures if file.parts[:-1] == base and file.kind == "picture"]
     if not labelled and (others or stray):
-        return {role: (*base, top) for top, role in roles.items()} | {OTHER: base}
+        return in_order({role: (*base, top) for top, role in roles.items()} | {OTHER: base})
     if others:
         if not _mixed_with_splits(pictures, base, roles, others):
             return {"train": base}
@@ -84,7 +91,7 @@ def find_splits(folder: Folder, wanted: Iterable[str], labelled: bool) -> dict[s
     for top in (parts[-1] for parts in folder.folders if len(parts) == depth + 1 and parts[:depth] == base):
         if labelled and top not in roles and role_of(top, wanted):
             raise FolderError(_without_pictures(folder, (*base, top), "split"))
-    return {role: (*base, top) for top, role in roles.items()}
+    return in_order({role: (*base, top) for top, role in roles.items()})
 
 
 def lay_out(folder: Folder, wanted: Iterable[str], labelled: bool) -> Layout:

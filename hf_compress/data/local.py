@@ -15,7 +15,7 @@ import huggingface_hub
 from hf_compress.data.folders import File, Folder, FolderError, LeftOut, scan, some, summary
 from hf_compress.data.formats import TABLES, ending_of, holds_pictures, is_webdataset
 from hf_compress.data.hints import refuse_labels_elsewhere, refuse_metadata_without_labels
-from hf_compress.data.layout import OTHER, find_splits, lay_out, role_of, roles_in
+from hf_compress.data.layout import OTHER, find_splits, in_order, lay_out, role_of, roles_in
 from hf_compress.sections import SourceSection, UnlabelledSection
 
 Rows = datasets.DatasetDict | datasets.IterableDatasetDict
@@ -169,7 +169,7 @@ def _table_splits(files: list[File], wanted: set[str], labelled: bool) -> dict[s
             f"{some(file.name for file in others)} beside the splits {some(splits)} names no split: rename it to one "
             "(train, validation, test), name it in 'data.splits', or move it out of the folder"
         )
-    return splits | ({OTHER: others} if others else {})
+    return in_order(splits | ({OTHER: others} if others else {}))
 
 
 def _table_split(file: File, wanted: set[str]) -> str | None:
