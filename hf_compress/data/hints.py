@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 
-import datasets
-
 from hf_compress.data.folders import File, Folder, FolderError, some
 from hf_compress.data.formats import ending_of
+from hf_compress.data.layout import Parts
 
 SIDECARS = {".txt", ".json", ".xml"}
 DETECTION = "which are boxes or captions and no classes: sort the pictures into one folder a class, or move them out"
 
 
-def refuse_labels_elsewhere(folder: Folder, bases: dict[str, tuple[str, ...]]) -> None:
+def refuse_labels_elsewhere(folder: Folder, bases: dict[str, Parts]) -> None:
     """Refuse pictures without class folders whose labels seem to lie in other files.
 
     Args:
@@ -45,28 +44,7 @@ def refuse_labels_elsewhere(folder: Folder, bases: dict[str, tuple[str, ...]]) -
             )
 
 
-def refuse_metadata_without_labels(folder: Folder, features: datasets.Features, label_column: str | None) -> None:
-    """Refuse metadata without labels, where there are class folders that it hides, or other columns.
-
-    Raises:
-        FolderError: no column holds labels.
-    """
-    name = folder.of_kind("metadata")[0].name
-    if label_column or any(isinstance(kind, datasets.ClassLabel) for kind in features.values()):
-        return
-    if "label" in features or "labels" in features:
-        return
-    advice = "add a column label, name one in 'data.label_column', or move the file out of the folder"
-    classes = {file.parts[:-1] for file in folder.of_kind("picture")}
-    if len(classes) > 1:
-        raise FolderError(
-            f"{name!r} has no column label, and hides the folders {some(map('/'.join, classes))}: {advice}"
-        )
-    if others := [column for column in features if column != "image"]:
-        raise FolderError(f"{name!r} has no column label, but {some(others)}: {advice}")
-
-
-def _place(bases: dict[str, tuple[str, ...]]) -> str:
+def _place(bases: dict[str, Parts]) -> str:
     return f"of each split ({some(map('/'.join, bases.values()))})" if len(bases) > 1 else "of the pictures"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,13 +23,11 @@ class Layout:
     """Pictures by split.
 
     Attributes:
-        bases: for each split, the parts of the path of its folder.
         pictures: for each split, its pictures, sorted by their paths.
         classes: sorted names; empty where there are no class folders.
         labels: for each split, the class indices of its pictures; None where a split has no class folders.
     """
 
-    bases: dict[str, Parts]
     pictures: dict[str, list[File]]
     classes: list[str]
     labels: dict[str, list[int | None]]
@@ -53,7 +51,7 @@ def roles_in(text: str) -> set[str]:
     return {role for word in re.split("[^a-z]+", text.lower()) if (role := role_of(word))}
 
 
-def find_splits(folder: Folder, wanted: Iterable[str], labelled: bool) -> dict[str, Parts]:
+def find_splits(folder: Folder, wanted: Collection[str], labelled: bool) -> dict[str, Parts]:
     """Decide by the folders of the top level alone which are splits.
 
     Where all of them have the name of a split, they are splits; where one has not, all are classes if they hold
@@ -61,11 +59,13 @@ def find_splits(folder: Folder, wanted: Iterable[str], labelled: bool) -> dict[s
 
     Args:
         wanted: splits that the recipe names.
-        labelled: whether classes are wanted; if not, no folder is in the way.
+        labelled: whether classes are wanted; if not, no folder is in the way, and all is one split if none is named.
 
     Raises:
         FolderError: folders that are no splits lie beside splits, two folders are the same split, or one is empty.
     """
+    if not labelled and not wanted:
+        return {"train": ()}
     pictures = folder.of_kind("picture", "foreign")
     base = _around(pictures, wanted)
     depth = len(base)
@@ -94,17 +94,20 @@ def find_splits(folder: Folder, wanted: Iterable[str], labelled: bool) -> dict[s
     return in_order({role: (*base, top) for top, role in roles.items()})
 
 
-def lay_out(folder: Folder, wanted: Iterable[str], labelled: bool) -> Layout:
-    """Decide for every picture which split and class it belongs to.
+def lay_out(folder: Folder, bases: dict[str, Parts], labelled: bool) -> Layout:
+    """Decide for every picture which class it belongs to.
+
+    Args:
+        bases: parts of the path of each split's folder.
+        labelled: whether classes are wanted.
 
     Where two class folders have the same name (`Apple/healthy`, `Grape/healthy`), all classes are called by their
     paths.
 
     Raises:
-        FolderError: pictures would be without a class although there are class folders, or the splits are not clear.
+        FolderError: pictures would be without a class although there are class folders.
     """
-    bases = find_splits(folder, wanted, labelled)
-    pictures = {split: _pictures_under(folder, base, bases) for split, base in bases.items()}
+    pictures = {split: pictures_under(folder, split, bases) for split in bases}
     for split, found in pictures.items():
         if labelled and not found:
             raise FolderError(_without_pictures(folder, bases[split], "split"))
@@ -126,7 +129,7 @@ def lay_out(folder: Folder, wanted: Iterable[str], labelled: bool) -> Layout:
         split: [None] * len(pictures[split]) if found is None else [index[name[path]] for path in found]
         for split, found in paths.items()
     }
-    return Layout(bases, pictures, classes, labels)
+    return Layout(pictures, classes, labels)
 
 
 def directly_in(files: Iterable[File], parts: Parts) -> bool:
@@ -161,24 +164,22 @@ def _mixed_with_splits(pictures: list[File], base: Parts, roles: dict[str, str],
 
 def _refuse_nearly_splits(pictures: list[File], base: Parts, tops: list[str], labelled: bool) -> None:
     """Refuse `train_images/` and `test_images/` that hold the same class folders, which are no four classes."""
-    below = [
-        {
-            file.parts[len(base) + 1]
-            for file in pictures
-            if file.parts[len(base)] == top and len(file.parts) > len(base) + 2
-        }
-        for top in tops
-    ]
-    nearly = [top for top in tops if roles_in(top)]
-    if labelled and nearly and len(tops) > 1 and all(below) and set.intersection(*below):
+    if not labelled or len(tops) < 2 or not any(map(roles_in, tops)):
+        return
+    inner: dict[str, set[str]] = {top: set() for top in tops}
+    for file in pictures:
+        if len(file.parts) > len(base) + 2:
+            inner[file.parts[len(base)]].add(file.parts[len(base) + 1])
+    if set.intersection(*inner.values()):
         raise FolderError(
             f"the folders {some(tops)} seem to be splits, as they hold the same class folders: call them train, "
             "validation and test, or name them in 'data.splits'"
         )
 
 
-def _pictures_under(folder: Folder, base: Parts, bases: dict[str, Parts]) -> list[File]:
+def pictures_under(folder: Folder, split: str, bases: dict[str, Parts]) -> list[File]:
     """Return the pictures of a split; of one around others, what is in none of them."""
+    base = bases[split]
     inner = [other for other in bases.values() if other != base and other[: len(base)] == base]
     found = [file for file in folder.under(base) if file.kind == "picture"]
     return [file for file in found if not any(file.parts[: len(other)] == other for other in inner)]

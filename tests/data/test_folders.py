@@ -418,8 +418,9 @@ UNLABELLED = {
     "one class": ({"cat": 3}, None, {"train": 3}),
     "captions": (pictures("", "1.png") | {"1.txt": "a cat"}, None, {"train": 1}),
     "an empty class": (TWO | {"owl": 0}, None, {"train": 5}),
-    "splits": ({"train/a": 2, "test/a": 1}, None, {"test": 1, "train": 2}),
-    "folders beside splits": ({"train": 2, "extra": 3, "": 1}, None, {"train": 2, "other": 4}),
+    "splits": ({"train/a": 2, "test/a": 1}, "test", {"test": 1, "train": 2}),
+    "folders beside splits": ({"train": 2, "extra": 3, "": 1}, "train", {"train": 2, "other": 4}),
+    "splits that are not asked for": ({"train": 2, "extra": 3, "test/a": 1}, None, {"train": 6}),
     "a folder as split": ({"train": 2, "unlabeled": 3}, "unlabeled", {"train": 2, "unlabeled": 3}),
     "metadata without labels": (
         pictures("", "1.png", "2.png") | {"metadata.csv": "file_name,kind\n1.png,cat\n"},
