@@ -40,6 +40,7 @@ class Parts:
         return sum(map(len, self.images.values())) + sum(filter(None, self.corrupt.values()))
 
     def join(self, unlabelled: Unlabelled) -> None:
+        """Add the data sets of `data.unlabelled`."""
         if unlabelled.images is not None:
             self.images["unlabelled"], self.corrupt["unlabelled"] = unlabelled.images, unlabelled.corrupt
             self.origin["unlabelled"] = ", ".join(unlabelled.origins)
@@ -59,8 +60,8 @@ class Parts:
     def facts(self, names: list[str]) -> dict[str, dict[str, Any]]:
         """Return what the report says of each role; `names` are those of the classes."""
         return {
-            role: facts_of(self.images[role], origin, self.corrupt[role], names)
-            for role, origin in self.origin.items()
+            role: facts_of(images, self.origin[role], self.corrupt[role], names)
+            for role, images in self.images.items()
         }
 
 
