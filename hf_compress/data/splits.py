@@ -64,6 +64,7 @@ def choose(sizes: dict[str, int], section: SplitsSection, labelled: Collection[s
         return _by_fractions(sum(sizes.values()), wanted)
     taken = {name for name in wanted.values() if isinstance(name, str)} | {(wanted["train"] or "").partition("[")[0]}
     usual, unlabelled = _usual(sizes, taken, labelled)
+    unlabelled = {role: name for role, name in unlabelled.items() if wanted[role] is None}
     found = {role: wanted[role] or usual[role] for role in USUAL_NAMES}
     if found["train"] is None:
         raise UsageError(f"the data set has no split 'train': name one of {', '.join(sizes)} in 'data.splits.train'")
@@ -73,7 +74,7 @@ def choose(sizes: dict[str, int], section: SplitsSection, labelled: Collection[s
     for role, name in found.items():
         if isinstance(name, str):
             chosen.given[role] = named_slice(sizes, name, f"data.splits.{role}")
-            chosen.origin[role] = f"split {name}" + _without_labels(role, name, wanted, unlabelled, labelled)
+            chosen.origin[role] = f"split {name}" + _without_labels(role, name, unlabelled, labelled)
     for role in ("test", "validation"):
         if role not in chosen.given:
             chosen.held_out[role] = found[role]
@@ -166,9 +167,9 @@ def _usual(sizes: dict[str, int], taken: Collection[str], labelled: Collection[s
     return usual | dict.fromkeys(unlabelled), unlabelled
 
 
-def _without_labels(role: str, name: str, wanted: dict, unlabelled: dict[str, str], labelled: Collection[str]) -> str:
+def _without_labels(role: str, name: str, unlabelled: dict[str, str], labelled: Collection[str]) -> str:
     """Say that a split has no labels: the one that this one stands for, or this one."""
-    if role == "test" and wanted["test"] is None and "test" in unlabelled:
+    if role == "test" and "test" in unlabelled:
         return f" (split {unlabelled['test']} has no labels)"
     if role != "train" and labelled and name.partition("[")[0] not in labelled:
         logger.warning("'data.splits.%s': no image of '%s' has a label, so there is no accuracy on it", role, name)

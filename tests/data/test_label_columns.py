@@ -116,7 +116,7 @@ def test_lists_of_classes_are_matched_by_name(tmp_path):
     assert [train[shade] for shade in (0, 1, 2, 50, 51, 52)] == [0, 1, 2, 2, 0, 1]
     assert labels_by_shade(data.validation) == {100: 2, 101: 1, 102: NONE}
     assert labels_by_shade(data.test) == {150: 1, 151: 2, 152: 0}
-    with pytest.raises(UsageError, match="different lists of class names in column 'label'.*'data.streaming'"):
+    with pytest.raises(UsageError, match=r"different lists of class names in column 'label'.*'data.streaming'"):
         load(tmp_path, streaming=True, train_images=10)
 
 
@@ -158,7 +158,7 @@ def test_labels_of_two_kinds_are_refused(tmp_path, first, second):
         classes(tmp_path / "test.parquet", ["cat", "dog"], [0, 1], start=100)
     else:
         write(tmp_path / "test.parquet", pa.array(second), start=100)
-    with pytest.raises(UsageError, match="column 'label' holds .* in 'train.parquet' and .* in 'test.parquet'"):
+    with pytest.raises(UsageError, match=r"column 'label' holds .* in 'train.parquet' and .* in 'test.parquet'"):
         load(tmp_path)
 
 

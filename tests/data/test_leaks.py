@@ -191,7 +191,7 @@ def test_a_stream_gives_no_held_out_picture(tmp_path, caplog, on_leak):
     as_parquet(tmp_path, {"train": GIVEN["train"], "validation": numbered(50, 51, 4), "test": GIVEN["test"]})
     options = {"streaming": True, "train_images": 43, "on_leak": on_leak}
     if on_leak == "stop":
-        with pytest.raises(RunError, match="'data.on_leak: drop'"):
+        with pytest.raises(RunError, match=r"'data\.on_leak: drop'"):
             load(tmp_path, **options)
         return
     data = load(tmp_path, **options)
