@@ -136,6 +136,11 @@ class DataSection(SourceSection):
         "endlessly many when not given.",
     )
     on_corrupt: Literal["skip", "stop"] = Field("skip", description="What to do with an image that cannot be decoded.")
+    on_leak: Literal["warn", "stop", "drop"] = Field(
+        "warn",
+        description="What to do with pictures of the test or validation images that are in another split, too; `drop` "
+        "takes them out of that one.",
+    )
     workers: int = Field(0, ge=0, le=512, description="Processes that decode images; 0 decodes in the main process.")
     cache_mb: int = Field(1024, ge=0, le=2**30, description="Memory, in MiB, for images that are decoded only once.")
     streaming: bool = Field(False, description="Read training images anew for each epoch, and keep none on the disk.")

@@ -151,16 +151,17 @@ def _can_be_images(feature: Any) -> bool:
     return isinstance(feature, datasets.Image | dict) or getattr(feature, "dtype", None) in ENCODED
 
 
-def without_corrupt(
+def read_pictures(
     rows: datasets.Dataset, column: str, on_corrupt: str, place: str, room: Room
-) -> tuple[datasets.Dataset, Decoded]:
+) -> tuple[np.ndarray, Decoded]:
     """Decode every picture once; leave out, or stop at, those that cannot be decoded.
 
     Args:
+        place: what the rows are, in words.
         room: memory for pictures that need not be decoded again.
 
     Returns:
-        The rows that are left, and what is known of their pictures.
+        Whether each picture can be decoded, and what is known of those that can.
     """
 
     def read(picture: dict[str, Any]) -> tuple[bytes, Tensor] | str:
@@ -168,7 +169,7 @@ def without_corrupt(
             content = Path(picture["path"]).read_bytes() if picture["bytes"] is None else picture["bytes"]
             return hashlib.sha256(content).digest(), decode({"bytes": content, "path": None})
         except Exception as error:  # a damaged file makes Pillow raise anything
-            return f"{picture['path'] or 'a picture'} ({error or type(error).__name__})"
+            return f"{(picture or {}).get('path') or 'a picture'} ({error or type(error).__name__})"
 
     pictures = rows.select_columns(column)
     faults: list[str | None] = []
@@ -185,5 +186,4 @@ def without_corrupt(
         raise RunError(f"{place} has {len(bad)} corrupt images, the first is {bad[0]}; 'data.on_corrupt: skip'")
     if bad:
         logger.warning("%s: skipped %d corrupt images, the first is %s", place, len(bad), bad[0])
-        rows = rows.select([index for index, text in enumerate(faults) if not text])
-    return rows, Decoded.joined(parts)
+    return np.array([text is None for text in faults], dtype=bool), Decoded.joined(parts)

@@ -98,7 +98,7 @@ def card_data(report: dict[str, Any], repo_id: str | None, **overrides: Any) -> 
 def _results(report: dict[str, Any]) -> list[EvalResult]:
     data, quality = report["data"], report["rows"][-1]["quality"]
     path = one_line(facts.short_name(data["path"]))
-    kind, _, split = data["splits"]["test"]["from"].partition(" ")
+    kind, _, split = data["splits"]["test"]["from"].partition(" (")[0].partition(" ")
     return [
         EvalResult(
             task_type="image-classification",

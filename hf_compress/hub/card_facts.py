@@ -225,7 +225,9 @@ def sources(report: dict[str, Any]) -> list[dict[str, Any]]:
 def limits(report: dict[str, Any]) -> list[str]:
     """Return the sentences that a reader must know, each from a fact of the report."""
     return [
-        sentence for rule in (_small_test, _few_images, _lost, _overlap, _latency_device) for sentence in rule(report)
+        sentence
+        for rule in (_small_test, _few_images, _not_used, _leaks, _conflicts, _lost, _overlap, _latency_device)
+        for sentence in rule(report)
     ]
 
 
@@ -244,6 +246,28 @@ def _few_images(report: dict[str, Any]) -> Iterator[str]:
         if few:
             named = _listed([f"{name} ({n})" for n, name in few])
             yield f"{_number(len(few), 'class', 'classes')} with fewer than {FEW_IMAGES} {split} images: {named}."
+
+
+def _not_used(report: dict[str, Any]) -> Iterator[str]:
+    for entry in report["data"].get("left_out", []):
+        yield f"Left out of the data: {entry['reason']} ({entry['count']:,}, such as {entry['example']})."
+
+
+def _leaks(report: dict[str, Any]) -> Iterator[str]:
+    streamed = report["data"]["splits"]["train"]["corrupt_images_skipped"] is None
+    for leak in report["data"].get("leaks", []):
+        first, second = leak["splits"]
+        where = "a sample of train" if streamed and first == "train" else first
+        flattered = "the figures" if second == "test" else "the choice of the best epoch"
+        result = f"{leak['dropped']:,} dropped from {where}" if leak["dropped"] else f"this flatters {flattered}"
+        found = f"{leak['images']:,}, such as {leak['example']}"
+        yield f"{second.capitalize()} images that are in {where}, too: {found}; {result}."
+
+
+def _conflicts(report: dict[str, Any]) -> Iterator[str]:
+    for conflict in report["data"].get("conflicting_labels", []):
+        found = f"{conflict['images']:,}, such as {conflict['example']} ({', '.join(conflict['labels'])})"
+        yield f"Images in {conflict['split']} that are stored more than once with different labels: {found}."
 
 
 def _lost(report: dict[str, Any]) -> Iterator[str]:

@@ -178,12 +178,15 @@ def _refuse_other_tasks(name: str, config: PretrainedConfig) -> None:
 
 def _refuse_other_inputs(name: str, model: PreTrainedModel, processor: BaseImageProcessor) -> None:
     """Let the model see a picture as its processor makes it, and require a logit a label."""
-    from hf_compress.data.images import preprocess
+    from hf_compress.data.images import preprocess, refuse_many_sizes
 
     try:
+        refuse_many_sizes(name, processor)
         with torch.no_grad():
             pixels = preprocess(processor, [torch.zeros(3, 64, 64, dtype=torch.uint8)])
             logits = model(pixel_values=pixels).logits
+    except CompressError:
+        raise
     except Exception as error:
         raise RunError(
             f"{name} cannot be used: {type(model).__name__} makes no logits of the pixel_values of its image "
