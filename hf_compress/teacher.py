@@ -10,11 +10,11 @@ from transformers import set_seed
 
 from hf_compress.checkpoint import load_like, save
 from hf_compress.data import ImageData
-from hf_compress.data.loading import positions
 from hf_compress.ensemble import as_one
 from hf_compress.errors import RunError
 from hf_compress.files import read_json, write_json
 from hf_compress.hub.load import LoadedModel
+from hf_compress.labels import positions, some
 from hf_compress.recipe import Recipe
 from hf_compress.sections import TeacherSection
 from hf_compress.steps.base import Context
@@ -143,9 +143,6 @@ def _feature_teacher(section: TeacherSection) -> LoadedModel:
 
 
 def _label_mismatch(teacher: LoadedModel, wanted: list[str], of: str) -> str:
-    def some(names: list[str]) -> str:
-        return ", ".join(names[:3]) + (f" ... ({len(names)} in all)" if len(names) > 3 else "")
-
     return f"the labels of teacher {teacher.name} ({some(teacher.label_names)}) are not those of {of} ({some(wanted)})"
 
 
