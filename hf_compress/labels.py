@@ -74,8 +74,8 @@ def numbered(names: list[str]) -> bool:
     return all(name in (str(index), f"LABEL_{index}") for index, name in enumerate(names))
 
 
-def labels_of(model: nn.Module) -> list[str] | None:
-    """Return the class names of a model in the order of its logits; None for one without transformers' config."""
+def labels_of(model: nn.Module | None) -> list[str] | None:
+    """Return the class names of a model in the order of its logits; None where it has no config of transformers."""
     config = getattr(model, "config", None)
     return None if getattr(config, "id2label", None) is None else label_names(config)
 

@@ -13,6 +13,7 @@ from hf_compress.data import ImageData
 from hf_compress.ensemble import as_one
 from hf_compress.errors import RunError
 from hf_compress.files import read_json, write_json
+from hf_compress.hub.head import find_head
 from hf_compress.hub.load import LoadedModel
 from hf_compress.labels import positions, some
 from hf_compress.recipe import Recipe
@@ -147,7 +148,6 @@ def _label_mismatch(teacher: LoadedModel, wanted: list[str], of: str) -> str:
 
 
 def _freeze_all_but_head(teacher: LoadedModel) -> None:
-    """Leave the last module that holds weights trainable: the classifier."""
-    modules = [m for m in teacher.model.modules() if list(m.parameters(recurse=False))]
-    teacher.model.requires_grad_(False)
-    modules[-1].requires_grad_(True)
+    head = find_head(teacher.model, teacher.processor)
+    for name, parameter in teacher.model.named_parameters():
+        parameter.requires_grad_(name in head)

@@ -81,11 +81,10 @@ def renew_head(model: PreTrainedModel, processor: BaseImageProcessor) -> None:
 
 
 def _logits(model: PreTrainedModel, processor: BaseImageProcessor) -> Tensor:
-    """Return what the model says to four pictures of noise."""
-    from hf_compress.data.images import preprocess
+    """Return what the model says to some pictures of noise."""
+    from hf_compress.data.images import noise, preprocess
 
-    noise = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    return model(pixel_values=preprocess(processor, list(noise))).logits
+    return model(pixel_values=preprocess(processor, noise(4))).logits
 
 
 def _gradients(value: Tensor, parameters: dict[str, Tensor]) -> dict[str, Tensor | None]:
