@@ -60,7 +60,7 @@ def permute_classes(model: PreTrainedModel, processor: BaseImageProcessor, order
             parameter.copy_(parameter.index_select(dimension, torch.tensor(order)))
         if not torch.allclose(_logits(model, processor), wanted, rtol=1e-3, atol=1e-4 * wanted.abs().max().item()):
             raise RunError(
-                f"{type(model).__name__} cannot be given another order of labels: not only its head has one"
+                f"the labels of {type(model).__name__} cannot be put into another order: not only its head has one"
             )
 
 
