@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
-from transformers import AutoImageProcessor, AutoModel, Pipeline, pipeline
+from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification, Pipeline, pipeline
 
 from hf_compress.data import ImageSplit
 from hf_compress.data.images import preprocess, spread
@@ -41,17 +41,16 @@ def check_reload(folder: Path, own: LoadedModel, pictures: list[Tensor], labels:
     """
     trust = {"trust_remote_code": own.model.is_custom_code()}  # it ran already, with the user's consent
     try:
-        if labels is None:
-            model = AutoModel.from_pretrained(folder, **trust).eval()
-            processor = AutoImageProcessor.from_pretrained(folder, **trust)
-        else:
-            classify = pipeline("image-classification", model=str(folder), device="cpu", **trust)
+        kind = AutoModel if labels is None else AutoModelForImageClassification
+        model = kind.from_pretrained(folder, **trust).eval()
+        processor = AutoImageProcessor.from_pretrained(folder, **trust)
     except Exception as error:
         raise _differs(folder, f"{type(error).__name__}: {' '.join(str(error).split())}") from error
     if labels is None:
         _compare_embeddings(folder, LoadedModel(model, processor, str(folder)), own, pictures)
     else:
-        _compare_labels(folder, label_names(classify.model.config), labels)
+        classify = pipeline("image-classification", model=model, image_processor=processor, device="cpu")
+        _compare_labels(folder, label_names(model.config), labels)
         _compare_answers(folder, classify, own, pictures)
 
 
