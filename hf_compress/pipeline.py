@@ -20,6 +20,7 @@ from hf_compress.hub.publish import require_login
 from hf_compress.measure.layers import layer_changes
 from hf_compress.measure.runtimes import require
 from hf_compress.recipe import Recipe
+from hf_compress.reload_check import check_reload, some_pictures
 from hf_compress.run import Run, write_run
 from hf_compress.run_folder import RunFolder
 from hf_compress.seeds import Seeds
@@ -130,6 +131,7 @@ def _work(recipe: Recipe, folder: RunFolder, log) -> Run:
     def write(files: Path) -> None:
         for result in results:
             add_files(result, files, model=result is results[-1])
+        check_reload(files, student, some_pictures(data.test), None if recipe.task == "features" else data.label_names)
         report = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "task": recipe.task,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from hf_compress.data import Collator, ImageData, ImageSplit
 from hf_compress.data.images import IGNORED_LABEL, batches, spread
 from hf_compress.errors import Diverged, RunError, UsageError
 from hf_compress.hub.load import LoadedModel
+from hf_compress.labels import labels_of, order_of, reordered
 from hf_compress.layout import use_channels_last
 from hf_compress.measure.detail import by_class, reliability
 from hf_compress.measure.quality import quality
@@ -48,17 +49,23 @@ class CompressionTrainer(Trainer):
     Args:
         teacher: frozen model that sees `teacher_pixel_values`, or `pixel_values` where a batch has no own view for it;
             not needed where batches hold its logits as `teacher_outputs`.
+        teacher_labels: class names in the order of the teacher's logits; those of its config when not given.
         loss_config: names the distillation losses and their options; None trains with cross-entropy alone.
         compile: train with compiled models; evaluation stays eager.
 
     Attributes:
         criterion: the loss against the teacher.
+        teacher_order: index, among the teacher's logits, of each class of the model; None where the order is the same.
+
+    Raises:
+        UsageError: logits are compared, and the teacher's classes are not those of the model.
     """
 
     def __init__(
         self,
         *args: Any,
         teacher: PreTrainedModel | None = None,
+        teacher_labels: list[str] | None = None,
         loss_config: LossConfig | None = None,
         compile: bool = False,
         **kwargs: Any,
@@ -70,6 +77,10 @@ class CompressionTrainer(Trainer):
         self.criterion = Criterion(loss_config) if loss_config is not None else None
         if self.criterion is not None:
             self.add_callback(ClearGradients(self.criterion))
+        compares = self.criterion is not None and self.criterion.compares_logits
+        self.teacher_order = (
+            order_of(teacher_labels or labels_of(teacher), labels_of(self.model)) if compares else None
+        )
         if teacher is not None:
             self.teacher.requires_grad_(False).eval().to(self.args.device)
             use_channels_last(self.teacher)
@@ -94,12 +105,14 @@ class CompressionTrainer(Trainer):
         return (loss, {"logits": logits}) if return_outputs else loss
 
     def _teacher_answer(self, inputs: dict[str, Any]) -> Answer:
-        """Return what the teacher says to a batch, which may hold it already."""
+        """Return what the teacher says to a batch, which may hold it already, in the model's order of classes."""
         if "teacher_outputs" in inputs:
-            return Answer(inputs["teacher_outputs"])
-        with torch.no_grad():
-            teacher = self.in_training(self.teacher)
-            return answer(teacher, _teacher_view(inputs), self.criterion.teacher_layers, owner=self.teacher)
+            said = Answer(inputs["teacher_outputs"])
+        else:
+            with torch.no_grad():
+                teacher = self.in_training(self.teacher)
+                said = answer(teacher, _teacher_view(inputs), self.criterion.teacher_layers, owner=self.teacher)
+        return replace(said, logits=reordered(said.logits, self.teacher_order))
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Match the layers that losses compare, and train the projectors between them together with the model."""
@@ -244,6 +257,7 @@ def train(
         compute_metrics=lambda output: quality(torch.tensor(output.predictions), torch.tensor(output.label_ids)),
         callbacks=[HoldMasks(sparse), ShowEpoch(images)],
         teacher=live.model if live else None,
+        teacher_labels=teacher.label_names if teacher else None,
         loss_config=config if teacher else None,
         compile=config.compile,
     )

@@ -173,7 +173,8 @@ class CompressionTrainer(training.CompressionTrainer):
 
     Batches are those of an ordinary script: `pixel_values` and `labels`. The teacher sees `teacher_pixel_values` where
     the batch has them, otherwise the same `pixel_values`. Without a teacher the loss is the Trainer's own. Epochs,
-    learning rate and the like are those of `args`.
+    learning rate and the like are those of `args`. The classes of teacher and model match by the names in their
+    configs, whatever the order; where one side has mere numbers (`LABEL_0`), by number.
 
     Args:
         args, kwargs: those of `transformers.Trainer`.
@@ -186,7 +187,8 @@ class CompressionTrainer(training.CompressionTrainer):
         pruning: the callback that prunes, or None; `pruning.sparsity` tells how far it has come.
 
     Raises:
-        UsageError: the configurations do not fit each other or a training.
+        UsageError: the configurations do not fit each other or a training, or the teacher's classes are not the
+            model's.
     """
 
     def __init__(

@@ -275,3 +275,9 @@ def input_size(processor) -> tuple[int, int]:
 def example_input(processor) -> Tensor | tuple[Tensor, ...]:
     """Return the `pixel_values` of one black picture."""
     return preprocess(processor, [torch.zeros(3, 64, 64, dtype=torch.uint8)])
+
+
+def noise(count: int) -> list[Tensor]:
+    """Return pictures of random pixels, always the same: uint8, (3, 64, 64)."""
+    generator = torch.Generator().manual_seed(0)
+    return list(torch.randint(0, 256, (count, 3, 64, 64), dtype=torch.uint8, generator=generator))

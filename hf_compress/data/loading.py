@@ -20,6 +20,7 @@ from hf_compress.data.streaming import ImageStream, open_stream
 from hf_compress.data.unlabelled import load_unlabelled
 from hf_compress.errors import RunError, UsageError
 from hf_compress.files import user_path
+from hf_compress.labels import positions
 from hf_compress.sections import DataSection
 
 if TYPE_CHECKING:
@@ -186,14 +187,6 @@ def _load_stream(section: DataSection, seed: int) -> ImageData:
     return data
 
 
-def positions(names: list[str], order: list[str]) -> list[int] | None:
-    """Return where each of `names` stands in `order`, matched by name; None when the two sets of names differ."""
-    position = {_plain(name): index for index, name in enumerate(order)}
-    if len(position) != len(order) or set(position) != set(map(_plain, names)) or len(names) != len(order):
-        return None
-    return [position[_plain(name)] for name in names]
-
-
 def _refuse_empty_classes(data: ImageData, section: DataSection) -> None:
     if not data.labelled:
         return
@@ -209,7 +202,3 @@ def _refuse_empty_classes(data: ImageData, section: DataSection) -> None:
             f"class '{empty[0]}' has no training images in {section.path}"
             f"{f' (and {len(empty) - 1} more classes)' if len(empty) > 1 else ''}: add images or remove the class"
         )
-
-
-def _plain(name: str) -> str:
-    return " ".join(str(name).lower().replace("_", " ").split())

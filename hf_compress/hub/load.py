@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from httpx2 import TransportError
@@ -31,6 +30,8 @@ from transformers import (
 from hf_compress.errors import CompressError, RunError, UsageError
 from hf_compress.files import user_path
 from hf_compress.hub.declared import refuse_huge
+from hf_compress.hub.head import permute_classes, renew_head
+from hf_compress.labels import label_names, label_options, numbered, positions, set_labels
 
 
 @dataclass
@@ -62,24 +63,6 @@ class LoadedModel:
         return [self]
 
 
-def label_names(config: PretrainedConfig) -> list[str]:
-    """Return the class names in the order of the logits.
-
-    Raises:
-        RunError: the config does not number them from 0.
-    """
-    names = [config.id2label.get(index) for index in range(config.num_labels)]
-    if None in names:
-        raise RunError(f"'id2label' of config.json names {len(names)} labels, but none of them {names.index(None)}")
-    return list(map(str, names))
-
-
-def label_options(names: list[str]) -> dict[str, Any]:
-    """Return the config options that give a model the labels `names`; PVT does not count them by itself."""
-    label2id = {name: index for index, name in enumerate(names)}
-    return {"id2label": dict(enumerate(names)), "label2id": label2id, "num_labels": len(names)}
-
-
 def load(
     name: str,
     *,
@@ -94,7 +77,8 @@ def load(
         name: Hub id (`microsoft/resnet-18`), timm checkpoint (`timm/resnet18.a1_in1k`) or folder in Hub form.
         revision: branch, tag or commit.
         trust_remote_code: run Python code of the repository.
-        labels: wanted class names; with other labels than the checkpoint's, the classifier is new and untrained.
+        labels: wanted class names; where they are the checkpoint's in another order, its classifier is put into that
+            order, and with other names it is new and untrained.
         pretrained: False gives the architecture with random weights.
 
     Raises:
@@ -112,7 +96,7 @@ def load(
         _refuse_other_tasks(name, config)
         processor = AutoImageProcessor.from_pretrained(source, **options)
         known = label_names(config)
-        wanted = {} if labels is None or labels == known else label_options(labels)
+        wanted = {} if labels is None or len(labels) == len(known) else label_options(labels)
         if pretrained:
             model, info = AutoModelForImageClassification.from_pretrained(
                 source,
@@ -133,14 +117,28 @@ def load(
         raise explained(name, error) from error
     if pretrained:
         _refuse_missing_body(name, model, info["missing_keys"])
-    if new_head and not wanted and pretrained:
+    if new_head and labels is None and pretrained:
         raise RunError(
             f"{name} is not an image classifier: its checkpoint lacks the weights of the classification head; "
             "to learn from the embeddings of a backbone, set 'task: features' (recipe distill-features)"
         )
     use_torch_momentum(model)
     _refuse_other_inputs(name, model.eval(), processor)
+    if labels is not None and not new_head:
+        new_head = _relabel(model, processor, known, labels)
+    set_labels(model.config, known if labels is None else labels)
     return LoadedModel(model, processor, name, None if folder else options["revision"].resolved, new_head)
+
+
+def _relabel(model: PreTrainedModel, processor: BaseImageProcessor, known: list[str], labels: list[str]) -> bool:
+    """Make the classifier's logits those of `labels`, and return whether it had to be a new one."""
+    order = positions(labels, known)
+    if order is None and not (numbered(labels) and numbered(known)):
+        renew_head(model, processor)
+        return True
+    if order not in (None, list(range(len(labels)))):
+        permute_classes(model, processor, order)
+    return False
 
 
 def use_torch_momentum(model: PreTrainedModel) -> None:
