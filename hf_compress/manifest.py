@@ -107,15 +107,14 @@ def refuse_to_replace(folder: Path, kind: Literal["run", "study"]) -> None:
 
 
 def remove_files(folder: Path) -> None:
-    """Remove what the manifest names, the folders that are empty then, and the manifest, which goes last."""
+    """Remove what the manifest names, the folders inside that are empty then, and the manifest, which goes last."""
     manifest = Manifest.of(folder)
-    ours = [name for name in manifest.files if manifest.owns(folder, name)]
-    for name in ours:
-        (folder / name).unlink()
-    inner = {parent for name in ours for parent in Path(name).parents if parent.name}
-    for place in sorted(inner, key=lambda place: -len(place.parts)):
-        if not any((folder / place).iterdir()):
-            (folder / place).rmdir()
+    for name in manifest.files:
+        if manifest.owns(folder, name):
+            (folder / name).unlink()
+    for place, *_ in os.walk(folder, topdown=False):
+        if not os.listdir(place) and Path(place) != folder:
+            os.rmdir(place)
     (folder / MANIFEST).unlink(missing_ok=True)
 
 
@@ -216,4 +215,4 @@ def _what_it_is(folder: Path, manifest: Manifest) -> str:
 
 
 def _raise(error: OSError) -> None:
-    raise error
+    raise UsageError(f"'{error.filename}' cannot be read: {error.strerror}")

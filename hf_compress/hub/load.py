@@ -31,6 +31,7 @@ from transformers import (
 from hf_compress.errors import CompressError, RunError, UsageError
 from hf_compress.files import user_path
 from hf_compress.hub.declared import refuse_huge
+from hf_compress.hub.shards import refuse_outside
 
 
 @dataclass
@@ -114,6 +115,7 @@ def load(
         known = label_names(config)
         wanted = {} if labels is None or labels == known else label_options(labels)
         if pretrained:
+            refuse_outside(name, source, config, options["revision"])
             model, info = AutoModelForImageClassification.from_pretrained(
                 source,
                 **options,
