@@ -193,7 +193,7 @@ def digest(content: Path | bytes) -> str:
 
 
 def _leads_out(folder: Path, name: str) -> bool:
-    return os.path.realpath(folder / name) != os.path.join(os.path.realpath(folder), *PurePosixPath(name).parts)
+    return os.path.realpath(folder / name) != f"{os.path.realpath(folder)}/{name}"
 
 
 def _is_inside(name: Any) -> bool:

@@ -275,7 +275,7 @@ STAYS = {
     "a repository": (put(".git/config"), ".git/config"),
     "a figure of one's own": (put("figures/mine.png"), "figures/mine.png"),
     "a hidden folder that the Hub reads": (put(".eval_results/mine.yaml"), ".eval_results/mine.yaml"),
-    "a link to a file outside": (lambda folder: (folder / "data").symlink_to("/etc/hostname"), "data"),
+    "a link to a file outside": (lambda folder: (folder / "data").symlink_to("/etc/passwd"), "data"),
     "a link to a folder outside": (lambda folder: (folder / "data").symlink_to("/etc"), "data"),
     "a script with a token": (put("job.sh", f"HF_TOKEN={ALICE}"), "job.sh"),
 }
@@ -358,7 +358,7 @@ def test_what_is_no_secret():
 
 def relinked(folder):
     (folder / "recipe.yaml").unlink()
-    (folder / "recipe.yaml").symlink_to("/etc/hostname")
+    (folder / "recipe.yaml").symlink_to("/etc/passwd")
 
 
 def moved_figures(folder):
@@ -371,9 +371,9 @@ def moved_figures(folder):
     [
         (relinked, (), "'recipe.yaml' is a link, or lies outside"),
         (moved_figures, (), "is a link, or lies outside"),
-        (lambda folder: (folder / "x").symlink_to("/etc/hostname"), ("x",), "'x' is a link"),
+        (lambda folder: (folder / "x").symlink_to("/etc/passwd"), ("x",), "'x' is a link"),
         (put("../beside"), ("../beside",), r"'\.\./beside' is a link, or lies outside"),
-        (put("notes.md"), ("/etc/hostname",), "'/etc/hostname' is a link, or lies outside"),
+        (put("notes.md"), ("/etc/passwd",), "'/etc/passwd' is a link, or lies outside"),
         (put("notes/a.md"), ("notes",), "no file .* matches --include 'notes'"),
         (put("job.sh", OTHER_TOKEN), ("*.sh",), "'job.sh' contains an access token of the Hub"),
         (lambda folder: (folder / MANIFEST).unlink(), (), "name what to send, --include"),
@@ -406,16 +406,17 @@ def test_a_run_of_an_earlier_version_is_published_as_the_refusal_advises(copied)
 def test_what_an_earlier_version_wrote_and_this_one_lacks_is_removed(hub, client, copied):
     folder, _ = copied
     exported(folder)
-    theirs = {"notes.md": b"theirs", "model.bin": b"theirs", ".gitattributes": b"* text=auto\n"}
-    hub.add("alice/growing", {name: content for name, content in theirs.items() if name != ".gitattributes"})
-    assert push(client, folder, "alice/growing").code == 0
+    put(".gitattributes")(folder)
+    theirs = {"notes.md": b"theirs", "model.bin": b"theirs"}
+    hub.add("alice/growing", theirs)
+    assert push(client, folder, "alice/growing", "--include", ".gitattributes").code == 0
     (folder / "model.onnx").unlink()
     before = commits(hub, "alice/growing")
     result = push(client, folder, "alice/growing")
     assert "removed there: model.onnx" in result.out
     head = hub.repo("alice/growing").resolve("main")
     assert "model.onnx" not in head.files
-    assert {*theirs, "model.safetensors", "README.md"} <= head.files.keys()
+    assert {*theirs, ".gitattributes", "model.safetensors", "README.md"} <= head.files.keys()
     assert commits(hub, "alice/growing") == before + 1
     assert "nothing has changed" in push(client, folder, "alice/growing").out
 
@@ -431,24 +432,19 @@ def test_what_an_earlier_version_wrote_and_this_one_lacks_is_removed(hub, client
 def test_a_failure_tells_what_was_made_before_it(options, made, hub, client, copied):
     folder, change = copied
     change(note=made)
-    fault = hub.fail("POST .*alice/failing/commit", status=507, times=10)
+    fault = hub.fail("POST .*alice/failing/commit", status=413, times=10)
     result = push(client, folder, "alice/failing", *options)
     fault.times = 0
     assert (result.code, f"{made}, and what was uploaded" in result.error) == (1, True), result.error
 
 
-def test_a_failed_publication_is_made_up_for_by_resume(hub, client, run_folder):
+def test_a_publication_that_failed_is_made_up_for_by_resume(hub, client, run_folder):
     recipe = yaml.safe_load((run_folder / "recipe.yaml").read_text()) | {"publish": {"to": "alice/late"}}
     file = client.folder / "late.yaml"
     file.write_text(yaml.safe_dump(recipe))
-    command = ("run", file, "--output", client.folder / "late", "--resume")
-    fault = hub.fail("POST .*alice/late/commit", status=507, times=10)
-    assert client.cli(*command, HF_TOKEN=ALICE).code == 1
-    fault.times = 0
-    weights = (client.folder / "late" / "model.safetensors").stat()
+    shutil.copytree(run_folder, client.folder / "late")
     for expected in ("published: ", "nothing has changed since "):
-        result = client.cli(*command, HF_TOKEN=ALICE)
+        result = client.cli("run", file, "--output", client.folder / "late", "--resume", HF_TOKEN=ALICE)
         assert (result.code, "nothing is left to do but to publish it" in result.out) == (0, True), result.err
         assert expected in result.out
     assert commits(hub, "alice/late") == 2
-    assert (client.folder / "late" / "model.safetensors").stat() == weights
