@@ -60,19 +60,24 @@ def compress(
         require_login()
     with RunFolder(output, recipe, overwrite, resume) as folder:
         if folder.finished is not None:
-            log(f"'{output}' is finished: nothing is left to do")
-            return folder.finished
-        if folder.resumed:
-            log(f"going on with '{output}'; done: {', '.join(folder.units.done()) or 'a part of the first training'}")
-        if folder.new_versions:
-            log(f"not what the run began with, results may differ: {', '.join(folder.new_versions)}")
-        run = _work(recipe, folder, log)
+            log(f"'{output}' is finished: nothing is left to do{' but to publish it' if recipe.publish else ''}")
+            run = folder.finished
+        else:
+            _log_resumed(folder, output, log)
+            run = _work(recipe, folder, log)
     if recipe.publish is not None:
         models = [*(recipe.teacher.members if recipe.teacher else []), recipe.student]
         trusted = any(section.trust_remote_code for section in models)
         options = recipe.publish.model_dump()
-        log(f"published: {processes.on_main(lambda: run.publish(**options, trust_remote_code=trusted).url)}")
+        log(processes.on_main(lambda: str(run.publish(**options, trust_remote_code=trusted))))
     return run
+
+
+def _log_resumed(folder: RunFolder, output: str | Path, log) -> None:
+    if folder.resumed:
+        log(f"going on with '{output}'; done: {', '.join(folder.units.done()) or 'a part of the first training'}")
+    if folder.new_versions:
+        log(f"not what the run began with, results may differ: {', '.join(folder.new_versions)}")
 
 
 def _work(recipe: Recipe, folder: RunFolder, log) -> Run:

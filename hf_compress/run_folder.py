@@ -6,22 +6,25 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from hf_compress import processes
+from hf_compress import manifest, processes
 from hf_compress.environment import environment
 from hf_compress.errors import CompressError, Diverged, RunError, UsageError, shown
-from hf_compress.files import read_json, user_path, write_json, write_problem
+from hf_compress.files import NEW, read_json, user_path, write_json, write_problem
+from hf_compress.inputs import leaves, refuse_overlap, refuse_own_place
 from hf_compress.recipe import Recipe
 from hf_compress.run import RECIPE, REPORT, Run
 from hf_compress.selection.config import AUTO
 from hf_compress.units import Units
 
 BEGUN, MOVING, LOCK, FILES = "begun.json", "moving", "lock", "files"
-OWN = {BEGUN, MOVING, LOCK, "units"}
+UNITS, DISCARDED, REPLACED = "units", "discarded", "replaced"
+BEGUN_KEYS = {"recipe", "overwrite", "environment", "seconds", "since"}
 MOST_DIFFERENCES = 3
 
 
@@ -43,15 +46,16 @@ class RunFolder:
         units: where the work is kept.
 
     Raises:
-        UsageError: the destination holds something else, or an earlier run without `overwrite`; or there is unfinished
-            work of another recipe, or of the same without `resume`; or another process is at work there.
+        UsageError: the destination holds something else, or an earlier run without `overwrite`; or it would harm what
+            the recipe reads; or there is unfinished work of another recipe, or of the same without `resume`; or
+            another process is at work there.
     """
 
     def __init__(self, destination: str | Path, recipe: Recipe, overwrite: bool = False, resume: bool = False):
         self.destination = _place(destination)
         self.partial = self.destination.with_name(self.destination.name + ".partial")
         self.recipe, self.overwrite, self.resume = recipe, overwrite, resume
-        self.units = Units(self.partial / "units", recipe.seed)
+        self.units = Units(self.partial / UNITS, recipe.seed)
         self.finished: Run | None = None
         self.resumed = False
         self._lock = FileLock(self.partial / LOCK)
@@ -60,7 +64,9 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         try:
             if processes.is_main():
-                self._refuse_other_work()
+                refuse_own_place(self.destination)
+                refuse_overlap(self.destination, self.recipe)
+                refuse_other_work(self.partial)
                 self.partial.mkdir(parents=True, exist_ok=True)
                 self._lock.acquire(timeout=0)
                 self._open()
@@ -131,18 +137,27 @@ class RunFolder:
         A process that is killed on the way loses neither the result nor the earlier run that it replaces.
 
         Args:
-            write: called, unless that is done, with the empty folder that becomes the run folder.
+            write: called, unless that is done, with the empty folder that becomes the run folder; its manifest comes
+                by itself.
+
+        Raises:
+            UsageError: something else has come into the destination meanwhile; the result is kept for `resume`.
         """
-        self.units.once(FILES, lambda new, _: write(new), alone=True)
+
+        def write_all(new: Path, _: Path) -> None:
+            write(new)
+            manifest.record(new)
+
+        self.units.once(FILES, write_all, alone=True)
         if processes.is_main():
             (self.partial / MOVING).touch()
-            self._move()
+            self._move(self.overwrite)
         processes.wait()
         return Run.open(self.destination)
 
     def _open(self) -> None:
         if (self.partial / MOVING).exists():
-            self._move()
+            self._move(self.overwrite or read_json(self.partial / BEGUN)["overwrite"])
         if not self.units.hold_work():
             self._begin()
         elif self.resume:
@@ -206,24 +221,17 @@ class RunFolder:
         if processes.is_main():
             write_json(self.partial / BEGUN, self._begun)
 
-    def _refuse_other_work(self) -> None:
-        """Allow only a folder that an earlier start has made: what lies there will be removed."""
-        theirs = self.partial.is_dir() and {place.name for place in self.partial.iterdir()}
-        if self.partial.is_symlink() or (theirs and theirs.isdisjoint(OWN)):
-            raise UsageError(
-                f"'{self.partial}' exists, and is not of an unfinished run: remove it, or choose another --output"
-            )
-
     def _refuse_other_files(self, resumed: bool = False) -> None:
         """Allow an empty destination, an earlier run that is to be replaced, and the same run, finished."""
         destination = self.destination
-        if not os.path.lexists(destination) or (destination.is_dir() and not any(destination.iterdir())):
+        if not is_taken(destination):
             return
-        if not (destination / REPORT).is_file():
-            raise UsageError(f"output '{destination}' exists and is not a run folder: choose another --output")
+        finished = self.resume and not resumed and not self.overwrite and (destination / REPORT).is_file()
+        if not finished:
+            manifest.refuse_to_replace(destination, "run")
         if self.overwrite:
             return
-        if not self.resume or resumed:
+        if not finished:
             raise UsageError(f"output '{destination}' holds an earlier run: pass --overwrite to replace it")
         earlier = Recipe.load(destination / RECIPE)
         if self.recipe.student.model == AUTO:  # a finished run names the student that was selected
@@ -235,22 +243,33 @@ class RunFolder:
             )
         self.finished = Run.open(destination)
 
-    def _move(self) -> None:
+    def _move(self, overwrite: bool) -> None:
         """Finish what `finish` began, from wherever it was interrupted."""
-        files, replaced = self.units.folder / FILES, self.partial / "replaced"
+        files = self.units.folder / FILES
         if files.exists():
-            if self.destination.exists() and any(self.destination.iterdir()):
-                os.replace(self.destination, replaced)
+            if is_taken(self.destination):
+                manifest.refuse_to_replace(self.destination, "run")
+                if not overwrite:
+                    raise UsageError(
+                        f"output '{self.destination}' holds another run since: move it away, then --resume"
+                    )
+                os.replace(self.destination, self.partial / REPLACED)
             os.replace(files, self.destination)
         self._clear()
 
     def _clear(self) -> None:
-        """Remove everything but the lock; the mark of a finished run goes last."""
-        for place in sorted(self.partial.iterdir(), key=lambda place: place.name == MOVING):
-            if place.is_dir():
-                shutil.rmtree(place)
-            elif place.name != LOCK:
-                place.unlink()
+        """Remove everything but the lock: what proves that all is ours goes last; what is not ours stays."""
+        units, discarded, replaced = (self.partial / name for name in (UNITS, DISCARDED, REPLACED))
+        shutil.rmtree(discarded, ignore_errors=True)
+        if units.exists():
+            os.replace(units, discarded)  # at once: a unit that is half removed would look finished
+            shutil.rmtree(discarded)
+        if replaced.exists():
+            with suppress(OSError, UsageError):
+                manifest.remove_files(replaced)
+                replaced.rmdir()
+        for name in (MOVING, NEW + BEGUN, BEGUN):
+            (self.partial / name).unlink(missing_ok=True)
 
     def _leave(self) -> bool:
         """Let go of the folder, and remove it unless it holds work; return whether it does."""
@@ -260,9 +279,51 @@ class RunFolder:
         if not processes.is_main():
             return kept
         if not kept:
-            shutil.rmtree(self.partial, ignore_errors=True)
+            self._remove()
         self._lock.release()
         return kept
+
+    def _remove(self) -> None:
+        """Remove the folder, unless something else has come into it."""
+        with suppress(OSError):
+            self._clear()
+            (self.partial / LOCK).unlink(missing_ok=True)
+            self.partial.rmdir()
+
+
+def refuse_other_work(partial: Path) -> None:
+    """Allow only a folder that an earlier start has made, as its begun.json proves: what lies there will be removed.
+
+    Raises:
+        UsageError: it is something else, or holds something else, which is named.
+    """
+    if not os.path.lexists(partial):
+        return
+    ours = {BEGUN, NEW + BEGUN, MOVING, LOCK, UNITS, DISCARDED, REPLACED}
+    if partial.is_symlink():
+        ours = set()
+    elif not _is_begun(partial / BEGUN):  # killed at its first moment
+        ours = {LOCK, NEW + BEGUN} if not (partial / LOCK).exists() or not (partial / LOCK).stat().st_size else set()
+    for name in sorted(os.listdir(partial)):
+        if name not in ours:
+            raise UsageError(
+                f"'{partial}' holds '{name}', which is not of an unfinished run: move it away, or choose another "
+                "--output"
+            )
+
+
+def _is_begun(file: Path) -> bool:
+    """Return whether a file is what `RunFolder` keeps about a run that began."""
+    try:
+        begun = None if file.is_symlink() else read_json(file)
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(begun, dict) and begun.keys() >= BEGUN_KEYS
+
+
+def is_taken(destination: Path) -> bool:
+    """Return whether anything but an empty folder is there."""
+    return os.path.lexists(destination) and not (destination.is_dir() and not any(destination.iterdir()))
 
 
 def _place(destination: str | Path) -> Path:
@@ -285,7 +346,7 @@ def differences(earlier: dict[str, Any], now: dict[str, Any], revisions: bool = 
     Args:
         revisions: False overlooks branches and commits, since a finished run keeps the commits that it found.
     """
-    earlier, now = dict(_leaves(earlier)), dict(_leaves(now))
+    earlier, now = dict(leaves(earlier)), dict(leaves(now))
     keys = [key for key in earlier | now if earlier.get(key) != now.get(key)]
     if not revisions:
         keys = [key for key in keys if not key.endswith(".revision")]
@@ -297,14 +358,3 @@ def differences(earlier: dict[str, Any], now: dict[str, Any], revisions: bool = 
 def comparable(recipe: Recipe) -> dict[str, Any]:
     """Return a recipe as plain values; where its result is published does not matter."""
     return recipe.model_dump(mode="json", exclude={"publish"})
-
-
-def _leaves(node: Any, path: str = "") -> list[tuple[str, Any]]:
-    """Return the single values of nested mappings and lists, by dotted path."""
-    if isinstance(node, dict) and node:
-        children = node.items()
-    elif isinstance(node, list) and any(isinstance(item, dict) for item in node):
-        children = enumerate(node)
-    else:
-        return [(path, node)]
-    return [leaf for key, child in children for leaf in _leaves(child, f"{path}.{key}" if path else str(key))]

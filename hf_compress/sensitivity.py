@@ -18,6 +18,7 @@ from hf_compress.data.images import batches, input_size, spread
 from hf_compress.errors import RunError
 from hf_compress.evaluation import load_with_data
 from hf_compress.files import user_path, whole_file
+from hf_compress.manifest import adding, claim
 from hf_compress.measure.quality import quality
 from hf_compress.steps.pruning.channels import ChannelPruner
 from hf_compress.steps.pruning.config import PruneConfig
@@ -73,8 +74,11 @@ def sensitivity(
         trust_remote_code: run Python code of the repository.
 
     Raises:
+        UsageError: files of these names are there that this package did not write, or that were changed since.
         RunError: the model's labels are not the data's, or nothing can be pruned.
     """
+    folder = user_path(output)
+    claim(folder, ["sensitivity.csv", "sensitivity.png"])
     loaded, images, same_labels = load_with_data(name, data, trust_remote_code)
     if not same_labels:
         raise RunError(f"the labels of {images.facts['path']} are not those of {name}: accuracy means nothing")
@@ -93,10 +97,9 @@ def sensitivity(
         prune(trial)
         accuracy = _accuracy(trial, inputs)
         measurements.append(Measurement(part, size, ratio, accuracy, baseline - accuracy))
-    folder = user_path(output)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(measurements, folder / "sensitivity.csv")
-    _draw(measurements, baseline, folder / "sensitivity.png")
+    with adding(folder) as new:
+        _write(measurements, new / "sensitivity.csv")
+        _draw(measurements, baseline, new / "sensitivity.png")
     return measurements
 
 

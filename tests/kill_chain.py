@@ -44,6 +44,7 @@ RECIPE = {
     ],
     "measure": {"batch_size": 2, "repeats": 3},
 }
+MANIFEST = "hf_compress_manifest.json"  # holds the digests of these files
 TIMES = {"created", "seconds", "latency", "remarks"}
 
 
@@ -85,7 +86,7 @@ def outcome(output: Path) -> dict:
     files = {
         file.relative_to(output).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(output.rglob("*"))
-        if file.is_file() and file.name not in {"report.json", "README.md", "latency.png"}
+        if file.is_file() and file.name not in {"report.json", "README.md", "latency.png", MANIFEST}
     }
     return {"files": files, "report": without_times(report)}
 

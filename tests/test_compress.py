@@ -17,6 +17,7 @@ from hf_compress import Recipe, compress, save
 from hf_compress.data import load_data
 from hf_compress.errors import RunError, UsageError
 from hf_compress.evaluation import evaluate_folder
+from hf_compress.manifest import record
 from hf_compress.run import Run
 from hf_compress.sections import DataSection
 
@@ -64,7 +65,7 @@ def test_the_run_folder_is_a_hub_repository(finished):
     names = {file.relative_to(run.folder).as_posix() for file in run.folder.rglob("*") if file.is_file()}
     figures = {f"figures/{name}.png" for name in ("rounds", "layers", "latency", "confusion", "reliability")}
     model = {"config.json", "model.safetensors", "preprocessor_config.json"}
-    assert names == model | figures | {"README.md", "recipe.yaml", "report.json"}
+    assert names == model | figures | {"README.md", "recipe.yaml", "report.json", "hf_compress_manifest.json"}
     assert [path.name for path in run.folder.parent.iterdir()] == ["out"]
     assert Run.open(run.folder).report == run.report
 
@@ -221,9 +222,11 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 
 def test_an_earlier_run_is_only_replaced_on_request(tmp_path):
     (tmp_path / "report.json").write_text("{}")
+    record(tmp_path)
     with pytest.raises(UsageError, match="--overwrite"):
         compress(recipe(), tmp_path)
     (tmp_path / "report.json").rename(tmp_path / "thesis.tex")
+    (tmp_path / "hf_compress_manifest.json").unlink()
     with pytest.raises(UsageError, match="not a run folder"):
         compress(recipe(), tmp_path, overwrite=True)
 

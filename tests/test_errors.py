@@ -77,7 +77,8 @@ def test_an_output_folder_that_holds_a_run_or_something_else(tmp_path, fails):
     (tmp_path / "out" / "thesis.tex").write_text("years of work")
     assert fails(*quickstart(), "--overwrite") == (
         2,
-        f"error: output '{tmp_path / 'out'}' exists and is not a run folder: choose another --output",
+        f"error: output '{tmp_path / 'out'}' exists and is not a run folder: it holds 'thesis.tex'; choose another "
+        "--output",
     )
     assert (tmp_path / "out" / "thesis.tex").read_text() == "years of work"
 

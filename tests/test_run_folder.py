@@ -23,7 +23,12 @@ def write(files):
     write_run(files, recipe().to_yaml(), {"rows": []})
 
 
-def finished(output):
+def write_marked(files):
+    write(files)
+    (files / "mark").touch()
+
+
+def finished(output, write=write):
     with RunFolder(output, recipe()) as folder:
         folder.finish(write)
 
@@ -104,8 +109,7 @@ def test_a_finished_run_is_left_alone(output):
 
 
 def test_a_run_that_replaces_another_may_be_resumed(output):
-    finished(output)
-    (output / "mark").touch()
+    finished(output, write_marked)
     interrupted(output, overwrite=True)
     assert (output / "mark").exists()
     with RunFolder(output, recipe(), resume=True) as folder:
@@ -169,8 +173,7 @@ def test_a_kill_while_the_result_is_put_into_place_loses_neither_result(tmp_path
     """The process dies at its first renaming or removal of a file or folder, at its second, and so on."""
     for fatal in itertools.count():
         output = tmp_path / str(fatal) / "out"
-        finished(output)
-        (output / "mark").touch()
+        finished(output, write_marked)
         status = in_child(lambda output=output, fatal=fatal: replace_and_die(output, fatal))
         old = (output / "mark").exists()
         replaced = output.with_name("out.partial") / "replaced"

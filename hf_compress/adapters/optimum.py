@@ -12,9 +12,10 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from hf_compress import training
+from hf_compress import processes, training
 from hf_compress.config import Section, TrainingConfig, sentence
 from hf_compress.errors import UsageError
+from hf_compress.manifest import adding
 from hf_compress.pipeline import compress
 from hf_compress.recipe import Recipe, model_overrides
 from hf_compress.registry import did_you_mean
@@ -154,7 +155,9 @@ class Compressor(OptimumQuantizer):
         data = {} if dataset is None else _data_overrides(dataset)
         recipe = config.to_recipe(self.overrides | data)
         run = compress(recipe, save_dir, overwrite, resume)
-        CompressionConfig.from_recipe(recipe).save_pretrained(run.folder)
+        if processes.is_main():
+            with adding(run.folder) as new:
+                CompressionConfig.from_recipe(recipe).save_pretrained(new)
         return run
 
     def quantize(self, save_dir: str | Path, file_prefix: str | None = None, **kwargs: Any) -> Run:

@@ -19,10 +19,17 @@ def save(model: PreTrainedModel, folder: str | Path, processor: BaseImageProcess
 
     Args:
         model: any transformers model, channels removed or not.
-        folder: made when missing.
+        folder: made when missing. Of what lies there, an earlier model is replaced, as by `save_pretrained`.
         processor: image processor to write beside it.
+
+    Raises:
+        UsageError: `folder` is a file.
     """
     from hf_compress.checkpoint.quantizer import attach
+    from hf_compress.errors import UsageError
+
+    if Path(folder).is_file():
+        raise UsageError(f"'{folder}' is a file: name a folder for the model")
 
     attach(model)
     model.save_pretrained(folder)

@@ -31,9 +31,10 @@ def card(
 def cards(
     source: Annotated[str, typer.Argument(help="Folder that holds run folders, or a user of the Hub.")],
     output: Annotated[Path, typer.Option(help="The page to write.")] = Path("cards.html"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace any other file in --output, too.")] = False,
 ) -> None:
     """Compare runs on one page that needs no network: a sortable table, and accuracy against size and latency."""
     from hf_compress.hub.gallery import write_gallery
 
-    number = write_gallery(source, output)
+    number = write_gallery(source, output, overwrite)
     typer.echo(f"{number} runs: {output}")

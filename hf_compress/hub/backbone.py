@@ -16,6 +16,7 @@ from transformers import (
 from hf_compress.errors import CompressError, RunError
 from hf_compress.hub.declared import refuse_huge
 from hf_compress.hub.load import LoadedModel, explained, local_folder, use_torch_momentum
+from hf_compress.hub.shards import refuse_outside
 
 
 def load_backbone(
@@ -49,6 +50,7 @@ def load_backbone(
         _refuse_classifiers_alone(name, tower)
         processor = AutoImageProcessor.from_pretrained(source, **options)
         if pretrained:
+            refuse_outside(name, source, config, options["revision"])
             model, info = AutoModel.from_pretrained(
                 source, config=tower, **options, dtype=torch.float32, output_loading_info=True
             )

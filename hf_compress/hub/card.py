@@ -17,10 +17,12 @@ from hf_compress.files import user_path, write_text
 from hf_compress.hub import card_facts as facts
 from hf_compress.hub.markdown import escaped, fenced, one_line
 from hf_compress.hub.origin import lineage
+from hf_compress.manifest import adding, claim
 from hf_compress.run import RECIPE, Run
 from hf_compress.shipped import shipped_file
 
 CARD = "README.md"
+RESULTS = ".eval_results/hf-compress.yaml"
 TAG = "hf-compress"
 METRICS = {"accuracy": "Accuracy", "roc_auc": "ROC AUC"}
 
@@ -59,19 +61,22 @@ def write_card(folder: Path, template: Path | None = None) -> ModelCard:
     """Draw the figures of a run folder, and write its README.md and its results in the form of the Hub.
 
     Raises:
-        UsageError: see `render_card`.
+        UsageError: see `render_card`; or one of the files that are there already was not written by this package, or
+            was changed since.
     """
     from hf_compress.measure.figures import draw_figures
 
     run = Run.open(folder)
     page_template(template)
-    draw_figures(run.report, Path(folder) / "figures")
+    claim(run.folder, [CARD, RESULTS])
+    with adding(run.folder) as new:
+        draw_figures(run.report, new / "figures")
     card = render_card(folder, template)
-    write_text(Path(folder) / CARD, str(card))
-    if entries := eval_results(run.report):
-        path = Path(folder) / ".eval_results" / "hf-compress.yaml"
-        path.parent.mkdir(exist_ok=True)
-        write_text(path, yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False))
+    with adding(run.folder) as new:
+        write_text(new / CARD, str(card))
+        if entries := eval_results(run.report):
+            (new / RESULTS).parent.mkdir()
+            write_text(new / RESULTS, yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False))
     return card
 
 

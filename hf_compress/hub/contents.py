@@ -2,44 +2,71 @@
 
 from __future__ import annotations
 
+import glob
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from huggingface_hub import get_token
 
 from hf_compress.errors import RunError, UsageError
 from hf_compress.hub.card import CARD, render_card
 from hf_compress.hub.origin import publishable_license
+from hf_compress.hub.secrets import refuse_secrets
+from hf_compress.manifest import MANIFEST, Manifest, digest, is_plain_file
 from hf_compress.run import Run
 from hf_compress.sections import PublishSection
-
-SHOWN_HIDDEN = ".eval_results"
-TEXT = (".json", ".yaml", ".yml", ".md", ".txt", ".csv", ".py", ".svg", ".html")
 
 Contents = dict[str, bytes | Path]
 
 
-def checked_contents(folder: Path, section: PublishSection, trust_remote_code: bool) -> Contents:
+def checked_contents(
+    folder: Path, section: PublishSection, include: Sequence[str], trust_remote_code: bool
+) -> Contents:
     """Check a run folder and return its files by their path in the repository, with a card for that repository.
 
+    Args:
+        include: glob patterns of files that are sent although the manifest does not name them.
+
     Raises:
-        UsageError: it is no run folder, its licence or card does not allow it, or a file holds the access token.
+        UsageError: it is no run folder, its licence or card does not allow it, a file holds a secret or lies behind a
+            link, or nothing says which files are the run's.
         RunError: the model cannot be loaded, or does not work.
     """
     report = Run.open(folder).report
     license = publishable_license(report, section.license)
+    contents: Contents = {name: _file(folder, name) for name in _named(folder, include)}
     _check_model(folder, report.get("task", "classification"), report.get("labels"), trust_remote_code)
-    contents: Contents = {path: folder / path for path in _files(folder)}
     contents[CARD] = _card(folder, section, license).encode()
-    _refuse_token(contents)
+    digests = {name: [digest(content)] for name, content in contents.items()}
+    contents[MANIFEST] = Manifest("run", digests).text().encode()
+    refuse_secrets(contents)
     return contents
 
 
-def _files(folder: Path) -> list[str]:
-    """Return all files but hidden ones; the Hub reads results from one hidden folder."""
-    paths = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
-    shown = [p for p in paths if p.parts[0] == SHOWN_HIDDEN or not any(part.startswith(".") for part in p.parts)]
-    return sorted(path.as_posix() for path in shown)
+def _named(folder: Path, include: Sequence[str]) -> list[str]:
+    """Return the paths of what the manifest names, as far as it is there, and of what `include` adds."""
+    manifest = Manifest.of(folder)
+    if manifest.kind != "run" and not include:
+        raise UsageError(
+            f"'{folder}' has no {MANIFEST} that names the files of a run, as none of version 0.1 has: name what to "
+            "send, --include '*.json' --include '*.safetensors' --include recipe.yaml --include 'figures/*.png'"
+        )
+    names = {name for name in manifest.files if os.path.lexists(folder / name)}
+    for pattern in include:
+        found = {name for name in glob.glob(pattern, root_dir=folder, recursive=True) if (folder / name).is_file()}
+        if not found:
+            raise UsageError(f"no file in '{folder}' matches --include '{pattern}': of a folder say 'NAME/**'")
+        names |= {Path(name).as_posix() for name in found}
+    return sorted(names - {MANIFEST})
+
+
+def _file(folder: Path, name: str) -> Path:
+    if not is_plain_file(folder, name):
+        raise UsageError(
+            f"'{name}' is a link, or lies outside '{folder}': put the file itself there, or remove it from there"
+        )
+    return folder / name
 
 
 def _card(folder: Path, section: PublishSection, license: str | None) -> str:
@@ -72,12 +99,3 @@ def _check_model(folder: Path, task: str, labels: list[str] | None, trust_remote
     if not answer.isfinite().all():
         raise RunError(f"the model in '{folder}' answers with numbers that are not finite: it was not published")
     check_reload(folder, loaded, noise(4), None if task == "features" else labels or loaded.label_names)
-
-
-def _refuse_token(contents: Contents) -> None:
-    token = (get_token() or "").encode()
-    for path, content in contents.items():
-        if not token or not path.endswith(TEXT):
-            continue
-        if token in (content if isinstance(content, bytes) else content.read_bytes()):
-            raise UsageError(f"'{path}' contains your access token: remove it, revoke the token, then publish")

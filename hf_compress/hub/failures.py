@@ -59,22 +59,24 @@ def redacted(text: str) -> str:
     return line.replace(token, "<token>") if token else line
 
 
-def explained(error: Exception, repo: str, maybe_sent: bool, again: str) -> CompressError:
+def explained(error: Exception, repo: str, maybe_sent: bool, made: list[str], again: str) -> CompressError:
     """Turn what failed while publishing into one sentence.
 
     Args:
         repo: the repository.
         maybe_sent: whether a commit was sent whose answer never came.
+        made: what was made before it failed: the repository, a branch.
         again: the command that goes on.
     """
     links = list(_chain(error))
     answer = next((link for link in links if isinstance(link, HfHubHTTPError)), None)
     broken = any(isinstance(link, httpx2.TransportError) for link in links)
     uncertain = maybe_sent and (broken or (answer is not None and status_of(answer) >= 500))
+    certain = f"only {' and '.join(made)} was made" if made else f"{repo} was left as it was"
     state = (
         f"whether the commit arrived in {repo} is unknown, and what is there already is not sent twice"
         if uncertain
-        else f"{repo} was left as it was, and what was uploaded is not sent again"
+        else f"{certain}, and what was uploaded is not sent again"
     )
     if answer is not None:
         kind, reason = _answered(answer, error, repo)

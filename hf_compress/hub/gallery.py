@@ -24,6 +24,8 @@ from hf_compress.shipped import shipped_file
 
 logger = logging.getLogger(__name__)
 
+HEAD, MARK = 1000, b'<meta name="generator" content="hf-compress cards">'
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -77,20 +79,23 @@ class Group:
     devices: list[str]
 
 
-def write_gallery(source: str, output: Path) -> int:
+def write_gallery(source: str, output: Path, overwrite: bool = False) -> int:
     """Write the page.
 
     Args:
         source: a folder that holds run folders, or a user of the Hub: their models with the tag `hf-compress`.
-        output: the HTML file.
+        output: the HTML file; an earlier page is replaced.
+        overwrite: replace any other file.
 
     Returns:
         The number of runs on the page.
 
     Raises:
-        UsageError: there are no runs, or the page cannot be written.
+        UsageError: there are no runs, or the page cannot be written, or another file is there.
         RunError: the Hub is out of reach.
     """
+    if not overwrite:
+        _refuse_other_file(output)
     folder = user_path(source)
     found = local_entries(folder, output) if folder.is_dir() else hub_entries(source)
     entries = [entry for entry in found if _usable(entry)]
@@ -110,6 +115,19 @@ def write_gallery(source: str, output: Path) -> int:
     except OSError as error:
         raise UsageError(f"'{output}' cannot be written: {error.strerror}") from None
     return len(entries)
+
+
+def _refuse_other_file(output: Path) -> None:
+    """Allow a new file, and a page that an earlier call has made."""
+    if not os.path.lexists(output):
+        return
+    if Path(output).is_file() and not Path(output).is_symlink():
+        with open(output, "rb") as file:
+            if MARK in file.read(HEAD):
+                return
+    raise UsageError(
+        f"'{output}' exists and is no page of `hf-compress cards`: choose another --output, or --overwrite"
+    )
 
 
 def local_entries(folder: Path, output: Path) -> Iterator[Entry]:

@@ -31,6 +31,7 @@ from hf_compress.errors import CompressError, RunError, UsageError
 from hf_compress.files import user_path
 from hf_compress.hub.declared import refuse_huge
 from hf_compress.hub.head import permute_classes, renew_head
+from hf_compress.hub.shards import refuse_outside
 from hf_compress.labels import label_names, label_options, numbered, positions, set_labels
 
 
@@ -98,6 +99,7 @@ def load(
         known = label_names(config)
         wanted = {} if labels is None or len(labels) == len(known) else label_options(labels)
         if pretrained:
+            refuse_outside(name, source, config, options["revision"])
             model, info = AutoModelForImageClassification.from_pretrained(
                 source,
                 **options,

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import CommitOperationAdd, HfApi, get_token
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
 from hf_compress.config import validate
 from hf_compress.errors import UsageError
 from hf_compress.hub.contents import CARD, checked_contents
 from hf_compress.hub.failures import RETRIED, WAITS, explained, patiently, pause, status_of
+from hf_compress.manifest import MANIFEST, Manifest, entries
 from hf_compress.sections import PublishSection
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
+
+GIT_ATTRIBUTES = ".gitattributes"
+MOST_NAMED = 20
 
 
 @dataclass(frozen=True)
@@ -27,10 +32,12 @@ class Plan:
     Attributes:
         files: path in the repository and size in bytes.
         card: the rendered README.md.
+        left: paths of what stays here because the manifest does not name it.
     """
 
     files: dict[str, int]
     card: str
+    left: list[str]
 
 
 @dataclass(frozen=True)
@@ -41,41 +48,69 @@ class Publication:
         commit: the commit that holds the folder.
         url: page of the commit, or of the pull request.
         changed: False when the Hub had everything already.
+        removed: paths of what an earlier version had there and this one lacks.
+        left: paths of what was not sent because the manifest does not name it.
     """
 
     commit: str
     url: str
     changed: bool
+    removed: list[str]
+    left: list[str]
+
+    def __str__(self) -> str:
+        lines = [f"published: {self.url}" if self.changed else f"nothing has changed since {self.url}"]
+        lines += [f"removed there: {', '.join(self.removed)}"] if self.removed else []
+        return "\n".join([*lines, *not_sent(self.left)])
 
 
-def plan(folder: str | Path, to: str, *, trust_remote_code: bool = False, **options: Any) -> Plan:
+def plan(
+    folder: str | Path, to: str, *, include: Sequence[str] = (), trust_remote_code: bool = False, **options: Any
+) -> Plan:
     """Check a run folder and return what `publish` would send; nothing leaves this machine. See `publish`."""
     section = validate(PublishSection, {"to": to, **options}, "publish")
-    contents = checked_contents(Path(folder), section, trust_remote_code)
+    contents = checked_contents(Path(folder), section, include, trust_remote_code)
     sizes = {path: len(c) if isinstance(c, bytes) else c.stat().st_size for path, c in sorted(contents.items())}
-    return Plan(sizes, contents[CARD].decode())
+    return Plan(sizes, contents[CARD].decode(), _left(Path(folder), contents))
 
 
-def publish(folder: str | Path, to: str, *, trust_remote_code: bool = False, **options: Any) -> Publication:
+def publish(
+    folder: str | Path, to: str, *, include: Sequence[str] = (), trust_remote_code: bool = False, **options: Any
+) -> Publication:
     """Publish a run folder as one commit; publishing the same folder again sends nothing and makes no commit.
+
+    What the run, `export` and the like wrote there is sent, as the folder's manifest names it. Of an earlier version
+    in the repository goes what its own manifest names and this one lacks.
 
     The access token is the one of `hf auth login` or of the environment (`HF_TOKEN`).
 
     Args:
         folder: the run folder.
         to: repository, `user/name`; made when missing.
+        include: glob patterns of further files in the folder to send (`notes.md`, `scripts/**`).
         trust_remote_code: run Python code of the folder when it is checked.
         **options: the other keys of `recipe.PublishSection`: private, revision, create_pr, message, license, template.
 
     Raises:
-        UsageError: the folder is no run folder, the licence forbids or hides what may be done, an option is wrong, or
-            the Hub does not let this login write there.
-        RunError: the folder's model does not work, or the Hub is out of reach. The repository is as it was before.
+        UsageError: the folder is no run folder, the licence forbids or hides what may be done, an option is wrong, a
+            file holds a secret or is a link, or the Hub does not let this login write there.
+        RunError: the folder's model does not work, or the Hub is out of reach; the sentence tells the state there.
     """
     section = validate(PublishSection, {"to": to, **options}, "publish")
     require_login()
-    contents = checked_contents(Path(folder), section, trust_remote_code)
-    return _Push(section, contents, f"run `{_command(folder, section, trust_remote_code)}` again").run()
+    contents = checked_contents(Path(folder), section, include, trust_remote_code)
+    again = f"run `{_command(folder, section, include, trust_remote_code)}` again"
+    return _Push(section, contents, _left(Path(folder), contents), again).run()
+
+
+def not_sent(left: list[str]) -> list[str]:
+    """Return the line that names what stays at home, if there is anything."""
+    more = [f"and {len(left) - MOST_NAMED} more"] if len(left) > MOST_NAMED else []
+    return [f"not sent: {', '.join([*left[:MOST_NAMED], *more])} (--include PATTERN sends it)"] if left else []
+
+
+def _left(folder: Path, contents: dict[str, bytes | Path]) -> list[str]:
+    return [name for name in entries(folder) if name not in contents]
 
 
 def require_login() -> None:
@@ -90,23 +125,27 @@ def require_login() -> None:
         raise UsageError("the access token has characters that no token has: copy it anew (`hf auth login`, HF_TOKEN)")
 
 
-def _command(folder: str | Path, section: PublishSection, trust_remote_code: bool) -> str:
+def _command(folder: str | Path, section: PublishSection, include: Sequence[str], trust_remote_code: bool) -> str:
     """Return the command line that publishes `folder` in the same way."""
     options = section.model_dump(exclude_defaults=True) | ({"trust_remote_code": True} if trust_remote_code else {})
     words = ["hf-compress", "publish", str(folder)]
     for name, value in options.items():
         words += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
+    words += [word for pattern in include for word in ("--include", pattern)]
     return shlex.join(words)
 
 
 class _Push:
     """One push, and what is known about it when it fails."""
 
-    def __init__(self, section: PublishSection, contents: dict[str, bytes | Path], again: str):
+    def __init__(self, section: PublishSection, contents: dict[str, bytes | Path], left: list[str], again: str):
         self.section = section
         self.contents = contents
+        self.left = left
         self.again = again
         self.api = HfApi(library_name="hf-compress")
+        self.made: list[str] = []
+        self.removed: list[str] = []
         self.sent = False
 
     def run(self) -> Publication:
@@ -114,8 +153,10 @@ class _Push:
             self._open()
             head, commit = self._commit()
         except (*RETRIED, OSError, ValueError, RuntimeError) as error:
-            raise explained(error, self.section.to, self.sent, self.again) from None
-        return Publication(commit.oid, commit.pr_url or commit.commit_url, commit.oid != head)
+            raise explained(error, self.section.to, self.sent, self.made, self.again) from None
+        changed = commit.oid != head
+        url = commit.pr_url or commit.commit_url
+        return Publication(commit.oid, url, changed, self.removed if changed else [], self.left)
 
     def _open(self) -> None:
         """Make repository and branch where they are missing; never make something public that was to be private."""
@@ -126,11 +167,19 @@ class _Push:
             if section.create_pr or status_of(error) == 401:
                 raise
             patiently(self.api.create_repo, section.to, private=section.private or None, exist_ok=True)
+            self.made.append(f"the empty repository {section.to}")
         else:
             if section.private and not info.private:
                 raise UsageError(f"{section.to} is public already: make it private in its settings, or choose another")
         if section.revision and not section.revision.startswith("refs/"):
-            patiently(self.api.create_branch, section.to, branch=section.revision, exist_ok=True)
+            self._open_branch(section.revision)
+
+    def _open_branch(self, name: str) -> None:
+        try:
+            patiently(self.api.model_info, self.section.to, revision=name)
+        except RevisionNotFoundError:
+            patiently(self.api.create_branch, self.section.to, branch=name, exist_ok=True)
+            self.made.append(f"the branch {name} of {self.section.to}")
 
     def _commit(self) -> tuple[str, CommitInfo]:
         """Upload, then commit everything at once on top of the head that was compared with.
@@ -140,14 +189,18 @@ class _Push:
         section = self.section
         first = None
         for wait in (*WAITS, None):
-            head = patiently(self.api.model_info, section.to, revision=section.revision).sha
+            info = patiently(self.api.model_info, section.to, revision=section.revision)
+            head = info.sha
             first = first or head
-            operations = [
+            outdated = self._outdated(head, {file.rfilename for file in info.siblings})
+            self.removed = self.removed or outdated
+            additions = [
                 CommitOperationAdd(path, content if isinstance(content, bytes) else str(content))
                 for path, content in self.contents.items()
             ]
+            operations = [*additions, *(CommitOperationDelete(path, is_folder=False) for path in outdated)]
             target = {"revision": section.revision, "create_pr": section.create_pr}
-            self.api.preupload_lfs_files(section.to, operations, **target)
+            self.api.preupload_lfs_files(section.to, additions, **target)
             try:
                 self.sent = True
                 return first, self.api.create_commit(
@@ -157,3 +210,13 @@ class _Push:
                 if section.create_pr and status_of(error) not in (429, 503):
                     raise  # the pull request may be open: a second one would be worse than a question
                 pause(error, wait)
+
+    def _outdated(self, head: str, there: set[str]) -> list[str]:
+        """Return what an earlier publication wrote, as the manifest there says, and this one lacks."""
+        if MANIFEST not in there:
+            return []
+        file = patiently(self.api.hf_hub_download, self.section.to, MANIFEST, revision=head)
+        earlier = Manifest.parsed(Path(file).read_bytes())
+        if earlier is None or earlier.kind != "run":
+            return []
+        return sorted((earlier.files.keys() & there) - self.contents.keys() - {GIT_ATTRIBUTES})

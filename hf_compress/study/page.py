@@ -11,12 +11,14 @@ from hf_compress.files import write_text
 from hf_compress.hub import card_facts as facts
 from hf_compress.hub.card import CARD, page_template
 from hf_compress.hub.markdown import fenced
+from hf_compress.manifest import adding
 from hf_compress.run import REPORT, report_text
 from hf_compress.study.config import Study
 from hf_compress.study.figure import draw_quality
 from hf_compress.study.table import csv_table, markdown_table, run_rows, study_report
 
 FIGURE = "figures/quality.png"
+RESULTS = ("table.md", "table.csv", CARD, REPORT, FIGURE)
 
 
 def write_results(
@@ -25,16 +27,21 @@ def write_results(
     folder: Path,
     latencies: dict[str, dict] | None = None,
 ) -> dict[str, Any]:
-    """Write `report.json`, `table.md`, `table.csv`, the figure and README.md; see `study_report` for the arguments."""
+    """Write `report.json`, `table.md`, `table.csv`, the figure and README.md; see `study_report` for the arguments.
+
+    Raises:
+        UsageError: one of them was changed by someone else since it was written.
+    """
     report = study_report(study, finished, folder, latencies)
-    draw_quality(report, folder / FIGURE)
-    for name, text in (
-        ("table.md", markdown_table(report)),
-        ("table.csv", csv_table(report)),
-        (CARD, _page(study, report, folder)),
-        (REPORT, report_text(report)),
-    ):
-        write_text(folder / name, text)
+    with adding(folder) as new:
+        draw_quality(report, new / FIGURE)
+        for name, text in (
+            ("table.md", markdown_table(report)),
+            ("table.csv", csv_table(report)),
+            (CARD, _page(study, report, folder)),
+            (REPORT, report_text(report)),
+        ):
+            write_text(new / name, text)
     return report
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,20 +10,21 @@ from typing import Any
 
 import torch
 
-from hf_compress import processes
+from hf_compress import manifest, processes
 from hf_compress.data.images import input_size
 from hf_compress.errors import CompressError, UsageError, shown
 from hf_compress.files import user_path, write_text
 from hf_compress.hub.backbone import load_backbone
 from hf_compress.hub.load import LoadedModel, load
+from hf_compress.inputs import refuse_overlap
 from hf_compress.layout import use_channels_last
 from hf_compress.measure.latency import measure_latency
 from hf_compress.pipeline import compress
 from hf_compress.recipe import Recipe
 from hf_compress.run import REPORT, Run
-from hf_compress.run_folder import comparable, differences
+from hf_compress.run_folder import RunFolder, comparable, differences, is_taken, refuse_other_work
 from hf_compress.study.config import Study
-from hf_compress.study.page import write_results
+from hf_compress.study.page import RESULTS, write_results
 from hf_compress.study.resolving import run_folder
 
 STUDY = "study.yaml"
@@ -61,9 +61,11 @@ def run_study(
     folder = user_path(output)
 
     def open_folder() -> Finished:
-        _prepare(folder, overwrite, resume)
+        _prepare(study, folder, overwrite, resume)
         finished = _finished(study, folder)
-        write_text(folder / STUDY, study.to_yaml())
+        runs = [run_folder(folder, name, seed).name for name, seed in study.jobs()]
+        with manifest.adding(folder, "study", runs) as new:
+            write_text(new / STUDY, study.to_yaml())
         return finished
 
     finished = processes.on_main(open_folder)
@@ -85,27 +87,55 @@ def run_study(
     return processes.on_main(lambda: write_results(study, finished, folder, _latencies(study, folder)))
 
 
-def _prepare(folder: Path, overwrite: bool, resume: bool) -> None:
+def _prepare(study: Study, folder: Path, overwrite: bool, resume: bool) -> None:
     """Make the folder, or see that it may be used.
 
     Raises:
-        UsageError: it holds something else, or an earlier study, and nothing says what to do with it.
+        UsageError: it holds something else, or an earlier study, and nothing says what to do with it; or it would harm
+            what the runs read.
     """
     if overwrite and resume:
         raise UsageError("--overwrite and --resume exclude each other: leave one out")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if not (folder / STUDY).is_file():
-            raise UsageError(f"output '{folder}' exists and holds no study: choose another --output")
-        if not overwrite and not resume:
-            raise UsageError(
-                f"output '{folder}' holds an earlier study: pass --resume to go on, or --overwrite to replace it"
-            )
     try:
-        if overwrite and folder.exists():
-            shutil.rmtree(folder)
+        for name in study.runs:
+            refuse_overlap(folder, study.recipe(name, study.seeds[0], folder / STUDY))  # where no other run can lie
+        if is_taken(folder) and resume:
+            manifest.refuse_other_kind(folder, "study")
+            manifest.claim(folder, [STUDY, *RESULTS])
+        elif is_taken(folder):
+            _refuse_to_replace(folder)
+            if not overwrite:
+                raise UsageError(
+                    f"output '{folder}' holds an earlier study: pass --resume to go on, or --overwrite to replace it"
+                )
+            _remove(study, folder)
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:  # the latter for a path that holds a NUL
         raise UsageError(f"output {shown(str(folder))} cannot be written: {error}") from None
+
+
+def _refuse_to_replace(folder: Path) -> None:
+    """Require that all that lies in the folder was written by the study and its runs, finished or not."""
+    manifest.refuse_to_replace(folder, "study")
+    for name in manifest.Manifest.of(folder).runs:
+        if is_taken(folder / name):
+            manifest.refuse_to_replace(folder / name, "run")
+        refuse_other_work(folder / f"{name}.partial")
+
+
+def _remove(study: Study, folder: Path) -> None:
+    """Remove what an earlier study left, unfinished runs first: another process may be at work there."""
+    runs = manifest.Manifest.of(folder).runs
+    for name in runs:
+        if (folder / f"{name}.partial").exists():
+            recipe = study.recipe(next(iter(study.runs)), study.seeds[0], folder / STUDY)
+            with RunFolder(folder / name, recipe, overwrite=True):
+                pass
+    for name in runs:
+        if (folder / name).exists():
+            manifest.remove_files(folder / name)
+            (folder / name).rmdir()
+    manifest.remove_files(folder)
 
 
 def _finished(study: Study, folder: Path) -> Finished:

@@ -17,6 +17,7 @@ from hf_compress.checkpoint.export.folding import fold_batch_norms
 from hf_compress.cli import app
 from hf_compress.errors import RunError, UsageError
 from hf_compress.hub.load import label_options
+from hf_compress.manifest import MANIFEST, record
 from hf_compress.measure.export_table import export_table
 from hf_compress.run import REPORT
 from hf_compress.students import build_registered
@@ -48,6 +49,7 @@ def folder(tmp_path_factory):
     )
     (folder / "recipe.yaml").write_text(recipe.to_yaml())
     (folder / REPORT).write_text(json.dumps({"rows": []}))
+    record(folder)
     return folder
 
 
@@ -145,7 +147,12 @@ def test_images_with_other_labels_still_check_an_export(tmp_path):
     (row,) = hf_compress.export(tmp_path / "model", "onnx", data="digits", output=tmp_path / "out")
     assert "accuracy" not in row
     assert row["max_difference"] < 1e-4
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {"model.onnx", "model.onnx.json"}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"model.onnx", "model.onnx.json", MANIFEST}
+    for name in ("model.onnx", "model.onnx.json"):
+        (tmp_path / "out" / name).write_text("years of work")
+        with pytest.raises(UsageError, match=f"{name}' would be replaced"):
+            hf_compress.export(tmp_path / "model", "onnx", data="digits", output=tmp_path / "out")
+        assert (tmp_path / "out" / name).read_text() == "years of work"
     assert "accuracy" not in [str(cell) for cell in export_table([row]).columns[0].cells]
 
 
@@ -165,7 +172,7 @@ def test_an_export_that_says_something_else_is_refused_and_removed(folder):
             hf_compress.export(folder, "wrong")
     finally:
         del RUNTIMES._entries["wrong"]
-    assert not (folder / "model.wrong").exists()
+    assert not list(folder.glob("*.wrong")) + list(folder.glob(".new*"))
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,11 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
 from hf_compress import load, save
+from hf_compress.hub.backbone import load_backbone
 from hf_compress.students import build_registered
 
 WEIGHTS, CONFIG, PROCESSOR = "model.safetensors", "config.json", "preprocessor_config.json"
+OUTSIDE = "names weights outside its own folder"
 FIRST = "resnet.embedder.embedder.convolution.weight"
 HEAD = "classifier.1.weight"
 
@@ -67,11 +69,45 @@ def sharded(folder: Path) -> None:
     (folder / WEIGHTS).unlink()
 
 
-def sharded_outside(folder: Path) -> None:
+def elsewhere(where: str, index=f"{WEIGHTS}.index.json"):
+    """Return what puts the weights in parts into another place, seen from the model, where the index names them."""
+
+    def write(folder: Path) -> None:
+        sharded(folder)
+        place = where.format(absolute=folder.parent.resolve())
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        for part in folder.glob("model-*.safetensors"):
+            part.rename(folder / place / part.name)
+        content = json.loads((folder / f"{WEIGHTS}.index.json").read_text())
+        content["weight_map"] = {name: f"{place}/{file}" for name, file in content["weight_map"].items()}
+        (folder / f"{WEIGHTS}.index.json").unlink()
+        (folder / index).write_text(json.dumps(content))
+
+    return write
+
+
+def elsewhere_by_config(folder: Path) -> None:
+    elsewhere("../apart", "mine.safetensors.index.json")(folder)
+    with_config(transformers_weights="mine.safetensors.index.json")(folder)
+
+
+def named_outside(folder: Path) -> None:
+    (folder / WEIGHTS).rename(folder.parent / WEIGHTS)
+    with_config(transformers_weights=f"../{WEIGHTS}")(folder)
+
+
+def linked(folder: Path) -> None:
+    """As the cache of the Hub keeps its files."""
+    for file in (WEIGHTS, CONFIG):
+        (folder / file).rename(folder.parent / file)
+        (folder / file).symlink_to(folder.parent / file)
+
+
+def linked_parts(folder: Path) -> None:
     sharded(folder)
-    index = json.loads((folder / f"{WEIGHTS}.index.json").read_text())
-    index["weight_map"] = {name: f"../../{file}" for name, file in index["weight_map"].items()}
-    (folder / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
+    for part in folder.glob("model-*.safetensors"):
+        part.rename(folder.parent / part.name)
+        part.symlink_to(folder.parent / part.name)
 
 
 class Owned:
@@ -151,7 +187,19 @@ CASES = {
     "a config that says no such precision": (with_config(dtype="float17"), "cannot be"),
     "sharded": (sharded, SAME),
     "sharded, a shard is gone": (lambda f: (sharded(f), without("model-00002-of-00003.safetensors")(f)), "cannot be"),
-    "sharded, outside the folder": (sharded_outside, "cannot be loaded"),
+    "sharded, beside the folder": (elsewhere(".."), OUTSIDE),
+    "sharded, by an absolute path": (elsewhere("{absolute}"), OUTSIDE),
+    "sharded, by way of a folder": (elsewhere("parts/../../apart"), OUTSIDE),
+    "sharded, by an index for pickles": (elsewhere("..", "pytorch_model.bin.index.json"), OUTSIDE),
+    "sharded, by an index that the config names": (elsewhere_by_config, OUTSIDE),
+    "weights beside the folder, that the config names": (named_outside, OUTSIDE),
+    "sharded, in a folder inside": (elsewhere("parts"), SAME),
+    "links to files elsewhere": (linked, SAME),
+    "links to parts elsewhere": (linked_parts, SAME),
+    "code from elsewhere without the flag": (
+        with_config(auto_map={"AutoConfig": "../evil.Config", "AutoModelForImageClassification": "../evil.Model"}),
+        None,
+    ),
     "an index of no JSON": (lambda f: (sharded(f), with_text("{", f"{WEIGHTS}.index.json")(f)), "cannot be loaded"),
     "weights too many": (with_weights(lambda w: {**w, "extra.weight": torch.ones(3)}), SAME),
     "a weight is gone": (with_weights(lambda w: w.pop(FIRST) is None), f"the first is '{FIRST}'"),
@@ -234,6 +282,23 @@ def test_a_folder_gives_its_model_or_is_refused(case, whole, fenced):
     assert torch.isfinite(logits).all()
     if outcome is not None:
         assert torch.allclose(logits, whole_logits, atol=outcome or 1e-6)
+
+
+@pytest.mark.parametrize("change", [elsewhere(".."), named_outside])
+def test_a_backbone_does_not_read_weights_outside_its_folder_either(change, whole, fenced):
+    shutil.copytree(whole, fenced / "model")
+    change(fenced / "model")
+    assert OUTSIDE in refusal(lambda: load_backbone("./model"))
+
+
+def test_a_model_is_not_saved_into_a_file_and_leaves_other_files_alone(whole, fenced):
+    loaded = load(str(whole))
+    Path("file").write_text("years of work")
+    assert "'file' is a file" in refusal(lambda: save(loaded.model, "file", loaded.processor))
+    Path("model").mkdir()
+    Path("model/thesis.tex").write_text("years of work")
+    save(loaded.model, "model", loaded.processor)
+    assert Path("file").read_text() == Path("model/thesis.tex").read_text() == "years of work"
 
 
 @pytest.mark.parametrize("name", NAMES)

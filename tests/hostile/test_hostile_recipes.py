@@ -201,7 +201,7 @@ OUTPUTS = {
     "a path of 10,000 characters": ("p/" * 5000, "cannot be written"),
     "NUL": ("a\0b", "cannot be written"),
     "the root": ("/", "choose another --output"),
-    "the folder itself": (".", "exists and is not a run folder"),
+    "the folder itself": (".", "is the current folder"),
     "work that is not ours": ("theirs", "is not of an unfinished run"),
     "work behind a link": ("linked", "is not of an unfinished run"),
     "a user who is not there": ("~nobody-of-that-name/run", None),

@@ -166,3 +166,36 @@ def test_a_browser_draws_and_sorts_the_page(page, tmp_path):
             assert len(picture.convert("RGB").getcolors(1 << 20)) > 50
             colours[scheme] = picture.convert("RGB").getpixel((5, 5))
     assert min(colours["light"]) > 200 > 60 > max(colours["dark"])
+
+
+THERE = {
+    "a page": (None, True),
+    "a text": ("years of work", False),
+    "another page": ("<!doctype html><title>mine</title>", False),
+    "a page of ours within": ("x" * 2000 + '<meta name="generator" content="hf-compress cards">', False),
+    "a link to a page": ("link", False),
+    "a folder": ("folder", False),
+}
+
+
+@pytest.mark.parametrize("case", THERE)
+def test_only_a_page_is_replaced_unasked(case, page, tmp_path):
+    text, replaced = THERE[case]
+    output = tmp_path / "site" / "other.html"
+    if text is None:
+        shutil.copy(page, output)
+    elif text == "link":
+        output.symlink_to(page)
+    elif text == "folder":
+        output.mkdir()
+    else:
+        output.write_text(text)
+    if replaced:
+        assert write_gallery(str(tmp_path / "runs"), output) == 4
+        return
+    before = output.is_symlink(), output.is_dir() or output.read_text()
+    with pytest.raises(UsageError, match=r"is no page of `hf-compress cards`: .*--overwrite"):
+        write_gallery(str(tmp_path / "runs"), output)
+    assert (output.is_symlink(), output.is_dir() or output.read_text()) == before
+    if not output.is_dir():
+        assert write_gallery(str(tmp_path / "runs"), output, overwrite=True) == 4

@@ -1,13 +1,19 @@
 """Publishing with the real client: what arrives, what is refused before anything is sent, and how it is sent."""
 
 import json
+import shlex
 import shutil
+from hashlib import sha256
 
 import pytest
 import yaml
 from hub_client import ALICE, BOB, same_predictions
 from hub_storage import card_metadata
 from safetensors.torch import load_file, save_file
+
+from hf_compress.errors import UsageError
+from hf_compress.hub import secrets
+from hf_compress.manifest import MANIFEST, adding
 
 
 def push(client, folder, to, *options, token=ALICE):
@@ -32,7 +38,9 @@ def test_one_commit_holds_the_folder_and_a_card_with_licence_and_origin(hub, run
     assert published.out.strip().endswith(f"published: {hub.url}/alice/small/commit/{head.oid}")
     remote = hub.files("alice/small")
     local = {p.relative_to(run_folder).as_posix(): p.read_bytes() for p in run_folder.rglob("*") if p.is_file()}
-    assert remote == local | {"README.md": remote["README.md"]}
+    assert remote == local | {name: remote[name] for name in ("README.md", MANIFEST)}
+    sent = json.loads(remote[MANIFEST])["files"]
+    assert sent == {name: [sha256(remote[name]).hexdigest()] for name in remote if name != MANIFEST}
     assert head.files["model.safetensors"].lfs
     data = card_metadata(remote["README.md"].decode())
     assert data["license"] == "apache-2.0"
@@ -68,7 +76,9 @@ def test_only_changed_files_are_sent(hub, client, copied):
     head = hub.repo("alice/changing").resolve("main")
     previous = hub.repo("alice/changing").commits[head.parent].files
     assert head.title == "Second"
-    assert {path for path in head.files if head.files[path] != previous.get(path)} <= {"report.json", "README.md"}
+    assert {path for path in head.files if head.files[path] != previous.get(path)} <= {
+        "report.json", "README.md", MANIFEST,
+    }  # fmt: skip
     assert json.loads(hub.files("alice/changing")["report.json"])["note"]
 
 
@@ -244,15 +254,197 @@ def test_wrong_options(options, says, client, run_folder):
     assert (result.code, says in result.error) == (2, True), result.error
 
 
-def test_hidden_files_stay_at_home(hub, client, copied):
+def put(name, text="mine"):
+    def change(folder):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+
+    return change
+
+
+def exported(folder):
+    with adding(folder) as new:
+        put("model.onnx")(new)
+
+
+STAYS = {
+    "notes": (put("notes.md"), "notes.md"),
+    "a key without ending": (put("id_rsa"), "id_rsa"),
+    "credentials": (put("credentials"), "credentials"),
+    "a hidden file": (put(".env", "PASSWORD=1"), ".env"),
+    "a repository": (put(".git/config"), ".git/config"),
+    "a figure of one's own": (put("figures/mine.png"), "figures/mine.png"),
+    "a hidden folder that the Hub reads": (put(".eval_results/mine.yaml"), ".eval_results/mine.yaml"),
+    "a link to a file outside": (lambda folder: (folder / "data").symlink_to("/etc/passwd"), "data"),
+    "a link to a folder outside": (lambda folder: (folder / "data").symlink_to("/etc"), "data"),
+    "a script with a token": (put("job.sh", f"HF_TOKEN={ALICE}"), "job.sh"),
+}
+GOES = {
+    "an export": (exported, (), {"model.onnx"}),
+    "a file that is named": (put("notes.md"), ("notes.md",), {"notes.md"}),
+    "a pattern": (put("notes/a/b.md"), ("notes/**",), {"notes/a/b.md"}),
+    "two patterns": (lambda folder: (put("a.md")(folder), put("b.txt")(folder)), ("a*", "*.txt"), {"a.md", "b.txt"}),
+    "a hidden file that is named": (put(".notes"), (".notes",), {".notes"}),
+}
+
+
+def test_what_no_manifest_names_stays_and_is_told(hub, client, copied):
     folder, _ = copied
-    (folder / ".env").write_text("PASSWORD=1")
-    (folder / "figures" / ".cache").mkdir(parents=True)
-    (folder / "figures" / ".cache" / "x").write_text("x")
-    (folder / "figures" / "accuracy.png").write_bytes(b"\x89PNG\0")
-    shutil.rmtree(folder / ".eval_results", ignore_errors=True)
-    (folder / ".eval_results").mkdir()
-    (folder / ".eval_results" / "digits.yaml").write_text("[]")
-    assert push(client, folder, "alice/tidy").code == 0
-    assert {"figures/accuracy.png", ".eval_results/digits.yaml"} <= set(hub.files("alice/tidy"))
-    assert not {".env", "figures/.cache/x"} & set(hub.files("alice/tidy"))
+    expected = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    for number, (change, _) in enumerate(STAYS.values()):
+        if number != 8:  # a link of the same name
+            change(folder)
+    result = push(client, folder, "alice/tidy")
+    assert result.code == 0, result.err
+    assert set(hub.files("alice/tidy")) == expected
+    (line,) = [line for line in result.out.splitlines() if line.startswith("not sent: ")]
+    assert line == f"not sent: {', '.join(sorted({name for _, name in STAYS.values()}))} (--include PATTERN sends it)"
+
+
+@pytest.mark.parametrize("case", GOES)
+def test_what_is_sent_beside_the_run(case, copied):
+    from hf_compress.hub.publish import plan
+
+    folder, _ = copied
+    before = set(plan(folder, "a/b").files)
+    change, include, names = GOES[case]
+    change(folder)
+    put(".env")(folder)
+    planned = plan(folder, "a/b", include=include)
+    assert set(planned.files) - before == names
+    assert planned.left == [".env"]
+
+
+PRIVATE_KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaA==\n"
+OTHER_TOKEN = "hf_" + "aB3" * 12
+SECRETS = {
+    "own token": (ALICE, "your access token"),
+    "somebody else's token": (OTHER_TOKEN, "an access token of the Hub"),
+    "token of an organisation": ("api_org_" + "aB3" * 12, "an access token of an organisation"),
+    "private key": (PRIVATE_KEY, "a private key"),
+    "old private key": (PRIVATE_KEY.replace("OPENSSH ", ""), "a private key"),
+    "key of GnuPG": ("-----BEGIN PGP PRIVATE KEY BLOCK-----", "a private key"),
+}
+ENDINGS = (".log", ".sh", ".toml", ".ipynb", ".bin", ".safetensors", "")
+HIDES = {
+    "at the start": lambda text: text.encode() + b"\n",
+    "within a word": lambda text: b"x" + text.encode() + b"x",
+    "in binary": lambda text: bytes(range(256)) * 9 + text.encode() + b"\0\xff",
+    "between two pieces": lambda text: b"." * (secrets.CHUNK - 10) + text.encode() + b"." * 100,
+    "in UTF-16": lambda text: text.encode("utf-16"),
+}
+
+
+@pytest.mark.parametrize("place", HIDES)
+@pytest.mark.parametrize("case", SECRETS)
+def test_a_secret_is_found_in_a_file_of_any_kind_and_not_shown(case, place, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", ALICE)
+    text, kind = SECRETS[case]
+    for ending in ENDINGS:
+        file = tmp_path / f"file{ending}"
+        file.write_bytes(HIDES[place](text))
+        for content in (file, file.read_bytes()):
+            with pytest.raises(UsageError, match=f"^'a/file' contains {kind}: remove it") as refused:
+                secrets.refuse_secrets({"harmless": b"hf_compress_manifest, hf_transfer", "a/file": content})
+            assert text not in str(refused.value)
+
+
+def test_what_is_no_secret():
+    words = (
+        b"hf_compress_manifest.json HF_TOKEN hf_hub_download -----BEGIN CERTIFICATE----- -----BEGIN PUBLIC KEY-----"
+    )
+    secrets.refuse_secrets({"words": words, "nothing": b""})
+
+
+def relinked(folder):
+    (folder / "recipe.yaml").unlink()
+    (folder / "recipe.yaml").symlink_to("/etc/passwd")
+
+
+def moved_figures(folder):
+    (folder / "figures").rename(folder.parent / "figures")
+    (folder / "figures").symlink_to(folder.parent / "figures")
+
+
+@pytest.mark.parametrize(
+    ("change", "include", "says"),
+    [
+        (relinked, (), "'recipe.yaml' is a link, or lies outside"),
+        (moved_figures, (), "is a link, or lies outside"),
+        (lambda folder: (folder / "x").symlink_to("/etc/passwd"), ("x",), "'x' is a link"),
+        (put("../beside"), ("../beside",), r"'\.\./beside' is a link, or lies outside"),
+        (put("notes.md"), ("/etc/passwd",), "'/etc/passwd' is a link, or lies outside"),
+        (put("notes/a.md"), ("notes",), "no file .* matches --include 'notes'"),
+        (put("job.sh", OTHER_TOKEN), ("*.sh",), "'job.sh' contains an access token of the Hub"),
+        (lambda folder: (folder / MANIFEST).unlink(), (), "name what to send, --include"),
+        (put(MANIFEST, "{"), (), "is damaged"),
+    ],
+)
+def test_what_refuses_to_be_published(change, include, says, copied):
+    from hf_compress.hub.publish import plan
+
+    folder, _ = copied
+    change(folder)
+    with pytest.raises(UsageError, match=says) as refused:
+        plan(folder, "a/b", include=include)
+    assert OTHER_TOKEN not in str(refused.value)
+
+
+def test_a_run_of_an_earlier_version_is_published_as_the_refusal_advises(copied):
+    from hf_compress.hub.publish import plan
+
+    folder, _ = copied
+    whole = set(plan(folder, "a/b").files)
+    (folder / MANIFEST).unlink()
+    with pytest.raises(UsageError) as refused:
+        plan(folder, "a/b")
+    words = shlex.split(str(refused.value).partition("name what to send, ")[2])
+    include = [word for word in words if word != "--include"]
+    assert set(plan(folder, "a/b", include=include).files) == whole - {".eval_results/hf-compress.yaml"}
+
+
+def test_what_an_earlier_version_wrote_and_this_one_lacks_is_removed(hub, client, copied):
+    folder, _ = copied
+    exported(folder)
+    put(".gitattributes")(folder)
+    theirs = {"notes.md": b"theirs", "model.bin": b"theirs"}
+    hub.add("alice/growing", theirs)
+    assert push(client, folder, "alice/growing", "--include", ".gitattributes").code == 0
+    (folder / "model.onnx").unlink()
+    before = commits(hub, "alice/growing")
+    result = push(client, folder, "alice/growing")
+    assert "removed there: model.onnx" in result.out
+    head = hub.repo("alice/growing").resolve("main")
+    assert "model.onnx" not in head.files
+    assert {*theirs, ".gitattributes", "model.safetensors", "README.md"} <= head.files.keys()
+    assert commits(hub, "alice/growing") == before + 1
+    assert "nothing has changed" in push(client, folder, "alice/growing").out
+
+
+@pytest.mark.parametrize(
+    ("options", "made"),
+    [
+        ((), "only the empty repository alice/failing was made"),
+        (("--revision", "v2"), "only the branch v2 of alice/failing was made"),
+        (("--revision", "v2"), "alice/failing was left as it was"),
+    ],
+)
+def test_a_failure_tells_what_was_made_before_it(options, made, hub, client, copied):
+    folder, change = copied
+    change(note=made)
+    fault = hub.fail("POST .*alice/failing/commit", status=413, times=10)
+    result = push(client, folder, "alice/failing", *options)
+    fault.times = 0
+    assert (result.code, f"{made}, and what was uploaded" in result.error) == (1, True), result.error
+
+
+def test_a_publication_that_failed_is_made_up_for_by_resume(hub, client, run_folder):
+    recipe = yaml.safe_load((run_folder / "recipe.yaml").read_text()) | {"publish": {"to": "alice/late"}}
+    file = client.folder / "late.yaml"
+    file.write_text(yaml.safe_dump(recipe))
+    shutil.copytree(run_folder, client.folder / "late")
+    for expected in ("published: ", "nothing has changed since "):
+        result = client.cli("run", file, "--output", client.folder / "late", "--resume", HF_TOKEN=ALICE)
+        assert (result.code, "nothing is left to do but to publish it" in result.out) == (0, True), result.err
+        assert expected in result.out
+    assert commits(hub, "alice/late") == 2

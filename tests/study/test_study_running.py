@@ -256,7 +256,7 @@ def test_where_a_study_may_be_written(tmp_path, copied):
             run_study(study(), copied, log=print, **options)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("years of work")
-    with pytest.raises(UsageError, match="exists and holds no study"):
+    with pytest.raises(UsageError, match=r"is not a study: it holds 'thesis\.tex'"):
         run_study(study(), tmp_path / "other", overwrite=True)
     with pytest.raises(Stop):
         run_study(study(), copied, overwrite=True, log=stopping_at("run 1 of 4: big, seed 0", []))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -24,11 +24,13 @@ from hf_compress.evaluation import load_with_data
 from hf_compress.files import user_path, write_text
 from hf_compress.hub.load import LoadedModel
 from hf_compress.layout import use_channels_last
+from hf_compress.manifest import adding, claim
 from hf_compress.measure.latency import time_in_turns
 from hf_compress.run import REPORT, report_text
 
 CHECK_IMAGES, CALIBRATION_IMAGES = 2000, 128
 BATCH, REPEATS = 32, 50
+PRECISIONS = (("float32", ""), ("int8", ".int8"))
 TOLERANCE = 0.01
 
 
@@ -70,7 +72,8 @@ def export(
         (`{"batch_1": {"p50_ms": ..., "p95_ms": ...}}`), and PyTorch's own, taken in turn with it, as `eager_latency`.
 
     Raises:
-        UsageError: an unknown runtime, one that is not installed or has no int8, or nowhere to write to.
+        UsageError: an unknown runtime, one that is not installed or has no int8, or nowhere to write to; or files of
+            these names are there that this package did not write, or that were changed since.
         RunError: a model that the runtime cannot take, or whose export does not say the same.
     """
     runtimes = {name: runtime(name) for name in ([to] if isinstance(to, str) else to)}
@@ -78,21 +81,24 @@ def export(
         if int8 and not chosen.int8:
             raise UsageError(f"{name} has no int8 here: choose onnx or executorch, or leave out --int8")
     destination = _destination(str(folder), output)
-    loaded, images, same_labels = load_with_data(str(folder), data, trust_remote_code)
-    model = _exportable(loaded)
-    targets = [
+    places = [
         Target(name, chosen, precision, destination / f"model{infix}{chosen.suffix}")
         for name, chosen in runtimes.items()
-        for precision, infix in ((("float32", ""), ("int8", ".int8")) if int8 else (("float32", ""),))
+        for precision, infix in (PRECISIONS if int8 else PRECISIONS[:1])
     ]
+    _claim(destination, places)
+    loaded, images, same_labels = load_with_data(str(folder), data, trust_remote_code)
+    model = _exportable(loaded)
     calibration = _calibration(images, loaded.processor) if int8 else []
-    for target in track(targets, "Exporting", transient=True):
-        model.calibration = calibration if target.precision == "int8" else []
-        _write(target, model)
-    rows = _checked(targets, loaded, images, same_labels)
-    for target, row in zip(targets, rows, strict=True):
-        _describe(target, model, row)
-    _add_to_report(destination / REPORT, rows)
+    with adding(destination) as new:
+        targets = [replace(place, file=new / place.file.name) for place in places]
+        for target in track(targets, "Exporting", transient=True):
+            model.calibration = calibration if target.precision == "int8" else []
+            _write(target, model)
+        rows = _checked(targets, loaded, images, same_labels)
+        for target, row in zip(targets, rows, strict=True):
+            _describe(target, model, row)
+        _add_to_report(destination, new, rows)
     return rows
 
 
@@ -100,8 +106,14 @@ def _destination(folder: str, output: str | Path | None) -> Path:
     destination = user_path(output or folder)
     if output is None and not destination.is_dir():
         raise UsageError(f"'{folder}' is not a folder to write into: pass --output")
-    destination.mkdir(parents=True, exist_ok=True)
     return destination
+
+
+def _claim(destination: Path, places: list[Target]) -> None:
+    """See before the work that all files may be written; a report gets new rows."""
+    files = [part for place in places for part in (*place.runtime.files(place.file), _beside(place.file))]
+    report = [destination / REPORT] if (destination / REPORT).exists() else []
+    claim(destination, [file.name for file in (*files, *report)])
 
 
 def _exportable(loaded: LoadedModel) -> Exportable:
@@ -160,12 +172,10 @@ def _refuse_other_answers(target: Target, row: dict[str, Any], expected: torch.T
     """An int8 file may differ, as its row says; one in float32 computes the same."""
     allowed = TOLERANCE * max(1.0, expected.abs().max().item())
     if target.precision == "float32" and not row["max_difference"] <= allowed:
-        for part in target.runtime.files(target.file):
-            part.unlink()
         raise RunError(
             f"the {target.name} export does not say the same as PyTorch: logits differ by "
             f"{row['max_difference']:.3g}, the best class is the same for {row['top1_agreement']:.1%} of the images; "
-            "the file was removed"
+            "it was not kept"
         )
 
 
@@ -177,15 +187,18 @@ def _describe(target: Target, model: Exportable, row: dict[str, Any]) -> None:
         "export": row,
         "environment": environment() | {target.name: version(target.runtime.package.partition(".")[0])},
     }
-    beside = target.file.with_name(target.file.name + ".json")
-    write_text(beside, json.dumps(description, indent=2, allow_nan=False) + "\n")
+    write_text(_beside(target.file), json.dumps(description, indent=2, allow_nan=False) + "\n")
 
 
-def _add_to_report(file: Path, rows: list[dict[str, Any]]) -> None:
+def _beside(file: Path) -> Path:
+    return file.with_name(file.name + ".json")
+
+
+def _add_to_report(folder: Path, new: Path, rows: list[dict[str, Any]]) -> None:
     """Put the rows into a run folder's report; a file that is exported again replaces its row."""
-    if not file.is_file():
+    if not (folder / REPORT).is_file():
         return
-    report = json.loads(file.read_text(encoding="utf-8"))
-    new = {row["file"] for row in rows}
-    report["exports"] = [row for row in report.get("exports", []) if row["file"] not in new] + rows
-    write_text(file, report_text(report))
+    report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    files = {row["file"] for row in rows}
+    report["exports"] = [row for row in report.get("exports", []) if row["file"] not in files] + rows
+    write_text(new / REPORT, report_text(report))
