@@ -19,6 +19,7 @@ from hf_compress.hub.origin import Origin, origin, publishable_license
 from hf_compress.hub.publish import require_login
 from hf_compress.measure.layers import layer_changes
 from hf_compress.measure.runtimes import require
+from hf_compress.permissions import permitted
 from hf_compress.recipe import Recipe
 from hf_compress.run import Run, write_run
 from hf_compress.run_folder import RunFolder
@@ -32,7 +33,14 @@ from hf_compress.teacher import as_teacher, load_teachers, train_teachers, unfol
 
 
 def compress(
-    recipe: Recipe, output: str | Path = "runs/latest", overwrite: bool = False, resume: bool = False, log=print
+    recipe: Recipe,
+    output: str | Path = "runs/latest",
+    overwrite: bool = False,
+    resume: bool = False,
+    log=print,
+    *,
+    trust_remote_code: bool = False,
+    publish: bool = False,
 ) -> Run:
     """Run a recipe.
 
@@ -42,6 +50,9 @@ def compress(
         overwrite: replace an earlier run there, and discard an unfinished one.
         resume: go on with an unfinished run of the same recipe there, if there is one; leave a finished one alone.
         log: called with one line for the user at a time.
+        trust_remote_code: run the Python code of the repositories that the recipe's models come from. A recipe that
+            asks for it is refused otherwise: it may be a stranger's.
+        publish: publish the result where the recipe's section `publish` says; likewise.
 
     Processes that a launcher started work together; the folder must be one that all of them see.
 
@@ -53,6 +64,7 @@ def compress(
         UsageError: the recipe or the folder is wrong.
         RunError: the run cannot go on. What is done stays in `<output>.partial`, for `resume`.
     """
+    recipe = permitted(recipe, trust_remote_code, publish)
     log = processes.begin(log)
     require(recipe.measure.runtimes)
     if recipe.publish is not None:
@@ -67,10 +79,8 @@ def compress(
             log(f"not what the run began with, results may differ: {', '.join(folder.new_versions)}")
         run = _work(recipe, folder, log)
     if recipe.publish is not None:
-        models = [*(recipe.teacher.members if recipe.teacher else []), recipe.student]
-        trusted = any(section.trust_remote_code for section in models)
-        options = recipe.publish.model_dump()
-        log(f"published: {processes.on_main(lambda: run.publish(**options, trust_remote_code=trusted).url)}")
+        options = recipe.publish.model_dump() | {"trust_remote_code": trust_remote_code}
+        log(f"published: {processes.on_main(lambda: run.publish(**options).url)}")
     return run
 
 

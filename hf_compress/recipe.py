@@ -46,7 +46,9 @@ class Recipe(Section):
         min_length=1, description="What is done to the student, in order: one step a list item."
     )
     measure: MeasureSection = Field(default_factory=MeasureSection)
-    publish: PublishSection | None = Field(None, description="Publish the finished run folder on the Hub.")
+    publish: PublishSection | None = Field(
+        None, description="Publish the finished run folder on the Hub; needs --publish as well."
+    )
     seed: int = Field(0, ge=0, lt=2**32)
 
     @model_validator(mode="before")
