@@ -8,10 +8,12 @@ import pytest
 import yaml
 from pydantic import BaseModel
 from refusals import ends, refusal
+from reports import report
 
 from hf_compress.config import Section, validate
 from hf_compress.recipe import Recipe
 from hf_compress.recipe_values import read_recipe
+from hf_compress.run import write_report
 from hf_compress.run_folder import RunFolder
 from hf_compress.steps import STEPS
 from hf_compress.study.config import Study
@@ -292,7 +294,7 @@ def test_a_run_folder_is_made_where_asked_or_not_at_all(case, fenced):
     def make():
         recipe = Recipe.from_dict({"teacher": "a/b", "data": "digits", "steps": ["distill"]})
         with RunFolder(output, recipe, overwrite=True) as folder:
-            return folder.finish(lambda files: (files / "report.json").write_text("{}"))
+            return folder.finish(lambda files: write_report(files / "report.json", report()))
 
     run = ends(make, says)
     for file in ("file", "full/thesis.tex", "theirs.partial/thesis.tex"):

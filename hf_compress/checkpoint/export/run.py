@@ -25,7 +25,8 @@ from hf_compress.files import user_path, write_text
 from hf_compress.hub.load import LoadedModel
 from hf_compress.layout import use_channels_last
 from hf_compress.measure.latency import time_in_turns
-from hf_compress.run import REPORT, report_text
+from hf_compress.report import read_report
+from hf_compress.run import REPORT, write_report
 
 CHECK_IMAGES, CALIBRATION_IMAGES = 2000, 128
 BATCH, REPEATS = 32, 50
@@ -185,7 +186,7 @@ def _add_to_report(file: Path, rows: list[dict[str, Any]]) -> None:
     """Put the rows into a run folder's report; a file that is exported again replaces its row."""
     if not file.is_file():
         return
-    report = json.loads(file.read_text(encoding="utf-8"))
+    report = read_report(file)
     new = {row["file"] for row in rows}
     report["exports"] = [row for row in report.get("exports", []) if row["file"] not in new] + rows
-    write_text(file, report_text(report))
+    write_report(file, report)
