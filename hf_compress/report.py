@@ -229,7 +229,7 @@ class Leak(Part):
 
 class Data(Part):
     path: Name
-    revision: Text | None = None
+    revision: Text | None
     unlabelled_revisions: list[Text | None] = []
     splits: dict[Name, Split]
     left_out: list[LeftOut] = []
@@ -332,7 +332,9 @@ def read_report(path: Path) -> dict[str, Any]:
 
 def check_report(values: Any, name: str) -> None:
     """Raise UsageError unless plain values are a report; `name` is for the sentence."""
-    form = StudyReport if isinstance(values, dict) and values.get("kind") == "study" else Report
+    if not isinstance(values, dict):
+        raise UsageError(f"'{name}' is no report of a run: it is no mapping")
+    form = StudyReport if values.get("kind") == "study" else Report
     try:
         form.model_validate(values)
     except ValidationError as error:

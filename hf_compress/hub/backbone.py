@@ -7,7 +7,7 @@ from huggingface_hub import resolve_revision
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PretrainedConfig, PreTrainedModel
 
 from hf_compress.errors import CompressError, RunError
-from hf_compress.hub.declared import refuse_huge
+from hf_compress.hub.declared import refuse_huge, refuse_huge_pictures
 from hf_compress.hub.load import LoadedModel, explained, local_folder, use_torch_momentum
 
 
@@ -41,6 +41,7 @@ def load_backbone(
         tower = getattr(config, "vision_config", config)
         _refuse_classifiers_alone(name, tower)
         processor = AutoImageProcessor.from_pretrained(source, **options)
+        refuse_huge_pictures(name, processor)
         if pretrained:
             model, info = AutoModel.from_pretrained(
                 source, config=tower, **options, dtype=torch.float32, output_loading_info=True
