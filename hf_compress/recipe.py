@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, Field, SerializeAsAny, field_validator, model_validator
 from pydantic.json_schema import models_json_schema
 
+from hf_compress.bounds import refuse_endless
 from hf_compress.config import Section, validate
 from hf_compress.errors import UsageError, shown
 from hf_compress.recipe_values import is_study, overridden, read_recipe
@@ -118,6 +119,11 @@ class Recipe(Section):
             for number, step in enumerate(self.build_steps()):
                 if step.needs_teacher:
                     raise UsageError(f"'steps.{number}' learns from a teacher: add 'teacher.model' to the recipe")
+        return self
+
+    @model_validator(mode="after")
+    def _ends(self):
+        refuse_endless(self)
         return self
 
     @model_validator(mode="after")

@@ -134,6 +134,7 @@ class DataSection(SourceSection):
     views: int | None = Field(
         None,
         ge=1,
+        le=MOST,
         description="Augmented views of an image, shown in turn, one an epoch, so that a teacher sees each only once; "
         "endlessly many when not given.",
     )

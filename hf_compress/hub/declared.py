@@ -56,8 +56,8 @@ def refuse_huge_pictures(name: str, processor: Any) -> None:
     Raises:
         RunError: there is one.
     """
-    for key in ("size", "crop_size", "pad_size"):
-        for side, number in _numbers(getattr(processor, key, None) or {}, key):
+    for key, sizes in processor.to_dict().items():
+        for side, number in _numbers(sizes, key) if key in ("size", "crop_size", "pad_size") else ():
             if number > MOST_SIDE:
                 raise RunError(
                     f"{name} cannot be loaded: its image processor makes pictures of {side} {shown(number)}, "

@@ -12,7 +12,7 @@ from refusals import ends
 from reports import SELECTION, report
 
 from hf_compress.errors import UsageError
-from hf_compress.hub.card import render_card, write_card
+from hf_compress.hub.card import render_card
 from hf_compress.hub.gallery import write_gallery
 from hf_compress.run import Run, write_report
 
@@ -159,12 +159,6 @@ def test_a_report_gives_its_card_or_is_refused(case, fenced):
     assert page.count("<h1>") == 1
 
 
-def test_figures_of_hostile_text_are_drawn(fenced):
-    written(fenced / "run", hostile)
-    write_card(fenced / "run")
-    assert len(list((fenced / "run" / "figures").glob("*.png"))) == 5
-
-
 def test_the_refusals_name_the_file(fenced):
     for name, (change, says) in (CASES | TEXTS).items():
         if says and name != "a study":
@@ -194,7 +188,7 @@ def test_a_pipe_or_an_endless_file_is_no_report(place, says, fenced):
     else:
         (fenced / "run" / "report.json").symlink_to("/dev/zero")
     with pytest.raises(UsageError, match=says):
-        write_card(fenced / "run")
+        render_card(fenced / "run")
 
 
 def test_what_a_run_writes_is_checked_as_well(tmp_path):
