@@ -17,6 +17,7 @@ from hf_compress.hub.card import write_card
 from hf_compress.hub.load import LoadedModel
 from hf_compress.hub.origin import Origin, origin, publishable_license
 from hf_compress.hub.publish import require_login
+from hf_compress.machine import in_one_sentence
 from hf_compress.measure.layers import layer_changes
 from hf_compress.measure.runtimes import require
 from hf_compress.permissions import permitted
@@ -69,7 +70,7 @@ def compress(
     require(recipe.measure.runtimes)
     if recipe.publish is not None:
         require_login()
-    with RunFolder(output, recipe, overwrite, resume) as folder:
+    with in_one_sentence(), RunFolder(output, recipe, overwrite, resume) as folder:
         if folder.finished is not None:
             log(f"'{output}' is finished: nothing is left to do")
             return folder.finished
