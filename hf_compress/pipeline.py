@@ -17,8 +17,10 @@ from hf_compress.hub.card import write_card
 from hf_compress.hub.load import LoadedModel
 from hf_compress.hub.origin import Origin, origin, publishable_license
 from hf_compress.hub.publish import require_login
+from hf_compress.machine import in_one_sentence
 from hf_compress.measure.layers import layer_changes
 from hf_compress.measure.runtimes import require
+from hf_compress.permissions import permitted
 from hf_compress.recipe import Recipe
 from hf_compress.reload_check import check_reload, some_pictures
 from hf_compress.run import Run, write_run
@@ -33,7 +35,14 @@ from hf_compress.teacher import as_teacher, load_teachers, train_teachers, unfol
 
 
 def compress(
-    recipe: Recipe, output: str | Path = "runs/latest", overwrite: bool = False, resume: bool = False, log=print
+    recipe: Recipe,
+    output: str | Path = "runs/latest",
+    overwrite: bool = False,
+    resume: bool = False,
+    log=print,
+    *,
+    trust_remote_code: bool = False,
+    publish: bool = False,
 ) -> Run:
     """Run a recipe.
 
@@ -43,6 +52,9 @@ def compress(
         overwrite: replace an earlier run there, and discard an unfinished one.
         resume: go on with an unfinished run of the same recipe there, if there is one; leave a finished one alone.
         log: called with one line for the user at a time.
+        trust_remote_code: run the Python code of the repositories that the recipe's models come from. A recipe that
+            asks for it is refused otherwise: it may be a stranger's.
+        publish: publish the result where the recipe's section `publish` says; likewise.
 
     Processes that a launcher started work together; the folder must be one that all of them see.
 
@@ -54,11 +66,12 @@ def compress(
         UsageError: the recipe or the folder is wrong.
         RunError: the run cannot go on. What is done stays in `<output>.partial`, for `resume`.
     """
+    recipe = permitted(recipe, trust_remote_code, publish)
     log = processes.begin(log)
     require(recipe.measure.runtimes)
     if recipe.publish is not None:
         require_login()
-    with RunFolder(output, recipe, overwrite, resume) as folder:
+    with in_one_sentence(), RunFolder(output, recipe, overwrite, resume) as folder:
         if folder.finished is not None:
             log(f"'{output}' is finished: nothing is left to do{' but to publish it' if recipe.publish else ''}")
             run = folder.finished
@@ -66,10 +79,8 @@ def compress(
             _log_resumed(folder, output, log)
             run = _work(recipe, folder, log)
     if recipe.publish is not None:
-        models = [*(recipe.teacher.members if recipe.teacher else []), recipe.student]
-        trusted = any(section.trust_remote_code for section in models)
-        options = recipe.publish.model_dump()
-        log(processes.on_main(lambda: str(run.publish(**options, trust_remote_code=trusted))))
+        options = recipe.publish.model_dump() | {"trust_remote_code": trust_remote_code}
+        log(processes.on_main(lambda: str(run.publish(**options))))
     return run
 
 

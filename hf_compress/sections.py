@@ -17,7 +17,9 @@ class ModelSection(Section):
 
     model: str = Field(description="Hub id, folder, `timm/...`, or a name that `hf-compress students` lists.")
     revision: str | None = Field(None, description="Branch, tag or commit of the Hub repository.")
-    trust_remote_code: bool = Field(False, description="Run the Python code that the repository contains.")
+    trust_remote_code: bool = Field(
+        False, description="Run the Python code that the repository contains; needs --trust-remote-code as well."
+    )
     width: float = Field(1.0, gt=0, le=64, description="Width multiplier of a registered architecture.")
     image_size: int | None = Field(
         None, ge=8, le=8192, description="Input size in pixels of a registered architecture."
@@ -132,6 +134,7 @@ class DataSection(SourceSection):
     views: int | None = Field(
         None,
         ge=1,
+        le=MOST,
         description="Augmented views of an image, shown in turn, one an epoch, so that a teacher sees each only once; "
         "endlessly many when not given.",
     )

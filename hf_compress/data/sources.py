@@ -23,6 +23,7 @@ from hf_compress.data.images import IGNORED_LABEL, decode
 from hf_compress.data.local import load_folder
 from hf_compress.errors import RunError, UsageError, shown
 from hf_compress.files import user_path
+from hf_compress.machine import kind_of
 from hf_compress.sections import SourceSection
 
 ENCODED = ("binary", "string", "large_binary", "large_string")  # bytes or paths of images
@@ -169,6 +170,8 @@ def read_pictures(
             content = Path(picture["path"]).read_bytes() if picture["bytes"] is None else picture["bytes"]
             return hashlib.sha256(content).digest(), decode({"bytes": content, "path": None})
         except Exception as error:  # a damaged file makes Pillow raise anything
+            if kind_of(error) is not None:
+                raise
             return f"{(picture or {}).get('path') or 'a picture'} ({error or type(error).__name__})"
 
     pictures = rows.select_columns(column)

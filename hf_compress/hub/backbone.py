@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from hf_compress.errors import CompressError, RunError
-from hf_compress.hub.declared import refuse_huge
+from hf_compress.hub.declared import refuse_huge, refuse_huge_pictures
 from hf_compress.hub.load import LoadedModel, explained, local_folder, use_torch_momentum
 from hf_compress.hub.shards import refuse_outside
 
@@ -49,6 +49,7 @@ def load_backbone(
         tower = getattr(config, "vision_config", config)
         _refuse_classifiers_alone(name, tower)
         processor = AutoImageProcessor.from_pretrained(source, **options)
+        refuse_huge_pictures(name, processor)
         if pretrained:
             refuse_outside(name, source, config, options["revision"])
             model, info = AutoModel.from_pretrained(

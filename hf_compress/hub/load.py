@@ -29,7 +29,8 @@ from transformers import (
 
 from hf_compress.errors import CompressError, RunError, UsageError
 from hf_compress.files import user_path
-from hf_compress.hub.declared import refuse_huge
+from hf_compress.hub.declared import refuse_huge, refuse_huge_pictures
+from hf_compress.hub.failures import limit_waits
 from hf_compress.hub.head import permute_classes, renew_head
 from hf_compress.hub.shards import refuse_outside
 from hf_compress.labels import label_names, label_options, numbered, positions, set_labels
@@ -86,6 +87,7 @@ def load(
         UsageError: the id or folder does not exist, or needs `trust_remote_code`.
         RunError: the repository is gated or out of reach, or holds no image classifier.
     """
+    limit_waits()
     folder = local_folder(name)
     source = folder or name
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -96,6 +98,7 @@ def load(
         config = AutoConfig.from_pretrained(source, **options)
         _refuse_other_tasks(name, config)
         processor = AutoImageProcessor.from_pretrained(source, **options)
+        refuse_huge_pictures(name, processor)
         known = label_names(config)
         wanted = {} if labels is None or len(labels) == len(known) else label_options(labels)
         if pretrained:
@@ -164,6 +167,9 @@ def local_folder(name: str) -> str | None:
     if os.path.isdir(path):
         if not (path / "config.json").is_file():
             raise UsageError(f"folder '{name}' has no config.json: give a folder in Hub form")
+        for place in sorted(path.iterdir()):
+            if place.exists() and not (place.is_file() or place.is_dir()):
+                raise UsageError(f"'{place.name}' in folder '{name}' is no regular file: remove the pipe or device")
         return str(path)
     if name.startswith(("/", ".", "~")):
         raise UsageError(f"there is no model folder '{name}'")
@@ -235,6 +241,11 @@ def explained(name: str, error: Exception) -> CompressError:
         return UsageError(f"{name} has no such revision: check 'revision'")
     if caused_by(RepositoryNotFoundError, HFValidationError):
         return UsageError(f"there is no model '{name}' on the Hub or as a folder: check the id, or log in if private")
+    if "weights_only" in text or "Unpickl" in text:
+        return RunError(
+            f"{name} cannot be loaded: its weights are a pickle that holds more than tensors, which could run code; "
+            "have it saved as model.safetensors by someone you trust"
+        )
     if "trust_remote_code" in text:
         return UsageError(f"{name} contains its own Python code: read it, then pass --trust-remote-code")
     unreachable = (OfflineModeIsEnabled, LocalEntryNotFoundError, RevisionResolutionError, ConnectionError)
