@@ -10,7 +10,6 @@ from typing import Any
 from hf_compress.data import ImageData
 from hf_compress.data.images import example_input
 from hf_compress.hub.load import LoadedModel
-from hf_compress.layout import use_channels_last
 from hf_compress.measure.cost import cost
 from hf_compress.measure.features import FeatureQuality
 from hf_compress.measure.latency import measure_latency
@@ -44,11 +43,7 @@ class Stages:
         self.remarks: list[str] = []
 
     def add(self, stage: str, loaded: LoadedModel, details: dict[str, Any] | None = None) -> None:
-        """Measure quality and cost of a model on the test images.
-
-        The layout of its weights is the same afterwards whether it was measured now or before an interruption.
-        """
-        use_channels_last(loaded.model)
+        """Measure quality and cost of a model on the test images."""
         image = example_input(loaded.processor)
         measured = self.units.value(
             f"measure {stage}", lambda: {**self.quality(loaded), "cost": cost(loaded.model, image)}

@@ -27,6 +27,7 @@ from hf_compress.data.images import IGNORED_LABEL, batches, spread
 from hf_compress.errors import Diverged, RunError, UsageError
 from hf_compress.hub.load import LoadedModel
 from hf_compress.layout import use_channels_last
+from hf_compress.looking import same_config, same_random_state, twin
 from hf_compress.measure.detail import by_class, reliability
 from hf_compress.measure.quality import quality
 from hf_compress.memory import in_fitting_batches
@@ -46,8 +47,8 @@ class CompressionTrainer(Trainer):
     """transformers' Trainer with one change: the training loss may compare the outputs with a teacher's.
 
     Args:
-        teacher: frozen model that sees `teacher_pixel_values`, or `pixel_values` where a batch has no own view for it;
-            not needed where batches hold its logits as `teacher_outputs`.
+        teacher: model that sees `teacher_pixel_values`, or `pixel_values` where a batch has no own view for it;
+            not needed where batches hold its logits as `teacher_outputs`. A twin of it is asked: it stays as it is.
         loss_config: names the distillation losses and their options; None trains with cross-entropy alone.
         compile: train with compiled models; evaluation stays eager.
 
@@ -63,15 +64,15 @@ class CompressionTrainer(Trainer):
         compile: bool = False,
         **kwargs: Any,
     ):
-        super().__init__(*args, **kwargs)
+        with same_config(kwargs["model"] if "model" in kwargs else next(iter(args), None)):
+            super().__init__(*args, **kwargs)
         self.in_training = cache(compiled) if compile else lambda model: model
         self.model_accepts_loss_kwargs = False
-        self.teacher = teacher
+        self.teacher = None if teacher is None else twin(teacher).to(self.args.device)
         self.criterion = Criterion(loss_config) if loss_config is not None else None
         if self.criterion is not None:
             self.add_callback(ClearGradients(self.criterion))
-        if teacher is not None:
-            self.teacher.requires_grad_(False).eval().to(self.args.device)
+        if self.teacher is not None:
             use_channels_last(self.teacher)
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
@@ -341,13 +342,14 @@ def _predict(
         label_names=["labels"],
         report_to="none",
     )
-    progress = EvaluationProgress()
-    trainer = CompressionTrainer(model=model, args=arguments, data_collator=Collator(processor), callbacks=[progress])
-    trainer.remove_callback(PrinterCallback)
+    model, progress = twin(model), EvaluationProgress()
     use_channels_last(model)
-    with progress.bar:
+    with same_random_state(), progress.bar:
+        trainer = CompressionTrainer(
+            model=model, args=arguments, data_collator=Collator(processor), callbacks=[progress]
+        )
+        trainer.remove_callback(PrinterCallback)
         output = trainer.predict(images.without_augmentation())
-    model.to("cpu")
     return Predictions(torch.tensor(output.predictions), torch.tensor(output.label_ids))
 
 

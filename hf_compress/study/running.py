@@ -17,7 +17,6 @@ from hf_compress.errors import CompressError, UsageError, shown
 from hf_compress.files import user_path, write_text
 from hf_compress.hub.backbone import load_backbone
 from hf_compress.hub.load import LoadedModel, load
-from hf_compress.layout import use_channels_last
 from hf_compress.measure.latency import measure_latency
 from hf_compress.pipeline import compress
 from hf_compress.recipe import Recipe
@@ -178,6 +177,4 @@ def _latencies(study: Study, folder: Path) -> dict[str, dict[str, dict[str, floa
 
 def _load(folder: Path, recipe: Recipe) -> LoadedModel:
     trusted = any(section and section.trust_remote_code for section in (recipe.teacher, recipe.student))
-    loaded = (load_backbone if recipe.task == "features" else load)(str(folder), trust_remote_code=trusted)
-    use_channels_last(loaded.model)
-    return loaded
+    return (load_backbone if recipe.task == "features" else load)(str(folder), trust_remote_code=trusted)

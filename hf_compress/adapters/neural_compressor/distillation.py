@@ -11,13 +11,14 @@ from transformers.utils import ModelOutput
 
 from hf_compress.adapters.neural_compressor.configs import DistillConfig
 from hf_compress.errors import UsageError
+from hf_compress.looking import twin
 from hf_compress.steps.distillation.config import LOSSES
 
 STATE = "hf_compress_distillation"
 
 
 class Distillation:
-    """Runs the teacher after every forward pass in training, on the same inputs, and has the loss.
+    """Runs a twin of the teacher after every forward pass in training, on the same inputs, and has the loss.
 
     An output of transformers gets the distillation loss as its `loss`, so a loop that trains with `outputs.loss`
     distils; for other models, or where the labels are not given to the model, `loss` is called.
@@ -28,7 +29,7 @@ class Distillation:
             raise UsageError("the model is prepared for distillation already: convert it first")
         self.section = config.section()
         self.function = LOSSES.get(self.section.loss)
-        self.teacher = config.teacher().requires_grad_(False).eval()
+        self.teacher = twin(config.teacher())
         self.teacher_logits: Tensor | None = None
         self.hook = model.register_forward_hook(self._after_forward, with_kwargs=True)
         setattr(model, STATE, self)

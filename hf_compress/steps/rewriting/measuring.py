@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from rich.progress import track
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from hf_compress.checkpoint.rewrites import Rewritten
 from hf_compress.measure.cost import count_parameters
+from hf_compress.measure.macs import counting_macs
 
 
 @dataclass(eq=False)
@@ -137,6 +137,6 @@ def _observed(modules: Iterable[nn.Module], look: Callable[[nn.Module, Tensor, T
 
 
 def _macs(layer: Callable[[Tensor], Tensor], read: Tensor) -> int:
-    with FlopCounterMode(display=False) as counter:
+    with counting_macs() as counter:
         layer(read)
-    return counter.get_total_flops() // 2
+    return counter.macs
