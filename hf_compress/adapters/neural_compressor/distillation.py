@@ -29,7 +29,8 @@ class Distillation:
             raise UsageError("the model is prepared for distillation already: convert it first")
         self.section = config.section()
         self.function = LOSSES.get(self.section.loss)
-        self.teacher = twin(config.teacher())
+        self.original = config.teacher()
+        self.teacher = twin(self.original)
         self.teacher_logits: Tensor | None = None
         self.hook = model.register_forward_hook(self._after_forward, with_kwargs=True)
         setattr(model, STATE, self)
@@ -66,7 +67,7 @@ class Distillation:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Distillation:
         """Copies of the model share the teacher."""
-        memo[id(self.teacher)] = self.teacher
+        memo |= {id(shared): shared for shared in (self.original, self.teacher)}
         copied = memo[id(self)] = copy.copy(self)
         copied.hook = copy.deepcopy(self.hook, memo)
         return copied
