@@ -18,7 +18,7 @@ from hf_compress.data.images import batches, input_size, spread
 from hf_compress.errors import RunError
 from hf_compress.evaluation import load_with_data
 from hf_compress.files import user_path, whole_file
-from hf_compress.measure.quality import quality
+from hf_compress.measure.quality import accuracy
 from hf_compress.steps.pruning.channels import ChannelPruner
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.shares import COLUMNS
@@ -91,8 +91,8 @@ def sensitivity(
     for part, size, ratio, prune in track(trials, "Measuring sensitivity", transient=True):
         trial = copy.deepcopy(loaded.model)
         prune(trial)
-        accuracy = _accuracy(trial, inputs)
-        measurements.append(Measurement(part, size, ratio, accuracy, baseline - accuracy))
+        found = _accuracy(trial, inputs)
+        measurements.append(Measurement(part, size, ratio, found, baseline - found))
     folder = user_path(output)
     folder.mkdir(parents=True, exist_ok=True)
     _write(measurements, folder / "sensitivity.csv")
@@ -125,7 +125,7 @@ def _weight_trials(model, config: PruneConfig, ratios: Sequence[float]) -> Itera
 def _accuracy(model: PreTrainedModel, inputs: list[dict[str, Tensor]]) -> float:
     with torch.inference_mode():
         logits = torch.cat([model.eval()(pixel_values=batch["pixel_values"]).logits for batch in inputs])
-    return quality(logits, torch.cat([batch["labels"] for batch in inputs]))["accuracy"]
+    return accuracy(logits, torch.cat([batch["labels"] for batch in inputs]))["accuracy"]
 
 
 def _write(measurements: list[Measurement], file: Path) -> None:

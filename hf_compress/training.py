@@ -29,7 +29,7 @@ from hf_compress.hub.load import LoadedModel
 from hf_compress.layout import use_channels_last
 from hf_compress.looking import same_config, same_random_state, twin
 from hf_compress.measure.detail import by_class, reliability
-from hf_compress.measure.quality import quality
+from hf_compress.measure.quality import accuracy, quality
 from hf_compress.memory import in_fitting_batches
 from hf_compress.progress import EvaluationProgress, TrainingProgress
 from hf_compress.resumable import Attempts, Resumable
@@ -242,7 +242,7 @@ def train(
         data_collator=Collator(context.processor, live.processor if live else None),
         train_dataset=images,
         eval_dataset=data.validation,
-        compute_metrics=lambda output: quality(torch.tensor(output.predictions), torch.tensor(output.label_ids)),
+        compute_metrics=lambda output: accuracy(torch.tensor(output.predictions), torch.tensor(output.label_ids)),
         callbacks=[HoldMasks(sparse), ShowEpoch(images)],
         teacher=live.model if live else None,
         loss_config=config if teacher else None,

@@ -89,13 +89,12 @@ def measure_output_errors(model: PreTrainedModel, candidates: list[Candidate], i
 
 
 def measure_logits_errors(
-    model: PreTrainedModel, candidates: list[Candidate], images: list[Tensor], expected: Tensor
+    model: PreTrainedModel, candidates: list[Candidate], images: Iterable[Tensor], expected: Tensor
 ) -> None:
-    """Fill the error of the logits that every candidate alone brings about; `expected` begins with the old logits."""
+    """Fill the error of the logits that every candidate alone brings about; `expected` are the old ones."""
     for candidate in track(candidates, "Trying layers", transient=True):
         candidate.put_into(model, candidate.new)
-        found = logits(model, images)
-        candidate.logits_error = relative_error(found, expected[: len(found)])
+        candidate.logits_error = relative_error(logits(model, images), expected)
         candidate.put_into(model, candidate.old)
 
 
@@ -109,7 +108,7 @@ def samples(model: PreTrainedModel, module: nn.Module, images: list[Tensor]) -> 
         seen.clear()
 
 
-def logits(model: PreTrainedModel, images: list[Tensor]) -> Tensor:
+def logits(model: PreTrainedModel, images: Iterable[Tensor]) -> Tensor:
     """Return the logits for batches of images."""
     with torch.no_grad():
         return torch.cat([model(pixel_values=batch).logits for batch in images])
