@@ -28,10 +28,12 @@ def same_config(model: nn.Module | None) -> Iterator[None]:
     """Undo what is written into a model's config in a `with` block: the Trainer leaves `use_cache` in it."""
     config = getattr(model, "config", None)
     values = None if config is None else dict(vars(config))
-    yield
-    if config is not None:
-        vars(config).clear()
-        vars(config).update(values)
+    try:
+        yield
+    finally:
+        if config is not None:
+            vars(config).clear()
+            vars(config).update(values)
 
 
 @contextmanager

@@ -19,8 +19,8 @@ def fold_batch_norms(model: nn.Module, image: Tensor) -> nn.Module:
         image: one input, shape (1, 3, height, width).
 
     Returns:
-        The copy, in eval mode. Where folding moved its logits, because something else reads a convolution's output too, nothing
-        is folded.
+        The copy, in eval mode. Where folding moved its logits, because something else reads a convolution's output
+        too, nothing is folded.
     """
     model = copy.deepcopy(model).eval()
     folded = copy.deepcopy(model)
