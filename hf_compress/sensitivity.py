@@ -19,7 +19,7 @@ from hf_compress.errors import RunError
 from hf_compress.evaluation import load_with_data
 from hf_compress.files import user_path, whole_file
 from hf_compress.manifest import adding, claim
-from hf_compress.measure.quality import quality
+from hf_compress.measure.quality import accuracy
 from hf_compress.steps.pruning.channels import ChannelPruner
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.shares import COLUMNS
@@ -95,8 +95,8 @@ def sensitivity(
     for part, size, ratio, prune in track(trials, "Measuring sensitivity", transient=True):
         trial = copy.deepcopy(loaded.model)
         prune(trial)
-        accuracy = _accuracy(trial, inputs)
-        measurements.append(Measurement(part, size, ratio, accuracy, baseline - accuracy))
+        found = _accuracy(trial, inputs)
+        measurements.append(Measurement(part, size, ratio, found, baseline - found))
     with adding(folder) as new:
         _write(measurements, new / "sensitivity.csv")
         _draw(measurements, baseline, new / "sensitivity.png")
@@ -128,7 +128,7 @@ def _weight_trials(model, config: PruneConfig, ratios: Sequence[float]) -> Itera
 def _accuracy(model: PreTrainedModel, inputs: list[dict[str, Tensor]]) -> float:
     with torch.inference_mode():
         logits = torch.cat([model.eval()(pixel_values=batch["pixel_values"]).logits for batch in inputs])
-    return quality(logits, torch.cat([batch["labels"] for batch in inputs]))["accuracy"]
+    return accuracy(logits, torch.cat([batch["labels"] for batch in inputs]))["accuracy"]
 
 
 def _write(measurements: list[Measurement], file: Path) -> None:

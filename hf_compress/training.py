@@ -28,8 +28,9 @@ from hf_compress.errors import Diverged, RunError, UsageError
 from hf_compress.hub.load import LoadedModel
 from hf_compress.labels import labels_of, order_of, reordered
 from hf_compress.layout import use_channels_last
+from hf_compress.looking import same_config, same_random_state, twin
 from hf_compress.measure.detail import by_class, reliability
-from hf_compress.measure.quality import quality
+from hf_compress.measure.quality import accuracy, answered_right, quality
 from hf_compress.memory import in_fitting_batches
 from hf_compress.progress import EvaluationProgress, TrainingProgress
 from hf_compress.resumable import Attempts, Resumable
@@ -47,8 +48,8 @@ class CompressionTrainer(Trainer):
     """transformers' Trainer with one change: the training loss may compare the outputs with a teacher's.
 
     Args:
-        teacher: frozen model that sees `teacher_pixel_values`, or `pixel_values` where a batch has no own view for it;
-            not needed where batches hold its logits as `teacher_outputs`.
+        teacher: model that sees `teacher_pixel_values`, or `pixel_values` where a batch has no own view for it;
+            not needed where batches hold its logits as `teacher_outputs`. A twin of it is asked: it stays as it is.
         teacher_labels: class names in the order of the teacher's logits; those of its config when not given.
         loss_config: names the distillation losses and their options; None trains with cross-entropy alone.
         compile: train with compiled models; evaluation stays eager.
@@ -70,10 +71,11 @@ class CompressionTrainer(Trainer):
         compile: bool = False,
         **kwargs: Any,
     ):
-        super().__init__(*args, **kwargs)
+        with same_config(kwargs["model"] if "model" in kwargs else next(iter(args), None)):
+            super().__init__(*args, **kwargs)
         self.in_training = cache(compiled) if compile else lambda model: model
         self.model_accepts_loss_kwargs = False
-        self.teacher = teacher
+        self.teacher = None if teacher is None else twin(teacher).to(self.args.device)
         self.criterion = Criterion(loss_config) if loss_config is not None else None
         if self.criterion is not None:
             self.add_callback(ClearGradients(self.criterion))
@@ -81,8 +83,7 @@ class CompressionTrainer(Trainer):
         self.teacher_order = (
             order_of(teacher_labels or labels_of(teacher), labels_of(self.model)) if compares else None
         )
-        if teacher is not None:
-            self.teacher.requires_grad_(False).eval().to(self.args.device)
+        if self.teacher is not None:
             use_channels_last(self.teacher)
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
@@ -254,7 +255,7 @@ def train(
         data_collator=Collator(context.processor, live.processor if live else None),
         train_dataset=images,
         eval_dataset=data.validation,
-        compute_metrics=lambda output: quality(torch.tensor(output.predictions), torch.tensor(output.label_ids)),
+        compute_metrics=lambda output: accuracy(torch.tensor(output.predictions), torch.tensor(output.label_ids)),
         callbacks=[HoldMasks(sparse), ShowEpoch(images)],
         teacher=live.model if live else None,
         teacher_labels=teacher.label_names if teacher else None,
@@ -355,13 +356,14 @@ def _predict(
         label_names=["labels"],
         report_to="none",
     )
-    progress = EvaluationProgress()
-    trainer = CompressionTrainer(model=model, args=arguments, data_collator=Collator(processor), callbacks=[progress])
-    trainer.remove_callback(PrinterCallback)
+    model, progress = twin(model), EvaluationProgress()
     use_channels_last(model)
-    with progress.bar:
+    with same_random_state(), progress.bar:
+        trainer = CompressionTrainer(
+            model=model, args=arguments, data_collator=Collator(processor), callbacks=[progress]
+        )
+        trainer.remove_callback(PrinterCallback)
         output = trainer.predict(images.without_augmentation())
-    model.to("cpu")
     return Predictions(torch.tensor(output.predictions), torch.tensor(output.label_ids))
 
 
@@ -375,10 +377,12 @@ def evaluate_in_detail(loaded: LoadedModel, data: ImageData, split: str) -> dict
     """Return the parts of a report's row that tell how well a model classifies one split.
 
     Returns:
-        `quality`, and where the logits are finite `classes` and `reliability`: see `measure.detail`.
+        `quality`, and where the logits are finite `classes` and `reliability`: see `measure.detail`. And `right`,
+        which no report holds: for each labelled image whether it was answered right.
     """
     output = predict(loaded.model, loaded.processor, data.splits[split], data.workers)
-    result: dict[str, Any] = {"quality": quality(output.logits, output.labels)}
+    right = answered_right(output.logits, output.labels).int().tolist()
+    result: dict[str, Any] = {"quality": quality(output.logits, output.labels), "right": {"accuracy": right}}
     if result["quality"] and output.logits.isfinite().all():
         result["classes"] = by_class(output.logits, output.labels)
         result["reliability"] = reliability(output.logits, output.labels)

@@ -224,8 +224,13 @@ class Collator:
 
 def spread(split: ImageSplit, count: int) -> torch.utils.data.Subset:
     """Return at most `count` images, spread evenly over a split, without augmentation."""
-    step = max(1, len(split) // count)
-    return torch.utils.data.Subset(split.without_augmentation(), range(0, len(split), step)[:count])
+    return torch.utils.data.Subset(split.without_augmentation(), evenly_spread(len(split), count))
+
+
+def evenly_spread(total: int, count: int) -> list[int]:
+    """Return at most `count` of the indices 0 .. total - 1, each in the middle of its share of them."""
+    count = min(total, count)
+    return [(2 * part + 1) * total // (2 * count) for part in range(count)]
 
 
 def batches(images: torch.utils.data.Dataset, processor, size: int) -> torch.utils.data.DataLoader:

@@ -17,7 +17,6 @@ from hf_compress.files import user_path, write_text
 from hf_compress.hub.backbone import load_backbone
 from hf_compress.hub.load import LoadedModel, load
 from hf_compress.inputs import refuse_overlap
-from hf_compress.layout import use_channels_last
 from hf_compress.measure.latency import measure_latency
 from hf_compress.permissions import permitted
 from hf_compress.pipeline import compress
@@ -216,6 +215,4 @@ def _latencies(study: Study, folder: Path, trusted: bool) -> dict[str, dict[str,
 
 
 def _load(folder: Path, task: str, trusted: bool) -> LoadedModel:
-    loaded = (load_backbone if task == "features" else load)(str(folder), trust_remote_code=trusted)
-    use_channels_last(loaded.model)
-    return loaded
+    return (load_backbone if task == "features" else load)(str(folder), trust_remote_code=trusted)

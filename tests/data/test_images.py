@@ -4,6 +4,7 @@ import io
 import struct
 import sys
 import zlib
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 from transformers import ViTImageProcessor
 
 from hf_compress.data.augmentation import RandomShift, build_augmentation
-from hf_compress.data.images import Collator, decode
+from hf_compress.data.images import Collator, decode, evenly_spread
 
 
 def stored(image, kind="PNG", **options):
@@ -197,3 +198,21 @@ def test_a_shift_moves_the_picture_and_mirrors_the_edge():
 
 def test_standard_views_have_the_wanted_size():
     assert build_augmentation("standard", (24, 32))(torch.zeros(3, 50, 40, dtype=torch.uint8)).shape == (3, 24, 32)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 64, 256, 2048])
+def test_images_are_taken_evenly_from_a_whole_split(count):
+    for total in [*range(1, 40), 255, 256, 257, 500, 511, 512, 2047, 50_000]:
+        chosen = evenly_spread(total, count)
+        gaps = [after - before for before, after in pairwise([-1, *chosen, total])]
+        inner = gaps[1:-1] or [total]
+        assert len(chosen) == min(total, count)
+        assert min(gaps) > 0 and max(inner) - min(inner) <= 1
+        assert max(gaps[0], gaps[-1]) <= max(inner)
+        assert abs(gaps[0] - gaps[-1]) <= 1
+
+
+def test_half_of_a_sorted_split_has_every_class_alike():
+    labels = [label for label in range(10) for _ in range(50)]
+    counts = [sum(labels[index] == label for index in evenly_spread(500, 256)) for label in range(10)]
+    assert all(count in (25, 26) for count in counts)

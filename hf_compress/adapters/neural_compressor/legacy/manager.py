@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hf_compress.adapters.neural_compressor.legacy.configs import DistillationCo
 from hf_compress.adapters.neural_compressor.legacy.pruner import Pruner
 from hf_compress.errors import UsageError
 from hf_compress.labels import labels_of, order_of, reordered
+from hf_compress.looking import twin
 
 Config = WeightPruningConfig | DistillationConfig
 
@@ -33,10 +35,13 @@ class CallBacks:
         self.distillation = distillation
         self.order = order
 
+    @cached_property
+    def teacher(self) -> nn.Module:
+        """A twin of the teacher, made when it is first asked, on the device where the loop has put it by then."""
+        return twin(self.distillation.teacher_model)
+
     def on_train_begin(self, dataloader: Any = None) -> None:
-        """Begin; `dataloader` is not used."""
-        if self.distillation is not None:
-            self.distillation.teacher_model.eval()
+        """Do nothing."""
 
     def on_epoch_begin(self, epoch: int) -> None:
         """Do nothing, as before."""
@@ -64,7 +69,7 @@ class CallBacks:
         if not distance:
             return student_loss
         if teacher_output is None:
-            teacher_output = _forward(self.distillation.teacher_model, input)
+            teacher_output = _forward(self.teacher, input)
         student = logits_of(student_output) / loss.temperature
         teacher = reordered(logits_of(teacher_output), self.order) / loss.temperature
         distillation_loss = _distance(loss.loss_types[1], student, teacher) * loss.temperature**2
