@@ -73,8 +73,10 @@ def unpruned_scores(name: str, weight: Tensor, config: PruneConfig) -> Tensor:
     dim = config.dim
     scores = CRITERIA.get(config.importance)(weight, dim, config.n)
     require_finite(scores, config.importance, name)
+    if torch.count_nonzero(weight) == weight.numel():
+        return scores
     gone = weight == 0 if dim is None else (weight.transpose(0, dim).flatten(1) == 0).all(dim=1)
-    return scores.masked_fill(gone, -torch.inf) if gone.any() else scores
+    return scores.masked_fill(gone, -torch.inf)
 
 
 def sparsity(weights: dict[str, nn.Parameter]) -> float:
