@@ -9,9 +9,11 @@ from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
 from hf_compress import processes
+from hf_compress.batching import require_pairs
 from hf_compress.chain import build_assistants, teach_assistants
 from hf_compress.checkpoint import is_compressed
-from hf_compress.data import load_data
+from hf_compress.config import TrainingConfig
+from hf_compress.data import ImageData, load_data
 from hf_compress.environment import environment
 from hf_compress.hub.card import write_card
 from hf_compress.hub.load import LoadedModel
@@ -26,6 +28,7 @@ from hf_compress.reload_check import check_reload, some_pictures
 from hf_compress.run import Run, write_run
 from hf_compress.run_folder import RunFolder
 from hf_compress.seeds import Seeds
+from hf_compress.selection.config import AUTO
 from hf_compress.selection.select import select_student
 from hf_compress.stages import Stages, quality_measure
 from hf_compress.steps.base import Context
@@ -107,6 +110,7 @@ def _work(recipe: Recipe, folder: RunFolder, log) -> Run:
         unlabelled=data.facts["unlabelled_revisions"],
         teacher=[teacher.commit for teacher in teachers],
     )
+    _require_pairs(recipe, data, teachers)
     teachers, training_details = train_teachers(recipe, teachers, data, seeds.teachers, folder.units, log)
     teacher = as_teacher(teachers, data)
     quality = quality_measure(recipe, data, teacher)
@@ -170,6 +174,21 @@ def _work(recipe: Recipe, folder: RunFolder, log) -> Run:
         write_card(files)
 
     return folder.finish(write)
+
+
+def _require_pairs(recipe: Recipe, data: ImageData, teachers: list[LoadedModel]) -> None:
+    """Refuse trainings on single images that batch norms cannot learn from, before the first one begins."""
+    for teacher, section in zip(teachers, recipe.teacher.members if recipe.teacher else [], strict=True):
+        if section.finetune is not None:
+            require_pairs(teacher.model, data.training, section.finetune.batch_size)
+    configs = [config for step in recipe.steps for config in step.values()]
+    trainings = [each for config in configs for each in (config, getattr(config, "recovery", None))]
+    least = min((each.batch_size for each in trainings if isinstance(each, TrainingConfig)), default=2)
+    if min(least, len(data.with_unlabelled)) == 1 and recipe.student.model != AUTO:
+        student = build_student(
+            recipe.student, data.label_names, next(iter(teachers), None), headless=recipe.task == "features"
+        )
+        require_pairs(student.model, data.with_unlabelled, least)
 
 
 def _origins(

@@ -22,6 +22,7 @@ from hf_compress.manifest import adding, claim
 from hf_compress.measure.quality import accuracy
 from hf_compress.steps.pruning.channels import ChannelPruner
 from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.planning import least_important
 from hf_compress.steps.pruning.shares import COLUMNS
 from hf_compress.steps.pruning.weights import prunable_weights, prune_weights
 
@@ -107,7 +108,7 @@ def _channel_trials(model, image: Tensor, config: PruneConfig, ratios: Sequence[
     pruner = ChannelPruner(model, image, config, set())
     groups = pruner.groups(model)
     for group in groups:
-        order = group.scores(model, config).argsort().tolist()
+        order = least_important(group.scores(model, config), group.units)
         for ratio in ratios:
             units = order[: min(round(ratio * group.units), group.units - 1)]
             if units:

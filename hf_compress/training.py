@@ -15,15 +15,18 @@ from rich.progress import track
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, Subset
 from transformers import BaseImageProcessor, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import TrainOutput, has_length
 
 from hf_compress.allocator import freed_memory_kept
+from hf_compress.batching import require_pairs, without_single
 from hf_compress.compiling import compiled
 from hf_compress.config import TrainingConfig
 from hf_compress.data import Collator, ImageData, ImageSplit
 from hf_compress.data.images import IGNORED_LABEL, batches, spread
+from hf_compress.data.streaming import ImageStream
 from hf_compress.errors import Diverged, RunError, UsageError
 from hf_compress.hub.load import LoadedModel
 from hf_compress.labels import labels_of, order_of, reordered
@@ -45,7 +48,8 @@ PROJECTORS = "projectors.safetensors"
 
 
 class CompressionTrainer(Trainer):
-    """transformers' Trainer with one change: the training loss may compare the outputs with a teacher's.
+    """transformers' Trainer with two changes: the training loss may compare the outputs with a teacher's, and no batch
+    of several images is followed by a last one of a single image, from which a batch norm cannot learn.
 
     Args:
         teacher: model that sees `teacher_pixel_values`, or `pixel_values` where a batch has no own view for it;
@@ -90,6 +94,20 @@ class CompressionTrainer(Trainer):
         """Train as ever, with the memory of a step left to the next."""
         with freed_memory_kept():
             return super().train(*args, **kwargs)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Tell a stream the size of its batches: it fills the last one up where one image would be alone."""
+        if isinstance(self.train_dataset, ImageStream):
+            self.train_dataset.batch_size = self._train_batch_size
+        return super().get_train_dataloader()
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        """Leave out the last image of an epoch's random order where it would be a batch alone."""
+        sampler = super()._get_train_sampler(train_dataset)
+        if isinstance(sampler, RandomSampler):
+            shown = without_single(len(sampler), self._train_batch_size)
+            return RandomSampler(sampler.data_source, num_samples=shown)
+        return sampler
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the distillation loss while training, where there is one, otherwise the cross-entropy."""
@@ -280,7 +298,7 @@ def fit(build: Callable[..., Trainer], config: TrainingConfig, context: Context,
 
     Raises:
         Diverged: the loss is not finite.
-        RunError: memory runs out with a single image, too.
+        RunError: memory runs out with a single image, too, or batch norms would learn from one at a time.
     """
     attempts = Attempts(context.part(), config)
     initial: dict[str, Tensor] = {}
@@ -290,6 +308,7 @@ def fit(build: Callable[..., Trainer], config: TrainingConfig, context: Context,
             now = config.model_copy(update={"batch_size": batch_size, "learning_rate": attempts.learning_rate})
             arguments = training_arguments(now, context, metric, attempts.checkpoints, attempts.accumulation)
             trainer = build(args=arguments, optimizer_cls_and_kwargs=optimizer(now))
+            require_pairs(trainer.model, trainer.train_dataset, batch_size)
             if initial:
                 trainer.model.load_state_dict(initial)
             else:
@@ -393,11 +412,16 @@ def reestimate_batch_norm(model: PreTrainedModel, context: Context, images: int 
     """Recompute the running statistics of batch norms from training images, as after the removal of channels.
 
     Exact averages over the batches replace the moving ones (torch.optim.swa_utils.update_bn).
+
+    Raises:
+        RunError: there is a single training image, or memory for no more.
     """
     chosen = spread(context.data.train, images)
 
     def update(batch_size: int) -> None:
-        loader = batches(chosen, context.processor, batch_size)
+        require_pairs(model, chosen, batch_size)
+        shown = Subset(chosen, range(without_single(len(chosen), batch_size)))
+        loader = batches(shown, context.processor, batch_size)
         progress = track(loader, "Re-estimating batch norms", transient=True)
         torch.optim.swa_utils.update_bn((batch["pixel_values"] for batch in progress), model)
 
@@ -423,6 +447,7 @@ def training_arguments(
         per_device_eval_batch_size=EVALUATION_BATCH,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
         lr_scheduler_type=config.scheduler
         if not (config.scheduler == "constant" and config.warmup)
         else "constant_with_warmup",

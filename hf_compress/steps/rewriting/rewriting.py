@@ -8,9 +8,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
+from hf_compress.batching import has_batch_norms
 from hf_compress.checkpoint.rewrites import Rewritten
 from hf_compress.data.images import batches, evenly_spread, spread
 from hf_compress.errors import RunError
@@ -142,7 +143,7 @@ def _with_statistics(
     model: PreTrainedModel, context: Context, images: list[Tensor], expected: Tensor, errors: dict[str, float]
 ) -> PreTrainedModel:
     """Return the model with new statistics of its batch norms, or as it was where that is nearer to its old logits."""
-    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+    if not has_batch_norms(model):
         return model
     twin = copy.deepcopy(model)
     reestimate_batch_norm(twin, context)
