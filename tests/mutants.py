@@ -11,6 +11,7 @@ when they do not end, or when its old text is not there any more: it must follow
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import importlib
 import os
@@ -19,7 +20,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,7 @@ HEAVY = (
     "transformers.trainer",
 )
 LONGEST = 600  # seconds
+IMPORTED = ".imported"
 CODES = {0: "survived", 1: "noticed", -signal.SIGALRM: f"does not end within {LONGEST} s"}
 
 
@@ -77,22 +79,28 @@ def read_table() -> list[Mutant]:
     return [Mutant(**row | {"tests": tuple(row["tests"])}) for row in rows]
 
 
-def warm_up() -> None:
-    """Import what every test needs and no wrong version touches."""
-    for name in HEAVY:
-        importlib.import_module(name)
+def warm_up(names: Iterable[str]) -> None:
+    """Import what tests need and no wrong version touches, so that processes forked off this one have it."""
+    for name in names:
+        with contextlib.suppress(Exception):  # what one test imports may want the state that it made
+            importlib.import_module(name)
     assert not any(name.partition(".")[0] == "hf_compress" for name in sys.modules)
 
 
 def run_tests(root: Path, tests: tuple[str, ...], *options: str) -> int:
-    """Run tests of the copy in `root` and return pytest's exit code."""
+    """Run tests of the copy in `root` and return pytest's exit code; note beside it what they imported."""
     import pytest
 
     os.chdir(root)
     sys.path[:] = [str(root), *(place for place in sys.path if Path(place or ".").resolve() != ROOT)]
     sys.modules.pop("tests", None), sys.modules.pop("tests.conftest", None)
     os.environ["PYTHONPATH"] = str(root)  # of the processes that tests start
-    return pytest.main([*tests, *options, "-p", "no:cacheprovider", "-p", "no:xdist"])
+    code = pytest.main([*tests, *options, "-p", "no:cacheprovider", "-p", "no:xdist"])
+    foreign = [
+        name for name, module in sys.modules.items() if "site-packages" in (getattr(module, "__file__", 0) or "")
+    ]
+    root.with_name(f"{os.getpid()}{IMPORTED}").write_text("\n".join(foreign))
+    return code
 
 
 def forked(work: Callable[[], int], log: Path) -> int:
@@ -171,13 +179,14 @@ def main() -> int:
             "rows that do not fit the code any more:", *(f"  {name}: {why}" for name, why in stale.items()), sep="\n"
         )
         return 2
-    warm_up()
+    warm_up(HEAVY)
     with tempfile.TemporaryDirectory(prefix="hf-compress-mutants-") as place:
         copy = Path(place) / "unchanged"
         shutil.copytree(ROOT, copy, ignore=LEFT_OUT)
         if failed := check_unchanged(mutants, copy, arguments.jobs):
             print("the tests do not pass on the unchanged code:", *failed, sep="\n")
             return 2
+        warm_up({name: None for file in copy.parent.glob(f"*{IMPORTED}") for name in file.read_text().split()})
         missed = check(mutants, copy, arguments.jobs)
     print(f"\n{len(mutants) - len(missed)} of {len(mutants)} wrong versions are noticed")
     for name, output in missed.items():

@@ -169,6 +169,7 @@ def test_trials_leave_a_model_with_a_shared_module_as_it_was():
 def test_plans_take_whole_units_and_multiples():
     config = PruneConfig(round_to=8, floor=0.25)
     assert [kept_width(64, unit, 0.5, config) for unit in (1, 16, 24)] == [32, 32, 24]
+    assert [kept_width(64, unit, 0.4, config) for unit in (1, 12, 16)] == [40, 48, 32]
     assert kept_width(64, 16, 0.99, config) == 16
     assert kept_width(64, 1, 0.99, config) == 16
     scores = torch.tensor([3.0, 1.0, 2.0, 4.0])
