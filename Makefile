@@ -1,4 +1,4 @@
-.PHONY: demo test lint bench
+.PHONY: demo test mutants lint bench
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -7,6 +7,9 @@ demo: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+mutants: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants
 
 BENCHMARKS := start_up distillation_step distillation_peers cached_distillation input_pipeline selection_of_weights channel_removal
 

@@ -16,7 +16,7 @@ from hf_compress.sections import DataSection
 from hf_compress.steps.base import Context
 from hf_compress.steps.distillation.config import DistillConfig
 from hf_compress.students import build_registered
-from hf_compress.training import evaluate, train
+from hf_compress.training import evaluate, optimizer, train, training_arguments
 
 SPLITS = {"train": "train[:100]", "validation": "train[300:400]", "test": "train[400:500]"}
 
@@ -55,6 +55,19 @@ def test_after_training_in_bf16_the_model_answers_in_float32(tmp_path):
         expected = fresh.to(memory_format=torch.channels_last)(image).logits
         assert torch.equal(built.model(image).logits, expected)
         assert torch.equal(untouched(image).logits, expected)
+
+
+def test_the_trainer_gets_what_the_recipe_says(tmp_path):
+    data = load_data(DataSection(path="digits", splits=SPLITS), 0)
+    context = Context(data, None, None, 7, tmp_path, log=lambda line: None)
+    config = TrainingConfig(
+        epochs=3, batch_size=5, learning_rate=0.2, weight_decay=0.3, warmup=0.4, scheduler="cosine", optimizer="sgd"
+    )
+    arguments = training_arguments(config, context, "accuracy", tmp_path, accumulation=2)
+    assert (arguments.num_train_epochs, arguments.per_device_train_batch_size) == (3, 5)
+    assert (arguments.learning_rate, arguments.weight_decay, arguments.warmup_steps) == (0.2, 0.3, 0.4)
+    assert (arguments.lr_scheduler_type, arguments.seed, arguments.gradient_accumulation_steps) == ("cosine", 7, 2)
+    assert optimizer(config) == (torch.optim.SGD, {"lr": 0.2, "momentum": 0.9, "nesterov": True})
 
 
 def test_compiled_models_learn_the_same(tmp_path, monkeypatch):

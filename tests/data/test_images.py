@@ -196,6 +196,14 @@ def test_a_shift_moves_the_picture_and_mirrors_the_edge():
     assert seen == {-2, -1, 0, 1, 2}
 
 
+def test_light_views_are_mirrored_half_of_the_time():
+    picture = torch.arange(16, dtype=torch.uint8).expand(3, 16, 16)
+    torch.manual_seed(0)
+    rows = [build_augmentation("light", (16, 16))(picture)[0, 0] for _ in range(100)]
+    mirrored = sum(bool(row[4] > row[12]) for row in rows)
+    assert 30 < mirrored < 70
+
+
 def test_standard_views_have_the_wanted_size():
     assert build_augmentation("standard", (24, 32))(torch.zeros(3, 50, 40, dtype=torch.uint8)).shape == (3, 24, 32)
 

@@ -48,6 +48,17 @@ def test_thirds_are_stratified_disjoint_and_repeatable(tmp_path):
         assert counts[1] == pytest.approx(2 * counts[0], abs=1)
 
 
+@pytest.mark.parametrize("splits", [{}, {"train": 0.5, "validation": 0.25, "test": 0.25}])
+def test_another_seed_divides_otherwise(splits):
+    def divided(seed):
+        data = load_data(DataSection(path="digits", splits=splits), seed)
+        return {role: part.decoded.fingerprint for role, part in data.splits.items()}
+
+    first, again, second = divided(0), divided(0), divided(1)
+    assert first == again
+    assert all(first[role] != second[role] for role in first)
+
+
 def test_thirds_that_do_not_divide_evenly_leave_no_image_out(tmp_path):
     write(tmp_path, {"cat": 20, "dog": 40, "owl": 40}, apart=50)
     data = load(tmp_path, splits={"train": 0.3334, "validation": 0.3333, "test": 0.3333})

@@ -1,6 +1,7 @@
 """Quality against scikit-learn, costs against hand-made sums."""
 
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ import torch
 from sklearn.metrics import accuracy_score, roc_auc_score
 from torch import nn
 
+from hf_compress.measure import latency
 from hf_compress.measure.cost import bytes_on_disk, cost, count_macs
-from hf_compress.measure.latency import measure_latency
+from hf_compress.measure.latency import WARM_UP, measure_latency
 from hf_compress.measure.quality import quality
 from hf_compress.students import build_registered
 
@@ -114,3 +116,28 @@ def test_latency_has_quantiles_for_every_model_and_batch():
     for result in results:
         assert set(result) == {"batch_1", "batch_2"}
         assert all(0 < entry["p50_ms"] <= entry["p95_ms"] for entry in result.values())
+
+
+def test_quantiles_are_of_the_passes_after_warm_up(monkeypatch):
+    """Passes of 1, 2, ..., 21 ms: of 21 values, the 11th is the median and the 20th has 95 % of the way before it."""
+    now, durations = [0.0], iter([9000] * WARM_UP + list(range(1, 22)))
+
+    def call():
+        now[0] += next(durations) / 1000
+
+    monkeypatch.setattr(latency, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    (result,) = latency.time_in_turns([call], 21, "a clock")
+    assert result == {"p50_ms": pytest.approx(11), "p95_ms": pytest.approx(20)}
+
+
+def test_batches_and_threads_are_those_asked_for():
+    seen = []
+
+    class Watched(nn.Module):
+        def forward(self, pixel_values):
+            seen.append((len(pixel_values), torch.get_num_threads()))
+
+    usual = torch.get_num_threads()
+    measure_latency([Watched()], [torch.zeros(1, 3, 4, 4)], [1, 5], repeats=2, threads=usual + 1)
+    assert seen == [(size, usual + 1) for size in (1, 5) for _ in range(WARM_UP + 2)]
+    assert torch.get_num_threads() == usual

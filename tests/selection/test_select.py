@@ -20,6 +20,7 @@ from hf_compress.units import Units
 LIMITS = {"parameters": 710_000, "macs": 3e6, "bytes": 3e6, "latency_ms": 10_000}
 TRAINING = {"epochs": 1, "learning_rate": 3e-3}
 PROBE = {"candidates": 3, "images": 100, "epochs": 1}
+pytestmark = pytest.mark.usefixtures("costs_counted_once")
 
 
 def recipe(**sections):
@@ -46,7 +47,7 @@ def alone(**sections):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, costs_counted_once):
     lines = []
     return compress(recipe(), tmp_path_factory.mktemp("runs") / "out", log=lines.append), lines
 
@@ -113,10 +114,16 @@ def test_the_resolved_recipe_names_the_student_and_repeats_it_without_a_search(f
     assert (first / "model.safetensors").read_bytes() == (second.folder / "model.safetensors").read_bytes()
 
 
-def test_without_teacher_the_same_seed_gives_the_same_selection(tmp_path):
-    data = load_data(alone().data, seed=0)
-    places = (Units(tmp_path / name, seed=0) for name in ("first", "second"))
-    first, second = (select_student(alone(), data, None, units, lambda line: None) for units in places)
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory, costs_counted_once):
+    """What a search without teacher found, and where it is kept."""
+    units = Units(tmp_path_factory.mktemp("searched"), seed=0)
+    return select_student(alone(), load_data(alone().data, seed=0), None, units, lambda line: None), units
+
+
+def test_without_teacher_the_same_seed_gives_the_same_selection(searched, tmp_path):
+    first, _ = searched
+    second = select_student(alone(), load_data(alone().data, seed=0), None, Units(tmp_path, seed=0), lambda line: None)
     assert first == second
     assert first[1]["selection"]["hint"] is None
     assert all("latency_ms" not in row for row in first[1]["selection"]["candidates"])
@@ -127,11 +134,10 @@ def test_a_named_student_is_left_alone():
     assert select_student(named, None, None, Units(Path("unused"), seed=0), print) == (named, {})
 
 
-def test_a_search_that_is_done_is_not_repeated(tmp_path):
-    data, units = load_data(alone().data, seed=0), Units(tmp_path, seed=0)
-    found = select_student(alone(), data, None, units, lambda line: None)
+def test_a_search_that_is_done_is_not_repeated(searched):
+    found, units = searched
     lines = []
-    assert select_student(alone(), data, None, units, lines.append) == found
+    assert select_student(alone(), load_data(alone().data, seed=0), None, units, lines.append) == found
     assert lines == []
 
 

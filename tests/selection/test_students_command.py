@@ -5,6 +5,8 @@ import pytest
 from hf_compress import cli, save
 from hf_compress.students import STUDENTS, build_registered
 
+pytestmark = pytest.mark.usefixtures("costs_counted_once")
+
 
 def students(capsys, *arguments):
     with pytest.raises(SystemExit) as stop:

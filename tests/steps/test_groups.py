@@ -169,6 +169,7 @@ def test_trials_leave_a_model_with_a_shared_module_as_it_was():
 def test_plans_take_whole_units_and_multiples():
     config = PruneConfig(round_to=8, floor=0.25)
     assert [kept_width(64, unit, 0.5, config) for unit in (1, 16, 24)] == [32, 32, 24]
+    assert [kept_width(64, unit, 0.4, config) for unit in (1, 12, 16)] == [40, 48, 32]
     assert kept_width(64, 16, 0.99, config) == 16
     assert kept_width(64, 1, 0.99, config) == 16
     scores = torch.tensor([3.0, 1.0, 2.0, 4.0])
@@ -181,3 +182,12 @@ def test_globally_a_unit_counts_as_the_channels_it_takes():
     config = PruneConfig(round_to=1, floor=0, scope="global")
     assert plan([heads, hidden], 8 / 64, config) == {"heads": [0]}
     assert plan([heads, hidden], 16 / 64, config)["hidden"] == list(range(8))
+
+
+def test_globally_importance_is_relative_to_the_mean_of_the_group():
+    """Relative to their means the scores are 0.4, 0.8, 1.2, 1.6 and 0.25, 0.75, 1.25, 1.75."""
+    small = Candidates("small", torch.tensor([1.0, 2.0, 3.0, 4.0]), 1, 4)
+    large = Candidates("large", torch.tensor([1000.0, 3000.0, 5000.0, 7000.0]), 1, 4)
+    config = PruneConfig(round_to=1, floor=0, scope="global")
+    assert plan([small, large], 1 / 8, config) == {"large": [0]}
+    assert plan([small, large], 4 / 8, config) == {"small": [0, 1], "large": [0, 1]}

@@ -75,6 +75,12 @@ def test_the_floor_keeps_every_layer_alive_under_global_scope():
     assert sparsity(prunable_weights(model, set())) == pytest.approx(0.7, abs=0.01)
 
 
+def test_the_floor_keeps_a_part_of_every_layer_whatever_is_asked():
+    model = network()
+    prune_weights(prunable_weights(model, set()), config().model_copy(update={"floor": 0.25}), 0.9)
+    assert [sparsity({"": layer.weight}) for layer in layers(model)] == pytest.approx([0.75] * 3, abs=0.01)
+
+
 def test_random_pruning_in_rounds_keeps_earlier_zeros():
     model = network()
     weights = prunable_weights(model, set())

@@ -1,0 +1,83 @@
+"""Rounds of pruning: which are kept, where they stop, and what a pruned model learns from."""
+
+import copy
+
+import pytest
+import torch
+from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
+
+from hf_compress.data import load_data
+from hf_compress.data.images import IGNORED_LABEL, batches, spread
+from hf_compress.sections import DataSection
+from hf_compress.steps.base import Context
+from hf_compress.steps.pruning import loop
+from hf_compress.steps.pruning.config import PruneConfig
+
+SPLITS = {"train": "train[:40]", "validation": "train[300:340]", "test": "train[400:440]"}
+
+
+@pytest.fixture
+def context(tmp_path):
+    processor = ViTImageProcessor(size={"height": 16, "width": 16})
+    data = load_data(DataSection(path="digits", splits=SPLITS), 0)
+    return Context(data, processor, None, 0, tmp_path, log=lambda line: None)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    options = {"embedding_size": 8, "hidden_sizes": [16], "depths": [1], "layer_type": "basic", "num_labels": 10}
+    return ResNetForImageClassification(ResNetConfig(**options)).eval()
+
+
+def pruned(model, context, epochs=0, loss="ce", **options):
+    options = {"granularity": "weight", "amount": 0.2, "floor": 0.0} | options
+    return loop.prune(model, context, PruneConfig(**options, recovery={"epochs": epochs, "loss": loss}))
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "amounts", "kept"),
+    [
+        ([0.895, 0.885, 0.885], [0.2, 0.4, 0.3], [True, False, False]),
+        ([0.885, 0.891, 0.85], [0.2, 0.1, 0.2], [False, True, False]),
+        ([0.95, 0.93, 0.89, 0.88, 0.88], [0.2, 0.4, 0.6, 0.8, 0.7], [True, True, True, False, False]),
+    ],
+)
+def test_a_round_may_lose_max_drop_against_the_unpruned_model_and_one_is_tried_again_with_half_the_amount(
+    model, context, monkeypatch, accuracies, amounts, kept
+):
+    answers = iter([0.9, *accuracies])
+    monkeypatch.setattr(loop, "evaluate", lambda *_: {"accuracy": next(answers)})
+    rounds = pruned(model, context, max_drop=0.01).details["rounds"]
+    assert [row["amount"] for row in rounds] == pytest.approx(amounts)
+    assert [row["sparsity"] for row in rounds] == pytest.approx(amounts, abs=0.01)
+    assert [row["kept"] for row in rounds] == kept
+
+
+def test_one_shot_is_kept_whatever_it_loses(model, context, monkeypatch):
+    answers = iter([0.9, 0.1])
+    monkeypatch.setattr(loop, "evaluate", lambda *_: {"accuracy": next(answers)})
+    assert [row["kept"] for row in pruned(model, context, iterative=False).details["rounds"]] == [True]
+
+
+def test_the_last_round_prunes_no_more_than_the_target(model, context):
+    result = pruned(model, context, target={"sparsity": 0.3}, max_drop=1.0)
+    assert [row["sparsity"] for row in result.details["rounds"]] == pytest.approx([0.2, 0.3], abs=2e-3)
+    assert result.details["target_reached"]
+
+
+def test_batch_norms_get_the_statistics_of_training_images(model, context):
+    stem = model.resnet.embedder.embedder
+    result = pruned(copy.deepcopy(model), context, granularity="channel", round_to=1, iterative=False)
+    (batch,) = batches(spread(context.data.train, 40), context.processor, 40)
+    with torch.no_grad():
+        expected = stem.convolution(batch["pixel_values"]).mean(dim=(0, 2, 3))
+    found = result.model.resnet.embedder.embedder.normalization.running_mean
+    assert len(found) < len(expected)
+    assert all((expected - mean).abs().min() < 1e-4 for mean in found)
+
+
+def test_a_pruned_model_can_learn_from_the_unpruned_one_without_labels(model, context):
+    context.data.train.labels = [IGNORED_LABEL] * len(context.data.train)
+    result = pruned(model, context, epochs=1, loss="mse", iterative=False)
+    assert result.details["rounds"][0]["validation_accuracy"] >= 0
