@@ -204,10 +204,10 @@ def test_labels_in_another_order_are_aligned_by_name(tmp_path, finished):
 
 
 def test_other_labels_need_finetune_and_the_error_says_so(tmp_path, finished):
-    for name in ("cat", "dog"):
+    for blue, name in enumerate(("cat", "dog")):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for number in range(12):
-            Image.new("RGB", (16, 16), "red").save(tmp_path / "photos" / name / f"{number}.png")
+            Image.new("RGB", (16, 16), (number, 0, blue)).save(tmp_path / "photos" / name / f"{number}.png")
     sections = {"teacher": str(finished[0].folder), "data": str(tmp_path / "photos"), "student": "teacher"}
     with pytest.raises(RunError, match=r"labels .*teacher\.finetune"):
         compress(recipe(**sections), tmp_path / "out")
@@ -232,10 +232,10 @@ def test_an_earlier_run_is_only_replaced_on_request(tmp_path):
 
 
 def test_corrupt_images_are_counted_with_a_warning(tmp_path, caplog):
-    for name in ("cat", "dog"):
+    for blue, name in enumerate(("cat", "dog")):
         (tmp_path / name).mkdir()
         for number in range(20):
-            Image.new("RGB", (16, 16), "red" if name == "cat" else "blue").save(tmp_path / name / f"{number}.png")
+            Image.new("RGB", (16, 16), (number, 0, blue)).save(tmp_path / name / f"{number}.png")
     whole = (tmp_path / "cat" / "0.png").read_bytes()
     (tmp_path / "cat" / "0.png").write_bytes(whole[: len(whole) // 2])
 

@@ -28,10 +28,10 @@ def quickstart(**values):
 
 @pytest.fixture
 def photos(tmp_path):
-    for name, colour in (("cat", "red"), ("dog", "blue")):
+    for name, blue in (("cat", 0), ("dog", 255)):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for number in range(15):
-            Image.new("RGB", (16, 16), colour).save(tmp_path / "photos" / name / f"{number}.png")
+            Image.new("RGB", (16, 16), (number, 0, blue)).save(tmp_path / "photos" / name / f"{number}.png")
     return tmp_path / "photos"
 
 

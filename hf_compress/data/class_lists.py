@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hf_compress.errors import UsageError
@@ -40,8 +41,13 @@ def unequal_files(
     found = [_columns(file) for file in sorted(folder.rglob("*.parquet"))] if folder.is_dir() else []
     if len({str((columns.get(column), image_column in columns)) for columns in found}) < 2:
         return {}
+    if not any(image_column in columns for columns in found):  # they describe image files
+        return {}
     splits = datasets.load_dataset_builder(str(folder), config).config.data_files
-    files = {split: {Path(file): _columns(Path(file)) for file in of_split} for split, of_split in splits.items()}
+    files = {
+        split: {Path(file): _columns(Path(file)) for file in of_split if file.endswith(".parquet")}
+        for split, of_split in splits.items()
+    }
     everything = {file: columns for of_split in files.values() for file, columns in of_split.items()}
     for file, columns in everything.items():
         if image_column not in columns:
@@ -112,7 +118,11 @@ def aligned(raw: datasets.DatasetDict, column: str, lists: dict[str, list[Stretc
 
 
 def _columns(file: Path) -> datasets.Features:
-    return datasets.Features.from_arrow_schema(pq.read_schema(file))
+    """Return the columns of a file; none of one that is no parquet, which was not loaded either."""
+    try:
+        return datasets.Features.from_arrow_schema(pq.read_schema(file))
+    except (OSError, pa.ArrowInvalid):
+        return datasets.Features()
 
 
 def _is_list(feature: Any) -> bool:

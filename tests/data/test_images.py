@@ -92,6 +92,7 @@ CASES = {  # a stored picture -> the pixels of its first row, grey or RGB
     "32-bit TIFF of one low value": (stored(grey(77, 77, dtype=np.int32), "TIFF"), (77, 77)),
     "float TIFF in 0..1": (stored(grey(0, 0.25, 0.5, dtype=np.float32), "TIFF"), (0, 64, 128)),
     "float TIFF in 0..255": (stored(grey(0, 7, 200, dtype=np.float32), "TIFF"), (0, 7, 200)),
+    "float TIFF in 0..2": (stored(grey(0, 1, 2, dtype=np.float32), "TIFF"), (0, 1, 2)),
     "float TIFF of any unit": (stored(grey(-40, 0, 1000, 1040, dtype=np.float32), "TIFF"), (0, 9, 246, 255)),
     "float TIFF of zeros": (stored(grey(0, 0, dtype=np.float32), "TIFF"), (0, 0)),
     "float TIFF of one value": (stored(grey(-9, -9, dtype=np.float32), "TIFF"), (0, 0)),

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from hf_compress.data import load_data
+from hf_compress.data.class_lists import unequal_files
 from hf_compress.data.images import IGNORED_LABEL
 from hf_compress.errors import RunError, UsageError
 from hf_compress.sections import DataSection
@@ -124,6 +125,15 @@ def test_names_in_one_file_and_a_list_of_classes_in_the_other(tmp_path):
     classes(tmp_path / "train.parquet", ["cat", "dog"], [0, 1] * 12)
     write(tmp_path / "test.parquet", pa.array(["dog", "cat"]), start=100)
     assert labels_by_shade(load(tmp_path).test) == {100: 1, 101: 0}
+
+
+def test_parquet_files_that_hold_no_images_do_not_matter(tmp_path):
+    """They describe image files, or are no parquet."""
+    for split, labels in (("train", pa.array(["cat", "dog"] * 12)), ("test", pa.array([0, 1]))):
+        (tmp_path / split).mkdir()
+        pq.write_table(pa.table({"label": labels}), tmp_path / split / "labels.parquet")
+    (tmp_path / "broken.parquet").write_bytes(b"no parquet")
+    assert unequal_files(tmp_path, "label", "image", None) == {}
 
 
 UNFIT = {

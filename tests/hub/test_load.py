@@ -1,5 +1,6 @@
 """Loading models: what works, and the one sentence when it does not."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from transformers import BertConfig, TimmWrapperConfig, TimmWrapperForImageClass
 
 from hf_compress import load, save
 from hf_compress.errors import RunError, UsageError
+from hf_compress.hub.backbone import load_backbone
 from hf_compress.students import STUDENTS, build_registered
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "models"
@@ -102,3 +104,42 @@ def test_half_precision_checkpoints_load_as_float32_with_torch_momentum():
     assert model.dtype == torch.float32
     momenta = {m.momentum for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)}
     assert momenta == {0.1}
+
+
+SQUARE = {"height": 24, "width": 24}
+ODD_SIZES = {
+    "no resizing": {"do_resize": False},
+    "shortest edge": {"size": {"shortest_edge": 24}},
+    "shortest edge without crop": {
+        "image_processor_type": "BitImageProcessor",
+        "size": {"shortest_edge": 24},
+        "do_center_crop": False,
+    },
+}
+ONE_SIZE = {
+    "a size": {},
+    "crop": {
+        "image_processor_type": "BitImageProcessor",
+        "size": {"shortest_edge": 28},
+        "do_center_crop": True,
+        "crop_size": SQUARE,
+    },
+}
+
+
+def change_processor(folder, **options):
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | options))
+
+
+@pytest.mark.parametrize("loads", [load, load_backbone])
+@pytest.mark.parametrize("case", [*ODD_SIZES, *ONE_SIZE])
+def test_a_processor_makes_one_size_of_all_pictures_or_is_refused(folder, loads, case):
+    change_processor(folder, **(ODD_SIZES | ONE_SIZE)[case])
+    if case in ONE_SIZE:
+        assert loads(str(folder)).model is not None
+        return
+    with pytest.raises(RunError, match=r"makes pictures of different sizes \(\d+ x \d+, \d+ x \d+\).*'do_resize'"):
+        loads(str(folder))
+    change_processor(folder, do_resize=True, size=SQUARE)
+    assert loads(str(folder)).model is not None, "as the refusal says"
