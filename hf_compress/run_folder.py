@@ -14,9 +14,10 @@ from filelock import FileLock, Timeout
 from hf_compress import processes
 from hf_compress.environment import environment
 from hf_compress.errors import CompressError, Diverged, RunError, UsageError, shown
-from hf_compress.files import read_json, user_path, write_json, write_problem
+from hf_compress.files import user_path, write_problem
 from hf_compress.recipe import Recipe
 from hf_compress.run import RECIPE, REPORT, Run
+from hf_compress.sealed import read_sealed, write_sealed
 from hf_compress.selection.config import AUTO
 from hf_compress.units import Units
 
@@ -171,7 +172,7 @@ class RunFolder:
 
     def _continue(self) -> None:
         """Go on with what is done, if the recipe is still the same."""
-        self._begun = read_json(self.partial / BEGUN)
+        self._begun = read_sealed(self.partial / BEGUN)
         if different := differences(self._begun["recipe"], comparable(self.recipe)):
             raise UsageError(
                 f"'{self.partial}' was begun with another recipe: {different}; take that one to go on, or --overwrite "
@@ -204,7 +205,7 @@ class RunFolder:
 
     def _write_begun(self) -> None:
         if processes.is_main():
-            write_json(self.partial / BEGUN, self._begun)
+            write_sealed(self.partial / BEGUN, self._begun)
 
     def _refuse_other_work(self) -> None:
         """Allow only a folder that an earlier start has made: what lies there will be removed."""
