@@ -48,7 +48,7 @@ def render_apart(source: str, context: dict[str, Any]) -> str:
     if done.returncode < 0:
         raise ValueError(f"it takes more than {SECONDS} s of computing, or {MOST_BYTES // 2**20} MiB of memory")
     if done.returncode:
-        raise ValueError(done.stderr.decode().strip().splitlines()[-1])
+        raise ValueError((done.stderr.decode().splitlines() or ["its process failed"])[-1])
     return done.stdout.decode()
 
 
