@@ -118,8 +118,8 @@ def test_own_code_of_all_models_runs_with_the_flag_and_so_does_a_resumed_run(own
     assert "pass --trust-remote-code" in error_of(capsys, ["run", "out/recipe.yaml", "--output", "out", "--resume"])
     cli.app(["run", "out/recipe.yaml", "--output", "out", "--resume", "--trust-remote-code"], standalone_mode=False)
     own.unlink()
-    for command in ("evaluate", "inspect", "export"):
-        assert "pass --trust-remote-code" in error_of(capsys, [command, "out"])
+    for command in (["evaluate", "out"], ["inspect", "out"], ["export", "out", "--to", "pt2"]):
+        assert "pass --trust-remote-code" in error_of(capsys, command)
     assert not own.exists(), "the recipe of a run folder is no permission, either"
 
 
