@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from hf_compress import processes
 from hf_compress.config import TrainingConfig
 from hf_compress.errors import Diverged
-from hf_compress.files import read_json, whole_folder, write_json
 from hf_compress.memory import in_fitting_batches, next_divisor
+from hf_compress.sealed import read_sealed, refuse_damaged, remove_sealed, sealed_folder, sealed_in, write_sealed
 
 MOST_RETRIES = 3
 
@@ -31,9 +30,18 @@ class Resumable:
 
     def train_on(self) -> None:
         """Train, from the last checkpoint in `args.output_dir` where there is one."""
+        self.train(resume_from_checkpoint=processes.on_main(self._last_checkpoint))
+
+    def _last_checkpoint(self) -> str | None:
+        """Return the checkpoint to go on from.
+
+        Raises:
+            RunError: one that lies there was damaged.
+        """
         folder = Path(self.args.output_dir)
-        last = processes.on_main(lambda: get_last_checkpoint(str(folder)) if folder.is_dir() else None)
-        self.train(resume_from_checkpoint=last)
+        for checkpoint in {*folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), *sealed_in(folder)}:
+            refuse_damaged(checkpoint, folder)
+        return get_last_checkpoint(str(folder)) if folder.is_dir() else None
 
     def load_best(self) -> None:
         """Give the model the weights of the best epoch."""
@@ -59,7 +67,7 @@ class Resumable:
             raise Diverged(f"the weights '{bad}' are not finite", where)
         random_states = processes.gathered(self._random_state())
         if processes.is_main():
-            with whole_folder(self._checkpoint(self.state.global_step)) as new:
+            with sealed_folder(self._checkpoint(self.state.global_step)) as new:
                 self._save(str(new))
                 self._save_optimizer_and_scheduler(str(new))
                 self._save_scaler(str(new))
@@ -79,7 +87,7 @@ class Resumable:
         kept = {self._checkpoint(self.state.global_step), self._checkpoint(self.state.best_global_step)}
         for checkpoint in Path(self.args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
             if checkpoint not in kept:
-                shutil.rmtree(checkpoint)
+                remove_sealed(checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Write the weights of an epoch under the names that the module has in memory.
@@ -123,7 +131,7 @@ class Attempts:
         self.batch_size = config.batch_size
         self.retries: list[dict[str, Any]] = []
         if self.file.is_file():
-            self.batch_size, self.retries = read_json(self.file).values()
+            self.batch_size, self.retries = read_sealed(self.file).values()
 
     @property
     def learning_rate(self) -> float:
@@ -160,4 +168,4 @@ class Attempts:
         if not processes.is_main():
             return
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self.file, {"batch_size": self.batch_size, "retries": self.retries})
+        write_sealed(self.file, {"batch_size": self.batch_size, "retries": self.retries})

@@ -15,10 +15,11 @@ from filelock import FileLock, Timeout
 from hf_compress import manifest, processes
 from hf_compress.environment import environment
 from hf_compress.errors import CompressError, Diverged, RunError, UsageError, shown
-from hf_compress.files import NEW, read_json, user_path, write_json, write_problem
+from hf_compress.files import NEW, user_path, write_problem
 from hf_compress.inputs import leaves, refuse_overlap, refuse_own_place
 from hf_compress.recipe import Recipe
 from hf_compress.run import RECIPE, REPORT, Run
+from hf_compress.sealed import read_sealed, write_sealed
 from hf_compress.selection.config import AUTO
 from hf_compress.units import Units
 
@@ -157,7 +158,7 @@ class RunFolder:
 
     def _open(self) -> None:
         if (self.partial / MOVING).exists():
-            self._move(self.overwrite or read_json(self.partial / BEGUN)["overwrite"])
+            self._move(self.overwrite or read_sealed(self.partial / BEGUN)["overwrite"])
         if not self.units.hold_work():
             self._begin()
         elif self.resume:
@@ -186,7 +187,7 @@ class RunFolder:
 
     def _continue(self) -> None:
         """Go on with what is done, if the recipe is still the same."""
-        self._begun = read_json(self.partial / BEGUN)
+        self._begun = read_sealed(self.partial / BEGUN)
         if different := differences(self._begun["recipe"], comparable(self.recipe)):
             raise UsageError(
                 f"'{self.partial}' was begun with another recipe: {different}; take that one to go on, or --overwrite "
@@ -219,7 +220,7 @@ class RunFolder:
 
     def _write_begun(self) -> None:
         if processes.is_main():
-            write_json(self.partial / BEGUN, self._begun)
+            write_sealed(self.partial / BEGUN, self._begun)
 
     def _refuse_other_files(self, resumed: bool = False) -> None:
         """Allow an empty destination, an earlier run that is to be replaced, and the same run, finished."""
@@ -295,7 +296,7 @@ def refuse_other_work(partial: Path) -> None:
     """Allow only a folder that an earlier start has made, as its begun.json proves: what lies there will be removed.
 
     Raises:
-        UsageError: it is something else, or holds something else, which is named.
+        UsageError: it is something else, or holds something else, which is named; or its begun.json was damaged.
     """
     if not os.path.lexists(partial):
         return
@@ -305,6 +306,11 @@ def refuse_other_work(partial: Path) -> None:
     elif not _is_begun(partial / BEGUN):  # killed at its first moment
         ours = {LOCK, NEW + BEGUN} if not (partial / LOCK).exists() or not (partial / LOCK).stat().st_size else set()
     for name in sorted(os.listdir(partial)):
+        if name not in ours and name in (BEGUN, UNITS):
+            raise UsageError(
+                f"'{partial / BEGUN}' is missing or was damaged, and alone proves that an unfinished run lies there: "
+                "restore it, or move the folder away to start anew"
+            )
         if name not in ours:
             raise UsageError(
                 f"'{partial}' holds '{name}', which is not of an unfinished run: move it away, or choose another "
@@ -315,10 +321,9 @@ def refuse_other_work(partial: Path) -> None:
 def _is_begun(file: Path) -> bool:
     """Return whether a file is what `RunFolder` keeps about a run that began."""
     try:
-        begun = None if file.is_symlink() else read_json(file)
-    except (OSError, ValueError, RecursionError):
+        return not file.is_symlink() and read_sealed(file).keys() >= BEGUN_KEYS
+    except (RunError, AttributeError):
         return False
-    return isinstance(begun, dict) and begun.keys() >= BEGUN_KEYS
 
 
 def is_taken(destination: Path) -> bool:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_compress import processes
-from hf_compress.files import NEW, read_json, whole_folder, write_json
+from hf_compress.files import NEW, read_json, write_json
+from hf_compress.sealed import SEAL, refuse_damaged, sealed_folder
 
 VALUE = "value.json"
 WORK = ".work-"
@@ -32,6 +33,7 @@ class Units:
     def __init__(self, folder: Path, seed: int):
         self.folder = folder
         self.seed = seed
+        self._seen: set[Path] = set()
 
     def once(self, name: str, work: Callable[[Path, Path], None], alone: bool = False) -> Path:
         """Do a unit, unless it is done, and return the folder of its result.
@@ -41,17 +43,21 @@ class Units:
             work: called with an empty folder for the result, and with a folder that outlives an interruption: what
                 training in progress needs to go on lies there until the unit is done.
             alone: of several processes the main one works, and the others wait: for what is timed, or trains nothing.
+
+        Raises:
+            RunError: the result was damaged since it was written.
         """
         from transformers import set_seed
 
         result = self._place(name)
-        if not processes.on_main(result.is_dir):
+        if not processes.on_main(lambda: self._is_whole(result)):
             in_progress = result.with_name(WORK + result.name)
             set_seed(self.seed)
             if processes.is_main() or not alone:
                 with _written_by_main(result) as new:
                     work(new, in_progress)
             processes.wait()
+            self._seen.add(result)
             if processes.is_main():
                 shutil.rmtree(in_progress, ignore_errors=True)
         return result
@@ -66,12 +72,21 @@ class Units:
 
     def done(self) -> list[str]:
         """Return the names of the finished units' folders, in the order in which they were finished."""
-        found = [place for place in self.folder.glob("*") if not place.name.startswith((NEW, WORK))]
+        found = [place for place in self.folder.glob("*") if not place.name.startswith((NEW, WORK, SEAL))]
         return [place.name for place in sorted(found, key=lambda place: place.stat().st_mtime_ns)]
 
     def hold_work(self) -> bool:
         """Return whether something would be lost with the folder: a finished unit, or a part of one in progress."""
         return bool(self.done()) or any(self.folder.glob(f"{WORK}*/*"))
+
+    def _is_whole(self, result: Path) -> bool:
+        """Return whether a unit is done; what an earlier process wrote is looked at once."""
+        if not result.is_dir():
+            return False
+        if result not in self._seen:
+            refuse_damaged(result, result)
+            self._seen.add(result)
+        return True
 
     def _place(self, name: str) -> Path:
         return self.folder / re.sub(r"[^\w.-]+", "-", name)
@@ -81,7 +96,7 @@ class Units:
 def _written_by_main(result: Path) -> Iterator[Path]:
     """Give an empty folder that becomes `result` in the main process, and is forgotten in any other."""
     if processes.is_main():
-        with whole_folder(result) as new:
+        with sealed_folder(result) as new:
             yield new
     else:
         with tempfile.TemporaryDirectory() as new:

@@ -55,7 +55,7 @@ def error_of(capsys, arguments, program="hf-compress"):
     with pytest.raises(SystemExit) as stop:
         cli.main(list(map(str, arguments)), program=program)
     assert stop.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     return line
 
 
@@ -117,6 +117,10 @@ def test_own_code_of_all_models_runs_with_the_flag_and_so_does_a_resumed_run(own
     assert kept.student.trust_remote_code and kept.assistants[0].trust_remote_code
     assert "pass --trust-remote-code" in error_of(capsys, ["run", "out/recipe.yaml", "--output", "out", "--resume"])
     cli.app(["run", "out/recipe.yaml", "--output", "out", "--resume", "--trust-remote-code"], standalone_mode=False)
+    own.unlink()
+    for command in (["evaluate", "out"], ["inspect", "out"], ["export", "out", "--to", "pt2"]):
+        assert "pass --trust-remote-code" in error_of(capsys, command)
+    assert not own.exists(), "the recipe of a run folder is no permission, either"
 
 
 PUBLISHING = {"publish": {"to": "someone/model"}}

@@ -14,6 +14,7 @@ from hf_compress.errors import Diverged, RunError
 from hf_compress.hub.load import LoadedModel
 from hf_compress.recipe import DataSection
 from hf_compress.resumable import Attempts
+from hf_compress.sealed import read_sealed
 from hf_compress.steps.base import Context
 from hf_compress.steps.distillation import LossConfig, register_loss
 from hf_compress.steps.pruning.config import PruneConfig
@@ -161,7 +162,7 @@ def test_the_learning_rate_is_halved_until_the_loss_stays_finite(context):
 def test_after_three_retries_the_training_stops(context):
     with pytest.raises(Diverged):
         distil(context, "test_explode", epochs=1, batch_size=16, learning_rate=1e30, on_nan="retry")
-    written = json.loads((context.work_folder / "part-1" / "attempts.json").read_text())
+    written = read_sealed(context.work_folder / "part-1" / "attempts.json")
     assert [row["learning_rate"] for row in written["retries"]] == [5e29, 2.5e29, 1.25e29]
 
 

@@ -26,14 +26,17 @@ def refuse_huge(name: str, values: Any) -> None:
         RunError: there is one.
     """
     found: dict[str, list[float]] = {}
+    names = {}
+    if isinstance(values, dict):
+        names = {key: values[key] for key in ("id2label", "label2id") if key in values}
+        values = {key: value for key, value in values.items() if key not in names}
     for key, number in _numbers(values):
         found.setdefault(key, []).append(number)
     layers = {key: numbers for key, numbers in found.items() if LAYERS.fullmatch(key)}
     widths = {key: numbers for key, numbers in found.items() if WIDTHS.fullmatch(key)}
-    names = values.get("id2label") if isinstance(values, dict) else None
     counts = [
         *((key, max(numbers), MOST_LABELS) for key, numbers in found.items() if LABELS.fullmatch(key)),
-        ("id2label", len(names) if isinstance(names, dict) else 0, MOST_LABELS),
+        *((key, len(labels), MOST_LABELS) for key, labels in names.items() if isinstance(labels, dict)),
         *((key, sum(numbers), MOST_LAYERS) for key, numbers in layers.items()),
         *((key, max(numbers), MOST_SIZE) for key, numbers in found.items() if SIZES.fullmatch(key)),
     ]

@@ -13,7 +13,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from hf_compress.hub.markdown import escaped
 
-SECONDS, MOST_BYTES, MOST_CHARACTERS = 10, 2**30, 2_000_000
+SECONDS, PATIENCE, MOST_BYTES, MOST_CHARACTERS = 3, 30, 2**30, 2_000_000
 
 
 def environment() -> ImmutableSandboxedEnvironment:
@@ -40,15 +40,15 @@ def render_apart(source: str, context: dict[str, Any]) -> str:
             input=pickle.dumps((source, context)),
             env={"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": "utf-8"},
             capture_output=True,
-            timeout=3 * SECONDS,
+            timeout=PATIENCE,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise ValueError(f"it takes more than {3 * SECONDS} s") from None
+        raise ValueError(f"it takes more than {PATIENCE} s") from None
     if done.returncode < 0:
-        raise ValueError(f"it takes more than {SECONDS} s, or {MOST_BYTES // 2**20} MiB of memory")
+        raise ValueError(f"it takes more than {SECONDS} s of computing, or {MOST_BYTES // 2**20} MiB of memory")
     if done.returncode:
-        raise ValueError(done.stderr.decode().strip().splitlines()[-1])
+        raise ValueError((done.stderr.decode().splitlines() or ["its process failed"])[-1])
     return done.stdout.decode()
 
 

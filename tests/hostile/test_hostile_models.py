@@ -258,6 +258,12 @@ CASES = {
     "10^9 layers": huge(depths=[10**9, 1, 1, 1]),
     "9999 layers a stage": (with_config(depths=[9999] * 4), "declares depths 39996, which is more than 2,000"),
     "wide and deep": (with_config(depths=[500] * 4, hidden_sizes=[90_000] * 4), "of about 1.6e+13 weights"),
+    "labels that are called like sizes": (
+        with_config(
+            id2label={"0": "building blocks", "1": "size"}, label2id={"building blocks": 10**6, "size": 10**6}
+        ),
+        None,
+    ),
     "half a million labels": (
         with_config(id2label={str(n): f"label {n}" for n in range(500_000)}, label2id=None),
         "declares id2label 500000, which is more than 100,000",
