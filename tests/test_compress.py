@@ -83,6 +83,27 @@ def test_the_report_has_a_row_a_stage_with_quality_cost_and_latency(finished):
     assert rows[2]["quality"]["accuracy"] > rows[1]["quality"]["accuracy"]
 
 
+def test_every_row_is_compared_with_the_first_and_every_step_with_the_row_before(finished):
+    rows = finished[0].report["rows"]
+    assert "differences" not in rows[0] and not any("right" in row for row in rows)
+    accuracy = {row["stage"]: row["quality"]["accuracy"] for row in rows}
+    compared = {row["stage"]: [entry["against"] for entry in row["differences"]] for row in rows[1:]}
+    assert compared == {
+        "student": ["teacher"],
+        "1 distill": ["teacher", "student"],
+        "2 prune": ["teacher", "1 distill"],
+    }
+    for row in rows[1:]:
+        for entry in row["differences"]:
+            assert entry["metric"] == "accuracy"
+            assert entry["difference"] == pytest.approx(accuracy[row["stage"]] - accuracy[entry["against"]])
+            assert entry["low"] <= entry["difference"] <= entry["high"]
+    learnt = rows[2]["differences"][1]
+    assert learnt["low"] > 0  # an untrained student
+    card = (finished[0].folder / "README.md").read_text()
+    assert "accuracy against the stage before" in card and "paired bootstrap" in card
+
+
 def test_the_report_compares_the_layers_of_the_student_before_and_after(finished):
     run, _ = finished
     layers = run.report["layers"]
@@ -177,6 +198,8 @@ def test_unlabelled_images_distil_with_mse(tmp_path, unlabelled_photos, finished
     }
     run = compress(recipe(**sections), tmp_path / "out", log=lambda line: None)
     assert set(run.report["rows"][-1]["quality"]) == {"teacher_agreement"}
+    found = [(entry["metric"], entry["against"]) for entry in run.report["rows"][-1]["differences"]]
+    assert found == [("teacher_agreement", "teacher"), ("teacher_agreement", "student")]
     assert run.report["data"]["splits"]["train"]["unlabelled_images"] == 48
     with pytest.raises(RunError, match=r"mse_ce.*label"):
         compress(recipe(**sections, steps=[{"distill": {"loss": "mse_ce"}}]), tmp_path / "b", log=lambda line: None)

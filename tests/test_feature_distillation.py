@@ -87,8 +87,12 @@ def test_the_student_comes_near_the_teacher_and_the_report_says_how_near(finishe
     assert set(rows[1]["quality"]) == {"knn_accuracy"}
     for row in rows:
         assert 0.1 < row["quality"]["knn_accuracy"] < 1
+        for entry in row.get("differences", []):
+            earlier = next(other for other in rows if other["stage"] == entry["against"])["quality"]["knn_accuracy"]
+            assert entry["difference"] == pytest.approx(row["quality"]["knn_accuracy"] - earlier)
         assert row["cost"]["macs"] > 0
         assert set(row["latency"]) == {"batch_1", "batch_2"}
+    assert all(row["differences"] for row in rows[1:])
     assert rows[3]["quality"]["cosine_similarity"] > 0.9
     assert rows[3]["quality"]["cosine_similarity"] > rows[2]["quality"]["cosine_similarity"]
 
@@ -184,7 +188,7 @@ def test_the_loss_is_the_mean_squared_distance_and_the_teacher_is_frozen(models)
     expected = (projector(pooled_embedding(student, mine)) - pooled_embedding(teacher, theirs)).square().mean()
     assert loss.item() == pytest.approx(expected.item())
     loss.backward()
-    assert not teacher.training
+    assert teacher.training and not trainer.teacher.training
     assert all(parameter.grad is None for parameter in teacher.parameters())
     assert projector.weight.grad.abs().sum() > 0
 

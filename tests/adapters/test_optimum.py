@@ -173,7 +173,7 @@ def test_the_loss_compares_with_what_the_teacher_sees(tmp_path, own_view):
     with torch.no_grad():
         loss = task.compute_loss(task.model, batch)
         student_logits = task.model(batch["pixel_values"]).logits
-        teacher_logits = teacher(batch["teacher_pixel_values" if own_view else "pixel_values"]).logits
+        teacher_logits = teacher.eval()(batch["teacher_pixel_values" if own_view else "pixel_values"]).logits
     assert loss.item() == pytest.approx(F.mse_loss(student_logits.softmax(1), teacher_logits.softmax(1)).item())
 
 
