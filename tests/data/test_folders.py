@@ -226,6 +226,7 @@ WRONG = {
         {"train": 2, "test": 2, "extra": 2},
         "'extra' lies beside .* 'test', 'train'",
     ),
+    "train and one other": ({"train": 2, "bus": 2}, "'bus' lies beside the splits 'train'"),
     "train and test1": ({"train": 2, "test1": 2}, "'test1' lies beside the splits 'train'"),
     "test and test1": ({"test": 2, "test1": 2, "test2": 2}, "'test1', 'test2' lie beside the splits 'test'"),
     "nearly splits": (
