@@ -97,12 +97,12 @@ def find_splits(folder: Folder, wanted: Collection[str], labelled: bool) -> dict
 def lay_out(folder: Folder, bases: dict[str, Parts], labelled: bool) -> Layout:
     """Decide for every picture which class it belongs to.
 
+    Where two class folders have the same name (`Apple/healthy`, `Grape/healthy`), all classes are called by their
+    paths.
+
     Args:
         bases: parts of the path of each split's folder.
         labelled: whether classes are wanted.
-
-    Where two class folders have the same name (`Apple/healthy`, `Grape/healthy`), all classes are called by their
-    paths.
 
     Raises:
         FolderError: pictures would be without a class although there are class folders.
