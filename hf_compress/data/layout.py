@@ -83,7 +83,9 @@ def find_splits(folder: Folder, wanted: Collection[str], labelled: bool) -> dict
             return {"train": base}
         raise FolderError(f"{some(others)} {_lies(others)} beside the splits {some(roles)}: {MOVE}")
     if stray:
-        raise FolderError(f"{len(stray)} pictures such as {stray[0]!r} lie beside the splits {some(roles)}: {STRAY}")
+        raise FolderError(
+            f"pictures such as {stray[0]!r} ({len(stray)} in all) lie beside the splits {some(roles)}: {STRAY}"
+        )
     for role, count in Counter(roles.values()).items():
         if count > 1:
             same = some(top for top in roles if roles[top] == role)
@@ -97,12 +99,12 @@ def find_splits(folder: Folder, wanted: Collection[str], labelled: bool) -> dict
 def lay_out(folder: Folder, bases: dict[str, Parts], labelled: bool) -> Layout:
     """Decide for every picture which class it belongs to.
 
+    Where two class folders have the same name (`Apple/healthy`, `Grape/healthy`), all classes are called by their
+    paths.
+
     Args:
         bases: parts of the path of each split's folder.
         labelled: whether classes are wanted.
-
-    Where two class folders have the same name (`Apple/healthy`, `Grape/healthy`), all classes are called by their
-    paths.
 
     Raises:
         FolderError: pictures would be without a class although there are class folders.
@@ -194,8 +196,8 @@ def _class_paths(folder: Folder, base: Parts, pictures: list[File]) -> list[Part
     if depths[0]:
         stray = [file.name for file in pictures if len(file.parts) == len(base) + 1]
         raise FolderError(
-            f"{len(stray)} pictures lie beside the class folders {some({path[0] for path in paths if path})}, the "
-            f"first is {stray[0]!r}: {STRAY}"
+            f"pictures such as {stray[0]!r} ({len(stray)} in all) lie beside the class folders "
+            f"{some({path[0] for path in paths if path})}: {STRAY}"
         )
     if len(depths) > 1:
         _, rarest = min((count, -depth) for depth, count in depths.items())

@@ -17,6 +17,7 @@ from hf_compress.data.layout import Parts, find_splits, lay_out
 from hf_compress.data.tables import find_tables, load_tables
 from hf_compress.sections import SourceSection, UnlabelledSection
 
+MOST_SHARDS = 512  # of a stream: as many workers can read it
 Rows = datasets.DatasetDict | datasets.IterableDatasetDict
 
 
@@ -31,7 +32,7 @@ def load_folder(root: Path, section: SourceSection, streaming: bool) -> tuple[Ro
     root = Path(os.path.abspath(root))
     if (root / "dataset_dict.json").exists() or (root / "state.json").exists():
         return _saved(root, streaming), []
-    if _card_names_files(root):
+    if card_names_files(root):
         return datasets.load_dataset(str(root), section.name, streaming=streaming), []
     folder, wanted = scan(root), _wanted(section)
     labelled = not isinstance(section, UnlabelledSection)
@@ -78,8 +79,8 @@ def _load_pictures(
     return rows, folder.left_out([file for pictures in layout.pictures.values() for file in pictures], {})
 
 
-def _card_names_files(root: Path) -> bool:
-    """Whether the folder's README.md, as the card of a Hub data set, says which files make which split."""
+def card_names_files(root: Path) -> bool:
+    """Whether a folder's README.md, as the card of a Hub data set, says which files make which split."""
     try:
         card = huggingface_hub.metadata_load(root / "README.md") or {}
     except (OSError, ValueError):
@@ -103,21 +104,22 @@ def _nothing(folder: Folder) -> str:
 
 
 def _streams(rows: datasets.DatasetDict) -> datasets.IterableDatasetDict:
-    """Return rows as streams that are shuffled row by row, and know how many they are."""
+    """Return rows as streams that know how many they are, in shards that each go through all classes."""
     streams = datasets.IterableDatasetDict()
     for split, part in rows.items():
-        undecoded = {
-            name: datasets.Image(decode=False) if isinstance(feature, datasets.Image) else feature
-            for name, feature in part.features.items()
-        }
-        plain = part.cast(datasets.Features(undecoded))
+        plain = part
+        for name in [name for name, feature in part.features.items() if isinstance(feature, datasets.Image)]:
+            plain = plain.cast_column(name, datasets.Image(decode=False))
+        shards = min(MOST_SHARDS, len(plain))
+        numbers = [range(first, len(plain), shards) for first in range(shards)]
         streams[split] = datasets.IterableDataset.from_generator(
-            _each, features=plain.features, gen_kwargs={"rows": plain, "numbers": list(range(len(plain)))}
+            _each, features=plain.features, gen_kwargs={"rows": plain, "shards": numbers}
         )
         streams[split].info.splits = datasets.SplitDict({split: datasets.SplitInfo(split, num_examples=len(plain))})
     return streams
 
 
-def _each(rows: datasets.Dataset, numbers: list[int]) -> Iterator[dict[str, Any]]:
-    for number in numbers:
-        yield rows[number]
+def _each(rows: datasets.Dataset, shards: list[range]) -> Iterator[dict[str, Any]]:
+    for shard in shards:
+        for number in shard:
+            yield rows[number]

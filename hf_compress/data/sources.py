@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import httpx2
 import huggingface_hub
 import numpy as np
 from rich.progress import Progress
@@ -19,8 +20,9 @@ from torch import Tensor
 
 from hf_compress.data.decoded import Decoded, Room
 from hf_compress.data.folders import FolderError, LeftOut
+from hf_compress.data.formats import ending_of, readable
 from hf_compress.data.images import IGNORED_LABEL, decode
-from hf_compress.data.local import load_folder
+from hf_compress.data.local import card_names_files, load_folder
 from hf_compress.errors import RunError, UsageError, shown
 from hf_compress.files import user_path
 from hf_compress.machine import kind_of
@@ -73,11 +75,15 @@ def load_raw(section: SourceSection, key: str, streaming: bool = False) -> Sourc
         raise UsageError(f"'{key}.path': {str(error).rstrip('.')}; check the id, or log in if it is private") from None
     except (OSError, ValueError, TypeError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())
-        raise UsageError(f"'{key}.path': {section.path} cannot be loaded: {reason}") from None
+        advice = "; look for a copy of the data in parquet files" if "scripts are no longer" in reason else ""
+        raise UsageError(f"'{key}.path': {section.path} cannot be loaded: {reason}{advice}") from None
 
 
 def _from_hub(section: SourceSection, key: str, streaming: bool) -> Source:
     revision = section.revision
+    if not streaming and (copy := _copied_pictures(section)) is not None:
+        rows, left_out = load_folder(copy, section, streaming)
+        return Source(rows, copy.name, left_out)
     if streaming:
         revision = huggingface_hub.dataset_info(section.path, revision=revision).sha
     loaded = datasets.load_dataset(section.path, section.name, revision=revision, streaming=streaming)
@@ -85,6 +91,32 @@ def _from_hub(section: SourceSection, key: str, streaming: bool) -> Source:
         return Source(loaded, revision)
     raw = loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({"train": loaded})
     return Source(raw, _hub_commit(raw, section, key))
+
+
+def _copied_pictures(section: SourceSection) -> Path | None:
+    """Return the local copy of a Hub data set that is nothing but a folder of pictures.
+
+    Its splits and classes are then those of a folder of the user's; `datasets` would find others.
+    """
+    where = {"repo_id": section.path, "revision": section.revision}
+    try:
+        info = huggingface_hub.dataset_info(**where)
+        names, commit = [file.rfilename for file in info.siblings], info.sha
+    except huggingface_hub.errors.HfHubHTTPError:
+        return None  # `datasets` says what is wrong
+    except (OSError, httpx2.TransportError):  # there is no connection
+        try:
+            copy = Path(huggingface_hub.snapshot_download(**where, repo_type="dataset", local_files_only=True))
+        except (OSError, ValueError):
+            return None
+        names, commit = [str(file) for file in copy.rglob("*")], copy.name
+    except ValueError:
+        return None
+    endings = {ending_of(name) for name in names}
+    if not endings & readable() or endings & {".parquet", ".arrow", ".tar", ".zip", ".py"}:
+        return None
+    copy = Path(huggingface_hub.snapshot_download(section.path, repo_type="dataset", revision=commit))
+    return None if card_names_files(copy) else copy
 
 
 def _hub_commit(raw: datasets.DatasetDict, section: SourceSection, key: str) -> str | None:

@@ -226,6 +226,7 @@ WRONG = {
         {"train": 2, "test": 2, "extra": 2},
         "'extra' lies beside .* 'test', 'train'",
     ),
+    "train and one other": ({"train": 2, "bus": 2}, "'bus' lies beside the splits 'train'"),
     "train and test1": ({"train": 2, "test1": 2}, "'test1' lies beside the splits 'train'"),
     "test and test1": ({"test": 2, "test1": 2, "test2": 2}, "'test1', 'test2' lie beside the splits 'test'"),
     "nearly splits": (
@@ -241,10 +242,10 @@ WRONG = {
         {"train/a": 1, "train/b": 1, "val/x.txt": ""},
         "split folder 'val' holds no picture.*txt",
     ),
-    "stray pictures": (TWO | {"": 1}, "1 pictures lie beside the class folders 'cat', 'dog', the first is '6.png'"),
+    "stray pictures": (TWO | {"": 1}, r"'6.png' \(1 in all\) lie beside the class folders 'cat', 'dog': move"),
     "stray pictures in a split": (
         {"train/a": 1, "train/b": 1, "train/x.png": picture(1)},
-        "beside the class folders 'a', 'b', the first is 'train/x.png'",
+        "'train/x.png' .*beside the class folders 'a', 'b'",
     ),
     "stray pictures beside splits": ({"train/a": 1, "train/b": 1, "x.png": picture(1)}, "'x.png'"),
     "originals in a class": (TWO | {"cat/originals": 2}, "different depths: 'cat/originals'"),

@@ -7,8 +7,9 @@ from PIL import Image
 
 from hf_compress import Recipe, compress
 from hf_compress.data import load_data
+from hf_compress.data.decoded import Room
 from hf_compress.data.images import IGNORED_LABEL, decode
-from hf_compress.data.unlabelled import set_aside
+from hf_compress.data.unlabelled import load_unlabelled, set_aside
 from hf_compress.errors import RunError, UsageError
 from hf_compress.evaluation import evaluate_folder
 from hf_compress.hub.card_facts import data_rows
@@ -85,6 +86,15 @@ def test_more_folders_and_splits_join_whatever_their_columns_and_labels(tmp_path
     assert data_rows({"data": data.facts})[-1][:2] == ("unlabelled", 85)
     data.align_labels([str(digit) for digit in reversed(range(10))])
     assert set(data.unlabelled.labels) == {IGNORED_LABEL}
+
+
+def test_files_of_a_source_that_are_left_out_are_counted(tmp_path, unlabelled_photos):
+    (tmp_path / "photos" / "notes.txt").touch()
+    (tmp_path / "photos" / "more").mkdir()
+    (tmp_path / "photos" / "more" / "1.heic").touch()
+    found = load_unlabelled(DataSection(path="digits", unlabelled=[unlabelled_photos]), None, Room(0))
+    assert len(found.images) == 60
+    assert sorted((item.count, item.example) for item in found.left_out) == [(1, "more/1.heic"), (1, "notes.txt")]
 
 
 def test_the_same_view_is_augmented():
