@@ -75,6 +75,8 @@ def trees(draw):
     rarely = st.sampled_from([False] * 11 + [True])
     cased = st.sampled_from(sorted(WORDS)).flatmap(lambda word: st.sampled_from([word, word.title(), word.upper()]))
     splits = draw(st.lists(cased, max_size=3, unique_by=lambda name: WORDS[name.lower()]))
+    if splits and not {WORDS[name.lower()] for name in splits} & {"train"} and not draw(rarely):
+        splits.append(draw(st.sampled_from(["train", "Train", "TRAINING"])))
     if draw(rarely):
         splits.append(draw(st.sampled_from(["bus", "holdout", *WORDS])))
     depth = draw(st.sampled_from([0, 1, 1, 1, 2]))
@@ -278,3 +280,16 @@ def divided(rows, root):
     corrupt = sum(facts["corrupt_images_skipped"] for facts in data.facts["splits"].values())
     if len({part.labelled for part in data.splits.values()}) == 1:
         assert sum(map(len, parts.values())) + corrupt == sum(map(len, rows.values()))
+    if fractions:
+        assert no_picture_twice(data)
+    try:
+        data = load_data(DataSection(path=str(root), on_leak="drop", **fractions), seed=0)
+    except RunError as error:
+        event("nothing left: " + re.sub(r"'[^']*'|\d+", "...", str(error))[:60])
+        return
+    assert no_picture_twice(data)
+
+
+def no_picture_twice(data):
+    digests = [digests_of(part.pictures) for part in data.splits.values()]
+    return sum(map(len, digests)) == len(set().union(*digests))
