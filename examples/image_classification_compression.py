@@ -11,6 +11,7 @@ With your own photos (one folder a class) pass `--dataset ./photos`; with a mode
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,6 +114,8 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     if compression.teacher_name:
         teacher = AutoModelForImageClassification.from_pretrained(compression.teacher_name)
         teacher_processor = AutoImageProcessor.from_pretrained(compression.teacher_name)
+        if set(teacher.config.id2label.values()) != set(labels):  # their order may differ
+            sys.exit(f"the labels of {compression.teacher_name} are not those of {data_arguments.dataset}")
 
     def accuracy(output: EvalPrediction) -> dict[str, float]:
         return {"accuracy": float((output.predictions.argmax(axis=1) == output.label_ids).mean())}
