@@ -29,8 +29,8 @@ from transformers import (
     set_seed,
 )
 
+from hf_compress import load
 from hf_compress.adapters.optimum import CompressionTrainer, DistillationConfig, PruningConfig
-from hf_compress.hub.load import label_options
 from hf_compress.students import STUDENTS, build_registered
 
 
@@ -96,10 +96,8 @@ def load_model(arguments: ModelArguments, labels: list[str]) -> tuple[PreTrained
         size = arguments.image_size
         built = build_registered(arguments.model_name, labels, width=arguments.width, image_size=size)
         return built.model, built.processor
-    model = AutoModelForImageClassification.from_pretrained(
-        arguments.model_name, **label_options(labels), ignore_mismatched_sizes=True
-    )
-    return model, AutoImageProcessor.from_pretrained(arguments.model_name)
+    loaded = load(arguments.model_name, labels=labels)
+    return loaded.model, loaded.processor
 
 
 def main(arguments: list[str] | None = None) -> dict[str, float]:
@@ -116,7 +114,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     if compression.teacher_name:
         teacher = AutoModelForImageClassification.from_pretrained(compression.teacher_name)
         teacher_processor = AutoImageProcessor.from_pretrained(compression.teacher_name)
-        if list(teacher.config.id2label.values()) != labels:
+        if set(teacher.config.id2label.values()) != set(labels):  # their order may differ
             sys.exit(f"the labels of {compression.teacher_name} are not those of {data_arguments.dataset}")
 
     def accuracy(output: EvalPrediction) -> dict[str, float]:

@@ -35,6 +35,7 @@ NUMBERS, DEFAULTS = ["0", "1", "2"], ["LABEL_0", "LABEL_1", "LABEL_2"]
         (["crane", "crane"], ["crane", "crane"], [0, 1]),
         (["A", "a"], ["A", "A "], None),
         (["a", "b"], ["A", "a"], None),
+        (["A", "a"], ["a", "b"], None),
         (["crane", "crane"], ["crane", "Crane"], None),
         (["crane", "bus"], ["crane", "crane"], None),
         (["a", "b"], ["a", "b", "c"], None),
