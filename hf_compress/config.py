@@ -35,6 +35,11 @@ class TrainingConfig(Section):
     weight_decay: float = Field(0.0, ge=0)
     scheduler: Literal["constant", "linear", "cosine"] = Field("linear", description="Learning rate after warm-up.")
     warmup: float = Field(0.0, ge=0, lt=1, description="Fraction of the steps in which the learning rate rises.")
+    max_grad_norm: float | None = Field(
+        1.0,
+        ge=0,
+        description="Gradients are scaled down to this norm, all parameters together; 0 or null leaves them.",
+    )
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Autocast of forward and backward passes.")
     compile: bool = Field(
         False,
@@ -45,6 +50,11 @@ class TrainingConfig(Section):
         description="When the loss is not finite: `retry` halves the learning rate and goes on from the last good "
         "epoch, at most three times.",
     )
+
+    @field_validator("max_grad_norm")
+    @classmethod
+    def _null_is_written_as_zero(cls, value: float | None) -> float:
+        return value or 0.0
 
 
 S = TypeVar("S", bound=Section)

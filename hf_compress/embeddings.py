@@ -15,6 +15,7 @@ from hf_compress.data import Collator, ImageSplit
 from hf_compress.data.images import input_size
 from hf_compress.errors import RunError
 from hf_compress.hub.load import LoadedModel
+from hf_compress.looking import twin
 from hf_compress.memory import in_fitting_batches
 
 PROJECTOR = "projector.safetensors"
@@ -71,7 +72,7 @@ def embed(loaded: LoadedModel, images: ImageSplit, workers: int = 0) -> Tensor:
     """Return the pooled embeddings of a split without augmentation, shape (images, width), float32 on the CPU."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     images, collate = images.without_augmentation(), Collator(loaded.processor)
-    model = loaded.model.eval().to(device)
+    model = twin(loaded.model).to(device)
 
     def run(batch_size: int) -> Tensor:
         loader = DataLoader(images, batch_size, collate_fn=collate, num_workers=workers)
@@ -82,16 +83,14 @@ def embed(loaded: LoadedModel, images: ImageSplit, workers: int = 0) -> Tensor:
             ]
         return torch.cat(parts)
 
-    embeddings = in_fitting_batches(run, BATCH)
-    model.to("cpu")
-    return embeddings
+    return in_fitting_batches(run, BATCH)
 
 
 def embedding_width(loaded: LoadedModel) -> int:
     """Return the length of a model's embeddings."""
     image = torch.zeros(1, 3, *input_size(loaded.processor), device=loaded.model.device)
     with torch.inference_mode():
-        return pooled_embedding(loaded.model.eval(), image).shape[1]
+        return pooled_embedding(twin(loaded.model), image).shape[1]
 
 
 def load_projector(folder: str | Path) -> nn.Linear | None:

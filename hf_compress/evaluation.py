@@ -20,13 +20,20 @@ from hf_compress.sections import DataSection
 from hf_compress.training import evaluate
 
 
-def evaluate_folder(name: str, data_path: str | None, split: str, trust_remote_code: bool = False) -> dict[str, Any]:
+def evaluate_folder(
+    name: str, data_path: str | None, split: str | None = None, trust_remote_code: bool = False
+) -> dict[str, Any]:
     """Return quality and cost of a saved model.
 
     Args:
         name: folder or Hub id.
         data_path: the images; None takes those of a run folder's recipe.
-        split: `train`, `validation` or `test`.
+        split: `train`, `validation` or `test`, as a run would divide the images. None takes the test images of a run
+            folder's own data; of other data the test split, or everything where there is none.
+
+    Returns:
+        `model`; `split`: how many images, from where, and how many were skipped; what was `left_out`, `leaks` and
+        `conflicting_labels` as in a report; `quality` and `cost`.
 
     Raises:
         UsageError: no data was named, and the folder has no recipe that names it; or a backbone is to be measured on
@@ -39,20 +46,22 @@ def evaluate_folder(name: str, data_path: str | None, split: str, trust_remote_c
     loaded, data, quality = measured(name, data_path, split, trust_remote_code)
     return {
         "model": name,
-        "split": {"name": split, **data.facts["splits"][split]},
+        "split": {"name": split or "test", **data.facts["splits"][split or "test"]},
+        **{key: data.facts[key] for key in ("left_out", "leaks", "conflicting_labels")},
         "quality": quality,
         "cost": cost(loaded.model, torch.zeros(1, 3, *input_size(loaded.processor))),
     }
 
 
 def load_with_data(
-    name: str, data_path: str | None, trust_remote_code: bool = False
+    name: str, data_path: str | None, trust_remote_code: bool = False, divided: bool = False
 ) -> tuple[LoadedModel, ImageData, bool]:
     """Load a saved classifier and images to try it on.
 
     Args:
         name: folder or Hub id.
         data_path: the images; None takes those of a run folder's recipe.
+        divided: divide images that are not of that recipe, too; else they are all to evaluate: see `load_data`.
 
     Returns:
         The model, the images, and whether these have the model's labels; if so, in its order.
@@ -60,30 +69,30 @@ def load_with_data(
     Raises:
         UsageError: no data was named, and the folder has no recipe that names it.
     """
-    section, seed = _data_section(name, data_path)
+    section, seed, own = _data_section(name, data_path)
     loaded = load(name, trust_remote_code=trust_remote_code)
-    data = load_data(section, seed)
+    data = load_data(section, seed, to_evaluate=not own and not divided)
     return loaded, data, data.labelled and data.align_labels(loaded.label_names)
 
 
-def _classifier(name: str, data_path: str | None, split: str, trust_remote_code: bool):
-    loaded, data, same_labels = load_with_data(name, data_path, trust_remote_code)
+def _classifier(name: str, data_path: str | None, split: str | None, trust_remote_code: bool):
+    loaded, data, same_labels = load_with_data(name, data_path, trust_remote_code, divided=split is not None)
     if not same_labels:
         raise RunError(
             f"the labels of {data.facts['path']} are not those of {name}: {', '.join(loaded.label_names[:5])} ..."
         )
-    return loaded, data, evaluate(loaded.model, loaded.processor, data, split)
+    return loaded, data, evaluate(loaded.model, loaded.processor, data, split or "test")
 
 
-def _backbone(name: str, data_path: str | None, split: str, trust_remote_code: bool):
+def _backbone(name: str, data_path: str | None, split: str | None, trust_remote_code: bool):
     if split == "train":
         raise UsageError("the training images are the gallery of the k-NN accuracy: choose --split validation or test")
-    section, seed = _data_section(name, data_path)
+    section, seed, _ = _data_section(name, data_path)
     loaded = load_backbone(name, trust_remote_code=trust_remote_code)
     data = load_data(section, seed)
     if not data.labelled:
         raise RunError(f"{section.path} has no labels, which the k-NN accuracy of {name} needs: name labelled images")
-    return loaded, data, FeatureQuality(data, split=split)(loaded)
+    return loaded, data, FeatureQuality(data, split=split or "test")(loaded)
 
 
 def _own_recipe(name: str) -> Recipe | None:
@@ -91,14 +100,17 @@ def _own_recipe(name: str) -> Recipe | None:
     return Recipe.load(file) if file.is_file() else None
 
 
-def _data_section(name: str, data_path: str | None) -> tuple[DataSection, int]:
-    """Return section and seed of a run's own recipe where it used the same data, so that its test images stay such."""
+def _data_section(name: str, data_path: str | None) -> tuple[DataSection, int, bool]:
+    """Return section and seed of a run's own recipe where it used the same data, so that its test images stay such.
+
+    The third says whether it is its own.
+    """
     recipe = _own_recipe(name)
     if recipe is not None and (data_path is None or _same_path(data_path, recipe.data.path)):
-        return recipe.data.model_copy(update={"unlabelled": []}), recipe.seed
+        return recipe.data.model_copy(update={"unlabelled": []}), recipe.seed, True
     if data_path is None:
         raise UsageError(f"'{name}' has no {RECIPE} that names its data: pass --data")
-    return DataSection(path=data_path), 0
+    return DataSection(path=data_path), 0, False
 
 
 def _same_path(first: str, second: str) -> bool:

@@ -51,6 +51,29 @@ def whole_folder(path: Path) -> Iterator[Path]:
     _sync(path.parent)
 
 
+def read_text(path: Path, most: int) -> str:
+    """Return the text of a file that anyone may have written.
+
+    Args:
+        most: characters that it may have.
+
+    Raises:
+        ValueError: it is no regular file of UTF-8 text, or longer; the message is one sentence about it.
+    """
+    try:
+        if not path.is_file():
+            raise ValueError("it is no regular file")
+        with path.open(encoding="utf-8-sig") as file:
+            text = file.read(most + 1)
+    except UnicodeDecodeError:
+        raise ValueError("it is no text in UTF-8") from None
+    except OSError as error:
+        raise ValueError(f"it cannot be read ({error.strerror})") from None
+    if len(text) > most:
+        raise ValueError(f"it is longer than {most:,} characters")
+    return text
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace a text file by a whole one."""
     with whole_file(path) as new:

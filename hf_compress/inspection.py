@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from rich.table import Table
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from hf_compress.checkpoint.rewrites import record_rewrites
 from hf_compress.checkpoint.shapes import unpruned
 from hf_compress.data.images import input_size
 from hf_compress.hub.load import load
+from hf_compress.looking import twin
+from hf_compress.measure.macs import counting_macs
 
 WARM_UP, REPEATS = 3, 15
 
@@ -42,6 +43,7 @@ def inspect(name: str, trust_remote_code: bool = False) -> list[dict[str, Any]]:
 
 def layers(model: PreTrainedModel, image: Tensor) -> list[dict[str, Any]]:
     """Describe the layers of a model; see `inspect`."""
+    model = twin(model)
     holders = {n: module for n, module in model.named_modules() if list(module.parameters(recurse=False))}
     original = dict(unpruned(model).named_modules())
     rewrites = {f"{name}.": record["kind"] for name, record in record_rewrites(model).items()}
@@ -101,12 +103,11 @@ def _shape(sizes: list[int]) -> str:
 
 
 def _macs(model: PreTrainedModel, image: Tensor) -> dict[str, int]:
-    """Return multiply-accumulates by module name: half of the FLOPs that torch's own counter finds."""
-    model.eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    """Return multiply-accumulates by module name."""
+    with counting_macs() as counter:
         model(pixel_values=image)
     root = type(model).__name__ + "."
-    return {name.removeprefix(root): sum(flops.values()) // 2 for name, flops in counter.get_flop_counts().items()}
+    return {name.removeprefix(root): macs for name, macs in counter.by_module().items()}
 
 
 def _time_shares(model: PreTrainedModel, modules: dict[str, nn.Module], image: Tensor) -> dict[str, float]:

@@ -20,11 +20,14 @@ def copy_with_same_tensors(model: nn.Module) -> nn.Module:
 
 
 def use_channels_last(model: nn.Module) -> None:
-    """Lay out the weights of convolutions as the fast CPU and GPU kernels want them; values do not change.
+    """Lay out the weights of 2-d convolutions as the fast CPU and GPU kernels want them; values do not change.
 
     Models that use a convolution's weights twice stay as they are: neither transformers nor safetensors finds out in
     that layout which weights are shared, and so they could not be saved.
     """
-    uses = [id(weight) for _, weight in model.named_parameters(remove_duplicate=False) if weight.dim() > 3]
-    if len(uses) == len(set(uses)):
-        model.to(memory_format=torch.channels_last)
+    uses = [id(weight) for _, weight in model.named_parameters(remove_duplicate=False) if weight.dim() == 4]
+    if len(uses) > len(set(uses)):
+        return
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)

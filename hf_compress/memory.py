@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -49,6 +50,14 @@ def in_fitting_batches(
         previous, batch_size = batch_size, smaller(batch_size)
         logger.warning("memory ran out with batches of %d images: going on with %d", previous, batch_size)
         clear_device_cache(garbage_collection=True)
+
+
+def machine_bytes() -> int:
+    """Return how much memory this machine has; where it does not say, more than there can be."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not on Windows
+        return 2**60
 
 
 def next_divisor(number: int, size: int) -> int:

@@ -9,20 +9,26 @@ from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
 from hf_compress import processes
+from hf_compress.batching import require_pairs
 from hf_compress.chain import build_assistants, teach_assistants
 from hf_compress.checkpoint import is_compressed
-from hf_compress.data import load_data
+from hf_compress.config import TrainingConfig
+from hf_compress.data import ImageData, load_data
 from hf_compress.environment import environment
 from hf_compress.hub.card import write_card
 from hf_compress.hub.load import LoadedModel
 from hf_compress.hub.origin import Origin, origin, publishable_license
 from hf_compress.hub.publish import require_login
+from hf_compress.machine import in_one_sentence
 from hf_compress.measure.layers import layer_changes
 from hf_compress.measure.runtimes import require
+from hf_compress.permissions import permitted
 from hf_compress.recipe import Recipe
+from hf_compress.reload_check import check_reload, some_pictures
 from hf_compress.run import Run, write_run
 from hf_compress.run_folder import RunFolder
 from hf_compress.seeds import Seeds
+from hf_compress.selection.config import AUTO
 from hf_compress.selection.select import select_student
 from hf_compress.stages import Stages, quality_measure
 from hf_compress.steps.base import Context
@@ -32,7 +38,14 @@ from hf_compress.teacher import as_teacher, load_teachers, train_teachers, unfol
 
 
 def compress(
-    recipe: Recipe, output: str | Path = "runs/latest", overwrite: bool = False, resume: bool = False, log=print
+    recipe: Recipe,
+    output: str | Path = "runs/latest",
+    overwrite: bool = False,
+    resume: bool = False,
+    log=print,
+    *,
+    trust_remote_code: bool = False,
+    publish: bool = False,
 ) -> Run:
     """Run a recipe.
 
@@ -42,6 +55,9 @@ def compress(
         overwrite: replace an earlier run there, and discard an unfinished one.
         resume: go on with an unfinished run of the same recipe there, if there is one; leave a finished one alone.
         log: called with one line for the user at a time.
+        trust_remote_code: run the Python code of the repositories that the recipe's models come from. A recipe that
+            asks for it is refused otherwise: it may be a stranger's.
+        publish: publish the result where the recipe's section `publish` says; likewise.
 
     Processes that a launcher started work together; the folder must be one that all of them see.
 
@@ -53,11 +69,12 @@ def compress(
         UsageError: the recipe or the folder is wrong.
         RunError: the run cannot go on. What is done stays in `<output>.partial`, for `resume`.
     """
+    recipe = permitted(recipe, trust_remote_code, publish)
     log = processes.begin(log)
     require(recipe.measure.runtimes)
     if recipe.publish is not None:
         require_login()
-    with RunFolder(output, recipe, overwrite, resume) as folder:
+    with in_one_sentence(), RunFolder(output, recipe, overwrite, resume) as folder:
         if folder.finished is not None:
             log(f"'{output}' is finished: nothing is left to do{' but to publish it' if recipe.publish else ''}")
             run = folder.finished
@@ -65,10 +82,8 @@ def compress(
             _log_resumed(folder, output, log)
             run = _work(recipe, folder, log)
     if recipe.publish is not None:
-        models = [*(recipe.teacher.members if recipe.teacher else []), recipe.student]
-        trusted = any(section.trust_remote_code for section in models)
-        options = recipe.publish.model_dump()
-        log(processes.on_main(lambda: str(run.publish(**options, trust_remote_code=trusted))))
+        options = recipe.publish.model_dump() | {"trust_remote_code": trust_remote_code}
+        log(processes.on_main(lambda: str(run.publish(**options))))
     return run
 
 
@@ -95,6 +110,7 @@ def _work(recipe: Recipe, folder: RunFolder, log) -> Run:
         unlabelled=data.facts["unlabelled_revisions"],
         teacher=[teacher.commit for teacher in teachers],
     )
+    _require_pairs(recipe, data, teachers)
     teachers, training_details = train_teachers(recipe, teachers, data, seeds.teachers, folder.units, log)
     teacher = as_teacher(teachers, data)
     quality = quality_measure(recipe, data, teacher)
@@ -135,6 +151,7 @@ def _work(recipe: Recipe, folder: RunFolder, log) -> Run:
     def write(files: Path) -> None:
         for result in results:
             add_files(result, files, model=result is results[-1])
+        check_reload(files, student, some_pictures(data.test), None if recipe.task == "features" else data.label_names)
         report = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "task": recipe.task,
@@ -157,6 +174,21 @@ def _work(recipe: Recipe, folder: RunFolder, log) -> Run:
         write_card(files)
 
     return folder.finish(write)
+
+
+def _require_pairs(recipe: Recipe, data: ImageData, teachers: list[LoadedModel]) -> None:
+    """Refuse trainings on single images that batch norms cannot learn from, before the first one begins."""
+    for teacher, section in zip(teachers, recipe.teacher.members if recipe.teacher else [], strict=True):
+        if section.finetune is not None:
+            require_pairs(teacher.model, data.training, section.finetune.batch_size)
+    configs = [config for step in recipe.steps for config in step.values()]
+    trainings = [each for config in configs for each in (config, getattr(config, "recovery", None))]
+    least = min((each.batch_size for each in trainings if isinstance(each, TrainingConfig)), default=2)
+    if min(least, len(data.with_unlabelled)) == 1 and recipe.student.model != AUTO:
+        student = build_student(
+            recipe.student, data.label_names, next(iter(teachers), None), headless=recipe.task == "features"
+        )
+        require_pairs(student.model, data.with_unlabelled, least)
 
 
 def _origins(

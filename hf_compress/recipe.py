@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, Field, SerializeAsAny, field_validator, model_validator
 from pydantic.json_schema import models_json_schema
 
+from hf_compress.bounds import refuse_endless
 from hf_compress.config import Section, validate
 from hf_compress.errors import UsageError, shown
 from hf_compress.recipe_values import is_study, overridden, read_recipe
@@ -46,7 +47,9 @@ class Recipe(Section):
         min_length=1, description="What is done to the student, in order: one step a list item."
     )
     measure: MeasureSection = Field(default_factory=MeasureSection)
-    publish: PublishSection | None = Field(None, description="Publish the finished run folder on the Hub.")
+    publish: PublishSection | None = Field(
+        None, description="Publish the finished run folder on the Hub; needs --publish as well."
+    )
     seed: int = Field(0, ge=0, lt=2**32)
 
     @model_validator(mode="before")
@@ -116,6 +119,11 @@ class Recipe(Section):
             for number, step in enumerate(self.build_steps()):
                 if step.needs_teacher:
                     raise UsageError(f"'steps.{number}' learns from a teacher: add 'teacher.model' to the recipe")
+        return self
+
+    @model_validator(mode="after")
+    def _ends(self):
+        refuse_endless(self)
         return self
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ from typing import Any
 
 from hf_compress.bounded_yaml import MOST_CHARACTERS, MOST_LEVELS, read_yaml
 from hf_compress.errors import UsageError, shown
-from hf_compress.files import user_path
+from hf_compress.files import read_text, user_path
 from hf_compress.registry import did_you_mean
 from hf_compress.shipped import shipped_folders
 
@@ -22,12 +22,9 @@ def read_recipe(source: str | Path) -> Any:
     """
     path = _find(source)
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            return read_yaml(file.read(MOST_CHARACTERS + 1))
+        return read_yaml(read_text(path, MOST_CHARACTERS))
     except ValueError as error:
         raise UsageError(f"recipe {path} is not valid YAML: {error}") from None
-    except OSError as error:
-        raise UsageError(f"recipe {path} cannot be read: {error.strerror}") from None
 
 
 def is_study(values: Any) -> bool:

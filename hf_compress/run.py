@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_compress.errors import UsageError
 from hf_compress.files import write_text
+from hf_compress.report import check_report, read_report
 
 if TYPE_CHECKING:
     from hf_compress.hub.publish import Publication
@@ -36,12 +37,12 @@ class Run:
         """Read a run folder.
 
         Raises:
-            UsageError: it is none.
+            UsageError: it is none, or its report is damaged.
         """
         path = Path(folder) / REPORT
         if not path.is_file():
             raise UsageError(f"'{folder}' is not a run folder: it has no {REPORT}")
-        return cls(Path(folder), json.loads(path.read_text(encoding="utf-8")))
+        return cls(Path(folder), read_report(path))
 
     def publish(self, to: str, **options: Any) -> Publication:
         """Publish the folder on the Hub as one commit; see `hf_compress.publish`."""
@@ -53,7 +54,14 @@ class Run:
 def write_run(folder: Path, recipe: str, report: dict[str, Any]) -> None:
     """Write recipe and report into a run folder."""
     write_text(folder / RECIPE, recipe)
-    write_text(folder / REPORT, report_text(report))
+    write_report(folder / REPORT, report)
+
+
+def write_report(path: Path, report: dict[str, Any]) -> None:
+    """Replace a report, which must be one: see `hf_compress.report`."""
+    text = report_text(report)
+    check_report(json.loads(text), str(path))
+    write_text(path, text)
 
 
 def report_text(report: dict[str, Any]) -> str:

@@ -17,7 +17,9 @@ class ModelSection(Section):
 
     model: str = Field(description="Hub id, folder, `timm/...`, or a name that `hf-compress students` lists.")
     revision: str | None = Field(None, description="Branch, tag or commit of the Hub repository.")
-    trust_remote_code: bool = Field(False, description="Run the Python code that the repository contains.")
+    trust_remote_code: bool = Field(
+        False, description="Run the Python code that the repository contains; needs --trust-remote-code as well."
+    )
     width: float = Field(1.0, gt=0, le=64, description="Width multiplier of a registered architecture.")
     image_size: int | None = Field(
         None, ge=8, le=8192, description="Input size in pixels of a registered architecture."
@@ -132,10 +134,16 @@ class DataSection(SourceSection):
     views: int | None = Field(
         None,
         ge=1,
+        le=MOST,
         description="Augmented views of an image, shown in turn, one an epoch, so that a teacher sees each only once; "
         "endlessly many when not given.",
     )
     on_corrupt: Literal["skip", "stop"] = Field("skip", description="What to do with an image that cannot be decoded.")
+    on_leak: Literal["warn", "stop", "drop"] = Field(
+        "warn",
+        description="What to do with pictures of the test or validation images that are in another split, too; `drop` "
+        "takes them out of that one.",
+    )
     workers: int = Field(0, ge=0, le=512, description="Processes that decode images; 0 decodes in the main process.")
     cache_mb: int = Field(1024, ge=0, le=2**30, description="Memory, in MiB, for images that are decoded only once.")
     streaming: bool = Field(False, description="Read training images anew for each epoch, and keep none on the disk.")

@@ -7,6 +7,8 @@ from typing import Any
 
 from hf_compress.recipe import Recipe
 
+SEEDS = 2**32  # so many are there, from 0 on; NumPy and scikit-learn take no other
+
 
 @dataclass(frozen=True)
 class Seeds:
@@ -24,9 +26,10 @@ class Seeds:
 
     @classmethod
     def of(cls, recipe: Recipe) -> Seeds:
-        """Derive all from the recipe's seed."""
+        """Derive all from the recipe's seed; after the last one comes 0."""
         seed, members = recipe.seed, recipe.teacher.members if recipe.teacher else []
-        return cls(seed, seed + 1, [seed if number == 0 else seed + 1 + number for number in range(len(members))])
+        teachers = [seed if number == 0 else seed + 1 + number for number in range(len(members))]
+        return cls(seed, (seed + 1) % SEEDS, [teacher % SEEDS for teacher in teachers])
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -19,9 +19,10 @@ from hf_compress.errors import RunError
 from hf_compress.evaluation import load_with_data
 from hf_compress.files import user_path, whole_file
 from hf_compress.manifest import adding, claim
-from hf_compress.measure.quality import quality
+from hf_compress.measure.quality import accuracy
 from hf_compress.steps.pruning.channels import ChannelPruner
 from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.planning import least_important
 from hf_compress.steps.pruning.shares import COLUMNS
 from hf_compress.steps.pruning.weights import prunable_weights, prune_weights
 
@@ -95,8 +96,8 @@ def sensitivity(
     for part, size, ratio, prune in track(trials, "Measuring sensitivity", transient=True):
         trial = copy.deepcopy(loaded.model)
         prune(trial)
-        accuracy = _accuracy(trial, inputs)
-        measurements.append(Measurement(part, size, ratio, accuracy, baseline - accuracy))
+        found = _accuracy(trial, inputs)
+        measurements.append(Measurement(part, size, ratio, found, baseline - found))
     with adding(folder) as new:
         _write(measurements, new / "sensitivity.csv")
         _draw(measurements, baseline, new / "sensitivity.png")
@@ -107,7 +108,7 @@ def _channel_trials(model, image: Tensor, config: PruneConfig, ratios: Sequence[
     pruner = ChannelPruner(model, image, config, set())
     groups = pruner.groups(model)
     for group in groups:
-        order = group.scores(model, config).argsort().tolist()
+        order = least_important(group.scores(model, config), group.units)
         for ratio in ratios:
             units = order[: min(round(ratio * group.units), group.units - 1)]
             if units:
@@ -128,7 +129,7 @@ def _weight_trials(model, config: PruneConfig, ratios: Sequence[float]) -> Itera
 def _accuracy(model: PreTrainedModel, inputs: list[dict[str, Tensor]]) -> float:
     with torch.inference_mode():
         logits = torch.cat([model.eval()(pixel_values=batch["pixel_values"]).logits for batch in inputs])
-    return quality(logits, torch.cat([batch["labels"] for batch in inputs]))["accuracy"]
+    return accuracy(logits, torch.cat([batch["labels"] for batch in inputs]))["accuracy"]
 
 
 def _write(measurements: list[Measurement], file: Path) -> None:

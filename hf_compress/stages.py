@@ -10,14 +10,15 @@ from typing import Any
 from hf_compress.data import ImageData
 from hf_compress.data.images import example_input
 from hf_compress.hub.load import LoadedModel
-from hf_compress.layout import use_channels_last
 from hf_compress.measure.cost import cost
 from hf_compress.measure.features import FeatureQuality
+from hf_compress.measure.intervals import Answers, differences
 from hf_compress.measure.latency import measure_latency
+from hf_compress.measure.quality import answered_right
 from hf_compress.measure.remarks import speed_remarks
 from hf_compress.recipe import Recipe
 from hf_compress.sections import MeasureSection
-from hf_compress.training import evaluate, evaluate_in_detail, predict
+from hf_compress.training import evaluate_in_detail, predict
 from hf_compress.units import Units
 
 
@@ -32,6 +33,7 @@ class Stages:
     Attributes:
         rows: one a model.
         models: copies of the models, for the latency, which is measured when all are there.
+        right: which test images each model answered right, by stage.
         remarks: sentences about the speed.
     """
 
@@ -41,19 +43,24 @@ class Stages:
         self.units = units
         self.rows: list[dict[str, Any]] = []
         self.models: list[LoadedModel] = []
+        self.right: dict[str, Answers] = {}
         self.remarks: list[str] = []
 
     def add(self, stage: str, loaded: LoadedModel, details: dict[str, Any] | None = None) -> None:
         """Measure quality and cost of a model on the test images.
 
-        The layout of its weights is the same afterwards whether it was measured now or before an interruption.
+        Its answers are compared with those of the first model, and of the one before it where the stage is a step.
         """
-        use_channels_last(loaded.model)
         image = example_input(loaded.processor)
         measured = self.units.value(
             f"measure {stage}", lambda: {**self.quality(loaded), "cost": cost(loaded.model, image)}
         )
-        row = {"stage": stage, "model": loaded.name, **measured}
+        right = measured.pop("right", {})
+        stages = list(self.right)
+        others = dict.fromkeys(stages[:1] + (stages[-1:] if stage[0].isdigit() else []))
+        found = differences(right, {name: self.right[name] for name in others})
+        self.right[stage] = right
+        row = {"stage": stage, "model": loaded.name, **measured, **({"differences": found} if found else {})}
         self.rows.append(row | ({"details": details} if details else {}))
         self.models.append(dataclasses.replace(loaded, model=copy.deepcopy(loaded.model)))
 
@@ -94,14 +101,14 @@ class Stages:
 def quality_measure(
     recipe: Recipe, data: ImageData, teacher: LoadedModel | None
 ) -> Callable[[LoadedModel], dict[str, Any]]:
-    """Return what measures a model on the test images: it gives `quality`, and the details that go into a row.
+    """Return what measures a model on the test images: it gives `quality`, `right`, and the details of a row.
 
     Without labels, a student is judged by how often it agrees with the teacher, whose answers become the labels of
     validation and test images; it never trains on these.
     """
     if recipe.task == "features":
         features = FeatureQuality(data, teacher)
-        return lambda loaded: {"quality": features(loaded)}
+        return features.in_detail
     if data.labelled:
         return lambda loaded: evaluate_in_detail(loaded, data, "test")
     for images in (data.validation, data.test):
@@ -109,8 +116,12 @@ def quality_measure(
     data.label_names = teacher.label_names
 
     def agreement(loaded: LoadedModel) -> dict[str, Any]:
-        quality = evaluate(loaded.model, loaded.processor, data, "test")
-        return {"quality": {"teacher_agreement": quality["accuracy"]}}
+        output = predict(loaded.model, loaded.processor, data.test, data.workers)
+        right = answered_right(output.logits, output.labels)
+        return {
+            "quality": {"teacher_agreement": float(right.double().mean())},
+            "right": {"teacher_agreement": right.int().tolist()},
+        }
 
     return agreement
 

@@ -53,7 +53,8 @@ def build_registered(
     from transformers import AutoModel, AutoModelForImageClassification, ViTImageProcessor
     from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-    from hf_compress.hub.load import LoadedModel, label_options, use_torch_momentum
+    from hf_compress.hub.load import LoadedModel, use_torch_momentum
+    from hf_compress.labels import label_options
 
     if labels is None:
         model = AutoModel.from_config(STUDENTS.get(name).build(width))

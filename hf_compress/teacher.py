@@ -10,11 +10,12 @@ from transformers import set_seed
 
 from hf_compress.checkpoint import load_like, save
 from hf_compress.data import ImageData
-from hf_compress.data.loading import positions
 from hf_compress.ensemble import as_one
 from hf_compress.errors import RunError
 from hf_compress.files import read_json, write_json
+from hf_compress.hub.head import find_head
 from hf_compress.hub.load import LoadedModel
+from hf_compress.labels import positions, some
 from hf_compress.recipe import Recipe
 from hf_compress.sections import TeacherSection
 from hf_compress.steps.base import Context
@@ -143,14 +144,10 @@ def _feature_teacher(section: TeacherSection) -> LoadedModel:
 
 
 def _label_mismatch(teacher: LoadedModel, wanted: list[str], of: str) -> str:
-    def some(names: list[str]) -> str:
-        return ", ".join(names[:3]) + (f" ... ({len(names)} in all)" if len(names) > 3 else "")
-
     return f"the labels of teacher {teacher.name} ({some(teacher.label_names)}) are not those of {of} ({some(wanted)})"
 
 
 def _freeze_all_but_head(teacher: LoadedModel) -> None:
-    """Leave the last module that holds weights trainable: the classifier."""
-    modules = [m for m in teacher.model.modules() if list(m.parameters(recurse=False))]
-    teacher.model.requires_grad_(False)
-    modules[-1].requires_grad_(True)
+    head = find_head(teacher.model, teacher.processor)
+    for name, parameter in teacher.model.named_parameters():
+        parameter.requires_grad_(name in head)

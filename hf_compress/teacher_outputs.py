@@ -21,6 +21,7 @@ from hf_compress.data.images import example_input
 from hf_compress.environment import environment
 from hf_compress.hub.load import LoadedModel
 from hf_compress.layout import use_channels_last
+from hf_compress.looking import twin
 from hf_compress.memory import in_fitting_batches
 from hf_compress.steps.base import Context
 from hf_compress.tensor_cache import TensorCache
@@ -86,7 +87,7 @@ def fingerprint(teacher: LoadedModel, ask: Ask) -> str:
 def _ask_all(images: ImageSplit, teacher: LoadedModel, ask: Ask, workers: int) -> Tensor:
     """Return the answers to all images, float32 on the CPU, without drawing a random number."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = teacher.model.eval().to(device)
+    model = twin(teacher.model).to(device)
     use_channels_last(model)
     collate = Collator(teacher.processor)
 
@@ -101,15 +102,13 @@ def _ask_all(images: ImageSplit, teacher: LoadedModel, ask: Ask, workers: int) -
             ]
         return torch.cat(parts)
 
-    outputs = in_fitting_batches(run, BATCH)
-    model.to("cpu")
-    return outputs
+    return in_fitting_batches(run, BATCH)
 
 
 def _width(teacher: LoadedModel, ask: Ask) -> int:
     device = next(teacher.model.parameters()).device
     with torch.no_grad():
-        return ask(teacher.model.eval(), send_to_device(example_input(teacher.processor), device)).shape[1]
+        return ask(twin(teacher.model), send_to_device(example_input(teacher.processor), device)).shape[1]
 
 
 def _digest(*parts: str) -> str:

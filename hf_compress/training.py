@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -15,20 +15,25 @@ from rich.progress import track
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, Subset
 from transformers import BaseImageProcessor, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import TrainOutput, has_length
 
 from hf_compress.allocator import freed_memory_kept
+from hf_compress.batching import require_pairs, without_single
 from hf_compress.compiling import compiled
 from hf_compress.config import TrainingConfig
 from hf_compress.data import Collator, ImageData, ImageSplit
 from hf_compress.data.images import IGNORED_LABEL, batches, spread
+from hf_compress.data.streaming import ImageStream
 from hf_compress.errors import Diverged, RunError, UsageError
 from hf_compress.hub.load import LoadedModel
+from hf_compress.labels import labels_of, order_of, reordered
 from hf_compress.layout import use_channels_last
+from hf_compress.looking import same_config, same_random_state, twin
 from hf_compress.measure.detail import by_class, reliability
-from hf_compress.measure.quality import quality
+from hf_compress.measure.quality import accuracy, answered_right, quality
 from hf_compress.memory import in_fitting_batches
 from hf_compress.progress import EvaluationProgress, TrainingProgress
 from hf_compress.resumable import Attempts, Resumable
@@ -43,41 +48,66 @@ PROJECTORS = "projectors.safetensors"
 
 
 class CompressionTrainer(Trainer):
-    """transformers' Trainer with one change: the training loss may compare the outputs with a teacher's.
+    """transformers' Trainer with two changes: the training loss may compare the outputs with a teacher's, and no batch
+    of several images is followed by a last one of a single image, from which a batch norm cannot learn.
 
     Args:
-        teacher: frozen model that sees `teacher_pixel_values`, or `pixel_values` where a batch has no own view for it;
-            not needed where batches hold its logits as `teacher_outputs`.
+        teacher: model that sees `teacher_pixel_values`, or `pixel_values` where a batch has no own view for it;
+            not needed where batches hold its logits as `teacher_outputs`. A twin of it is asked: it stays as it is.
+        teacher_labels: class names in the order of the teacher's logits; those of its config when not given.
         loss_config: names the distillation losses and their options; None trains with cross-entropy alone.
         compile: train with compiled models; evaluation stays eager.
 
     Attributes:
         criterion: the loss against the teacher.
+        teacher_order: index, among the teacher's logits, of each class of the model; None where the order is the same.
+
+    Raises:
+        UsageError: logits are compared, and the teacher's classes are not those of the model.
     """
 
     def __init__(
         self,
         *args: Any,
         teacher: PreTrainedModel | None = None,
+        teacher_labels: list[str] | None = None,
         loss_config: LossConfig | None = None,
         compile: bool = False,
         **kwargs: Any,
     ):
-        super().__init__(*args, **kwargs)
+        with same_config(kwargs["model"] if "model" in kwargs else next(iter(args), None)):
+            super().__init__(*args, **kwargs)
         self.in_training = cache(compiled) if compile else lambda model: model
         self.model_accepts_loss_kwargs = False
-        self.teacher = teacher
+        self.teacher = None if teacher is None else twin(teacher).to(self.args.device)
         self.criterion = Criterion(loss_config) if loss_config is not None else None
         if self.criterion is not None:
             self.add_callback(ClearGradients(self.criterion))
-        if teacher is not None:
-            self.teacher.requires_grad_(False).eval().to(self.args.device)
+        compares = self.criterion is not None and self.criterion.compares_logits
+        self.teacher_order = (
+            order_of(teacher_labels or labels_of(teacher), labels_of(self.model)) if compares else None
+        )
+        if self.teacher is not None:
             use_channels_last(self.teacher)
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train as ever, with the memory of a step left to the next."""
         with freed_memory_kept():
             return super().train(*args, **kwargs)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Tell a stream the size of its batches: it fills the last one up where one image would be alone."""
+        if isinstance(self.train_dataset, ImageStream):
+            self.train_dataset.batch_size = self._train_batch_size
+        return super().get_train_dataloader()
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        """Leave out the last image of an epoch's random order where it would be a batch alone."""
+        sampler = super()._get_train_sampler(train_dataset)
+        if isinstance(sampler, RandomSampler):
+            shown = without_single(len(sampler), self._train_batch_size)
+            return RandomSampler(sampler.data_source, num_samples=shown)
+        return sampler
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the distillation loss while training, where there is one, otherwise the cross-entropy."""
@@ -94,12 +124,14 @@ class CompressionTrainer(Trainer):
         return (loss, {"logits": logits}) if return_outputs else loss
 
     def _teacher_answer(self, inputs: dict[str, Any]) -> Answer:
-        """Return what the teacher says to a batch, which may hold it already."""
+        """Return what the teacher says to a batch, which may hold it already, in the model's order of classes."""
         if "teacher_outputs" in inputs:
-            return Answer(inputs["teacher_outputs"])
-        with torch.no_grad():
-            teacher = self.in_training(self.teacher)
-            return answer(teacher, _teacher_view(inputs), self.criterion.teacher_layers, owner=self.teacher)
+            said = Answer(inputs["teacher_outputs"])
+        else:
+            with torch.no_grad():
+                teacher = self.in_training(self.teacher)
+                said = answer(teacher, _teacher_view(inputs), self.criterion.teacher_layers, owner=self.teacher)
+        return replace(said, logits=reordered(said.logits, self.teacher_order))
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Match the layers that losses compare, and train the projectors between them together with the model."""
@@ -241,9 +273,10 @@ def train(
         data_collator=Collator(context.processor, live.processor if live else None),
         train_dataset=images,
         eval_dataset=data.validation,
-        compute_metrics=lambda output: quality(torch.tensor(output.predictions), torch.tensor(output.label_ids)),
+        compute_metrics=lambda output: accuracy(torch.tensor(output.predictions), torch.tensor(output.label_ids)),
         callbacks=[HoldMasks(sparse), ShowEpoch(images)],
         teacher=live.model if live else None,
+        teacher_labels=teacher.label_names if teacher else None,
         loss_config=config if teacher else None,
         compile=config.compile,
     )
@@ -265,7 +298,7 @@ def fit(build: Callable[..., Trainer], config: TrainingConfig, context: Context,
 
     Raises:
         Diverged: the loss is not finite.
-        RunError: memory runs out with a single image, too.
+        RunError: memory runs out with a single image, too, or batch norms would learn from one at a time.
     """
     attempts = Attempts(context.part(), config)
     initial: dict[str, Tensor] = {}
@@ -275,6 +308,7 @@ def fit(build: Callable[..., Trainer], config: TrainingConfig, context: Context,
             now = config.model_copy(update={"batch_size": batch_size, "learning_rate": attempts.learning_rate})
             arguments = training_arguments(now, context, metric, attempts.checkpoints, attempts.accumulation)
             trainer = build(args=arguments, optimizer_cls_and_kwargs=optimizer(now))
+            require_pairs(trainer.model, trainer.train_dataset, batch_size)
             if initial:
                 trainer.model.load_state_dict(initial)
             else:
@@ -341,13 +375,14 @@ def _predict(
         label_names=["labels"],
         report_to="none",
     )
-    progress = EvaluationProgress()
-    trainer = CompressionTrainer(model=model, args=arguments, data_collator=Collator(processor), callbacks=[progress])
-    trainer.remove_callback(PrinterCallback)
+    model, progress = twin(model), EvaluationProgress()
     use_channels_last(model)
-    with progress.bar:
+    with same_random_state(), progress.bar:
+        trainer = CompressionTrainer(
+            model=model, args=arguments, data_collator=Collator(processor), callbacks=[progress]
+        )
+        trainer.remove_callback(PrinterCallback)
         output = trainer.predict(images.without_augmentation())
-    model.to("cpu")
     return Predictions(torch.tensor(output.predictions), torch.tensor(output.label_ids))
 
 
@@ -361,10 +396,12 @@ def evaluate_in_detail(loaded: LoadedModel, data: ImageData, split: str) -> dict
     """Return the parts of a report's row that tell how well a model classifies one split.
 
     Returns:
-        `quality`, and where the logits are finite `classes` and `reliability`: see `measure.detail`.
+        `quality`, and where the logits are finite `classes` and `reliability`: see `measure.detail`. And `right`,
+        which no report holds: for each labelled image whether it was answered right.
     """
     output = predict(loaded.model, loaded.processor, data.splits[split], data.workers)
-    result: dict[str, Any] = {"quality": quality(output.logits, output.labels)}
+    right = answered_right(output.logits, output.labels).int().tolist()
+    result: dict[str, Any] = {"quality": quality(output.logits, output.labels), "right": {"accuracy": right}}
     if result["quality"] and output.logits.isfinite().all():
         result["classes"] = by_class(output.logits, output.labels)
         result["reliability"] = reliability(output.logits, output.labels)
@@ -375,11 +412,16 @@ def reestimate_batch_norm(model: PreTrainedModel, context: Context, images: int 
     """Recompute the running statistics of batch norms from training images, as after the removal of channels.
 
     Exact averages over the batches replace the moving ones (torch.optim.swa_utils.update_bn).
+
+    Raises:
+        RunError: there is a single training image, or memory for no more.
     """
     chosen = spread(context.data.train, images)
 
     def update(batch_size: int) -> None:
-        loader = batches(chosen, context.processor, batch_size)
+        require_pairs(model, chosen, batch_size)
+        shown = Subset(chosen, range(without_single(len(chosen), batch_size)))
+        loader = batches(shown, context.processor, batch_size)
         progress = track(loader, "Re-estimating batch norms", transient=True)
         torch.optim.swa_utils.update_bn((batch["pixel_values"] for batch in progress), model)
 
@@ -405,6 +447,7 @@ def training_arguments(
         per_device_eval_batch_size=EVALUATION_BATCH,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
         lr_scheduler_type=config.scheduler
         if not (config.scheduler == "constant" and config.warmup)
         else "constant_with_warmup",

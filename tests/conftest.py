@@ -5,11 +5,15 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 PAGE = Path(__file__).parents[1] / "docs" / "architectures.md"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process a core is faster than many threads
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="hf-compress-tests-")
 os.environ["HF_HUB_OFFLINE"] = "1"
+settings.register_profile("quick", deadline=None, max_examples=50)
+settings.register_profile("thorough", deadline=None, max_examples=2000)  # pytest --hypothesis-profile=thorough
+settings.load_profile("quick")
 
 
 @pytest.fixture

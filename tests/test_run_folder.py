@@ -6,6 +6,7 @@ import resource
 
 import pytest
 import torch
+from reports import report
 from test_files import in_child
 
 from hf_compress.errors import Diverged, RunError, UsageError
@@ -20,7 +21,7 @@ def recipe(**sections):
 
 
 def write(files):
-    write_run(files, recipe().to_yaml(), {"rows": []})
+    write_run(files, recipe().to_yaml(), report())
 
 
 def write_marked(files):
@@ -100,7 +101,7 @@ def test_another_recipe_is_told_apart_by_its_keys(output):
 def test_a_finished_run_is_left_alone(output):
     finished(output)
     with RunFolder(output, recipe(), resume=True) as folder:
-        assert folder.finished.report == {"rows": []}
+        assert folder.finished.report == report()
     with pytest.raises(UsageError, match=r"another recipe: 'seed' was 0 and is 2"):
         RunFolder(output, recipe(seed=2), resume=True).__enter__()
     with pytest.raises(UsageError, match="pass --overwrite"):

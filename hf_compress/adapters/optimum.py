@@ -107,11 +107,12 @@ class Compressor(OptimumQuantizer):
 
     Args:
         model: Hub id (`ID@REVISION`), timm checkpoint or folder: the teacher of the recipe.
-        trust_remote_code: run Python code of the repository.
+        trust_remote_code: run Python code of the repositories that models come from.
     """
 
     def __init__(self, model: str | Path, trust_remote_code: bool = False):
-        self.overrides = model_overrides("teacher", str(model)) | {"teacher.trust_remote_code": trust_remote_code}
+        self.overrides = model_overrides("teacher", str(model))
+        self.trust_remote_code = trust_remote_code
 
     @classmethod
     def from_pretrained(
@@ -133,6 +134,7 @@ class Compressor(OptimumQuantizer):
         save_dir: str | Path = "runs/latest",
         overwrite: bool = False,
         resume: bool = False,
+        publish: bool = False,
     ) -> Run:
         """Run the recipe, and keep the configuration beside the model.
 
@@ -142,6 +144,7 @@ class Compressor(OptimumQuantizer):
             save_dir: the run folder to make.
             overwrite: replace an earlier run there, and discard an unfinished one.
             resume: go on with an unfinished run of the same recipe there, if there is one.
+            publish: publish the result where the configuration's section `publish` says.
 
         Returns:
             The finished run.
@@ -154,7 +157,8 @@ class Compressor(OptimumQuantizer):
             config = CompressionConfig([config])
         data = {} if dataset is None else _data_overrides(dataset)
         recipe = config.to_recipe(self.overrides | data)
-        run = compress(recipe, save_dir, overwrite, resume)
+        allowed = {"trust_remote_code": self.trust_remote_code, "publish": publish}
+        run = compress(recipe, save_dir, overwrite, resume, **allowed)
         if processes.is_main():
             with adding(run.folder) as new:
                 CompressionConfig.from_recipe(recipe).save_pretrained(new)
@@ -176,7 +180,8 @@ class CompressionTrainer(training.CompressionTrainer):
 
     Batches are those of an ordinary script: `pixel_values` and `labels`. The teacher sees `teacher_pixel_values` where
     the batch has them, otherwise the same `pixel_values`. Without a teacher the loss is the Trainer's own. Epochs,
-    learning rate and the like are those of `args`.
+    learning rate and the like are those of `args`. The classes of teacher and model match by the names in their
+    configs, whatever the order; where one side has mere numbers (`LABEL_0`), by number.
 
     Args:
         args, kwargs: those of `transformers.Trainer`.
@@ -189,7 +194,8 @@ class CompressionTrainer(training.CompressionTrainer):
         pruning: the callback that prunes, or None; `pruning.sparsity` tells how far it has come.
 
     Raises:
-        UsageError: the configurations do not fit each other or a training.
+        UsageError: the configurations do not fit each other or a training, or the teacher's classes are not the
+            model's.
     """
 
     def __init__(

@@ -22,15 +22,18 @@ def record_shapes(model: PreTrainedModel) -> Shapes:
     """Return how `model` differs from what its config and its rewrites build.
 
     Returns:
-        `{module name: {"attributes": {"out_channels": 24, ...}, "tensors": {"weight": [24, 3, 3, 3], ...}}}` for every
-        module with another tensor shape, or with another number such as `num_heads`; empty for an unpruned model.
+        `{module name: {"attributes": {"out_channels": 24, ...}, "tensors": {"weight": [24, None, None, None], ...}}}`
+        for every module with another tensor shape, or with another number such as `num_heads`; empty for an unpruned
+        model. A length that pruning left is None: it is the config's, as the number of labels must be.
     """
     reference = dict(unpruned(model).named_modules())
     shapes: Shapes = {}
     for name, module in model.named_modules():
         original = reference[name]
         tensors = {
-            key: list(tensor.shape) for key, tensor in own_tensors(module) if tensor.shape != _shape(original, key)
+            key: _changed_lengths(tensor.shape, _shape(original, key))
+            for key, tensor in own_tensors(module)
+            if tensor.shape != _shape(original, key)
         }
         attributes = {
             key: value
@@ -80,7 +83,8 @@ def _resize(module: nn.Module, name: str, key: str, shape: list[int]) -> None:
     if old is None or not _is_pruned_shape(shape, old.shape):
         was = "which it lacks" if old is None else f"but pruning only makes its {list(old.shape)} smaller"
         raise RunError(f"config.json records shape {shape} for '{key}' of layer '{name}', {was}: the file was changed")
-    new = torch.empty(shape, dtype=old.dtype, device=old.device)
+    lengths = [length or old.shape[dimension] for dimension, length in enumerate(shape)]
+    new = torch.empty(lengths, dtype=old.dtype, device=old.device)
     if isinstance(old, nn.Parameter):
         module.register_parameter(key, nn.Parameter(new, requires_grad=old.requires_grad))
     else:
@@ -89,7 +93,8 @@ def _resize(module: nn.Module, name: str, key: str, shape: list[int]) -> None:
 
 def _is_pruned_shape(shape: list[int], unpruned: torch.Size) -> bool:
     return len(shape) == len(unpruned) and all(
-        type(length) is int and 0 < length <= most for length, most in zip(shape, unpruned, strict=True)
+        length is None or (type(length) is int and 0 < length <= most)
+        for length, most in zip(shape, unpruned, strict=True)
     )
 
 
@@ -105,6 +110,12 @@ def unpruned(model: PreTrainedModel) -> PreTrainedModel:
 def _shape(module: nn.Module, key: str) -> torch.Size | None:
     tensor = getattr(module, key, None)
     return None if tensor is None else tensor.shape
+
+
+def _changed_lengths(shape: torch.Size, original: torch.Size | None) -> list[int | None]:
+    if original is None or len(original) != len(shape):
+        return list(shape)
+    return [None if now == before else now for now, before in zip(shape, original, strict=True)]
 
 
 def _is_size(value: Any) -> bool:

@@ -9,7 +9,9 @@ import typer
 
 from hf_compress import processes
 from hf_compress.cli import cards, evaluate, export, inspect, methods, publish, run, schema, sensitivity, students
+from hf_compress.cli.terminal import forget_output, let_pipes_break
 from hf_compress.errors import CompressError, UsageError
+from hf_compress.machine import CLOSED_PIPE, in_one_sentence
 
 TOGETHER = {"run", "prune", "distill"}  # commands that several processes can work at
 
@@ -33,13 +35,22 @@ def main(arguments: list[str] | None = None, program: str = "hf-compress") -> No
     """
     level = logging.ERROR if processes.rank() else logging.WARNING
     logging.basicConfig(format="%(levelname)s: %(message)s", level=level)
+    let_pipes_break()
     command_line = typer.main.get_command(app)
     for command in command_line.commands.values():
         command.epilog = command.epilog and command.epilog.replace("hf-compress", program)
     try:
         _refuse_processes(sys.argv[1:] if arguments is None else arguments)
-        command_line(arguments, prog_name=program)
+        with in_one_sentence():
+            command_line(arguments, prog_name=program)
+    except SystemExit as stop:
+        if "PacifyFlush" in type(sys.stdout).__name__:  # how click remembers a closed pipe, about which it is silent
+            print(f"error: {CLOSED_PIPE}", file=sys.stderr)
+            forget_output()
+        raise stop from None
     except CompressError as error:
+        if isinstance(error.__cause__, BrokenPipeError):
+            forget_output()
         where = f" in process {processes.rank()}" if processes.rank() else ""
         print(f"error{where}: {error}", *getattr(error, "__notes__", []), sep="\n", file=sys.stderr)
         sys.exit(error.exit_code)

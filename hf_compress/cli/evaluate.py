@@ -21,13 +21,16 @@ def add_to(app: typer.Typer) -> None:
 def evaluate(
     folder: Annotated[str, typer.Argument(help="Run folder, Hub id or folder in Hub form.")],
     data: Annotated[str | None, typer.Option(help=f"{DATA_HELP} A run folder's own data when not given.")] = None,
-    split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Images to evaluate.")] = "test",
+    split: Annotated[
+        Literal["train", "validation", "test"] | None,
+        typer.Option(help="Images to evaluate; the test split, or all images where there is none, when not given."),
+    ] = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Measure accuracy, ROC AUC and cost of a model on your images; prints JSON.
 
-    The images of a run folder's own recipe are divided as in that run: its test images were never trained on. Of a
-    run with `task: features`, the k-NN accuracy is measured.
+    The images of a run folder's own recipe are divided as in that run: its test images were never trained on; with
+    --split, other images are divided in the same way. Of a run with `task: features`, the k-NN accuracy is measured.
     """
     from hf_compress.evaluation import evaluate_folder
 

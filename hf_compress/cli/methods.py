@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_compress.cli.options import DATA_HELP, Resume, Set, TrustRemoteCode, assignments, examples
+from hf_compress.cli.options import DATA_HELP, Publish, Resume, Set, TrustRemoteCode, assignments, examples
 from hf_compress.cli.run import run_recipe
 from hf_compress.cli.sections import Group, options_from
 from hf_compress.recipe import Recipe, model_overrides
@@ -60,11 +60,13 @@ def prune(
     resume: Resume = False,
     overwrite: Overwrite = False,
     trust_remote_code: TrustRemoteCode = False,
+    publish: Publish = False,
 ) -> None:
     """Prune a model; the same as a recipe with one step `prune`."""
-    overrides = _teacher(model, finetune_epochs, trust_remote_code) | values | assignments(set_)
+    overrides = _teacher(model, finetune_epochs) | values | assignments(set_)
     sections = {"data": dataset, "steps": ["prune"], "seed": seed}
-    run_recipe(Recipe.from_dict(sections, overrides), output, overwrite, resume)
+    options = {"trust_remote_code": trust_remote_code, "publish": publish}
+    run_recipe(Recipe.from_dict(sections, overrides), output, overwrite=overwrite, resume=resume, **options)
 
 
 @options_from(
@@ -87,13 +89,16 @@ def distill(
     resume: Resume = False,
     overwrite: Overwrite = False,
     trust_remote_code: TrustRemoteCode = False,
+    publish: Publish = False,
 ) -> None:
     """Distil a teacher into a student; the same as a recipe with one step `distill`."""
-    models = _teacher(teacher, finetune_epochs, trust_remote_code) | model_overrides("student", student)
+    models = _teacher(teacher, finetune_epochs) | model_overrides("student", student)
     sections = {"data": dataset, "steps": ["distill"], "seed": seed}
-    run_recipe(Recipe.from_dict(sections, models | values | assignments(set_)), output, overwrite, resume)
+    recipe = Recipe.from_dict(sections, models | values | assignments(set_))
+    options = {"trust_remote_code": trust_remote_code, "publish": publish}
+    run_recipe(recipe, output, overwrite=overwrite, resume=resume, **options)
 
 
-def _teacher(model: str, finetune_epochs: int | None, trust_remote_code: bool) -> dict[str, Any]:
-    overrides = model_overrides("teacher", model) | {"teacher.trust_remote_code": trust_remote_code}
+def _teacher(model: str, finetune_epochs: int | None) -> dict[str, Any]:
+    overrides = model_overrides("teacher", model)
     return overrides if finetune_epochs is None else overrides | {"teacher.finetune.epochs": finetune_epochs}

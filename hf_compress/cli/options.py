@@ -10,6 +10,7 @@ from hf_compress.errors import UsageError, shown
 
 DATA_HELP = "Hub data set, folder of images or parquet, or digits."
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code of the repository.")]
+Publish = Annotated[bool, typer.Option("--publish", help="Publish the result where the recipe's `publish` says.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run of the same recipe.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE: any value of the recipe; repeatable.")]
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hf_compress import processes
-from hf_compress.cli.options import DATA_HELP, Resume, Set, TrustRemoteCode, assignments, examples
-from hf_compress.errors import Interrupted
+from hf_compress.cli.options import DATA_HELP, Publish, Resume, Set, TrustRemoteCode, assignments, examples
+from hf_compress.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,6 +43,7 @@ def run(
     resume: Resume = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in --output.")] = False,
     trust_remote_code: TrustRemoteCode = False,
+    publish: Publish = False,
 ) -> None:
     """Run a recipe: a compressed model, its recipe and its report come out as one folder.
 
@@ -58,19 +59,20 @@ def run(
             overrides |= model_overrides(section, model)
     if data is not None:
         overrides["data.path"] = data
-    if trust_remote_code:
-        overrides["teacher.trust_remote_code"] = True
     overrides |= assignments(set_)
     target = output or Path("runs") / Path(recipe).stem
     values = read_recipe(recipe)
-    if is_study(values):
-        show_study(Study.from_dict(values, overrides), target, overwrite, resume)
+    options = {"overwrite": overwrite, "resume": resume, "trust_remote_code": trust_remote_code}
+    if not is_study(values):
+        run_recipe(Recipe.from_dict(values, overrides), target, publish=publish, **options)
+    elif publish:
+        raise UsageError("--publish is for one recipe: publish the run folders of a study by `hf-compress publish`")
     else:
-        run_recipe(Recipe.from_dict(values, overrides), target, overwrite, resume)
+        show_study(Study.from_dict(values, overrides), target, **options)
 
 
-def run_recipe(recipe: Recipe, target: Path, overwrite: bool, resume: bool) -> None:
-    """Run a recipe, telling the user how it goes, and print the report's table.
+def run_recipe(recipe: Recipe, target: Path, **options: bool) -> None:
+    """Run a recipe, telling the user how it goes, and print the report's table; `options` are those of `compress`.
 
     Raises:
         Interrupted: the user pressed Ctrl-C.
@@ -82,7 +84,7 @@ def run_recipe(recipe: Recipe, target: Path, overwrite: bool, resume: bool) -> N
 
     console = Console(quiet=processes.rank() > 0)
     try:
-        result = compress(recipe, target, overwrite, resume, log=_printer(console))
+        result = compress(recipe, target, log=_printer(console), **options)
     except KeyboardInterrupt as stop:
         interrupted = Interrupted(f"interrupted: '{target}' was not written")
         for note in getattr(stop, "__notes__", []):
@@ -93,8 +95,8 @@ def run_recipe(recipe: Recipe, target: Path, overwrite: bool, resume: bool) -> N
     console.print(f"model, recipe and report: {result.folder}", markup=False, highlight=False, soft_wrap=True)
 
 
-def show_study(study: Study, target: Path, overwrite: bool, resume: bool) -> None:
-    """Run a study, telling the user how it goes, and print its table.
+def show_study(study: Study, target: Path, **options: bool) -> None:
+    """Run a study, telling the user how it goes, and print its table; `options` are those of `run_study`.
 
     Raises:
         Interrupted: the user pressed Ctrl-C.
@@ -106,7 +108,7 @@ def show_study(study: Study, target: Path, overwrite: bool, resume: bool) -> Non
 
     console = Console(quiet=processes.rank() > 0)
     try:
-        report = run_study(study, target, overwrite, resume, log=_printer(console))
+        report = run_study(study, target, log=_printer(console), **options)
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted: finished runs and their table are in '{target}'; the same command with --resume goes on"

@@ -79,6 +79,11 @@ class Decoded:
         pixels = self.blocks[block][start : start + 3 * height * width]
         return pixels.view(height, width, 3).permute(2, 0, 1)
 
+    @property
+    def keys(self) -> np.ndarray:
+        """The digests as one value a picture, which numpy can compare and sort."""
+        return np.ascontiguousarray(self.digests).view(f"V{hashlib.sha256().digest_size}").ravel()
+
     def subset(self, indices: Sequence[int]) -> Decoded:
         return Decoded(self.digests[indices], self.places[indices], self.blocks)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from hf_compress.data.decoded import Decoded
+from hf_compress.errors import RunError
 
 IGNORED_LABEL = -100
 MOST_PIXELS = 90_000_000  # a few bytes can hold a picture that fills the memory
@@ -27,7 +28,8 @@ def decode(picture: dict[str, Any]) -> Tensor:
         picture: `{"bytes": ..., "path": ...}`, the undecoded form of a `datasets.Image`.
 
     Returns:
-        uint8 tensor of shape (3, height, width): RGB, rotated as its EXIF tag says, transparency on white.
+        uint8 tensor of shape (3, height, width): RGB of the first frame, rotated as its EXIF tag says, transparency on
+        white. Of more than 8 bits a value: see `eight_bits`.
 
     Raises:
         Exception: the bytes are not a whole picture, for which Pillow has many kinds of error, or it is too large.
@@ -38,12 +40,41 @@ def decode(picture: dict[str, Any]) -> Tensor:
             raise ValueError(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}")
         image.load()
         image = ImageOps.exif_transpose(image)
-        if image.has_transparency_data:
+        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+            image = Image.fromarray(eight_bits(np.asarray(image), image.info.get("transparency")))
+        elif image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        elif image.mode.startswith("I;16"):
-            image = image.point(lambda value: value / 256).convert("L")
         return F.pil_to_tensor(image.convert("RGB"))
+
+
+def eight_bits(values: np.ndarray, transparent: int | None = None) -> np.ndarray:
+    """Scale grey values of more than 8 bits to 0..255.
+
+    Unsigned 16-bit values by the range of their type, so that brightness compares between pictures. Other types do not
+    say which range is meant: a 32-bit TIFF mostly holds 8, 12 or 16 bits, floats 0..1 or physical units, and by the
+    range of the type all of these are black. So where all values lie in 0..255, or floats in 0..1, this is the range,
+    and otherwise that from the lowest to the highest value of the picture.
+
+    Args:
+        values: uint16, int32 or float32. Of floats, nan becomes 0, and infinity the end of the range.
+        transparent: the value that becomes white.
+
+    Raises:
+        ValueError: no value is finite.
+    """
+    if values.dtype.kind == "u":
+        scaled = values // 256
+    else:
+        finite = values[np.isfinite(values)].astype(float)
+        if not finite.size:
+            raise ValueError("no pixel is a finite number")
+        low, high = finite.min(), finite.max()
+        if low >= 0 and high <= 255:
+            low, high = 0, 1 if values.dtype.kind == "f" and high <= 1 else 255
+        scaled = np.nan_to_num((values - low) / max(high - low, np.finfo(float).tiny), nan=0, posinf=1, neginf=0) * 255
+    eight = np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
+    return eight if transparent is None else np.where(values == transparent, np.uint8(255), eight)
 
 
 class ImageSplit(torch.utils.data.Dataset):
@@ -193,8 +224,13 @@ class Collator:
 
 def spread(split: ImageSplit, count: int) -> torch.utils.data.Subset:
     """Return at most `count` images, spread evenly over a split, without augmentation."""
-    step = max(1, len(split) // count)
-    return torch.utils.data.Subset(split.without_augmentation(), range(0, len(split), step)[:count])
+    return torch.utils.data.Subset(split.without_augmentation(), evenly_spread(len(split), count))
+
+
+def evenly_spread(total: int, count: int) -> list[int]:
+    """Return at most `count` of the indices 0 .. total - 1, each in the middle of its share of them."""
+    count = min(total, count)
+    return [(2 * part + 1) * total // (2 * count) for part in range(count)]
 
 
 def batches(images: torch.utils.data.Dataset, processor, size: int) -> torch.utils.data.DataLoader:
@@ -212,6 +248,26 @@ def preprocess(processor, views: list[Tensor]) -> Tensor | tuple[Tensor, ...]:
     return processor(views, return_tensors="pt")["pixel_values"]
 
 
+def refuse_many_sizes(name: str, processor) -> None:
+    """Require that pictures of different shapes become one size, so that they fit into one batch.
+
+    Args:
+        name: of the model.
+
+    Raises:
+        RunError: they do not.
+    """
+    wide, high = (
+        preprocess(processor, [torch.zeros(3, *size, dtype=torch.uint8)]).shape for size in ((64, 96), (96, 64))
+    )
+    if wide != high:
+        raise RunError(
+            f"{name} cannot be used: its image processor makes pictures of different sizes ({wide[-2]} x {wide[-1]}, "
+            f"{high[-2]} x {high[-1]}): in preprocessor_config.json, set 'do_resize' to true and 'size' to "
+            '{"height": ..., "width": ...}'
+        )
+
+
 def input_size(processor) -> tuple[int, int]:
     """Return the (height, width) of what the processor makes; of an ensemble, the largest of its members."""
     made = example_input(processor)
@@ -224,3 +280,9 @@ def input_size(processor) -> tuple[int, int]:
 def example_input(processor) -> Tensor | tuple[Tensor, ...]:
     """Return the `pixel_values` of one black picture."""
     return preprocess(processor, [torch.zeros(3, 64, 64, dtype=torch.uint8)])
+
+
+def noise(count: int) -> list[Tensor]:
+    """Return pictures of random pixels, always the same: uint8, (3, 64, 64)."""
+    generator = torch.Generator().manual_seed(0)
+    return list(torch.randint(0, 256, (count, 3, 64, 64), dtype=torch.uint8, generator=generator))

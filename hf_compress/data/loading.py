@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import datasets
 
 from hf_compress.data.augmentation import build_augmentation
+from hf_compress.data.class_lists import unequal_files
 from hf_compress.data.decoded import Room
 from hf_compress.data.images import IGNORED_LABEL, ImageSplit, input_size
-from hf_compress.data.sources import (
-    features_of,
-    image_column_of,
-    labels_of,
-    load_raw,
-    refuse_empty_class_folders,
-    without_corrupt,
-)
-from hf_compress.data.splits import split
+from hf_compress.data.label_columns import encoded, label_column_of
+from hf_compress.data.parts import Parts, read_and_divide, settled, unused_splits
+from hf_compress.data.sources import features_of, image_column_of, load_raw
+from hf_compress.data.splits import USUAL_NAMES, choose, choose_to_evaluate, labelled_splits, sizes_of
 from hf_compress.data.streaming import ImageStream, open_stream
-from hf_compress.data.unlabelled import load_unlabelled, set_aside
+from hf_compress.data.unlabelled import load_unlabelled
 from hf_compress.errors import RunError, UsageError
 from hf_compress.files import user_path
+from hf_compress.labels import positions
 from hf_compress.sections import DataSection
 
 if TYPE_CHECKING:
@@ -98,48 +95,54 @@ class ImageData:
         self.training.augment = build_augmentation(name, (max(heights), max(widths)))
 
 
-def load_data(section: DataSection, seed: int) -> ImageData:
+def load_data(section: DataSection, seed: int, to_evaluate: bool = False) -> ImageData:
     """Load, check and divide the images.
+
+    Args:
+        to_evaluate: choose images to try a model on that was not trained on them: the test split, or everything. They
+            stand in for training and validation images where there are none.
 
     Raises:
         UsageError: the data set, a column or a split does not exist.
-        RunError: a class is empty, or an image is corrupt and the recipe says stop.
+        RunError: a class is empty, the images are too few, or one is corrupt or leaks and the recipe says stop.
     """
-    refuse_empty_class_folders(user_path(section.path))
     if section.streaming:
         return _load_stream(section, seed)
     source = load_raw(section, "data")
-    raw = source.rows
+    raw, sizes = source.rows, sizes_of(source.rows)
     image_column = image_column_of(raw, section, "data")
-    label_column = _label_column(raw, section)
-    raw, names, named = _encode_labels(raw, label_column)
-    raw = raw.cast_column(image_column, datasets.Image(decode=False))
-    parts, origin = split(raw, section.splits, label_column, seed)
-    images, corrupt, room = {}, {}, Room(section.cache_mb * 2**20)
-    for role, found in parts.items():
-        rows, decoded = without_corrupt(found, image_column, section.on_corrupt, f"split '{role}'", room)
-        corrupt[role] = len(found) - len(rows)
-        labels = labels_of(rows, label_column)
-        images[role] = ImageSplit(rows.select_columns(image_column), image_column, labels, decoded)
-        if not labels:
-            raise RunError(f"split '{role}' of {section.path} has no images")
-    if section.labelled < 1:
-        origin["train"] = f"{section.labelled:.0%} of {origin['train']}"
-    images["train"], forgotten = set_aside(images["train"], section.labelled, seed)
-    images["train"].views, images["train"].seed = section.views, seed
-    unlabelled = load_unlabelled(section, forgotten, room)
-    data = ImageData(**images, label_names=names, named=named, unlabelled=unlabelled.images, workers=section.workers)
-    _refuse_empty_classes(data, section)
-    facts = {role: _facts(part, origin[role], corrupt[role], names) for role, part in data.splits.items()}
-    if data.unlabelled is not None:
-        facts["unlabelled"] = _facts(data.unlabelled, ", ".join(unlabelled.origins), unlabelled.corrupt, names)
+    label_column = label_column_of(raw, section)
+    files = unequal_files(user_path(section.path), label_column, image_column, section.name)
+    labels, names, named = encoded(raw, label_column, files) if label_column else (None, [], False)
+    labelled = labelled_splits(labels, sizes) if label_column else set()
+    chosen = choose_to_evaluate(sizes, labelled) if to_evaluate else choose(sizes, section.splits, labelled)
+    room = Room(section.cache_mb * 2**20)
+    parts = read_and_divide(raw, image_column, labels, chosen, section, seed, room)
+    unlabelled = load_unlabelled(section, room)
+    parts.join(unlabelled)
+    left_out = source.left_out + unused_splits(sizes, chosen, section) + unlabelled.left_out
+    parts, facts = settled(parts, section, names, left_out)
+    if not to_evaluate:
+        parts.set_aside(section.labelled, seed)
+    data = _image_data(parts, names, named, section)
+    data.train.views, data.train.seed = section.views, seed
+    if not to_evaluate:
+        _refuse_empty_classes(data, section)
     data.facts = {
         "path": section.path,
         "revision": source.commit,
         "unlabelled_revisions": unlabelled.commits,
-        "splits": facts,
+        "splits": parts.facts(names),
+        **facts,
     }
     return data
+
+
+def _image_data(parts: Parts, names: list[str], named: bool, section: DataSection, **more: Any) -> ImageData:
+    """Return the images of all roles, each an object of its own; those to evaluate stand in for others."""
+    images = {role: parts.images.get(role, parts.images["test"]).without_augmentation() for role in USUAL_NAMES}
+    unlabelled = parts.images.get("unlabelled")
+    return ImageData(**images, unlabelled=unlabelled, label_names=names, named=named, workers=section.workers, **more)
 
 
 def _load_stream(section: DataSection, seed: int) -> ImageData:
@@ -149,80 +152,49 @@ def _load_stream(section: DataSection, seed: int) -> ImageData:
     if features_of(raw) is None:
         raw = datasets.IterableDatasetDict({name: rows._resolve_features() for name, rows in raw.items()})
     image_column = image_column_of(raw, section, "data")
-    label_column = _label_column(raw, section)
+    label_column = label_column_of(raw, section)
     feature = features_of(raw)[label_column] if label_column else None
     if feature is not None and not isinstance(feature, datasets.ClassLabel):
         raise UsageError(
             f"'data.label_column': a stream must know its classes beforehand, but column '{label_column}' holds "
             f"{feature.dtype}: store it as a ClassLabel of `datasets`, or leave out 'data.streaming'"
         )
-    found = open_stream(raw, section, image_column, label_column, seed)
+    if unequal_files(user_path(section.path), label_column, image_column, section.name):
+        raise UsageError(
+            f"'data.label_column': the files of {section.path} have different lists of class names in column "
+            f"'{label_column}': write them with one list, or leave out 'data.streaming'"
+        )
     names = list(feature.names) if feature is not None else []
-    data = ImageData(**found.parts, label_names=names, named=bool(names), stream=found.stream, workers=section.workers)
-    facts = {role: _facts(part, found.origins[role], found.corrupt[role], names) for role, part in data.splits.items()}
-    unknown = {"corrupt_images_skipped": None, "unlabelled_images": None, "images_by_class": {}}
-    facts["train"] |= {"images": len(found.stream), **unknown}
-    data.facts = {"path": section.path, "revision": source.commit, "unlabelled_revisions": [], "splits": facts}
-    return data
-
-
-def _facts(images: ImageSplit, origin: str, corrupt: int, names: list[str]) -> dict[str, Any]:
-    counts = sorted(Counter(images.labels).items())
-    return {
-        "images": len(images),
-        "from": origin,
-        "corrupt_images_skipped": corrupt,
-        "unlabelled_images": images.labels.count(IGNORED_LABEL),
-        "images_by_class": {names[label]: n for label, n in counts if label != IGNORED_LABEL},
+    stream, parts = open_stream(raw, section, image_column, label_column, seed)
+    parts, facts = settled(parts, section, names, source.left_out)
+    held_out = (parts.images[role].decoded.keys.tolist() for role in ("validation", "test"))
+    stream.held_out, stream.on_leak = frozenset(itertools.chain(*held_out)), section.on_leak
+    data = _image_data(parts, names, bool(names), section, stream=stream)
+    splits = parts.facts(names)
+    splits["train"] |= {
+        "images": len(stream),
+        "corrupt_images_skipped": None,
+        "unlabelled_images": None,
+        "images_by_class": {},
     }
-
-
-def positions(names: list[str], order: list[str]) -> list[int] | None:
-    """Return where each of `names` stands in `order`, matched by name; None when the two sets of names differ."""
-    position = {_plain(name): index for index, name in enumerate(order)}
-    if len(position) != len(order) or set(position) != set(map(_plain, names)) or len(names) != len(order):
-        return None
-    return [position[_plain(name)] for name in names]
-
-
-def _label_column(raw: datasets.DatasetDict, section: DataSection) -> str | None:
-    features = features_of(raw)
-    if section.label_column:
-        if section.label_column not in features:
-            raise UsageError(f"'data.label_column': there is no column '{section.label_column}' in {list(features)}")
-        return section.label_column
-    columns = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    if not columns:
-        columns = [name for name in ("label", "labels") if name in features]
-    if len(columns) > 1:
-        raise UsageError(f"the data set has the label columns {', '.join(columns)}: name one in 'data.label_column'")
-    return columns[0] if columns else None
-
-
-def _encode_labels(raw: datasets.DatasetDict, column: str | None) -> tuple[datasets.DatasetDict, list[str], bool]:
-    """Return the data with integer labels, the class names, and whether these are names or mere numbers."""
-    if column is None:
-        return raw, [], False
-    feature = features_of(raw)[column]
-    if isinstance(feature, datasets.ClassLabel):
-        return raw, list(feature.names), True
-    if not isinstance(feature, datasets.Value):
-        raise UsageError(f"'data.label_column': column '{column}' holds {feature}, not classes")
-    values = sorted({value for rows in raw.values() for value in rows.unique(column)} - {None, -1})
-    if not all(isinstance(value, int | str) for value in values):
-        raise UsageError(f"'data.label_column': column '{column}' holds {feature}, not classes")
-    if not values or isinstance(values[0], int):
-        count = max([value + 1 for value in values], default=0)
-        if count > (images := sum(map(len, raw.values()))):
-            raise RunError(f"label {count - 1} in column '{column}' makes {count} classes, of {images} images")
-        return raw, [str(value) for value in range(count)], False
-    raw = raw.map(lambda row: {column: -1 if row[column] is None else values.index(row[column])})
-    return raw, values, True
+    data.facts = {
+        "path": section.path,
+        "revision": source.commit,
+        "unlabelled_revisions": [],
+        "splits": splits,
+        **facts,
+    }
+    return data
 
 
 def _refuse_empty_classes(data: ImageData, section: DataSection) -> None:
     if not data.labelled:
         return
+    if len(data.label_names) == 1:
+        raise RunError(
+            f"{section.path} has one class only, '{data.label_names[0]}', and a classifier needs two: add images of "
+            "another class"
+        )
     present = set(data.train.labels)
     empty = [name for label, name in enumerate(data.label_names) if label not in present]
     if empty:
@@ -230,7 +202,3 @@ def _refuse_empty_classes(data: ImageData, section: DataSection) -> None:
             f"class '{empty[0]}' has no training images in {section.path}"
             f"{f' (and {len(empty) - 1} more classes)' if len(empty) > 1 else ''}: add images or remove the class"
         )
-
-
-def _plain(name: str) -> str:
-    return " ".join(str(name).lower().replace("_", " ").split())

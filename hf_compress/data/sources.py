@@ -18,28 +18,16 @@ from rich.progress import Progress
 from torch import Tensor
 
 from hf_compress.data.decoded import Decoded, Room
+from hf_compress.data.folders import FolderError, LeftOut
 from hf_compress.data.images import IGNORED_LABEL, decode
+from hf_compress.data.local import load_folder
 from hf_compress.errors import RunError, UsageError, shown
 from hf_compress.files import user_path
+from hf_compress.machine import kind_of
 from hf_compress.sections import SourceSection
 
 ENCODED = ("binary", "string", "large_binary", "large_string")  # bytes or paths of images
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class LeftOut:
-    """Files of the user's that are not used.
-
-    Attributes:
-        reason: why, in words that follow "left out: ".
-        count: how many files.
-        example: one of them, as a path within the data set.
-    """
-
-    reason: str
-    count: int
-    example: str
 
 
 @dataclass
@@ -74,24 +62,29 @@ def load_raw(section: SourceSection, key: str, streaming: bool = False) -> Sourc
     looks_local = section.path.startswith(("/", ".", "~")) or os.path.exists(folder)
     if looks_local and not os.path.isdir(folder):
         raise UsageError(f"'{key}.path': there is no folder {shown(section.path)}")
-    revision = section.revision
     try:
-        if streaming and not looks_local:
-            revision = huggingface_hub.dataset_info(section.path, revision=revision).sha
-        loaded = datasets.load_dataset(
-            str(folder) if looks_local else section.path, section.name, revision=revision, streaming=streaming
-        )
+        if looks_local:
+            rows, left_out = load_folder(folder, section, streaming)
+            return Source(rows, left_out=left_out)
+        return _from_hub(section, key, streaming)
+    except FolderError as error:
+        raise UsageError(f"'{key}.path': in {shown(section.path)}, {error}") from None
     except datasets.exceptions.DatasetNotFoundError as error:
         raise UsageError(f"'{key}.path': {str(error).rstrip('.')}; check the id, or log in if it is private") from None
-    except datasets.data_files.EmptyDatasetError:
-        raise UsageError(f"'{key}.path': the folder '{section.path}' has no images or parquet files") from None
-    except (OSError, ValueError, TypeError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"'{key}.path': {section.path} cannot be loaded: {reason}") from None
+
+
+def _from_hub(section: SourceSection, key: str, streaming: bool) -> Source:
+    revision = section.revision
     if streaming:
-        return Source(loaded, None if looks_local else revision)
+        revision = huggingface_hub.dataset_info(section.path, revision=revision).sha
+    loaded = datasets.load_dataset(section.path, section.name, revision=revision, streaming=streaming)
+    if streaming:
+        return Source(loaded, revision)
     raw = loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({"train": loaded})
-    return Source(raw, None if looks_local else _hub_commit(raw, section, key))
+    return Source(raw, _hub_commit(raw, section, key))
 
 
 def _hub_commit(raw: datasets.DatasetDict, section: SourceSection, key: str) -> str | None:
@@ -159,16 +152,17 @@ def _can_be_images(feature: Any) -> bool:
     return isinstance(feature, datasets.Image | dict) or getattr(feature, "dtype", None) in ENCODED
 
 
-def without_corrupt(
+def read_pictures(
     rows: datasets.Dataset, column: str, on_corrupt: str, place: str, room: Room
-) -> tuple[datasets.Dataset, Decoded]:
+) -> tuple[np.ndarray, Decoded]:
     """Decode every picture once; leave out, or stop at, those that cannot be decoded.
 
     Args:
+        place: what the rows are, in words.
         room: memory for pictures that need not be decoded again.
 
     Returns:
-        The rows that are left, and what is known of their pictures.
+        Whether each picture can be decoded, and what is known of those that can.
     """
 
     def read(picture: dict[str, Any]) -> tuple[bytes, Tensor] | str:
@@ -176,7 +170,9 @@ def without_corrupt(
             content = Path(picture["path"]).read_bytes() if picture["bytes"] is None else picture["bytes"]
             return hashlib.sha256(content).digest(), decode({"bytes": content, "path": None})
         except Exception as error:  # a damaged file makes Pillow raise anything
-            return f"{picture['path'] or 'a picture'} ({error or type(error).__name__})"
+            if kind_of(error) is not None:
+                raise
+            return f"{(picture or {}).get('path') or 'a picture'} ({error or type(error).__name__})"
 
     pictures = rows.select_columns(column)
     faults: list[str | None] = []
@@ -193,16 +189,4 @@ def without_corrupt(
         raise RunError(f"{place} has {len(bad)} corrupt images, the first is {bad[0]}; 'data.on_corrupt: skip'")
     if bad:
         logger.warning("%s: skipped %d corrupt images, the first is %s", place, len(bad), bad[0])
-        rows = rows.select([index for index, text in enumerate(faults) if not text])
-    return rows, Decoded.joined(parts)
-
-
-def refuse_empty_class_folders(folder: Path) -> None:
-    """The imagefolder loader overlooks a class folder without files that are not hidden: a class less to learn."""
-    if not os.path.isdir(folder):
-        return
-    for parent in (folder, *(child for child in folder.iterdir() if child.is_dir())):
-        children = [child for child in parent.iterdir() if child.is_dir() and not child.name.startswith(".")]
-        empty = [child.name for child in children if all(file.name.startswith(".") for file in child.iterdir())]
-        if empty and len(children) > 1:
-            raise RunError(f"class folder '{parent / empty[0]}' is empty: add images or remove the folder")
+    return np.array([text is None for text in faults], dtype=bool), Decoded.joined(parts)

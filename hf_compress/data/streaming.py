@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import logging
+import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import datasets
 import fsspec
+import numpy as np
 import torch
 from torch import Tensor
 
 from hf_compress.data.decoded import Room
 from hf_compress.data.images import IGNORED_LABEL, ImageSplit, decode
-from hf_compress.data.sources import labels_of, without_corrupt
+from hf_compress.data.parts import Parts
+from hf_compress.data.sources import labels_of, read_pictures
 from hf_compress.data.splits import USUAL_NAMES
 from hf_compress.errors import RunError, UsageError
 from hf_compress.registry import did_you_mean
@@ -39,9 +42,12 @@ class ImageStream(torch.utils.data.IterableDataset):
         on_corrupt: `skip` or `stop`.
 
     Attributes:
+        held_out: digests of the stored bytes of validation and test images.
+        on_leak: `warn` of the first of these that the stream gives, `drop` them, or `stop`.
         order: for each class index of the data, the index that a model's labels give it.
         augment: makes the view that both models see.
         epoch: sets the order, together with the seed.
+        batch_size: of the batches that are made of it: none holds one image alone, the next one joins it.
         repeats_after, teacher_outputs: None, since no view repeats: see `images.ImageSplit`.
     """
 
@@ -58,9 +64,12 @@ class ImageStream(torch.utils.data.IterableDataset):
     ):
         self.rows, self.image_column, self.label_column = rows, image_column, label_column
         self.length, self.seed, self.on_corrupt = length, seed, on_corrupt
+        self.held_out: frozenset[bytes] = frozenset()
+        self.on_leak = "warn"
         self.order: list[int] | None = None
         self.augment: Callable[[Tensor], Tensor] | None = None
         self.epoch = 0
+        self.batch_size = 1
 
     def __len__(self) -> int:
         return self.length
@@ -71,15 +80,21 @@ class ImageStream(torch.utils.data.IterableDataset):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = torch.utils.data.get_worker_info()
         share = len(range(worker.id, self.length, worker.num_workers)) if worker else self.length
-        return itertools.islice(self._endless(), share)
+        alone = self.batch_size > 1 and share % self.batch_size == 1
+        return itertools.islice(self._endless(), share + alone)
 
     def _endless(self) -> Iterator[dict[str, Any]]:
         for turn in itertools.count(self.epoch):
             rows = self.rows.shuffle(self.seed, buffer_size=BUFFER)
             rows.set_epoch(turn)
-            views = corrupt = 0
+            views = corrupt = leaked = 0
             for row in rows:
                 picture = with_bytes(row[self.image_column])
+                if self.held_out and hashlib.sha256(picture["bytes"]).digest() in self.held_out:
+                    leaked += 1
+                    self._tell_leak(picture, first=leaked == 1)
+                    if self.on_leak == "drop":
+                        continue
                 try:
                     view = decode(picture)
                 except Exception as error:  # a damaged file makes Pillow raise anything
@@ -104,26 +119,17 @@ class ImageStream(torch.utils.data.IterableDataset):
         if first:
             logger.warning("the stream of training images has corrupt ones, which are skipped; the first is %s", where)
 
-
-@dataclass
-class Streamed:
-    """A data set of which only the held-out images are kept.
-
-    Attributes:
-        stream: the training images.
-        parts: `train`, a sample of the training images; `validation` and `test`.
-        origins, corrupt: of the parts, in words, and how many images were skipped.
-    """
-
-    stream: ImageStream
-    parts: dict[str, ImageSplit]
-    origins: dict[str, str]
-    corrupt: dict[str, int]
+    def _tell_leak(self, picture: dict[str, Any], first: bool) -> None:
+        where = f"held-out images are in the stream of training images, too, as {picture['path'] or 'a picture'}"
+        if self.on_leak == "stop":
+            raise RunError(f"{where}: divide the data anew, or set 'data.on_leak: drop'")
+        if first:
+            logger.warning("%s%s", where, ", and are dropped" if self.on_leak == "drop" else "")
 
 
 def open_stream(
     raw: datasets.IterableDatasetDict, section: DataSection, image_column: str, label_column: str | None, seed: int
-) -> Streamed:
+) -> tuple[ImageStream, Parts]:
     """Open the training images as a stream, and keep a sample of them and the held-out images in memory.
 
     Raises:
@@ -141,27 +147,27 @@ def open_stream(
     stream = ImageStream(train, image_column, label_column, length, seed, section.on_corrupt)
     kept = {role: (raw[names[role]], MOST_HELD_OUT) for role in ("validation", "test")}
     kept["train"] = train.shuffle(seed, buffer_size=BUFFER), SAMPLE
-    parts, corrupt, room = {}, {}, Room(section.cache_mb * 2**20)
+    parts, room = Parts({}, {"train": f"stream of split {names['train']}"}, {}), Room(section.cache_mb * 2**20)
     for role, (rows, most) in kept.items():
         found = _in_memory(rows, image_column, most)
-        held, decoded = without_corrupt(found, image_column, section.on_corrupt, f"split '{role}'", room)
-        corrupt[role] = len(found) - len(held)
-        labels = labels_of(held, label_column)
-        parts[role] = ImageSplit(held.select_columns(image_column), image_column, labels, decoded)
-        if not len(held):
-            raise RunError(f"split '{role}' of {section.path} has no images")
-    origins = {"train": f"stream of split {names['train']}"}
-    for role in ("validation", "test"):
-        full = len(parts[role]) + corrupt[role] == MOST_HELD_OUT
-        origins[role] = f"{f'the first {MOST_HELD_OUT} images of ' if full else ''}split {names[role]}"
-    return Streamed(stream, parts, origins, corrupt)
+        good, decoded = read_pictures(found, image_column, section.on_corrupt, f"split '{role}'", room)
+        held = found.select(np.flatnonzero(good))
+        parts.images[role] = ImageSplit(
+            held.select_columns(image_column), image_column, labels_of(held, label_column), decoded
+        )
+        parts.corrupt[role] = len(found) - len(held)
+        if role != "train":
+            first = f"the first {MOST_HELD_OUT} images of " if len(found) == MOST_HELD_OUT else ""
+            parts.origin[role] = f"{first}split {names[role]}"
+    return stream, parts
 
 
 def with_bytes(picture: dict[str, Any]) -> dict[str, Any]:
     """Return an undecoded picture with its bytes, read from its path, which may be on the Hub."""
     if picture["bytes"] is not None:
         return picture
-    with fsspec.open(picture["path"], "rb") as file:
+    local = os.path.exists(picture["path"])  # whose name may hold anything that fsspec would follow
+    with (open if local else fsspec.open)(picture["path"], "rb") as file:
         return {"bytes": file.read(), "path": picture["path"]}
 
 

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import torch
 from huggingface_hub import resolve_revision
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    BaseImageProcessor,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from hf_compress.errors import CompressError, RunError
-from hf_compress.hub.declared import refuse_huge
+from hf_compress.hub.declared import refuse_huge, refuse_huge_pictures
 from hf_compress.hub.load import LoadedModel, explained, local_folder, use_torch_momentum
 from hf_compress.hub.shards import refuse_outside
 
@@ -42,6 +49,7 @@ def load_backbone(
         tower = getattr(config, "vision_config", config)
         _refuse_classifiers_alone(name, tower)
         processor = AutoImageProcessor.from_pretrained(source, **options)
+        refuse_huge_pictures(name, processor)
         if pretrained:
             refuse_outside(name, source, config, options["revision"])
             model, info = AutoModel.from_pretrained(
@@ -55,7 +63,7 @@ def load_backbone(
         raise
     except Exception as error:
         raise explained(name, error) from error
-    _refuse_other_inputs(name, config, model)
+    _refuse_other_inputs(name, config, model, processor)
     lacks = sorted(key for key in missing if not key.startswith("pooler."))
     if lacks:
         raise RunError(f"{name} is not a vision backbone: its checkpoint lacks the weights of '{lacks[0]}'")
@@ -70,6 +78,11 @@ def _refuse_classifiers_alone(name: str, config: PretrainedConfig) -> None:
         raise RunError(f"{name} has no backbone of its own: there is no AutoModel of the type '{config.model_type}'")
 
 
-def _refuse_other_inputs(name: str, config: PretrainedConfig, model: PreTrainedModel) -> None:
+def _refuse_other_inputs(
+    name: str, config: PretrainedConfig, model: PreTrainedModel, processor: BaseImageProcessor
+) -> None:
+    from hf_compress.data.images import refuse_many_sizes
+
     if model.main_input_name != "pixel_values":
         raise RunError(f"{name} is not a vision backbone: '{config.model_type}' takes '{model.main_input_name}'")
+    refuse_many_sizes(name, processor)

@@ -5,21 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from markupsafe import Markup
 
+from hf_compress.bounded_yaml import MOST_CHARACTERS
 from hf_compress.errors import UsageError
-from hf_compress.files import user_path, write_text
+from hf_compress.files import read_text, write_text
 from hf_compress.hub import card_facts as facts
-from hf_compress.hub.markdown import escaped, fenced, one_line
+from hf_compress.hub.markdown import fenced, one_line
 from hf_compress.hub.origin import lineage
+from hf_compress.hub.template import page_template
 from hf_compress.manifest import adding, claim
 from hf_compress.run import RECIPE, Run
-from hf_compress.shipped import shipped_file
 
 CARD = "README.md"
 RESULTS = ".eval_results/hf-compress.yaml"
@@ -40,18 +40,13 @@ def render_card(folder: Path, template: Path | None = None, **overrides: Any) ->
     Raises:
         UsageError: there is no run folder or template, or the template is wrong.
     """
-    run = Run.open(folder)
+    run = _open(folder)
     repo_id = overrides.pop("repo_id", None)
     page = page_template(template)
+    data = card_data(run.report, repo_id, **overrides)
+    text = page.render(**_context(run, repo_id), card_data=Markup(data.to_yaml()))
     try:
-        data = card_data(run.report, repo_id, **overrides)
-        context = _context(run, repo_id)
-    except KeyError as error:
-        raise UsageError(f"the report in '{folder}' is none of a run: it lacks {error}") from None
-    try:
-        return ModelCard(page.render(context, card_data=Markup(data.to_yaml())))
-    except jinja2.TemplateError as error:
-        raise UsageError(f"the template '{template}' cannot be rendered: {error}") from None
+        return ModelCard(text)
     except (ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"the template '{template}' makes a card without valid metadata: {reason}") from None
@@ -66,7 +61,7 @@ def write_card(folder: Path, template: Path | None = None) -> ModelCard:
     """
     from hf_compress.measure.figures import draw_figures
 
-    run = Run.open(folder)
+    run = _open(folder)
     page_template(template)
     claim(run.folder, [CARD, RESULTS])
     with adding(run.folder) as new:
@@ -78,6 +73,13 @@ def write_card(folder: Path, template: Path | None = None) -> ModelCard:
             (new / RESULTS).parent.mkdir()
             write_text(new / RESULTS, yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False))
     return card
+
+
+def _open(folder: Path) -> Run:
+    run = Run.open(folder)
+    if run.report.get("kind") == "study":
+        raise UsageError(f"'{folder}' holds a study, whose README.md is its card: give the folder of one of its runs")
+    return run
 
 
 def card_data(report: dict[str, Any], repo_id: str | None, **overrides: Any) -> ModelCardData:
@@ -103,7 +105,7 @@ def card_data(report: dict[str, Any], repo_id: str | None, **overrides: Any) -> 
 def _results(report: dict[str, Any]) -> list[EvalResult]:
     data, quality = report["data"], report["rows"][-1]["quality"]
     path = one_line(facts.short_name(data["path"]))
-    kind, _, split = data["splits"]["test"]["from"].partition(" ")
+    kind, _, split = data["splits"]["test"]["from"].partition(" (")[0].partition(" ")
     return [
         EvalResult(
             task_type="image-classification",
@@ -157,7 +159,7 @@ def _context(run: Run, repo_id: str | None) -> dict[str, Any]:
         "figures": _figures(run.folder),
         "snippet": fenced(_snippet(report, repo_id), "python"),
         "needs_package": report.get("loads_with") == "hf_compress",
-        "recipe": fenced(recipe.read_text(encoding="utf-8"), "yaml") if recipe.is_file() else None,
+        "recipe": fenced(_text(recipe), "yaml") if recipe.is_file() else None,
         "environment": facts.environment_rows(report),
         "device": facts.device(report) if "latency" in last else None,
         "data_name": facts.short_name(report["data"]["path"]),
@@ -195,6 +197,13 @@ def _snippet(report: dict[str, Any], repo_id: str | None) -> str:
     return "\n".join(lines)
 
 
+def _text(recipe: Path) -> str:
+    try:
+        return read_text(recipe, MOST_CHARACTERS)
+    except ValueError as error:
+        raise UsageError(f"the recipe '{recipe}' cannot be read: {error}") from None
+
+
 def _figures(folder: Path) -> list[tuple[str, str]]:
     from hf_compress.measure.figures import CAPTIONS
 
@@ -214,21 +223,3 @@ def _is_repo_id(name: str) -> bool:
     except HFValidationError:
         return False
     return True
-
-
-def page_template(path: Path | None, shipped: str = "template.md") -> jinja2.Template:
-    """Return the template of a page, `shipped` with the package or one's own; what it writes is escaped.
-
-    Raises:
-        UsageError: it cannot be read, or is wrong.
-    """
-    source = shipped_file("model_cards", shipped) if path is None else user_path(path)
-    environment = jinja2.Environment(
-        autoescape=True, finalize=escaped, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    try:
-        return environment.from_string(source.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the template '{source}' cannot be read: {error}") from None
-    except jinja2.TemplateSyntaxError as error:
-        raise UsageError(f"the template '{source}' is wrong in line {error.lineno}: {error.message}") from None

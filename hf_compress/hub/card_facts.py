@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from hf_compress.hub import origin
 from hf_compress.hub.markdown import one_line
+from hf_compress.measure.intervals import difference, in_words, points
 
 FEW_IMAGES = 20
 LOST = 0.05
@@ -34,12 +36,14 @@ class Measure:
         read: takes it from a row of the report; raises KeyError where it was not measured.
         show: writes a value.
         less: what fewer or lower is called (`fewer`, `faster`); None for a quality, which is compared by difference.
+        metric: the name of a quality in the report.
     """
 
     heading: str
     read: Callable[[dict[str, Any]], float]
     show: Callable[[float], str]
     less: str | None = None
+    metric: str | None = None
 
     def of(self, row: dict[str, Any]) -> float | None:
         try:
@@ -52,10 +56,12 @@ class Measure:
         return "" if value is None else self.show(value)
 
     def change(self, before: dict[str, Any], after: dict[str, Any]) -> str:
-        """Say how `after` compares: a ratio for costs, a difference for qualities."""
+        """Say how `after` compares: a ratio for costs, a difference for qualities, in points with its interval."""
         old, new = self.of(before), self.of(after)
         if old is None or new is None:
             return ""
+        if entry := difference(after, self.metric, before["stage"]):
+            return f"{100 * entry['difference']:+.2f} points ({points(entry)})"
         if self.less is None:
             return f"{new - old:+.4f}"
         return ratio(old, new, self.less)
@@ -76,7 +82,10 @@ def measures(report: dict[str, Any]) -> list[Measure]:
     qualities = dict.fromkeys(key for row in rows for key in row["quality"])
     batches = dict.fromkeys(batch for row in rows for batch in row.get("latency", {}))
     found = [
-        *(Measure(QUALITY.get(key, one_line(key).replace("_", " ")), _quality(key), _score) for key in qualities),
+        *(
+            Measure(QUALITY.get(key, one_line(key).replace("_", " ")), _quality(key), _score, metric=key)
+            for key in qualities
+        ),
         Measure("calibration error", lambda row: row["reliability"]["expected_calibration_error"], _score),
         Measure("parameters", _cost("parameters"), count, "fewer"),
         Measure("non-zero parameters", _cost("nonzero_parameters"), count, "fewer"),
@@ -100,13 +109,20 @@ def comparison(report: dict[str, Any]) -> list[tuple[str, str, str, str]]:
 
 
 def steps_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Return headings and rows of the table with one line a stage."""
+    """Return headings and rows of the table with one line a stage, and how steps differ from the stage before."""
     left_out = {"calibration error", "peak memory, one image"}
     if all(row["cost"]["nonzero_parameters"] > 0.99 * row["cost"]["parameters"] for row in report["rows"]):
         left_out.add("non-zero parameters")
     shown = [m for m in measures(report) if m.heading not in left_out and not m.heading.endswith("p95")]
     rows = [[row["stage"], what_was_done(row), *(m.text(row) for m in shown)] for row in report["rows"]]
-    return ["stage", "what was done", *(m.heading for m in shown)], rows
+    headings = ["stage", "what was done", *(m.heading for m in shown)]
+    for quality in (m for m in shown if m.metric):
+        found = [difference(row, quality.metric, before["stage"]) for before, row in pairwise(report["rows"])]
+        if any(found):
+            headings.append(f"{quality.heading} against the stage before")
+            for row, entry in zip(rows, [None, *found], strict=True):
+                row.append(f"{100 * entry['difference']:+.2f} points ({points(entry)})" if entry else "")
+    return headings, rows
 
 
 def what_was_done(row: dict[str, Any]) -> str:
@@ -144,7 +160,9 @@ def _against(first: dict[str, Any], last: dict[str, Any], report: dict[str, Any]
         return f"{sentence}."
     instead = f" instead of {quality.text(first)}" if quality.of(first) is not None else ""
     images = _number(test_images(report), "test image")
-    return f"{sentence}; its {quality.heading} on {images} is {quality.text(last)}{instead}."
+    entry = difference(last, quality.metric, first["stage"])
+    sure = f": {in_words(entry, test_images(report))}" if entry else ""
+    return f"{sentence}; its {quality.heading} on {images} is {quality.text(last)}{instead}{sure}."
 
 
 def step_names(report: dict[str, Any]) -> list[str]:
@@ -225,13 +243,33 @@ def sources(report: dict[str, Any]) -> list[dict[str, Any]]:
 def limits(report: dict[str, Any]) -> list[str]:
     """Return the sentences that a reader must know, each from a fact of the report."""
     return [
-        sentence for rule in (_small_test, _few_images, _lost, _overlap, _latency_device) for sentence in rule(report)
+        sentence
+        for rule in (
+            _small_test,
+            _intervals,
+            _few_images,
+            _not_used,
+            _leaks,
+            _conflicts,
+            _lost,
+            _overlap,
+            _latency_device,
+        )
+        for sentence in rule(report)
     ]
 
 
 def _small_test(report: dict[str, Any]) -> Iterator[str]:
     images = test_images(report)
     yield f"The test set has {_number(images, 'image')}: one image is worth {100 / images:.2g} points of accuracy."
+
+
+def _intervals(report: dict[str, Any]) -> Iterator[str]:
+    if any(row.get("differences") for row in report["rows"]):
+        yield (
+            "The range behind a difference is its 95 % interval, by a paired bootstrap of the test images: it says "
+            "nothing of another training, nor of images of another kind. ROC AUC has none."
+        )
 
 
 def _few_images(report: dict[str, Any]) -> Iterator[str]:
@@ -244,6 +282,28 @@ def _few_images(report: dict[str, Any]) -> Iterator[str]:
         if few:
             named = _listed([f"{name} ({n})" for n, name in few])
             yield f"{_number(len(few), 'class', 'classes')} with fewer than {FEW_IMAGES} {split} images: {named}."
+
+
+def _not_used(report: dict[str, Any]) -> Iterator[str]:
+    for entry in report["data"].get("left_out", []):
+        yield f"Left out of the data: {entry['reason']} ({entry['count']:,}, such as {entry['example']})."
+
+
+def _leaks(report: dict[str, Any]) -> Iterator[str]:
+    streamed = report["data"]["splits"]["train"]["corrupt_images_skipped"] is None
+    for leak in report["data"].get("leaks", []):
+        first, second = leak["splits"]
+        where = "a sample of train" if streamed and first == "train" else first
+        flattered = "the figures" if second == "test" else "the choice of the best epoch"
+        result = f"{leak['dropped']:,} dropped from {where}" if leak["dropped"] else f"this flatters {flattered}"
+        found = f"{leak['images']:,}, such as {leak['example']}"
+        yield f"{second.capitalize()} images that are in {where}, too: {found}; {result}."
+
+
+def _conflicts(report: dict[str, Any]) -> Iterator[str]:
+    for conflict in report["data"].get("conflicting_labels", []):
+        found = f"{conflict['images']:,}, such as {conflict['example']} ({', '.join(conflict['labels'])})"
+        yield f"Images in {conflict['split']} that are stored more than once with different labels: {found}."
 
 
 def _lost(report: dict[str, Any]) -> Iterator[str]:

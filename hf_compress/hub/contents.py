@@ -36,7 +36,7 @@ def checked_contents(
     report = Run.open(folder).report
     license = publishable_license(report, section.license)
     contents: Contents = {name: _file(folder, name) for name in _named(folder, include)}
-    _check_model(folder, report.get("task", "classification"), trust_remote_code)
+    _check_model(folder, report.get("task", "classification"), report.get("labels"), trust_remote_code)
     contents[CARD] = _card(folder, section, license).encode()
     digests = {name: [digest(content)] for name, content in contents.items()}
     contents[MANIFEST] = Manifest("run", digests).text().encode()
@@ -81,14 +81,15 @@ def _card(folder: Path, section: PublishSection, license: str | None) -> str:
     return str(card)
 
 
-def _check_model(folder: Path, task: str, trust_remote_code: bool) -> None:
+def _check_model(folder: Path, task: str, labels: list[str] | None, trust_remote_code: bool) -> None:
     """Load the model as users will, and let it look at noise."""
     import torch
 
-    from hf_compress.data.images import input_size
+    from hf_compress.data.images import input_size, noise
     from hf_compress.embeddings import pooled_embedding
     from hf_compress.hub.backbone import load_backbone
     from hf_compress.hub.load import load
+    from hf_compress.reload_check import check_reload
 
     loader = load_backbone if task == "features" else load
     loaded = loader(str(folder), trust_remote_code=trust_remote_code)
@@ -97,3 +98,4 @@ def _check_model(folder: Path, task: str, trust_remote_code: bool) -> None:
         answer = pooled_embedding(loaded.model, image) if task == "features" else loaded.model(image).logits
     if not answer.isfinite().all():
         raise RunError(f"the model in '{folder}' answers with numbers that are not finite: it was not published")
+    check_reload(folder, loaded, noise(4), None if task == "features" else labels or loaded.label_names)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import httpx2
-from huggingface_hub import get_token
+from huggingface_hub import get_session, get_token
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from hf_compress.errors import CompressError, RunError, UsageError
@@ -17,6 +18,7 @@ from hf_compress.errors import CompressError, RunError, UsageError
 logger = logging.getLogger(__name__)
 
 WAITS = (1.0, 2.0, 4.0, 8.0)
+LONGEST_WAIT = 60
 PASSING = (408, 429, 500, 502, 503, 504)
 RETRIED = (HfHubHTTPError, httpx2.TransportError, json.JSONDecodeError)  # the last: an overloaded proxy sends HTML
 T = TypeVar("T")
@@ -33,6 +35,24 @@ def patiently(call: Callable[..., T], *args, **options) -> T:
             return call(*args, **options)
         except RETRIED as error:
             pause(error, wait)
+
+
+def limit_waits() -> None:
+    """Let nobody sleep for longer than a minute because an answer asks for it: the user decides about that.
+
+    The client obeys what stands there, whatever it is; without it, it waits for some seconds, and gives up.
+    """
+    hooks = get_session().event_hooks
+    if _forget_long_wait not in hooks["response"]:
+        hooks["response"].append(_forget_long_wait)
+        get_session().event_hooks = hooks
+
+
+def _forget_long_wait(response: httpx2.Response) -> None:
+    for header, seconds in (("Retry-After", r"\s*(\d+)"), ("RateLimit", r".*\bt=(\d+)")):
+        asked = re.match(seconds, response.headers.get(header, ""))
+        if asked and int(asked[1][:9]) > LONGEST_WAIT:
+            del response.headers[header]
 
 
 def pause(error: Exception, wait: float | None) -> None:

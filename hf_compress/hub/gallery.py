@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterator
@@ -19,7 +18,8 @@ from hf_compress.files import user_path, write_text
 from hf_compress.hub import card_facts as facts
 from hf_compress.hub.markdown import one_line
 from hf_compress.hub.scatter import Scatter
-from hf_compress.run import REPORT, Run
+from hf_compress.report import read_report
+from hf_compress.run import REPORT
 from hf_compress.shipped import shipped_file
 
 logger = logging.getLogger(__name__)
@@ -68,6 +68,14 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A run whose report cannot be shown, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Group:
     """The runs on the same images, with what compares them."""
 
@@ -97,8 +105,11 @@ def write_gallery(source: str, output: Path, overwrite: bool = False) -> int:
     if not overwrite:
         _refuse_other_file(output)
     folder = user_path(source)
-    found = local_entries(folder, output) if folder.is_dir() else hub_entries(source)
-    entries = [entry for entry in found if _usable(entry)]
+    found = list(local_entries(folder, output) if folder.is_dir() else hub_entries(source))
+    entries = [entry for entry in found if isinstance(entry, Entry)]
+    bad = [entry for entry in found if isinstance(entry, LeftOut)]
+    for entry in bad:
+        logger.warning("left out %s: %s", entry.name, entry.reason)
     if not entries:
         raise UsageError(
             f"'{source}' has no runs: give a folder of run folders, or a user of the Hub who published some"
@@ -108,6 +119,7 @@ def write_gallery(source: str, output: Path, overwrite: bool = False) -> int:
     page = template.render(
         source=one_line(folder.resolve().name if folder.is_dir() else source),
         groups=groups(entries),
+        left_out=bad,
         made=datetime.now(UTC).strftime("%Y-%m-%d"),
     )
     try:
@@ -130,23 +142,19 @@ def _refuse_other_file(output: Path) -> None:
     )
 
 
-def local_entries(folder: Path, output: Path) -> Iterator[Entry]:
+def local_entries(folder: Path, output: Path) -> Iterator[Entry | LeftOut]:
     """Find the run folders in a folder; links are relative to the page."""
     start = Path(output).resolve().parent
     for path in sorted(folder.rglob(REPORT)):
         run = path.parent
         link = Path(os.path.relpath((run / "README.md").resolve(), start)).as_posix()
         name = run.relative_to(folder).as_posix() if run != folder else run.resolve().name
-        try:
-            report = Run.open(run).report
-        except ValueError as error:
-            logger.warning("left out %s: %s is not JSON: %s", run, REPORT, error)
-            continue
-        if not (isinstance(report, dict) and report.get("kind") == "study"):  # the runs of a study come by themselves
-            yield Entry(one_line(name), quote(link), report)
+        entry = _entry(one_line(name), quote(link), path)
+        if entry is not None:
+            yield entry
 
 
-def hub_entries(user: str) -> Iterator[Entry]:
+def hub_entries(user: str) -> Iterator[Entry | LeftOut]:
     """Read the reports of a user's models that carry the tag `hf-compress`."""
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HTTPError, OfflineModeIsEnabled
@@ -156,14 +164,15 @@ def hub_entries(user: str) -> Iterator[Entry]:
     api = HfApi(library_name="hf-compress")
     try:
         for model in api.list_models(author=user, filter=TAG):
+            name = one_line(model.id)
             try:
-                report = json.loads(Path(api.hf_hub_download(model.id, REPORT)).read_text(encoding="utf-8"))
-            except (EntryNotFoundError, ValueError) as error:
-                logger.warning(
-                    "left out %s: no %s that can be read: %s", model.id, REPORT, " ".join(str(error).split())
-                )
+                file = Path(api.hf_hub_download(model.id, REPORT))
+            except EntryNotFoundError:
+                yield LeftOut(name, f"it has no {REPORT}")
                 continue
-            yield Entry(one_line(model.id), f"{constants.ENDPOINT}/{quote(model.id)}", report)
+            entry = _entry(name, f"{constants.ENDPOINT}/{quote(model.id)}", file)
+            if entry is not None:
+                yield entry
     except HfHubHTTPError as error:
         raise UsageError(f"the Hub does not list the models of '{user}': {' '.join(str(error).split())}") from None
     except (HTTPError, OfflineModeIsEnabled, OSError) as error:
@@ -198,11 +207,10 @@ def _group(data: str, test_images: int, entries: list[Entry]) -> Group:
     )
 
 
-def _usable(entry: Entry) -> bool:
-    """Whether the report is one of ours; anyone can put another report.json into a repository."""
+def _entry(name: str, link: str, file: Path) -> Entry | LeftOut | None:
+    """Read one report; None for that of a study, whose runs come by themselves."""
     try:
-        groups([entry])
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, StopIteration) as error:
-        logger.warning("left out %s: its %s lacks what a run records (%r)", entry.name, REPORT, error)
-        return False
-    return True
+        report = read_report(file)
+    except UsageError as error:
+        return LeftOut(name, one_line(error))
+    return None if report.get("kind") == "study" else Entry(name, link, report)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from httpx2 import TransportError
@@ -30,8 +29,11 @@ from transformers import (
 
 from hf_compress.errors import CompressError, RunError, UsageError
 from hf_compress.files import user_path
-from hf_compress.hub.declared import refuse_huge
+from hf_compress.hub.declared import refuse_huge, refuse_huge_pictures
+from hf_compress.hub.failures import limit_waits
+from hf_compress.hub.head import permute_classes, renew_head
 from hf_compress.hub.shards import refuse_outside
+from hf_compress.labels import label_names, label_options, numbered, positions, set_labels
 
 
 @dataclass
@@ -63,24 +65,6 @@ class LoadedModel:
         return [self]
 
 
-def label_names(config: PretrainedConfig) -> list[str]:
-    """Return the class names in the order of the logits.
-
-    Raises:
-        RunError: the config does not number them from 0.
-    """
-    names = [config.id2label.get(index) for index in range(config.num_labels)]
-    if None in names:
-        raise RunError(f"'id2label' of config.json names {len(names)} labels, but none of them {names.index(None)}")
-    return list(map(str, names))
-
-
-def label_options(names: list[str]) -> dict[str, Any]:
-    """Return the config options that give a model the labels `names`; PVT does not count them by itself."""
-    label2id = {name: index for index, name in enumerate(names)}
-    return {"id2label": dict(enumerate(names)), "label2id": label2id, "num_labels": len(names)}
-
-
 def load(
     name: str,
     *,
@@ -95,13 +79,15 @@ def load(
         name: Hub id (`microsoft/resnet-18`), timm checkpoint (`timm/resnet18.a1_in1k`) or folder in Hub form.
         revision: branch, tag or commit.
         trust_remote_code: run Python code of the repository.
-        labels: wanted class names; with other labels than the checkpoint's, the classifier is new and untrained.
+        labels: wanted class names; where they are the checkpoint's in another order, its classifier is put into that
+            order, and with other names it is new and untrained.
         pretrained: False gives the architecture with random weights.
 
     Raises:
         UsageError: the id or folder does not exist, or needs `trust_remote_code`.
         RunError: the repository is gated or out of reach, or holds no image classifier.
     """
+    limit_waits()
     folder = local_folder(name)
     source = folder or name
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -112,8 +98,9 @@ def load(
         config = AutoConfig.from_pretrained(source, **options)
         _refuse_other_tasks(name, config)
         processor = AutoImageProcessor.from_pretrained(source, **options)
+        refuse_huge_pictures(name, processor)
         known = label_names(config)
-        wanted = {} if labels is None or labels == known else label_options(labels)
+        wanted = {} if labels is None or len(labels) == len(known) else label_options(labels)
         if pretrained:
             refuse_outside(name, source, config, options["revision"])
             model, info = AutoModelForImageClassification.from_pretrained(
@@ -135,14 +122,28 @@ def load(
         raise explained(name, error) from error
     if pretrained:
         _refuse_missing_body(name, model, info["missing_keys"])
-    if new_head and not wanted and pretrained:
+    if new_head and labels is None and pretrained:
         raise RunError(
             f"{name} is not an image classifier: its checkpoint lacks the weights of the classification head; "
             "to learn from the embeddings of a backbone, set 'task: features' (recipe distill-features)"
         )
     use_torch_momentum(model)
     _refuse_other_inputs(name, model.eval(), processor)
+    if labels is not None and not new_head:
+        new_head = _relabel(model, processor, known, labels)
+    set_labels(model.config, known if labels is None else labels)
     return LoadedModel(model, processor, name, None if folder else options["revision"].resolved, new_head)
+
+
+def _relabel(model: PreTrainedModel, processor: BaseImageProcessor, known: list[str], labels: list[str]) -> bool:
+    """Make the classifier's logits those of `labels`, and return whether it had to be a new one."""
+    order = positions(labels, known)
+    if order is None and not (numbered(labels) and numbered(known)):
+        renew_head(model, processor)
+        return True
+    if order not in (None, list(range(len(labels)))):
+        permute_classes(model, processor, order)
+    return False
 
 
 def use_torch_momentum(model: PreTrainedModel) -> None:
@@ -166,6 +167,9 @@ def local_folder(name: str) -> str | None:
     if os.path.isdir(path):
         if not (path / "config.json").is_file():
             raise UsageError(f"folder '{name}' has no config.json: give a folder in Hub form")
+        for place in sorted(path.iterdir()):
+            if place.exists() and not (place.is_file() or place.is_dir()):
+                raise UsageError(f"'{place.name}' in folder '{name}' is no regular file: remove the pipe or device")
         return str(path)
     if name.startswith(("/", ".", "~")):
         raise UsageError(f"there is no model folder '{name}'")
@@ -180,12 +184,15 @@ def _refuse_other_tasks(name: str, config: PretrainedConfig) -> None:
 
 def _refuse_other_inputs(name: str, model: PreTrainedModel, processor: BaseImageProcessor) -> None:
     """Let the model see a picture as its processor makes it, and require a logit a label."""
-    from hf_compress.data.images import preprocess
+    from hf_compress.data.images import preprocess, refuse_many_sizes
 
     try:
+        refuse_many_sizes(name, processor)
         with torch.no_grad():
             pixels = preprocess(processor, [torch.zeros(3, 64, 64, dtype=torch.uint8)])
             logits = model(pixel_values=pixels).logits
+    except CompressError:
+        raise
     except Exception as error:
         raise RunError(
             f"{name} cannot be used: {type(model).__name__} makes no logits of the pixel_values of its image "
@@ -234,6 +241,11 @@ def explained(name: str, error: Exception) -> CompressError:
         return UsageError(f"{name} has no such revision: check 'revision'")
     if caused_by(RepositoryNotFoundError, HFValidationError):
         return UsageError(f"there is no model '{name}' on the Hub or as a folder: check the id, or log in if private")
+    if "weights_only" in text or "Unpickl" in text:
+        return RunError(
+            f"{name} cannot be loaded: its weights are a pickle that holds more than tensors, which could run code; "
+            "have it saved as model.safetensors by someone you trust"
+        )
     if "trust_remote_code" in text:
         return UsageError(f"{name} contains its own Python code: read it, then pass --trust-remote-code")
     unreachable = (OfflineModeIsEnabled, LocalEntryNotFoundError, RevisionResolutionError, ConnectionError)

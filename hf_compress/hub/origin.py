@@ -35,7 +35,8 @@ def origin(name: str, commit: str | None, pretrained: bool = True) -> Origin:
     result["license"] = _license(card)
     if os.path.isdir(user_path(name)):
         base = card.get("base_model")
-        return result | {"source": "folder", "base_model": base[0] if isinstance(base, list) and base else base}
+        base = base[0] if isinstance(base, list) and base else base
+        return result | {"source": "folder", "base_model": base if isinstance(base, str) else None}
     return result | {"base_model": name}
 
 

@@ -14,7 +14,7 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 from hf_compress.config import validate
 from hf_compress.errors import UsageError
 from hf_compress.hub.contents import CARD, checked_contents
-from hf_compress.hub.failures import RETRIED, WAITS, explained, patiently, pause, status_of
+from hf_compress.hub.failures import RETRIED, WAITS, explained, limit_waits, patiently, pause, status_of
 from hf_compress.manifest import MANIFEST, Manifest, entries
 from hf_compress.sections import PublishSection
 
@@ -149,6 +149,7 @@ class _Push:
         self.sent = False
 
     def run(self) -> Publication:
+        limit_waits()
         try:
             self._open()
             head, commit = self._commit()

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch.distributed._tools.mem_tracker import MemTracker
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from hf_compress.checkpoint import save
 from hf_compress.ensemble import Ensemble
+from hf_compress.layout import use_channels_last
+from hf_compress.looking import twin
+from hf_compress.measure.macs import counting_macs
 
 
 def cost(model: PreTrainedModel | Ensemble, image: torch.Tensor | tuple[torch.Tensor, ...]) -> dict[str, int]:
@@ -26,6 +26,8 @@ def cost(model: PreTrainedModel | Ensemble, image: torch.Tensor | tuple[torch.Te
         `parameters`, `nonzero_parameters`, `macs` (multiply-accumulates of convolutions and matrix products for this
         image), `bytes` (weight files on disk, as saved), `peak_memory_bytes` (see `peak_memory`).
     """
+    model = twin(model)
+    use_channels_last(model)
     return {
         "parameters": count_parameters(model),
         "nonzero_parameters": sum(int(torch.count_nonzero(p)) for p in model.parameters()),
@@ -40,17 +42,17 @@ def count_parameters(model: torch.nn.Module) -> int:
 
 
 def count_macs(model: PreTrainedModel, image: torch.Tensor) -> int:
-    """Return the multiply-accumulates for `image`: half of the FLOPs that torch's own counter finds."""
-    model.eval()
-    with _frozen(model), FlopCounterMode(display=False) as counter:
+    """Return the multiply-accumulates for `image`; see `measure.macs`."""
+    model = twin(model)
+    with counting_macs() as counter:
         model(pixel_values=image)
-    return counter.get_total_flops() // 2
+    return counter.macs
 
 
 def bytes_on_disk(model: PreTrainedModel) -> int:
     """Return the size of the weight files, really saved."""
     with tempfile.TemporaryDirectory() as folder:
-        save(model, folder)
+        save(twin(model), folder)
         return sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
 
 
@@ -59,22 +61,11 @@ def peak_memory(model: PreTrainedModel, image: torch.Tensor) -> int:
 
     Counted tensor by tensor with torch's own tracker, so that other programs and earlier peaks do not matter.
     """
-    tracker = MemTracker()
+    model, tracker = twin(model), MemTracker()
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
     tracker._track_module_params_and_buffers(model)  # hooks gradients, which frozen parameters would refuse later
-    with _frozen(model), tracker:
+    model.requires_grad_(False)
+    with torch.no_grad(), tracker:
         model(pixel_values=image)
     return sum(device["Total"] for device in tracker.get_tracker_snapshot("peak").values())
-
-
-@contextmanager
-def _frozen(model: torch.nn.Module) -> Iterator[None]:
-    """No gradients: torch's counters watch for those of every module's output, and fail where that is a parameter."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in trainable:
-        parameter.requires_grad_(False)
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)

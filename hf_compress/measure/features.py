@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from sklearn.neighbors import KNeighborsClassifier
@@ -31,22 +33,31 @@ class FeatureQuality:
         self.targets = embed(teacher, self.images, data.workers) if teacher else None
 
     def __call__(self, loaded: LoadedModel) -> dict[str, float]:
-        """Return `knn_accuracy` where the images have labels, and `cosine_similarity` where the widths are equal.
+        """Return the `quality` alone; see `in_detail`."""
+        return self.in_detail(loaded)["quality"]
+
+    def in_detail(self, loaded: LoadedModel) -> dict[str, Any]:
+        """Return `quality`, and `right`: for each labelled image whether its neighbours told its class.
+
+        In `quality` are `knn_accuracy` where the images have labels, and `cosine_similarity` where the widths are
+        equal.
 
         The neighbours are those of the backbone's own embeddings; the projector, where there is one, takes part in the
         similarity alone.
         """
         data = self.data
         queries = embed(loaded, self.images, data.workers)
-        result = {}
+        quality, right = {}, {}
         if any(label >= 0 for label in self.images.labels):
             gallery = embed(loaded, data.train, data.workers)
-            result["knn_accuracy"] = knn_accuracy(gallery, data.train.labels, queries, self.images.labels)
+            told = knn_right(gallery, data.train.labels, queries, self.images.labels)
+            quality["knn_accuracy"] = float(told.mean())
+            right["knn_accuracy"] = told.astype(int).tolist()
         with torch.no_grad():
             answers = queries if loaded.projector is None else loaded.projector(queries)
         if self.targets is not None and answers.shape == self.targets.shape:
-            result["cosine_similarity"] = cosine_similarity(answers, self.targets)
-        return result
+            quality["cosine_similarity"] = cosine_similarity(answers, self.targets)
+        return {"quality": quality, "right": right}
 
 
 def cosine_similarity(first: Tensor, second: Tensor) -> float:
@@ -54,8 +65,8 @@ def cosine_similarity(first: Tensor, second: Tensor) -> float:
     return float(F.cosine_similarity(first.double(), second.double()).mean())
 
 
-def knn_accuracy(gallery: Tensor, gallery_labels: list[int], queries: Tensor, query_labels: list[int]) -> float:
-    """Return the top-1 accuracy of a weighted nearest-neighbour classifier without training.
+def knn_right(gallery: Tensor, gallery_labels: list[int], queries: Tensor, query_labels: list[int]) -> np.ndarray:
+    """Return for each labelled query whether a weighted nearest-neighbour classifier without training is right.
 
     The 20 nearest gallery images by cosine similarity s vote with the weight exp(s / 0.07): the protocol of DINO
     (Caron et al., 2021, sec. 3.2), from Wu et al. (2018), sec. 3.4. With fewer gallery images all of them vote.
@@ -70,7 +81,7 @@ def knn_accuracy(gallery: Tensor, gallery_labels: list[int], queries: Tensor, qu
     classifier = KNeighborsClassifier(
         min(NEIGHBOURS, len(gallery)), metric="cosine", weights=lambda distance: np.exp((1 - distance) / TEMPERATURE)
     )
-    return float(classifier.fit(gallery, gallery_labels).score(queries, query_labels))
+    return classifier.fit(gallery, gallery_labels).predict(queries) == query_labels
 
 
 def _labelled(embeddings: Tensor, labels: list[int]) -> tuple[np.ndarray, np.ndarray]:

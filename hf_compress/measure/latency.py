@@ -12,6 +12,8 @@ import torch
 from rich.progress import track
 from transformers import PreTrainedModel
 
+from hf_compress.layout import use_channels_last
+from hf_compress.looking import twin
 from hf_compress.measure.runtimes import PREPARE
 
 WARM_UP = 3
@@ -28,7 +30,7 @@ def measure_latency(
     """Time forward passes on the CPU, the models in turn, so that a slow moment of the machine meets all of them.
 
     Args:
-        models: models to compare, in float32 with channels-last weights.
+        models: models to compare, in float32; timed with channels-last weights.
         images: one input a model, shape (1, 3, height, width); for an ensemble, a tuple of them.
         batch_sizes: every one is timed.
         repeats: timed passes a model and batch size, after warm-up.
@@ -41,10 +43,12 @@ def measure_latency(
     usual = torch.get_num_threads()
     torch.set_num_threads(threads or usual)
     results: list[dict[str, dict[str, float]]] = [{} for _ in models]
+    twins = [twin(model) for model in models]
+    for model in twins:
+        use_channels_last(model)
     try:
         prepared = [
-            PREPARE[runtime](model, image, torch.get_num_threads())
-            for model, image in zip(models, images, strict=True)
+            PREPARE[runtime](model, image, torch.get_num_threads()) for model, image in zip(twins, images, strict=True)
         ]
         for size in batch_sizes:
             batches = [_batch(image, size) for image in images]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from rich.table import Table
 
+from hf_compress.measure.intervals import difference, points
 from hf_compress.measure.remarks import latencies
 
 COSTS = {
@@ -18,7 +20,10 @@ COSTS = {
 
 
 def report_table(report: dict[str, Any]) -> Table:
-    """Return one column a stage, with the improvement over the first stage behind every cost."""
+    """Return one column a stage, with the change against the first stage behind every cost.
+
+    Under a quality that has them lie the 95 % intervals of its differences.
+    """
     rows = report["rows"]
     table = Table(title="Test images", title_justify="left", caption_justify="left")
     table.add_column("")
@@ -26,6 +31,8 @@ def report_table(report: dict[str, Any]) -> Table:
         table.add_column(row["stage"], justify="right")
     for key in dict.fromkeys(key for row in rows for key in row["quality"]):
         table.add_row(key.replace("_", " "), *(_score(row["quality"].get(key)) for row in rows))
+        for heading, cells in _differences(rows, key):
+            table.add_row(heading, *cells)
     for key, (heading, unit) in COSTS.items():
         table.add_row(heading, *_with_ratios([row["cost"][key] / 1e6 for row in rows], unit))
     for runtime in dict.fromkeys(name for row in rows for name in latencies(row)):
@@ -36,6 +43,16 @@ def report_table(report: dict[str, Any]) -> Table:
                 table.add_row(heading, *_with_ratios(values, "ms"))
     table.caption = "\n".join(report.get("remarks", [])) or None
     return table
+
+
+def _differences(rows: list[dict[str, Any]], metric: str) -> Iterator[tuple[str, list[str]]]:
+    """Give the 95 % intervals of a metric's differences: against the first stage, and against the stage before."""
+    first, *stages = [row["stage"] for row in rows]
+    against_first = [difference(row, metric, first) for row in rows]
+    against_before = [difference(row, metric, stage) for row, stage in zip(rows[2:], stages, strict=False)]
+    for heading, entries in ((first, against_first), ("the stage before", [None, None, *against_before])):
+        if any(entries):
+            yield f"  points against {heading}", ["" if entry is None else points(entry) for entry in entries]
 
 
 def _score(value: float | None) -> str:

@@ -11,7 +11,6 @@ from hf_compress import processes
 from hf_compress.data.images import input_size
 from hf_compress.errors import RunError
 from hf_compress.hub.load import LoadedModel
-from hf_compress.layout import use_channels_last
 from hf_compress.measure.latency import measure_latency
 from hf_compress.selection.candidates import SHOW, Blueprint, Candidate
 from hf_compress.selection.config import BudgetSection
@@ -53,8 +52,6 @@ class Timer:
         if beside is not None:
             models.append(beside.model)
             images.append(torch.zeros(1, 3, *input_size(beside.processor)))
-        for model in models:
-            use_channels_last(model)
         passes = max(3, self.repeats // ROUNDS)
         rounds = [measure_latency(models, images, [1], passes, self.threads) for _ in range(ROUNDS)]
         medians = [[entry["batch_1"]["p50_ms"] for entry in measured] for measured in rounds]

@@ -63,8 +63,6 @@ def _search(
     log(f"student: {len(fitting)} of {len(candidates)} candidates are within {shown(budget)}")
     few = few_images(data, options, recipe.seed)
     ranked = halve(competing, Probe(recipe, blueprint, few, teacher, options.epochs, folder, log))
-    if teacher is not None:
-        teacher.model.requires_grad_(True)  # distillation froze it, and its memory is yet to be measured
     winner = confirmed(ranked, budget, lambda candidate: timer([candidate], beside=teacher)[0], log)
     warning = hint(winner, teacher and count_parameters(teacher.model))
     log(f"student: {winner} with {', '.join(map(winner.shown, winner.costs))}")

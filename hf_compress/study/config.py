@@ -19,6 +19,7 @@ from hf_compress.registry import did_you_mean
 from hf_compress.study.resolving import references, resolved_model, resolved_steps, run_folder
 
 SECTIONS = [*(name for name in Recipe.model_fields if name not in ("seed", "publish")), "chain"]
+MOST_JOBS = 1000
 MODELS = ("teacher", "assistants", "student", "chain")
 
 
@@ -56,6 +57,15 @@ class Study(Section):
         if len(set(seeds)) < len(seeds):
             raise ValueError("a seed is there twice")
         return seeds
+
+    @model_validator(mode="after")
+    def _ends(self):
+        if (jobs := len(self.runs) * len(self.seeds)) > MOST_JOBS:
+            raise UsageError(
+                f"the study has {jobs:,} runs ({len(self.runs)} with {len(self.seeds):,} seeds each): the most is "
+                f"{MOST_JOBS:,}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _valid(self):

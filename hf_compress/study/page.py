@@ -9,10 +9,11 @@ from markupsafe import Markup
 
 from hf_compress.files import write_text
 from hf_compress.hub import card_facts as facts
-from hf_compress.hub.card import CARD, page_template
+from hf_compress.hub.card import CARD
 from hf_compress.hub.markdown import fenced
+from hf_compress.hub.template import page_template
 from hf_compress.manifest import adding
-from hf_compress.run import REPORT, report_text
+from hf_compress.run import REPORT, write_report
 from hf_compress.study.config import Study
 from hf_compress.study.figure import draw_quality
 from hf_compress.study.table import csv_table, markdown_table, run_rows, study_report
@@ -39,9 +40,9 @@ def write_results(
             ("table.md", markdown_table(report)),
             ("table.csv", csv_table(report)),
             (CARD, _page(study, report, folder)),
-            (REPORT, report_text(report)),
         ):
             write_text(new / name, text)
+        write_report(new / REPORT, report)
     return report
 
 

@@ -17,10 +17,9 @@ from hf_compress.files import user_path, write_text
 from hf_compress.hub.backbone import load_backbone
 from hf_compress.hub.load import LoadedModel, load
 from hf_compress.inputs import refuse_overlap
-from hf_compress.layout import use_channels_last
 from hf_compress.measure.latency import measure_latency
+from hf_compress.permissions import permitted
 from hf_compress.pipeline import compress
-from hf_compress.recipe import Recipe
 from hf_compress.run import REPORT, Run
 from hf_compress.run_folder import RunFolder, comparable, differences, is_taken, refuse_other_work
 from hf_compress.study.config import Study
@@ -37,6 +36,7 @@ def run_study(
     overwrite: bool = False,
     resume: bool = False,
     log: Callable[[str], None] = print,
+    trust_remote_code: bool = False,
 ) -> dict[str, Any]:
     """Make every run of a study that is not made yet.
 
@@ -49,6 +49,7 @@ def run_study(
         overwrite: replace an earlier study there.
         resume: go on with an earlier study there. Its finished runs stay as they are; runs and seeds may be new.
         log: called with one line for the user at a time.
+        trust_remote_code: run Python code of repositories; see `compress`.
 
     Returns:
         What `report.json` holds: see `study.table.study_report`.
@@ -57,8 +58,10 @@ def run_study(
         UsageError: the folder is wrong, or a finished run has another recipe now.
         RunError: a run cannot go on; the sentence names it. Finished runs stay.
     """
-    log = processes.begin(log)
     folder = user_path(output)
+    for name in study.order():
+        permitted(study.recipe(name, study.seeds[0], folder), trust_remote_code, publish=False)
+    log = processes.begin(log)
 
     def open_folder() -> Finished:
         _prepare(study, folder, overwrite, resume)
@@ -78,13 +81,16 @@ def run_study(
         log(f"run {number} of {len(jobs)}: {study.label(name)}, seed {seed}{_progress(started, left, finished)}")
         try:
             place = run_folder(folder, name, seed)
-            run = compress(study.recipe(name, seed, folder), place, overwrite=True, resume=True, log=log)
+            allowed = {"trust_remote_code": trust_remote_code}
+            run = compress(study.recipe(name, seed, folder), place, overwrite=True, resume=True, log=log, **allowed)
         except CompressError as error:
             error.args = (f"run '{name}', seed {seed}: {error} (finished runs are kept: --resume)",)
             raise
         finished[name, seed] = run.report
         processes.on_main(lambda: write_results(study, finished, folder))
-    return processes.on_main(lambda: write_results(study, finished, folder, _latencies(study, folder)))
+    return processes.on_main(
+        lambda: write_results(study, finished, folder, _latencies(study, folder, trust_remote_code))
+    )
 
 
 def _prepare(study: Study, folder: Path, overwrite: bool, resume: bool) -> None:
@@ -191,10 +197,12 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _latencies(study: Study, folder: Path) -> dict[str, dict[str, dict[str, float]]]:
+def _latencies(study: Study, folder: Path, trusted: bool) -> dict[str, dict[str, dict[str, float]]]:
     """Time the final models of the first seed in turn; see `measure_latency` for the values by run."""
     recipes = {name: study.recipe(name, study.seeds[0], folder) for name in study.runs}
-    models = [_load(run_folder(folder, name, study.seeds[0]), recipe) for name, recipe in recipes.items()]
+    models = [
+        _load(run_folder(folder, name, study.seeds[0]), recipe.task, trusted) for name, recipe in recipes.items()
+    ]
     measure = next(iter(recipes.values())).measure
     latencies = measure_latency(
         [loaded.model for loaded in models],
@@ -206,8 +214,5 @@ def _latencies(study: Study, folder: Path) -> dict[str, dict[str, dict[str, floa
     return dict(zip(recipes, latencies, strict=True))
 
 
-def _load(folder: Path, recipe: Recipe) -> LoadedModel:
-    trusted = any(section and section.trust_remote_code for section in (recipe.teacher, recipe.student))
-    loaded = (load_backbone if recipe.task == "features" else load)(str(folder), trust_remote_code=trusted)
-    use_channels_last(loaded.model)
-    return loaded
+def _load(folder: Path, task: str, trusted: bool) -> LoadedModel:
+    return (load_backbone if task == "features" else load)(str(folder), trust_remote_code=trusted)

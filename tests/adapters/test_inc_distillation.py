@@ -98,7 +98,7 @@ def test_copies_share_the_teacher_and_each_copy_is_converted_alone():
     teacher = network(1)
     model = prepare(network(), DistillConfig(teacher_model=teacher))
     copied = copy.deepcopy(model)
-    assert copied.hf_compress_distillation.teacher is model.hf_compress_distillation.teacher is teacher
+    assert copied.hf_compress_distillation.teacher is model.hf_compress_distillation.teacher
     assert copied.quant_config.teacher_model is teacher
     convert(copied)
     assert not copied._forward_hooks and len(model._forward_hooks) == 1

@@ -19,10 +19,10 @@ from hf_compress.adapters.neural_compressor import (
     prepare_compression,
 )
 from hf_compress.adapters.neural_compressor.legacy.configs import PrunerOptions
-from hf_compress.adapters.neural_compressor.legacy.pruner import scheduled_sparsity
+from hf_compress.adapters.neural_compressor.legacy.pruner import Pruner, scheduled_sparsity
 from hf_compress.errors import UsageError
 from hf_compress.steps.pruning.config import PruneConfig as PruneSection
-from hf_compress.steps.pruning.weights import prunable_weights, prune_weights
+from hf_compress.steps.pruning.weights import prunable_weights, prune_weights, sparsity
 
 OLD_SCRIPT = """
 from neural_compressor.training import prepare_compression, WeightPruningConfig
@@ -318,3 +318,25 @@ def test_neural_compressor_3_7_1_is_refused_before_it_is_imported(tmp_path):
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import hf_compress.adapters.neural_compressor"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "UsageError: Neural Compressor 3.7.1 or older is installed" in result.stderr
+
+
+@pytest.mark.parametrize("pattern", ["1x1", "4x1", "2:4"])
+@pytest.mark.parametrize("pruning_type", ["gradient", "snip_momentum", "magnitude"])
+def test_the_old_pruner_zeroes_what_its_schedule_says(pruning_type, pattern):
+    """The gradient of a pruned weight may be large: it is gone all the same."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 40), nn.Linear(40, 20), nn.Linear(20, 3))
+    options = PrunerOptions(
+        pruning_type=pruning_type, pattern=pattern, target_sparsity=0.4, end_step=4, sparsity_decay_type="linear"
+    )
+    pruner, optimizer = Pruner(options, model), torch.optim.SGD(model.parameters(), lr=0.1)
+    reached = []
+    for _ in range(6):
+        pruner.on_step_begin()
+        reached.append(sparsity(pruner.weights))
+        optimizer.zero_grad()
+        model(torch.randn(32, 16)).square().sum().backward()
+        pruner.on_before_optimizer_step()
+        optimizer.step()
+        pruner.on_after_optimizer_step()
+    assert reached == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.4], abs=0.003)

@@ -1,14 +1,19 @@
 """Odd pictures, and the views that teacher and student get."""
 
 import io
+import struct
+import sys
+import zlib
+from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from transformers import ViTImageProcessor
 
 from hf_compress.data.augmentation import RandomShift, build_augmentation
-from hf_compress.data.images import Collator, decode
+from hf_compress.data.images import Collator, decode, evenly_spread
 
 
 def stored(image, kind="PNG", **options):
@@ -33,8 +38,102 @@ def test_palette_with_transparent_colour():
     assert decode(stored(image, transparency=1))[:, 0, 0].tolist() == [255, 255, 255]
 
 
-def test_sixteen_bits_are_scaled_not_clipped():
-    assert decode(stored(Image.new("I;16", (2, 2), 128 * 256)))[0, 0, 0] == 128
+def grey(*values, dtype):
+    return Image.fromarray(np.array([values], dtype))
+
+
+def raw(mode, *values):
+    """A picture in a mode that arrays do not make, from its bytes."""
+    order = ">u2" if mode in ("I;16B", "I;16N") and (mode == "I;16B" or sys.byteorder == "big") else "<u2"
+    return Image.frombytes(mode, (len(values), 1), np.array(values, order).tobytes())
+
+
+def sixteen_bit_png(colour, *values, transparent=None):
+    """A PNG of one row of 16-bit samples, which Pillow does not write; `colour` is the type of its header."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    samples = {0: 1, 2: 3, 4: 2, 6: 4}[colour]
+    header = struct.pack(">IIBBBBB", len(values) // samples, 1, 16, colour, 0, 0, 0)
+    key = b"" if transparent is None else chunk(b"tRNS", struct.pack(">H", transparent))
+    row = chunk(b"IDAT", zlib.compress(b"\0" + np.array(values, ">u2").tobytes()))
+    return {"bytes": b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + key + row + chunk(b"IEND", b""), "path": None}
+
+
+def frames(kind):
+    """Two frames, of which the first is black."""
+    return stored(Image.new("RGB", (2, 1)), kind, save_all=True, append_images=[Image.new("RGB", (2, 1), "white")])
+
+
+def coloured(mode, kind="TIFF"):
+    return stored(Image.new("RGB", (1, 1), (200, 100, 50)).convert(mode), kind)
+
+
+INF, NAN = float("inf"), float("nan")
+RUST = [(200, 100, 50)]
+SIXTEEN, EIGHT = (0, 255, 256, 32768, 65535), (0, 0, 1, 128, 255)
+CASES = {  # a stored picture -> the pixels of its first row, grey or RGB
+    "16-bit PNG": (stored(grey(*SIXTEEN, dtype=np.uint16)), EIGHT),
+    "16-bit PNG with a transparent value": (sixteen_bit_png(0, *SIXTEEN, transparent=256), (0, 0, 255, 128, 255)),
+    "16-bit RGB PNG": (sixteen_bit_png(2, 0x8000, 0x4000, 0x12FF), [(128, 64, 18)]),
+    "16-bit grey PNG with alpha": (sixteen_bit_png(4, 0x8000, 65535, 0x4000, 0), (128, 255)),
+    "16-bit RGBA PNG": (sixteen_bit_png(6, 0x8000, 0x4000, 0x12FF, 65535), [(128, 64, 18)]),
+    "16-bit TIFF": (stored(grey(*SIXTEEN, dtype=np.uint16), "TIFF"), EIGHT),
+    "16-bit TIFF, little endian": (stored(raw("I;16L", *SIXTEEN), "TIFF"), EIGHT),
+    "16-bit TIFF, big endian": (stored(raw("I;16B", *SIXTEEN), "TIFF"), EIGHT),
+    "16-bit PGM": ({"bytes": b"P5 3 1 65535\n" + bytes([0, 0, 128, 0, 255, 255]), "path": None}, (0, 128, 255)),
+    "32-bit TIFF of 8-bit values": (stored(grey(0, 7, 200, dtype=np.int32), "TIFF"), (0, 7, 200)),
+    "32-bit TIFF of 12-bit values": (stored(grey(0, 2048, 4095, dtype=np.int32), "TIFF"), (0, 128, 255)),
+    "32-bit TIFF of 16-bit values": (stored(grey(0, 32768, 65535, dtype=np.int32), "TIFF"), (0, 128, 255)),
+    "32-bit TIFF, the whole range": (stored(grey(-(2**31), 0, 2**31 - 1, dtype=np.int32), "TIFF"), (0, 128, 255)),
+    "32-bit TIFF, negative values": (stored(grey(-300, -200, -100, dtype=np.int32), "TIFF"), (0, 128, 255)),
+    "32-bit TIFF of one high value": (stored(grey(5000, 5000, dtype=np.int32), "TIFF"), (0, 0)),
+    "32-bit TIFF of one low value": (stored(grey(77, 77, dtype=np.int32), "TIFF"), (77, 77)),
+    "float TIFF in 0..1": (stored(grey(0, 0.25, 0.5, dtype=np.float32), "TIFF"), (0, 64, 128)),
+    "float TIFF in 0..255": (stored(grey(0, 7, 200, dtype=np.float32), "TIFF"), (0, 7, 200)),
+    "float TIFF of any unit": (stored(grey(-40, 0, 1000, 1040, dtype=np.float32), "TIFF"), (0, 9, 246, 255)),
+    "float TIFF of zeros": (stored(grey(0, 0, dtype=np.float32), "TIFF"), (0, 0)),
+    "float TIFF of one value": (stored(grey(-9, -9, dtype=np.float32), "TIFF"), (0, 0)),
+    "float TIFF with holes": (stored(grey(NAN, 0, 1, INF, -INF, dtype=np.float32), "TIFF"), (0, 0, 255, 255, 0)),
+    "two levels": (stored(Image.fromarray(np.array([[False, True]]))), (0, 255)),
+    "grey": (stored(grey(0, 9, 255, dtype=np.uint8)), (0, 9, 255)),
+    "grey with alpha": (stored(Image.new("LA", (1, 1), (100, 0))), (255,)),
+    "palette with alpha": (stored(Image.new("RGBA", (1, 1), (0, 0, 0, 0)).convert("PA"), "TIFF"), (255,)),
+    "CMYK": (coloured("CMYK"), RUST),
+    "CMYK JPEG": (stored(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG"), [(254, 0, 0)] * 8),
+    "YCbCr": (coloured("YCbCr"), RUST),
+    "LAB": (coloured("LAB"), RUST),
+    "two frames of TIFF": (frames("TIFF"), (0, 0)),
+    "two frames of GIF": (frames("GIF"), (0, 0)),
+    "two frames of PNG": (frames("PNG"), (0, 0)),
+    "two frames of WebP": (frames("WEBP"), (0, 0)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_picture_of_any_mode_has_the_pixels_that_it_shows(case):
+    picture, expected = CASES[case]
+    expected = torch.tensor([value if isinstance(value, tuple) else (value,) * 3 for value in expected]).T
+    tolerance = 2 if case in ("YCbCr", "LAB", "CMYK JPEG") else 0
+    assert (decode(picture)[:, 0].int() - expected).abs().max() <= tolerance
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I", "F"])
+def test_deep_pictures_are_turned_as_their_tag_says(mode):
+    values = np.array([[0, 65535]], ">u2" if mode == "I;16B" else "<u2")
+    image = (
+        Image.fromarray(values.astype({"I": np.int32, "F": np.float32}[mode]))
+        if mode in "IF"
+        else raw(mode, *values[0])
+    )
+    turned = decode(stored(image, "TIFF", tiffinfo={0x0112: 6}))
+    assert turned[0].tolist() == [[0], [255]]
+
+
+def test_floats_that_are_all_holes_are_no_picture():
+    with pytest.raises(ValueError, match="no pixel is a finite number"):
+        decode(stored(grey(NAN, INF, dtype=np.float32), "TIFF"))
 
 
 def test_exif_orientation_is_applied():
@@ -99,3 +198,21 @@ def test_a_shift_moves_the_picture_and_mirrors_the_edge():
 
 def test_standard_views_have_the_wanted_size():
     assert build_augmentation("standard", (24, 32))(torch.zeros(3, 50, 40, dtype=torch.uint8)).shape == (3, 24, 32)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 64, 256, 2048])
+def test_images_are_taken_evenly_from_a_whole_split(count):
+    for total in [*range(1, 40), 255, 256, 257, 500, 511, 512, 2047, 50_000]:
+        chosen = evenly_spread(total, count)
+        gaps = [after - before for before, after in pairwise([-1, *chosen, total])]
+        inner = gaps[1:-1] or [total]
+        assert len(chosen) == min(total, count)
+        assert min(gaps) > 0 and max(inner) - min(inner) <= 1
+        assert max(gaps[0], gaps[-1]) <= max(inner)
+        assert abs(gaps[0] - gaps[-1]) <= 1
+
+
+def test_half_of_a_sorted_split_has_every_class_alike():
+    labels = [label for label in range(10) for _ in range(50)]
+    counts = [sum(labels[index] == label for index in evenly_spread(500, 256)) for label in range(10)]
+    assert all(count in (25, 26) for count in counts)

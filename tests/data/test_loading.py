@@ -11,11 +11,11 @@ from hf_compress.errors import RunError, UsageError
 from hf_compress.sections import DataSection
 
 
-def write(folder, counts, start=0):
+def write(folder, counts, start=0, apart=10):
     for shade, (name, count) in enumerate(counts.items()):
         (folder / name).mkdir(parents=True, exist_ok=True)
         for number in range(count):
-            Image.new("L", (8, 8), start + 10 * shade + number).save(folder / name / f"{start}-{number}.png")
+            Image.new("L", (8, 8), start + apart * shade + number).save(folder / name / f"{start}-{number}.png")
 
 
 def load(path, **options):
@@ -49,7 +49,7 @@ def test_thirds_are_stratified_disjoint_and_repeatable(tmp_path):
 
 
 def test_thirds_that_do_not_divide_evenly_leave_no_image_out(tmp_path):
-    write(tmp_path, {"cat": 20, "dog": 40, "owl": 40})
+    write(tmp_path, {"cat": 20, "dog": 40, "owl": 40}, apart=50)
     data = load(tmp_path, splits={"train": 0.3334, "validation": 0.3333, "test": 0.3333})
     assert [len(part) for part in data.splits.values()] == [34, 33, 33]
 
@@ -95,7 +95,7 @@ def test_labels_are_aligned_by_name(tmp_path):
 def test_an_empty_class_folder_is_an_error(tmp_path):
     write(tmp_path, {"cat": 20})
     (tmp_path / "dog").mkdir()
-    with pytest.raises(RunError, match="dog' is empty"):
+    with pytest.raises(UsageError, match="dog' is empty"):
         load(tmp_path)
 
 

@@ -85,13 +85,13 @@ def empty_class(folder: Path, *files: str) -> None:
 
 CLASS = datasets.ClassLabel(names=["cat", "dog"])
 CASES = {
-    "one class": (lambda f: photos(f, cat=IMAGES), known(0)),
-    "one image": (lambda f: photos(f, cat=1), "cannot be divided"),
+    "one class": (lambda f: photos(f, cat=IMAGES), "one class folder only, 'cat'"),
+    "one image": (lambda f: Image.new("L", (8, 8)).save(f / "0.png"), "cannot be divided"),
     "one image a class": (lambda f: photos(f, cat=1, dog=1), "cannot be divided"),
-    "one image in one class": (lambda f: photos(f, cat=20, dog=1), "cannot be divided"),
+    "one image in one class": (lambda f: photos(f, cat=20, dog=1), known(21, "cat", "dog")),
     "links in circles": (loops, names("cat", "dog")),
     "a link to nothing": (broken_links, names("cat", "dog")),
-    "a folder in a class": (nested, None),
+    "a folder in a class": (nested, "different depths: 'dog/puppies'"),
     "an empty class": (empty_class, "owl' is empty"),
     "a class of hidden files": (lambda f: empty_class(f, ".gitkeep"), "owl' is empty"),
     "classes with odd names": (lambda f: photos(f, **{"a b": 12, "🦉\u202e": 12}), names("a b", "🦉\u202e")),

@@ -1,6 +1,7 @@
 """Model folders that lack something, hold too much, or are not what they say."""
 
 import json
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -246,12 +247,36 @@ CASES = {
         "cannot be loaded",
     ),
     "a pickle": (pickled, SAME),
-    "a pickle that runs code": (raw_pickle, "cannot be loaded"),
-    "a checkpoint that runs code": (lambda folder: pickled(folder, {FIRST: Owned()}), "cannot be loaded"),
+    "a pickle that runs code": (raw_pickle, "a pickle that holds more than tensors"),
+    "a checkpoint that runs code": (
+        lambda folder: pickled(folder, {FIRST: Owned()}),
+        "a pickle that holds more than tensors",
+    ),
     "own code without the flag": (own_code, "--trust-remote-code"),
     "10^9 labels": huge(num_labels=10**9, id2label=None, label2id=None),
     "channels of 10^12": huge(hidden_sizes=[10**12] * 4),
     "10^9 layers": huge(depths=[10**9, 1, 1, 1]),
+    "9999 layers a stage": (with_config(depths=[9999] * 4), "declares depths 39996, which is more than 2,000"),
+    "wide and deep": (with_config(depths=[500] * 4, hidden_sizes=[90_000] * 4), "of about 1.6e+13 weights"),
+    "half a million labels": (
+        with_config(id2label={str(n): f"label {n}" for n in range(500_000)}, label2id=None),
+        "declares id2label 500000, which is more than 100,000",
+    ),
+    "pictures of 30,000 pixels a side": (
+        with_config(PROCESSOR, size={"height": 30_000, "width": 30_000}),
+        "10.8 GB each (3 channels, float32)",
+    ),
+    "pictures of 30,000 pixels at the shortest edge": (
+        with_config(PROCESSOR, size={"shortest_edge": 30_000}),
+        "makes pictures of shortest_edge 30000",
+    ),
+    "pictures cut to 30,000 pixels": (
+        with_config(PROCESSOR, crop_size={"height": 30_000, "width": 30_000}, do_center_crop=True),
+        "makes pictures of",
+    ),
+    "a pipe for weights": (lambda f: (without(WEIGHTS)(f), os.mkfifo(f / WEIGHTS)), "is no regular file"),
+    "a pipe for a processor": (lambda f: (without(PROCESSOR)(f), os.mkfifo(f / PROCESSOR)), "is no regular file"),
+    "endless weights": (lambda f: (without(WEIGHTS)(f), (f / WEIGHTS).symlink_to("/dev/zero")), "is no regular file"),
     "a negative width": (with_config(embedding_size=-8), "cannot be loaded"),
     "no channels": (with_config(hidden_sizes=[0, 0, 0, 0]), "cannot be loaded"),
     "text for a number": (with_config(embedding_size="many"), "cannot be loaded"),

@@ -8,10 +8,12 @@ import pytest
 import yaml
 from pydantic import BaseModel
 from refusals import ends, refusal
+from reports import report
 
 from hf_compress.config import Section, validate
 from hf_compress.recipe import Recipe
 from hf_compress.recipe_values import read_recipe
+from hf_compress.run import write_report
 from hf_compress.run_folder import RunFolder
 from hf_compress.steps import STEPS
 from hf_compress.study.config import Study
@@ -211,7 +213,35 @@ OUTPUTS = {
     "a link to nothing": ("to-nothing", None),
     "emoji, right to left": ("🦉\u202e", None),
 }
-CASES = [*TEXTS, *KEYS, *ASSIGNMENTS, *TARGETS, *RUNS, *OUTPUTS]
+PRODUCTS = {
+    "rounds": ({"steps.0": {"prune": {"amount": 1e-9}}}, "up to 900,000,000 rounds (0.9 / 1e-09)"),
+    "rounds to a target": (
+        {"steps.0": {"prune": {"amount": 1e-4, "target": {"macs": 0.9}}}},
+        "'steps.0.prune.amount: 0.0001' makes up to 9,000 rounds",
+    ),
+    "rounds of which there is one": ({"steps.0": {"prune": {"amount": 1e-9, "iterative": False}}}, None),
+    "epochs of rounds": (
+        {"steps.0": {"prune": {"amount": 0.001, "recovery": {"epochs": 100_000}}}},
+        "90,000,000 passes over the training images in up to 900 rounds",
+    ),
+    "repeats of models": (
+        {"measure.repeats": 100_000, "steps": ["distill"] * 10},
+        "2,400,000 timed passes (12 models, 2 batch sizes, runtimes: 1)",
+    ),
+    "repeats of runtimes": (
+        {"measure": {"repeats": 100_000, "runtimes": ["eager", "compile", "onnxruntime"]}},
+        "1,800,000 timed passes (3 models, 2 batch sizes, runtimes: 3)",
+    ),
+    "an ensemble": ({"teacher": {"ensemble": ["a/b"] * 65}, "student": "c/d"}, "'teacher.ensemble' names 65 models"),
+    "a chain": ({"assistants": ["a/b"] * 65, "student": "c/d"}, "'assistants' names 65 models"),
+    "steps": ({"steps": ["distill"] * 65}, "'steps' has 65 steps"),
+    "views": ({"data.views": 10**9, "data.augmentation": "light"}, "'data.views' cannot be 1000000000"),
+    "runs of seeds": (
+        {"runs": {f"r{n}": {} for n in range(200)}, "seeds": list(range(6))},
+        "has 1,200 runs (200 with 6",
+    ),
+}
+CASES = [*TEXTS, *KEYS, *ASSIGNMENTS, *TARGETS, *RUNS, *OUTPUTS, *PRODUCTS]
 
 
 @pytest.mark.parametrize("case", TEXTS)
@@ -255,6 +285,16 @@ def test_a_key_that_is_set_exists(case):
     ends(lambda: Recipe.from_dict(values, {key: value}), says)
 
 
+@pytest.mark.parametrize("case", PRODUCTS)
+def test_what_is_too_much_together_is_refused(case):
+    changes, says = PRODUCTS[case]
+    values = {"teacher": "a/b", "data": "digits", "steps": ["distill"]}
+    if "runs" in changes:
+        ends(lambda: Study.from_dict(values | changes), says)
+    else:
+        ends(lambda: Recipe.from_dict(values, changes), says)
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_repository_is_no_path(target):
     values = {"teacher": "a/b", "data": "digits", "steps": ["distill"], "publish": {"to": target}}
@@ -292,7 +332,7 @@ def test_a_run_folder_is_made_where_asked_or_not_at_all(case, fenced):
     def make():
         recipe = Recipe.from_dict({"teacher": "a/b", "data": "digits", "steps": ["distill"]})
         with RunFolder(output, recipe, overwrite=True) as folder:
-            return folder.finish(lambda files: (files / "report.json").write_text("{}"))
+            return folder.finish(lambda files: write_report(files / "report.json", report()))
 
     run = ends(make, says)
     for file in ("file", "full/thesis.tex", "theirs.partial/thesis.tex"):

@@ -42,7 +42,7 @@ def test_mobilenet_on_apple_leaves(hub, client):
         assert client.call(upload, *arguments, HF_TOKEN=ALICE).code == 0
     recipe = client.folder / "leaves.yaml"
     recipe.write_text(yaml.safe_dump(RECIPE))
-    result = client.cli("run", recipe, "--output", client.folder / "leaves", HF_TOKEN=ALICE)
+    result = client.cli("run", recipe, "--publish", "--output", client.folder / "leaves", HF_TOKEN=ALICE)
     assert result.code == 0, result.err[-3000:]
     assert f"published: {hub.url}/alice/leaf-classifier/commit/" in result.out
 

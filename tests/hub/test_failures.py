@@ -37,6 +37,14 @@ FAILURES = {
         "the Hub asks for fewer requests (HTTP 429); wait some minutes",
         fault("POST .*{repo}/commit", status=429, headers={"Retry-After": "1"}),
     ),
+    "day-long-wait": Case(
+        "the Hub asks for fewer requests (HTTP 429); wait some minutes",
+        fault("POST .*{repo}/commit", status=429, headers={"Retry-After": "100000"}),
+    ),
+    "day-long-wait-of-an-upload": Case(
+        "the Hub asks for fewer requests (HTTP 429); wait some minutes",
+        fault("POST .*{repo}.git/info/lfs", status=429, headers={"RateLimit": '"api";r=0;t=100000'}),
+    ),
     "cut-upload": Case("the connection to the Hub broke", fault("PUT /lfs/{oid}", cut=100_000)),
     "cut-commit": Case("the connection to the Hub broke", fault("POST .*{repo}/commit", cut=100), unchanged=False),
     "wrong-hash": Case("a file arrived damaged", fault("PUT /lfs/{oid}", corrupt=True)),

@@ -156,7 +156,7 @@ def test_a_recipe_publishes_and_python_does(hub, client, run_folder):
     recipe["publish"] = {"to": "alice/by-recipe", "private": True, "license": "mit", "message": "From a recipe"}
     file = client.folder / "publishing.yaml"
     file.write_text(yaml.safe_dump(recipe))
-    result = client.cli("run", file, "--output", client.folder / "by-recipe", HF_TOKEN=ALICE)
+    result = client.cli("run", file, "--publish", "--output", client.folder / "by-recipe", HF_TOKEN=ALICE)
     assert result.code == 0, result.err
     repo = hub.repo("alice/by-recipe")
     assert repo.private
@@ -178,7 +178,7 @@ def test_a_recipe_that_publishes_fails_before_the_work_without_login_or_licence(
     file = client.folder / "impossible.yaml"
     recipe = yaml.safe_load((run_folder / "recipe.yaml").read_text())
     file.write_text(yaml.safe_dump(recipe | {"publish": {"to": "alice/never"}}))
-    output = ("--output", client.folder / "impossible")
+    output = ("--publish", "--output", client.folder / "impossible")
     assert "publishing needs a login" in client.cli("run", file, *output, HF_TOKEN=None).error
     hub.add("alice/unlicensed", hub.files("alice/teacher") | {"README.md": b"# no licence"})
     result = client.cli("run", file, "--teacher", "alice/unlicensed", "--set", "teacher.revision=main", *output,

@@ -1,5 +1,7 @@
 """Quality against scikit-learn, costs against hand-made sums."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -25,6 +27,28 @@ def test_quality_equals_scikit_learn():
     expected = roc_auc_score(labels, logits.double().softmax(1), multi_class="ovr", average="macro")
     assert result["roc_auc"] == pytest.approx(expected)
     assert result["accuracy"] == pytest.approx(accuracy_score(labels, logits.argmax(1)))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_area_by_ranks_equals_scikit_learn(seed):
+    """With ties, with a class of one image, and with classes without any."""
+    generator = np.random.default_rng(seed)
+    classes, images = int(generator.integers(2, 12)), int(generator.integers(3, 80))
+    logits = torch.tensor(generator.normal(size=(images, classes)).round(int(generator.integers(0, 4)) % 3))
+    labels = torch.tensor(generator.integers(0, max(1, classes - seed % 3), images))
+    labels[labels == 0] = 1
+    labels[0] = 0
+    probabilities = logits.softmax(1).numpy()
+    own = [(labels == c).numpy() for c in range(classes)]
+    areas = [roc_auc_score(one, probabilities[:, c]) for c, one in enumerate(own) if 0 < one.sum() < images]
+    assert quality(logits, labels)["roc_auc"] == pytest.approx(np.mean(areas), abs=1e-12)
+
+
+def test_ten_thousand_images_of_a_thousand_classes_take_seconds():
+    logits, labels = scores(1000, 10_000)
+    start = time.process_time()
+    assert 0.45 < quality(logits, labels)["roc_auc"] < 0.55
+    assert time.process_time() - start < 5
 
 
 def test_two_classes_give_the_binary_auc():

@@ -198,7 +198,9 @@ class PruneConfig(StepConfig):
 class DistillConfig(StepConfig):
     """Distillation; the losses of the recipe step `distill`.
 
-    The teacher sees the student's inputs. See `distillation_loss` for how the loss reaches a training loop.
+    The teacher sees the student's inputs. Their classes match by the names in transformers' configs, whatever the
+    order; where one side has mere numbers (`LABEL_0`), by number. See `distillation_loss` for how the loss reaches a
+    training loop.
 
     Args:
         teacher_model: the teacher, or its Hub id or folder.

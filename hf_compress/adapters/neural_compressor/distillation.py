@@ -11,16 +11,19 @@ from transformers.utils import ModelOutput
 
 from hf_compress.adapters.neural_compressor.configs import DistillConfig
 from hf_compress.errors import UsageError
+from hf_compress.labels import labels_of, order_of, reordered
+from hf_compress.looking import twin
 from hf_compress.steps.distillation.config import LOSSES
 
 STATE = "hf_compress_distillation"
 
 
 class Distillation:
-    """Runs the teacher after every forward pass in training, on the same inputs, and has the loss.
+    """Runs a twin of the teacher after every forward pass in training, on the same inputs, and has the loss.
 
     An output of transformers gets the distillation loss as its `loss`, so a loop that trains with `outputs.loss`
-    distils; for other models, or where the labels are not given to the model, `loss` is called.
+    distils; for other models, or where the labels are not given to the model, `loss` is called. The teacher's logits
+    are put into the model's order of classes, where configs of transformers name them.
     """
 
     def __init__(self, model: nn.Module, config: DistillConfig):
@@ -28,7 +31,9 @@ class Distillation:
             raise UsageError("the model is prepared for distillation already: convert it first")
         self.section = config.section()
         self.function = LOSSES.get(self.section.loss)
-        self.teacher = config.teacher().requires_grad_(False).eval()
+        self.original = config.teacher()
+        self.teacher = twin(self.original)
+        self.order = order_of(labels_of(self.teacher), labels_of(model))
         self.teacher_logits: Tensor | None = None
         self.hook = model.register_forward_hook(self._after_forward, with_kwargs=True)
         setattr(model, STATE, self)
@@ -57,7 +62,7 @@ class Distillation:
         images = kwargs["pixel_values"] if "pixel_values" in kwargs else args[0]
         self.teacher.to(images.device)
         with torch.no_grad():
-            self.teacher_logits = logits_of(self.teacher(images))
+            self.teacher_logits = reordered(logits_of(self.teacher(images)), self.order)
         labels = kwargs.get("labels")
         if not isinstance(outputs, ModelOutput) or (labels is None and self.function.needs_labels):
             return outputs
@@ -65,7 +70,7 @@ class Distillation:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Distillation:
         """Copies of the model share the teacher."""
-        memo[id(self.teacher)] = self.teacher
+        memo |= {id(shared): shared for shared in (self.original, self.teacher)}
         copied = memo[id(self)] = copy.copy(self)
         copied.hook = copy.deepcopy(self.hook, memo)
         return copied

@@ -15,19 +15,20 @@ def fold_batch_norms(model: nn.Module, image: Tensor) -> nn.Module:
     A pair is found by running the model once: the batch norm's input is the very tensor that the convolution made.
 
     Args:
-        model: any transformers model, in eval mode.
+        model: any transformers model.
         image: one input, shape (1, 3, height, width).
 
     Returns:
-        The copy. Where folding moved its logits, because something else reads a convolution's output too, nothing
-        is folded.
+        The copy, in eval mode. Where folding moved its logits, because something else reads a convolution's output
+        too, nothing is folded.
     """
+    model = copy.deepcopy(model).eval()
     folded = copy.deepcopy(model)
     for convolution, norm in _pairs(folded, image):
         fused = fuse_conv_bn_eval(folded.get_submodule(convolution), folded.get_submodule(norm))
         folded.set_submodule(convolution, fused)
         folded.set_submodule(norm, nn.Identity())
-    return folded if _same_logits(folded, model, image) else copy.deepcopy(model)
+    return folded if _same_logits(folded, model, image) else model
 
 
 def _pairs(model: nn.Module, image: Tensor) -> list[tuple[str, str]]:

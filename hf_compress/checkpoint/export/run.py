@@ -26,7 +26,8 @@ from hf_compress.hub.load import LoadedModel
 from hf_compress.layout import use_channels_last
 from hf_compress.manifest import adding, claim
 from hf_compress.measure.latency import time_in_turns
-from hf_compress.run import REPORT, report_text
+from hf_compress.report import read_report
+from hf_compress.run import REPORT, write_report
 
 CHECK_IMAGES, CALIBRATION_IMAGES = 2000, 128
 BATCH, REPEATS = 32, 50
@@ -198,7 +199,7 @@ def _add_to_report(folder: Path, new: Path, rows: list[dict[str, Any]]) -> None:
     """Put the rows into a run folder's report; a file that is exported again replaces its row."""
     if not (folder / REPORT).is_file():
         return
-    report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    report = read_report(folder / REPORT)
     files = {row["file"] for row in rows}
     report["exports"] = [row for row in report.get("exports", []) if row["file"] not in files] + rows
-    write_text(new / REPORT, report_text(report))
+    write_report(new / REPORT, report)

@@ -14,6 +14,7 @@ class Criterion(nn.Module):
     """The weighted sum of the losses of a section. Its parameters are trained together with the student.
 
     Attributes:
+        compares_logits: whether a loss reads the teacher's logits, so that its classes must be the student's.
         student_layers, teacher_layers: names of the layers that are compared; none for losses of outputs alone.
         projectors: by pair of layers, see `_key`, the 1x1 convolution from the student's channels to the teacher's.
     """
@@ -21,6 +22,7 @@ class Criterion(nn.Module):
     def __init__(self, config: LossConfig):
         super().__init__()
         self.terms = config.terms
+        self.compares_logits = any(not term.layers and term.loss != "ce" for term in self.terms)
         self.student_layers = {layer for term in self.terms for layer in term.layers}
         self.teacher_layers = {layer for term in self.terms for layer in term.layers.values()}
         self.projectors = nn.ModuleDict()

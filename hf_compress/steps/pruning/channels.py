@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from hf_compress.errors import RunError
 from hf_compress.layout import copy_with_same_tensors, use_channels_last
+from hf_compress.looking import twin
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.groups import Group, Member, find_groups, join
 from hf_compress.steps.pruning.planning import Candidates, Plan, kept_width, plan
@@ -43,6 +44,7 @@ class ChannelPruner:
         self.config = config
         self.attributes: dict[str, list[Attribute]] = {}
         self.joint: dict[str, list[str]] = {}
+        model = twin(model)
         found, reasons = find_groups(model, image)
         self._trial_image = _small(model, image)
         self.protected = dict.fromkeys(exclude, "excluded by the recipe")

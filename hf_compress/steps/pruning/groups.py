@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from hf_compress.steps.pruning.config import CRITERIA, PruneConfig
+from hf_compress.steps.pruning.importance import require_finite
 from hf_compress.steps.pruning.trace import FIXED, Axis, Links, trace
 
 Modules = dict[str, nn.Module]
@@ -62,7 +63,11 @@ class Group:
         return self.units * self.unit
 
     def scores(self, model: nn.Module, config: PruneConfig) -> Tensor:
-        """Return the mean importance of each unit over the filters that make it and the kernels that read it."""
+        """Return the mean importance of each unit over the filters that make it and the kernels that read it.
+
+        Raises:
+            RunError: the criterion gives a score that is not finite.
+        """
         criterion = CRITERIA.get(config.importance)
         total, count = torch.zeros(self.units), 0
         for member in self.members:
@@ -72,6 +77,7 @@ class Group:
             scores = criterion(module.weight.detach(), member.axis.dim, config.n)[torch.from_numpy(member.indices)]
             total += scores.sum(dim=1).cpu()
             count += scores.shape[1]
+        require_finite(total, config.importance, self.name)
         return total / count
 
 

@@ -6,14 +6,26 @@ weight's shape; otherwise one score a slice along `dim`, of shape (weight.shape[
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
+from hf_compress.errors import RunError
 from hf_compress.steps.pruning.config import CRITERIA
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 register_importance = CRITERIA.register
+
+
+def require_finite(scores: Tensor, criterion: str, layer: str) -> None:
+    """Raise `RunError` where scores cannot be ranked."""
+    bad = [extreme.item() for extreme in scores.aminmax() if not math.isfinite(extreme)]
+    if bad:
+        raise RunError(
+            f"importance '{criterion}' gives the score {bad[0]} in '{layer}': scores are finite numbers, so the "
+            "criterion or the weights of that layer are damaged"
+        )
 
 
 def _norm(weight: Tensor, dim: int | None, n: float) -> Tensor:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from hf_compress.errors import RunError
-from hf_compress.steps.pruning.config import CRITERIA, PruneConfig
-from hf_compress.steps.pruning.weights import prunable_weights, sparsity
+from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.weights import prunable_weights, sparsity, unpruned_scores
 
 
 class PatternPruner:
@@ -43,10 +43,9 @@ class PatternPruner:
 
     def prune(self, model: nn.Module, amount: float) -> None:
         """Zero all but the n most important of each m weights, in place; the pattern alone decides how many."""
-        score = CRITERIA.get(self.config.importance)
         with torch.no_grad():
-            for weight in self._weights(model).values():
-                weight.masked_fill_(~pattern_mask(score(weight, None, self.config.n), self.n, self.m), 0)
+            for name, weight in self._weights(model).items():
+                weight.masked_fill_(~pattern_mask(unpruned_scores(name, weight, self.config), self.n, self.m), 0)
 
     def sparsity(self, model: nn.Module) -> float:
         """Return the fraction of zeros in the layers that take the pattern."""
@@ -59,10 +58,12 @@ class PatternPruner:
 def pattern_mask(scores: Tensor, n: int, m: int) -> Tensor:
     """Return True at the `n` highest of each `m` neighbouring scores along dimension 1, the input dimension.
 
+    Among equals the last ones are kept, as `keep_masks` does.
+
     Args:
         scores: shape (outputs, inputs, ...), inputs a multiple of `m`.
     """
     blocks = scores.movedim(1, -1)
-    best = blocks.reshape(-1, m).topk(n, dim=1).indices
+    best = blocks.reshape(-1, m).argsort(dim=1, stable=True)[:, m - n :]
     mask = torch.zeros(blocks.numel() // m, m, dtype=torch.bool, device=scores.device).scatter_(1, best, True)
     return mask.reshape(blocks.shape).movedim(-1, 1)

@@ -45,14 +45,18 @@ def plan(groups: list[Candidates], amount: float, config: PruneConfig) -> Plan:
     if config.sensitivity:
         shares = shares_for_budget(config.sensitivity, {group.name: group.unpruned for group in groups}, amount)
     elif config.scope == "global":
-        shares = _global_shares(groups, amount)
+        shares = _global_shares(groups, amount, config)
     removed = {}
     for group in groups:
         surplus = group.width - kept_width(group.unpruned, group.unit, shares[group.name], config)
         if surplus > 0:
-            least = torch.topk(group.scores, k=surplus // group.unit, largest=False)
-            removed[group.name] = least.indices.tolist()
+            removed[group.name] = least_important(group.scores, surplus // group.unit)
     return removed
+
+
+def least_important(scores: Tensor, count: int) -> list[int]:
+    """Return the indices of the `count` lowest scores, the first ones among equals."""
+    return scores.argsort(stable=True)[:count].tolist()
 
 
 def kept_width(width: int, unit: int, share: float, config: PruneConfig) -> int:
@@ -68,17 +72,23 @@ def kept_width(width: int, unit: int, share: float, config: PruneConfig) -> int:
     return min(width, kept)
 
 
-def _global_shares(groups: list[Candidates], amount: float) -> dict[str, float]:
-    """Rank the units of all groups by importance relative to their group's mean."""
-    relative = [group.scores / group.scores.mean().clamp_min(1e-12) for group in groups]
+def _global_shares(groups: list[Candidates], amount: float, config: PruneConfig) -> dict[str, float]:
+    """Rank the units of all groups by importance relative to their group's mean, the first ones lower among equals.
+
+    The best of each group, which the floor keeps, are out of the competition.
+    """
     gone = sum(group.unpruned - group.width for group in groups)
     wanted = round(amount * sum(group.unpruned for group in groups)) - gone
-    if wanted <= 0:
-        return {group.name: 1 - group.width / group.unpruned for group in groups}
-    scores, order = torch.cat(relative).sort()
-    channels = torch.cat([torch.full((len(group.scores),), group.unit) for group in groups])[order].cumsum(0)
-    threshold = scores[min(int((channels < wanted).sum()), len(scores) - 1)]
+    competing = []
+    for group in groups:
+        free = len(group.scores) - kept_width(group.unpruned, group.unit, 1.0, config) // group.unit
+        relative = group.scores / group.scores.abs().mean().clamp_min(1e-12)
+        competing.append(relative.sort().values[: max(0, free)])
+    owners = torch.arange(len(groups)).repeat_interleave(torch.tensor([len(scores) for scores in competing]))
+    owners = owners[torch.cat(competing).argsort(stable=True)]
+    units = torch.tensor([group.unit for group in groups])[owners]
+    lost = owners[units.cumsum(0) - units < wanted].bincount(minlength=len(groups)).tolist()
     return {
-        group.name: 1 - float((values > threshold).sum()) * group.unit / group.unpruned
-        for group, values in zip(groups, relative, strict=True)
+        group.name: 1 - (group.width - count * group.unit) / group.unpruned
+        for group, count in zip(groups, lost, strict=True)
     }

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from hf_compress.looking import twin
 from hf_compress.measure.latency import time_in_turns
 
 MULTIPLES = (1, 2, 4, 8, 16, 32)
@@ -59,11 +60,12 @@ def _heaviest(model: PreTrainedModel, image: Tensor) -> tuple[Shape, ...]:
             macs = output[0].numel() * module.weight[0].numel()
             found.append((macs, (*shape, tuple(inputs[0].shape[-2:]))))
 
-    hooks = [m.register_forward_hook(record) for m in model.modules() if isinstance(m, nn.Conv2d)]
+    model = twin(model)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(record)
     with torch.no_grad():
         model(pixel_values=image)
-    for hook in hooks:
-        hook.remove()
     distinct = dict(sorted(((shape, macs) for macs, shape in found), key=lambda entry: -entry[1]))
     return tuple(list(distinct)[:LAYERS])
 

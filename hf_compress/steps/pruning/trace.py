@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from hf_compress.layout import own_tensors
+from hf_compress.looking import twin
 
 FIXED = 0.0
 
@@ -54,6 +55,7 @@ class Links:
 
 def trace(model: nn.Module, image: Tensor) -> Links:
     """Run a model on `image`, shape (1, 3, height, width), and return how its parameters' channels are linked."""
+    model = twin(model)
     drop_caches(model)
     follower = _Follower(model)
     with torch.no_grad(), follower.watching(model), follower:

@@ -19,7 +19,7 @@ from hf_compress.errors import RunError
 from hf_compress.steps.pruning.channels import ChannelPruner
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.groups import Group
-from hf_compress.steps.pruning.planning import Plan
+from hf_compress.steps.pruning.planning import Plan, least_important
 
 FREE = "use layout: free"
 LEAST_CHANGE = 0.75
@@ -103,7 +103,7 @@ class UniformPruner:
         plan: Plan = {}
         for group in groups:
             scores = group.scores(model, self.config)
-            plan[group.name] = torch.topk(scores, surplus[group.name], largest=False).indices.tolist()
+            plan[group.name] = least_important(scores, surplus[group.name])
         self.channels.apply(model, groups, plan)
         knob.turn(model.config, value)
         return True

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hf_compress.errors import RunError
 from hf_compress.steps.pruning.config import CRITERIA, PruneConfig
+from hf_compress.steps.pruning.importance import require_finite
 from hf_compress.steps.pruning.shares import shares_for_budget
 
 SAMPLE = 2**20  # scores
@@ -43,22 +44,39 @@ def prune_weights(weights: dict[str, nn.Parameter], config: PruneConfig, amount:
 
     Args:
         amount: fraction of all entries (or slices along `dim`) that are zero afterwards, entries that were zero before
-            included, since their importance is zero.
+            included.
+
+    Raises:
+        RunError: the criterion gives a score that is not finite.
     """
-    score = CRITERIA.get(config.importance)
     amounts = dict.fromkeys(weights, amount)
     if config.sensitivity:
         amounts = shares_for_budget(config.sensitivity, {n: weight.numel() for n, weight in weights.items()}, amount)
     with torch.no_grad():
-        scores = {name: score(weight, config.dim, config.n) for name, weight in weights.items()}
-        if config.importance == "random":
-            scores = {name: _zeros_first(values, weights[name], config.dim) for name, values in scores.items()}
+        scores = {name: unpruned_scores(name, weight, config) for name, weight in weights.items()}
         masks = keep_masks(scores, config.scope, amount, config.floor, amounts)
         for name, weight in weights.items():
             mask = masks[name]
             if config.dim is not None:
                 mask = mask.reshape([-1 if axis == config.dim else 1 for axis in range(weight.dim())])
             weight.masked_fill_(~mask, 0)
+
+
+def unpruned_scores(name: str, weight: Tensor, config: PruneConfig) -> Tensor:
+    """Return the importance of each entry, or slice along `config.dim`; -inf where all is zero already.
+
+    What is pruned is thus gone under every criterion, whatever score that gives to zeros.
+
+    Raises:
+        RunError: the criterion gives a score that is not finite.
+    """
+    dim = config.dim
+    scores = CRITERIA.get(config.importance)(weight, dim, config.n)
+    require_finite(scores, config.importance, name)
+    if torch.count_nonzero(weight) == weight.numel():
+        return scores
+    gone = weight == 0 if dim is None else (weight.transpose(0, dim).flatten(1) == 0).all(dim=1)
+    return scores.masked_fill(gone, -torch.inf)
 
 
 def sparsity(weights: dict[str, nn.Parameter]) -> float:
@@ -73,7 +91,7 @@ def keep_masks(
     """Return, for every layer, False where its scores are among the lowest.
 
     Args:
-        scores: importance of each entry (or slice, or block), of any shape.
+        scores: importance of each entry (or slice, or block), of any shape; -inf where it is gone already.
         scope: compare in a `layer`, or across all (`global`).
         amount: fraction that becomes False.
         floor: fraction of each layer that stays True.
@@ -91,11 +109,15 @@ def _mask(scores: Tensor, amount: float) -> Tensor:
 
 
 def _global_masks(scores: dict[str, Tensor], amount: float, floor: float) -> dict[str, Tensor]:
-    """Compare the scores of all layers, keeping the `floor` best of each out of the competition."""
+    """Compare the scores of all layers, keeping the `floor` best of each out of the competition.
+
+    What is gone already never stays: else more would go elsewhere in its place.
+    """
     sizes = [values.numel() for values in scores.values()]
     competing = torch.cat([values.flatten() for values in scores.values()])
     for values in competing.split(sizes) if floor else ():
-        values.masked_fill_(~_lowest(values, len(values) - round(floor * len(values))), torch.inf)
+        best = ~_lowest(values, len(values) - round(floor * len(values)))
+        values.masked_fill_(best & (values > -torch.inf), torch.inf)
     parts = _mask(competing, min(amount, 1 - floor)).split(sizes)
     return {name: part.view(values.shape) for (name, values), part in zip(scores.items(), parts, strict=True)}
 
@@ -140,9 +162,3 @@ def _partitioned(scores: Tensor, k: int) -> float:
     copy = scores.numpy(force=True).copy()
     copy.partition(k - 1)
     return copy[k - 1].item()
-
-
-def _zeros_first(scores: Tensor, weight: Tensor, dim: int | None) -> Tensor:
-    """Random scores differ from round to round: what is zero already must still go first."""
-    zero = weight == 0 if dim is None else (weight.transpose(0, dim).flatten(1) == 0).all(dim=1)
-    return scores.masked_fill(zero, 0)

@@ -41,9 +41,12 @@ class OnnxClassifier(nn.Module):
         self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         self.input = self.session.get_inputs()[0].name
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> OnnxClassifier:
+        return self  # a session cannot be copied, nor changed
+
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> ImageClassifierOutput:
-        (logits,) = self.session.run(None, {self.input: pixel_values.contiguous().numpy()})
-        return ImageClassifierOutput(logits=torch.from_numpy(logits))
+        (logits,) = self.session.run(None, {self.input: pixel_values.numpy(force=True)})
+        return ImageClassifierOutput(logits=torch.from_numpy(logits).to(pixel_values.device))
 
 
 def quantize(model: PreTrainedModel, context: Context, config: QuantizeConfig) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from rich.progress import track
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from hf_compress.checkpoint.rewrites import Rewritten
 from hf_compress.measure.cost import count_parameters
+from hf_compress.measure.macs import counting_macs
 
 
 @dataclass(eq=False)
@@ -89,13 +89,12 @@ def measure_output_errors(model: PreTrainedModel, candidates: list[Candidate], i
 
 
 def measure_logits_errors(
-    model: PreTrainedModel, candidates: list[Candidate], images: list[Tensor], expected: Tensor
+    model: PreTrainedModel, candidates: list[Candidate], images: Iterable[Tensor], expected: Tensor
 ) -> None:
-    """Fill the error of the logits that every candidate alone brings about; `expected` begins with the old logits."""
+    """Fill the error of the logits that every candidate alone brings about; `expected` are the old ones."""
     for candidate in track(candidates, "Trying layers", transient=True):
         candidate.put_into(model, candidate.new)
-        found = logits(model, images)
-        candidate.logits_error = relative_error(found, expected[: len(found)])
+        candidate.logits_error = relative_error(logits(model, images), expected)
         candidate.put_into(model, candidate.old)
 
 
@@ -109,7 +108,7 @@ def samples(model: PreTrainedModel, module: nn.Module, images: list[Tensor]) -> 
         seen.clear()
 
 
-def logits(model: PreTrainedModel, images: list[Tensor]) -> Tensor:
+def logits(model: PreTrainedModel, images: Iterable[Tensor]) -> Tensor:
     """Return the logits for batches of images."""
     with torch.no_grad():
         return torch.cat([model(pixel_values=batch).logits for batch in images])
@@ -137,6 +136,6 @@ def _observed(modules: Iterable[nn.Module], look: Callable[[nn.Module, Tensor, T
 
 
 def _macs(layer: Callable[[Tensor], Tensor], read: Tensor) -> int:
-    with FlopCounterMode(display=False) as counter:
+    with counting_macs() as counter:
         layer(read)
-    return counter.get_total_flops() // 2
+    return counter.macs

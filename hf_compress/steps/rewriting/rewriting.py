@@ -7,11 +7,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
+from hf_compress.batching import has_batch_norms
 from hf_compress.checkpoint.rewrites import Rewritten
-from hf_compress.data.images import batches, spread
+from hf_compress.data.images import batches, evenly_spread, spread
 from hf_compress.errors import RunError
 from hf_compress.measure.cost import count_macs, count_parameters
 from hf_compress.steps.base import Context, StepResult
@@ -30,7 +32,7 @@ from hf_compress.steps.rewriting.measuring import (
 from hf_compress.training import reestimate_batch_norm
 
 BATCH = 32
-TRIAL_BATCHES = 2
+TRIAL_IMAGES = 64
 NAMED = 3
 
 
@@ -53,7 +55,8 @@ def rewrite(model: PreTrainedModel, context: Context, config: RewriteConfig) -> 
     candidates, skipped = _candidates(model, image, rewriting, context, config)
     expected = measure_output_errors(model, candidates, images)
     if config.budget:
-        measure_logits_errors(model, candidates, images[:TRIAL_BATCHES], expected)
+        trial = evenly_spread(len(expected), TRIAL_IMAGES)
+        measure_logits_errors(model, candidates, torch.cat(images)[trial].split(BATCH), expected[trial])
         candidates = within_budget(candidates, before["macs"], config.budget.macs)
     for candidate in candidates:
         candidate.put_into(model, candidate.new)
@@ -140,7 +143,7 @@ def _with_statistics(
     model: PreTrainedModel, context: Context, images: list[Tensor], expected: Tensor, errors: dict[str, float]
 ) -> PreTrainedModel:
     """Return the model with new statistics of its batch norms, or as it was where that is nearer to its old logits."""
-    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+    if not has_batch_norms(model):
         return model
     twin = copy.deepcopy(model)
     reestimate_batch_norm(twin, context)

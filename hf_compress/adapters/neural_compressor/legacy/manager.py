@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from hf_compress.adapters.neural_compressor.distillation import logits_of
 from hf_compress.adapters.neural_compressor.legacy.configs import DistillationConfig, WeightPruningConfig
 from hf_compress.adapters.neural_compressor.legacy.pruner import Pruner
 from hf_compress.errors import UsageError
+from hf_compress.labels import labels_of, order_of, reordered
+from hf_compress.looking import twin
 
 Config = WeightPruningConfig | DistillationConfig
 
@@ -24,16 +27,21 @@ class CallBacks:
 
     Attributes:
         pruners: one for each entry of `pruning_configs`.
+        order: index, among the teacher's logits, of each class of the model; None where the order is the same.
     """
 
-    def __init__(self, pruners: list[Pruner], distillation: DistillationConfig | None):
+    def __init__(self, pruners: list[Pruner], distillation: DistillationConfig | None, order: list[int] | None = None):
         self.pruners = pruners
         self.distillation = distillation
+        self.order = order
+
+    @cached_property
+    def teacher(self) -> nn.Module:
+        """A twin of the teacher, made when it is first asked, on the device where the loop has put it by then."""
+        return twin(self.distillation.teacher_model)
 
     def on_train_begin(self, dataloader: Any = None) -> None:
-        """Begin; `dataloader` is not used."""
-        if self.distillation is not None:
-            self.distillation.teacher_model.eval()
+        """Do nothing."""
 
     def on_epoch_begin(self, epoch: int) -> None:
         """Do nothing, as before."""
@@ -61,9 +69,9 @@ class CallBacks:
         if not distance:
             return student_loss
         if teacher_output is None:
-            teacher_output = _forward(self.distillation.teacher_model, input)
+            teacher_output = _forward(self.teacher, input)
         student = logits_of(student_output) / loss.temperature
-        teacher = logits_of(teacher_output) / loss.temperature
+        teacher = reordered(logits_of(teacher_output), self.order) / loss.temperature
         distillation_loss = _distance(loss.loss_types[1], student, teacher) * loss.temperature**2
         return own * student_loss + distance * distillation_loss
 
@@ -124,7 +132,7 @@ def prepare_compression(model: nn.Module, confs: Config | list[Config]) -> Compr
     """Make a manager whose callbacks prune and distil `model` in a training loop.
 
     Raises:
-        UsageError: a config is of another kind, or matches no layer.
+        UsageError: a config is of another kind, or matches no layer; or the teacher's classes are not the model's.
     """
     pruners: list[Pruner] = []
     distillation = None
@@ -138,7 +146,8 @@ def prepare_compression(model: nn.Module, confs: Config | list[Config]) -> Compr
                 f"{type(conf).__name__} is no config of prepare_compression: use WeightPruningConfig or "
                 "DistillationConfig"
             )
-    return CompressionManager(model, CallBacks(pruners, distillation))
+    order = order_of(labels_of(distillation.teacher_model), labels_of(model)) if distillation else None
+    return CompressionManager(model, CallBacks(pruners, distillation, order))
 
 
 def _forward(model: nn.Module, inputs: Any) -> Any:

@@ -94,7 +94,8 @@ class Pruner:
         if self.scores:
             scope = "global" if self.options.pruning_scope == "global" else "layer"
             floor = 1 - min(1.0, self.pattern.units(self.options.max_sparsity_ratio_per_op))
-            self.masks = pattern_masks(self.scores, self.pattern, scope, amount, floor)
+            scores = {name: values.masked_fill(~self.masks[name], -torch.inf) for name, values in self.scores.items()}
+            self.masks |= pattern_masks(scores, self.pattern, scope, amount, floor)
             self._hold()
 
     def _hold(self) -> None:

@@ -1,0 +1,56 @@
+"""Bounds on products: numbers that are sensible each, and together more than anyone waits for or has memory for."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import TYPE_CHECKING
+
+from hf_compress.errors import UsageError
+from hf_compress.sections import EnsembleSection
+from hf_compress.steps.pruning.config import PruneConfig
+
+if TYPE_CHECKING:
+    from hf_compress.recipe import Recipe
+
+MOST_MODELS = 64
+MOST_ROUNDS = 1000
+MOST_PASSES = 1_000_000
+MOST_TIMED = 1_000_000
+
+
+def refuse_endless(recipe: Recipe) -> None:
+    """Raise UsageError for the first product in a recipe that is too large; the sentence has its factors."""
+    ensemble = len(recipe.teacher.ensemble) if isinstance(recipe.teacher, EnsembleSection) else 0
+    for key, models in (("teacher.ensemble", ensemble), ("assistants", len(recipe.assistants))):
+        if models > MOST_MODELS:
+            raise UsageError(f"'{key}' names {models:,} models, which all lie in memory: the most is {MOST_MODELS}")
+    if len(recipe.steps) > MOST_MODELS:
+        raise UsageError(
+            f"'steps' has {len(recipe.steps):,} steps, each of which leaves a model: {MOST_MODELS} at most"
+        )
+    for number, step in enumerate(recipe.steps):
+        for name, config in step.items():
+            if isinstance(config, PruneConfig) and config.iterative:
+                _refuse_rounds(f"steps.{number}.{name}", config)
+    models = 2 + ensemble + len(recipe.assistants) + len(recipe.steps)
+    repeats, runtimes = recipe.measure.repeats, len(set(recipe.measure.runtimes))
+    if (timed := 2 * repeats * models * runtimes) > MOST_TIMED:
+        raise UsageError(
+            f"'measure.repeats: {repeats}' makes {timed:,} timed passes ({models} models, 2 batch sizes, runtimes: "
+            f"{runtimes}): the most is {MOST_TIMED:,}"
+        )
+
+
+def _refuse_rounds(key: str, config: PruneConfig) -> None:
+    limit, epochs = 1 - config.floor, config.recovery.epochs
+    rounds = ceil(limit / config.amount)
+    if rounds > MOST_ROUNDS:
+        raise UsageError(
+            f"'{key}.amount: {config.amount:g}' makes up to {rounds:,} rounds ({limit:g} / {config.amount:g}): raise "
+            f"it so that there are at most {MOST_ROUNDS:,}, or set 'iterative: false'"
+        )
+    if (passes := rounds * epochs) > MOST_PASSES:
+        raise UsageError(
+            f"'{key}.recovery.epochs: {epochs}' makes {passes:,} passes over the training images in up to {rounds:,} "
+            f"rounds: the most is {MOST_PASSES:,}"
+        )

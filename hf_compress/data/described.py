@@ -1,0 +1,89 @@
+"""Pictures whose labels stand in a metadata.csv, metadata.jsonl or metadata.parquet, as `datasets` reads it."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator
+
+import datasets
+
+from hf_compress.data.folders import File, Folder, FolderError, LeftOut, some
+from hf_compress.data.layout import Parts, in_order, pictures_under
+from hf_compress.sections import SourceSection
+
+
+def load_described(
+    folder: Folder, bases: dict[str, Parts], section: SourceSection, labelled: bool
+) -> tuple[datasets.DatasetDict, list[LeftOut]]:
+    """Load the pictures that metadata files name, and held-out ones of splits that have no such file.
+
+    Args:
+        bases: parts of the path of each split's folder.
+        labelled: whether there have to be labels.
+
+    Raises:
+        FolderError: no column holds labels, or a metadata file does not belong to one split.
+    """
+    files = _metadata_files(folder, bases)
+    if labelled and not files.get("train", True):
+        raise FolderError("the split 'train' has no metadata file, but others have: add it")
+    paths = {split: [glob.escape(folder.path(file)) for file in found] for split, found in files.items() if found}
+    rows = datasets.load_dataset("imagefolder", data_files=paths)
+    for split, part in rows.items():
+        if len(paths[split]) > 1:  # which `datasets` reads in any order
+            names = list(_image_paths(part))
+            rows[split] = part.select(sorted(range(len(part)), key=names.__getitem__))
+    features = next(iter(rows.values())).features
+    if labelled:
+        _refuse_without_labels(folder, features, section.label_column)
+    named = {os.path.normpath(path) for part in rows.values() for path in _image_paths(part)}
+    used = [file for file in folder.files if folder.path(file) in named or file.kind == "metadata"]
+    for split in bases.keys() - rows.keys():
+        alone = [file for file in pictures_under(folder, split, bases) if folder.path(file) not in named]
+        columns = {name: [None] * len(alone) for name in features} | {"image": [folder.path(file) for file in alone]}
+        rows[split] = datasets.Dataset.from_dict(columns, features=features)
+        used += alone
+    reasons = dict.fromkeys(folder.of_kind("picture"), "pictures that no metadata file names")
+    return datasets.DatasetDict(in_order(rows)), folder.left_out(used, reasons)
+
+
+def _metadata_files(folder: Folder, bases: dict[str, Parts]) -> dict[str, list[File]]:
+    every = folder.of_kind("metadata")
+    if len(bases) == 1:
+        return {split: every for split in bases}
+    files = {split: [file for file in folder.under(base) if file.kind == "metadata"] for split, base in bases.items()}
+    if above := set(every).difference(*files.values()):
+        raise FolderError(
+            f"{some(file.name for file in above)} lies above the splits {some(bases)}: put one into each split's "
+            "folder, with paths from there in its column file_name"
+        )
+    return files
+
+
+def _refuse_without_labels(folder: Folder, features: datasets.Features, label_column: str | None) -> None:
+    """Refuse metadata without labels, where there are class folders that it hides, or other columns."""
+    name = folder.of_kind("metadata")[0].name
+    if label_column or any(isinstance(kind, datasets.ClassLabel) for kind in features.values()):
+        return
+    if "label" in features or "labels" in features:
+        return
+    advice = "add a column label, name one in 'data.label_column', or move the file out of the folder"
+    classes = {file.parts[:-1] for file in folder.of_kind("picture")}
+    if len(classes) > 1:
+        raise FolderError(
+            f"{name!r} has no column label, and hides the folders {some(map('/'.join, classes))}: {advice}"
+        )
+    if others := [column for column in features if column != "image"]:
+        raise FolderError(f"{name!r} has no column label, but {some(others)}: {advice}")
+
+
+def _image_paths(rows: datasets.Dataset) -> Iterator[str]:
+    """Yield the path of every picture in columns of pictures, or of lists of them."""
+    for name, feature in rows.features.items():
+        if isinstance(feature, datasets.Image):
+            plain = rows.select_columns(name).cast_column(name, datasets.Image(decode=False))
+            yield from (picture["path"] for picture in plain[name] if picture)
+        elif isinstance(getattr(feature, "feature", None), datasets.Image):
+            plain = rows.select_columns(name).cast_column(name, datasets.List(datasets.Image(decode=False)))
+            yield from (picture["path"] for pictures in plain[name] for picture in pictures or ())

@@ -1,0 +1,176 @@
+"""The files of a folder, each of which is used or left out for a reason."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from hf_compress.data.formats import kind_of
+from hf_compress.errors import RunError
+
+SYSTEM = {"__macosx", "__pycache__", "$recycle.bin", "system volume information", "lost+found"}
+SYSTEM |= {"thumbs.db", "desktop.ini"}
+HIDDEN = "hidden or system files"
+
+
+class FolderError(Exception):
+    """A folder is not what it has to be; says in half a sentence what is wrong and what to do."""
+
+
+@dataclass
+class LeftOut:
+    """Files of the user's that are not used.
+
+    Attributes:
+        reason: why, in words that follow "left out: ".
+        count: how many files.
+        example: one of them, as a path within the data set.
+    """
+
+    reason: str
+    count: int
+    example: str
+
+
+class File(NamedTuple):
+    """A file.
+
+    Attributes:
+        parts: of its path within the folder.
+        kind: what it holds, see `formats.kind_of`; `none` for what cannot be read at all.
+        reason: why it is left out where nothing makes use of it.
+    """
+
+    parts: tuple[str, ...]
+    kind: str
+    reason: str
+
+    @property
+    def name(self) -> str:
+        return "/".join(self.parts).encode(errors="backslashreplace").decode()
+
+
+@dataclass
+class Folder:
+    """All that lies in a folder.
+
+    Attributes:
+        root: its path.
+        files: sorted by their paths.
+        folders: parts of the paths of the folders in it, without hidden ones; sorted.
+    """
+
+    root: Path
+    files: list[File] = field(default_factory=list)
+    folders: list[tuple[str, ...]] = field(default_factory=list)
+
+    def path(self, file: File) -> str:
+        return os.path.join(self.root, *file.parts)
+
+    def of_kind(self, *kinds: str) -> list[File]:
+        return [file for file in self.files if file.kind in kinds]
+
+    def under(self, parts: tuple[str, ...]) -> list[File]:
+        return [file for file in self.files if file.parts[: len(parts)] == parts]
+
+    def left_out(self, used: Iterable[File], reasons: dict[File, str]) -> list[LeftOut]:
+        """Return what is not used, most first.
+
+        Args:
+            used: files that are handed on.
+            reasons: why others are left out, where their own reason does not say it.
+
+        Raises:
+            RunError: a file is used twice, or is not accounted for.
+        """
+        used = list(used)
+        rest = sorted(set(self.files) - set(used))
+        found: dict[str, list[File]] = {}
+        for file in rest:
+            if reason := reasons.get(file) or file.reason:
+                found.setdefault(reason, []).append(file)
+        left = [LeftOut(reason, len(files), files[0].name) for reason, files in found.items()]
+        if len(used) + sum(item.count for item in left) != len(self.files):
+            raise RunError(
+                f"of {len(self.files)} files in {self.root}, {len(used)} are used and "
+                f"{sum(item.count for item in left)} left out, which does not add up: please report this as a bug"
+            )
+        return sorted(left, key=lambda item: (-item.count, item.reason))
+
+
+def scan(root: Path) -> Folder:
+    """Find everything in a folder; links are followed, except in circles.
+
+    Raises:
+        FolderError: a folder in it cannot be read.
+    """
+    folder = Folder(root)
+    waiting = [((), frozenset({_identity(os.stat(root))}), False)]
+    while waiting:
+        parts, above, hidden = waiting.pop()
+        try:
+            entries = list(os.scandir(os.path.join(root, *parts)))
+        except OSError as error:
+            if hidden:
+                continue
+            place = shown_path(parts) if parts else "it"
+            raise FolderError(f"{place} cannot be read ({error.strerror}): permit it, or move it away") from None
+        for entry in entries:
+            inside = (*parts, entry.name)
+            secret = hidden or entry.name.startswith(".") or entry.name.lower() in SYSTEM
+            file = _file(entry.path, inside, secret, above)
+            if file is not None:
+                folder.files.append(file)
+                continue
+            waiting.append((inside, above | {_identity(os.stat(entry.path))}, secret))
+            if not secret:
+                folder.folders.append(inside)
+    folder.files.sort()
+    folder.folders.sort()
+    return folder
+
+
+def _file(path: str, parts: tuple[str, ...], hidden: bool, above: frozenset[tuple[int, int]]) -> File | None:
+    """Return what lies at a path; None for a folder that is to be looked into."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return File(parts, "none", HIDDEN if hidden else "links that lead nowhere")
+    if stat.S_ISDIR(status.st_mode):
+        return File(parts, "none", "links in a circle") if _identity(status) in above else None
+    if hidden:
+        return File(parts, "none", HIDDEN)
+    if not stat.S_ISREG(status.st_mode):
+        return File(parts, "none", "pipes, devices and sockets")
+    if not os.access(path, os.R_OK):
+        return File(parts, "none", "files without permission to read them")
+    try:
+        "/".join(parts).encode()
+    except UnicodeEncodeError:
+        return File(parts, "none", "files whose path is not UTF-8: rename them")
+    return File(parts, *kind_of(path))
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def shown_path(parts: tuple[str, ...]) -> str:
+    return repr("/".join(parts))
+
+
+def some(names: Iterable[str], most: int = 3) -> str:
+    """Return the first few names, and how many more there are."""
+    names = sorted(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(repr, names[:most])) + more
+
+
+def summary(files: Iterable[File]) -> str:
+    """Return how many files are left out for which reason."""
+    return "; ".join(f"{count} {reason}" for reason, count in Counter(file.reason for file in files).most_common(3))

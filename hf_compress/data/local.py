@@ -1,0 +1,123 @@
+"""A data set from the files of a folder: `datasets` gets a list of them, and decides about none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import huggingface_hub
+
+from hf_compress.data.described import load_described
+from hf_compress.data.folders import Folder, FolderError, LeftOut, scan, summary
+from hf_compress.data.hints import refuse_labels_elsewhere
+from hf_compress.data.layout import Parts, find_splits, lay_out
+from hf_compress.data.tables import find_tables, load_tables
+from hf_compress.sections import SourceSection, UnlabelledSection
+
+Rows = datasets.DatasetDict | datasets.IterableDatasetDict
+
+
+def load_folder(root: Path, section: SourceSection, streaming: bool) -> tuple[Rows, list[LeftOut]]:
+    """Return the data of a folder, and which of its files are left out.
+
+    Pictures (see `layout`), described by a `metadata.csv` where there is one; or files of which each holds many.
+
+    Raises:
+        FolderError: it is not clear what the pictures' splits or classes are, or some would be without a class.
+    """
+    root = Path(os.path.abspath(root))
+    if (root / "dataset_dict.json").exists() or (root / "state.json").exists():
+        return _saved(root, streaming), []
+    if _card_names_files(root):
+        return datasets.load_dataset(str(root), section.name, streaming=streaming), []
+    folder, wanted = scan(root), _wanted(section)
+    labelled = not isinstance(section, UnlabelledSection)
+    if tables := find_tables(folder):
+        return load_tables(folder, tables, wanted, labelled, streaming)
+    if not folder.of_kind("picture"):
+        raise FolderError(_nothing(folder))
+    bases = find_splits(folder, wanted, labelled)
+    if folder.of_kind("metadata"):
+        rows, left_out = load_described(folder, bases, section, labelled)
+    else:
+        rows, left_out = _load_pictures(folder, bases, labelled)
+    return (_streams(rows) if streaming else rows), left_out
+
+
+def _saved(root: Path, streaming: bool) -> Rows:
+    """Load what `save_to_disk` of `datasets` wrote."""
+    saved = datasets.load_from_disk(str(root))
+    rows = saved if isinstance(saved, datasets.DatasetDict) else datasets.DatasetDict({"train": saved})
+    if not streaming:
+        return rows
+    return datasets.IterableDatasetDict({split: part.to_iterable_dataset() for split, part in rows.items()})
+
+
+def _wanted(section: SourceSection) -> set[str]:
+    """Return the names of splits that stand in the recipe."""
+    names = [section.split] if isinstance(section, UnlabelledSection) else vars(section.splits).values()
+    return {name.partition("[")[0] for name in names if isinstance(name, str)}
+
+
+def _load_pictures(
+    folder: Folder, bases: dict[str, Parts], labelled: bool
+) -> tuple[datasets.DatasetDict, list[LeftOut]]:
+    if labelled:
+        refuse_labels_elsewhere(folder, bases)
+    layout = lay_out(folder, bases, labelled)
+    features = datasets.Features({"image": datasets.Image()})
+    if layout.classes:
+        features["label"] = datasets.ClassLabel(names=layout.classes)
+    rows = datasets.DatasetDict()
+    for split, pictures in layout.pictures.items():
+        columns = {"image": [folder.path(file) for file in pictures], "label": layout.labels[split]}
+        rows[split] = datasets.Dataset.from_dict({name: columns[name] for name in features}, features=features)
+    return rows, folder.left_out([file for pictures in layout.pictures.values() for file in pictures], {})
+
+
+def _card_names_files(root: Path) -> bool:
+    """Whether the folder's README.md, as the card of a Hub data set, says which files make which split."""
+    try:
+        card = huggingface_hub.metadata_load(root / "README.md") or {}
+    except (OSError, ValueError):
+        return False
+    configs = card.get("configs") if isinstance(card, dict) else None
+    return any(isinstance(config, dict) and "data_files" in config for config in configs or ())
+
+
+def _nothing(folder: Folder) -> str:
+    if foreign := folder.of_kind("foreign"):
+        return f"there is no picture that can be read ({summary(foreign)})"
+    archives = [file for file in folder.files if "archives" in file.reason]
+    if archives:
+        return f"there are no pictures, but archives such as {archives[0].name!r}: unpack them"
+    if scripts := [file for file in folder.files if file.parts[-1].endswith(".py")]:
+        return (
+            f"there are no pictures, but {scripts[0].name!r}: a script that loads data is not run; store what it "
+            "loads as parquet files or as folders of images"
+        )
+    return "there is nothing to read: it has no images or parquet files"
+
+
+def _streams(rows: datasets.DatasetDict) -> datasets.IterableDatasetDict:
+    """Return rows as streams that are shuffled row by row, and know how many they are."""
+    streams = datasets.IterableDatasetDict()
+    for split, part in rows.items():
+        undecoded = {
+            name: datasets.Image(decode=False) if isinstance(feature, datasets.Image) else feature
+            for name, feature in part.features.items()
+        }
+        plain = part.cast(datasets.Features(undecoded))
+        streams[split] = datasets.IterableDataset.from_generator(
+            _each, features=plain.features, gen_kwargs={"rows": plain, "numbers": list(range(len(plain)))}
+        )
+        streams[split].info.splits = datasets.SplitDict({split: datasets.SplitInfo(split, num_examples=len(plain))})
+    return streams
+
+
+def _each(rows: datasets.Dataset, numbers: list[int]) -> Iterator[dict[str, Any]]:
+    for number in numbers:
+        yield rows[number]

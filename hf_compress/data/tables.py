@@ -1,0 +1,81 @@
+"""Files of many pictures each, as the Hub stores them: parquet, Arrow, WebDataset; and lists of pictures' paths."""
+
+from __future__ import annotations
+
+import glob
+import re
+
+import datasets
+
+from hf_compress.data.folders import File, Folder, FolderError, LeftOut, some
+from hf_compress.data.formats import TABLES, ending_of, holds_pictures, is_webdataset
+from hf_compress.data.layout import OTHER, in_order, role_of, roles_in
+
+SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}.*")
+
+
+def find_tables(folder: Folder) -> list[File]:
+    """Return the files of many pictures each that are read, all of one format; pictures beside them are not."""
+    pictures = folder.of_kind("picture", "foreign")
+    for ending in TABLES:
+        files = [file for file in folder.of_kind("table") if ending_of(file.parts[-1]) == ending]
+        if ending == ".tar":
+            files = [file for file in files if is_webdataset(folder.path(file), alone=not pictures)]
+        elif pictures and files and not holds_pictures(folder.path(files[0])):
+            continue
+        if files:
+            return files
+    return []
+
+
+def load_tables(
+    folder: Folder, files: list[File], wanted: set[str], labelled: bool, streaming: bool
+) -> tuple[datasets.DatasetDict | datasets.IterableDatasetDict, list[LeftOut]]:
+    """Load such files; all others are left out.
+
+    Args:
+        wanted: splits that the recipe names.
+        labelled: whether each file has to belong to a split.
+
+    Raises:
+        FolderError: it is not clear which split a file belongs to.
+    """
+    ending = ending_of(files[0].parts[-1])
+    splits = _table_splits(files, wanted, labelled)
+    paths = {split: [glob.escape(folder.path(file)) for file in found] for split, found in splits.items()}
+    options = {"sep": "\t"} if ending == ".tsv" else {}
+    rows = datasets.load_dataset(TABLES[ending], data_files=paths, streaming=streaming, **options)
+    unused = dict.fromkeys(folder.of_kind("picture", "table"), f"files beside those that are read ({ending})")
+    return rows, folder.left_out(files, unused)
+
+
+def _table_splits(files: list[File], wanted: set[str], labelled: bool) -> dict[str, list[File]]:
+    """Decide by the folders above a file, else by its name, to which split it belongs."""
+    splits: dict[str | None, list[File]] = {}
+    for file in files:
+        splits.setdefault(_table_split(file, wanted), []).append(file)
+    others = splits.pop(None, [])
+    if not splits:
+        return {"train": others}
+    if others and labelled:
+        raise FolderError(
+            f"{some(file.name for file in others)} beside the splits {some(splits)} names no split: rename it to one "
+            "(train, validation, test), name it in 'data.splits', or move it out of the folder"
+        )
+    return in_order(splits | ({OTHER: others} if others else {}))
+
+
+def _table_split(file: File, wanted: set[str]) -> str | None:
+    for part in file.parts[:-1]:
+        if role := role_of(part, wanted):
+            return role
+    name = file.parts[-1]
+    stem = name[: name.lower().rindex(ending_of(name))]
+    if shard := SHARD.fullmatch(stem):
+        stem = shard[1]
+    if role := role_of(stem, wanted):
+        return role
+    roles = roles_in(stem)
+    if len(roles) > 1:
+        raise FolderError(f"the name of {file.name!r} has words of several splits: rename it to one of them")
+    return next(iter(roles), stem if shard and file.parts[-2:-1] == ("data",) else None)

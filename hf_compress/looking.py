@@ -1,0 +1,48 @@
+"""Looking at models without changing anything in them, or around them."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+
+
+def twin(model: nn.Module) -> nn.Module:
+    """Return a copy to look at: in eval mode and frozen, with the very weights of `model` in memory.
+
+    Modes, hooks, configs, device and memory layout are its own: whatever is done to them, `model` stays as it was.
+    Values that are changed in place are changed in both.
+    """
+    weights = {id(tensor): nn.Parameter(tensor.detach(), requires_grad=False) for tensor in model.parameters()}
+    buffers = {id(tensor): tensor.detach() for tensor in model.buffers()}
+    return copy.deepcopy(model, weights | buffers).eval()
+
+
+@contextmanager
+def same_config(model: nn.Module | None) -> Iterator[None]:
+    """Undo what is written into a model's config in a `with` block: the Trainer leaves `use_cache` in it."""
+    config = getattr(model, "config", None)
+    values = None if config is None else dict(vars(config))
+    try:
+        yield
+    finally:
+        if config is not None:
+            vars(config).clear()
+            vars(config).update(values)
+
+
+@contextmanager
+def same_random_state() -> Iterator[None]:
+    """Undo what is done to Python's, NumPy's and torch's random numbers in a `with` block: the Trainer seeds them."""
+    python, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy_state)

@@ -1,0 +1,131 @@
+"""Paired intervals: against scipy's bootstrap and numbers by hand, how often they hold the truth, and their words."""
+
+import numpy as np
+import pytest
+from rich.console import Console
+from scipy.stats import bootstrap
+
+from hf_compress.hub.card_facts import comparison, limits, measures, steps_table, summary
+from hf_compress.measure.intervals import RESAMPLES, differences, in_words, interval
+from hf_compress.measure.table import report_table
+from tests.reports import report
+
+
+def answers(both, first, second, neither):
+    """Return what two models got right: so many images both, only the first, only the second, neither."""
+    before = [1] * both + [1] * first + [0] * second + [0] * neither
+    after = [1] * both + [0] * first + [1] * second + [0] * neither
+    return before, after
+
+
+def test_the_difference_is_that_of_the_two_accuracies():
+    before, after = answers(4400, 70, 32, 498)
+    found = interval(before, after)
+    assert found["difference"] == pytest.approx(np.mean(after) - np.mean(before)) == pytest.approx(-0.0076)
+    assert found == interval(before, after)  # no random state from outside
+
+
+@pytest.mark.parametrize("counts", [(150, 12, 5, 13), (60, 3, 9, 8), (4400, 70, 32, 498), (0, 25, 25, 0)])
+def test_the_interval_is_that_of_a_paired_bootstrap(counts):
+    """A standard error of the interval's ends over seeds is allowed."""
+    before, after = (np.array(part) for part in answers(*counts))
+    reference = bootstrap(
+        (before, after),
+        lambda x, y, axis: y.mean(axis=axis) - x.mean(axis=axis),
+        paired=True,
+        vectorized=True,
+        method="percentile",
+        n_resamples=4 * RESAMPLES,
+        batch=500,
+        rng=np.random.default_rng(1),
+    )
+    found, tolerance = interval(before, after), 0.15 * reference.standard_error + 1 / len(before)
+    assert found["low"] == pytest.approx(reference.confidence_interval.low, abs=tolerance)
+    assert found["high"] == pytest.approx(reference.confidence_interval.high, abs=tolerance)
+
+
+def test_the_interval_is_paired():
+    """Two models that differ in few answers: unpaired, the interval would be as wide as that of each accuracy."""
+    before, after = answers(900, 20, 6, 74)
+    found = interval(before, after)
+    by_hand = 1.96 * np.sqrt((0.026 - 0.014**2) / 1000)
+    assert (found["high"] - found["low"]) / 2 == pytest.approx(by_hand, rel=0.1)
+    assert found["high"] < 0
+
+
+def test_the_interval_holds_the_truth_in_about_95_of_100_cases():
+    generator, truth, images = np.random.default_rng(0), [0.8, 0.07, 0.03, 0.1], 400
+    held = 0
+    for counts in generator.multinomial(images, truth, 200):
+        found = interval(*answers(*counts))
+        held += found["low"] <= truth[2] - truth[1] <= found["high"]
+    assert 0.90 <= held / 200 <= 0.99
+
+
+@pytest.mark.parametrize(
+    "counts, words",
+    [
+        ((150, 5, 4, 21), "no difference that 180 test images can show (-3.89 to +2.78 points)"),
+        ((170, 0, 0, 10), "no difference that 180 test images can show (+0.00 to +0.00 points)"),
+        ((4400, 70, 32, 498), "0.76 points lower (-1.16 to -0.36 points)"),
+        ((100, 2, 40, 58), "19.00 points higher (+13.00 to +25.00 points)"),
+    ],
+)
+def test_words_say_no_more_than_the_interval_allows(counts, words):
+    found = in_words(interval(*answers(*counts)), sum(counts))
+    number = "".join(c if not c.isdigit() else "#" for c in found)
+    assert number == "".join(c if not c.isdigit() else "#" for c in words)
+    assert found.partition(" (")[0] == words.partition(" (")[0]
+
+
+def test_every_metric_and_stage_that_both_have_is_compared():
+    right = {"accuracy": [1, 0, 1]}
+    found = differences(right, {"teacher": {"accuracy": [1, 1, 1]}, "student": {"accuracy": [0, 0, 0]}, "old": {}})
+    assert [(entry["metric"], entry["against"]) for entry in found] == [
+        ("accuracy", "teacher"),
+        ("accuracy", "student"),
+    ]
+    assert [entry["difference"] for entry in found] == pytest.approx([-1 / 3, 2 / 3])
+
+
+def with_differences(low, high):
+    made = report()
+    first, last = made["rows"]
+    step = {**last, "stage": "2 distill"}
+    entry = {"metric": "accuracy", "difference": -0.1, "low": low, "high": high}
+    last["differences"] = [{**entry, "against": "teacher"}]
+    step["differences"] = [{**entry, "against": "teacher"}, {**entry, "against": "1 prune", "difference": 0.0}]
+    return made | {"rows": [first, last, step]}
+
+
+def test_card_and_page_tell_the_interval():
+    made = with_differences(-0.2, -0.05)
+    assert {heading: change for heading, *_, change in comparison(made)}[
+        "accuracy"
+    ] == "-10.00 points (-20.00 to -5.00)"
+    assert summary(made)[1].endswith("is 0.9000 instead of 1.0000: 10.00 points lower (-20.00 to -5.00 points).")
+    unsure = with_differences(-0.2, 0.01)
+    assert "no difference that 30 test images can show (-20.00 to +1.00 points)." in summary(unsure)[1]
+    headings, rows = steps_table(made)
+    assert headings[-1] == "accuracy against the stage before"
+    assert [row[-1] for row in rows] == ["", "-10.00 points (-20.00 to -5.00)", "+0.00 points (-20.00 to -5.00)"]
+    assert any("paired bootstrap" in sentence for sentence in limits(made))
+    on_the_page = next(measure for measure in measures(made) if measure.heading == "accuracy")
+    assert on_the_page.change(made["rows"][0], made["rows"][-1]).endswith("(-20.00 to -5.00)")
+
+
+def test_a_report_without_intervals_is_shown_as_before():
+    assert summary(report())[1].endswith("is 0.9000 instead of 1.0000.")
+    assert not any("bootstrap" in sentence for sentence in limits(report()))
+    assert "against" not in " ".join(steps_table(report())[0])
+
+
+def test_the_terminal_tells_the_intervals():
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(report_table(with_differences(-0.2, 0.01)))
+    lines = [line.split("│") for line in console.export_text().splitlines() if "points against" in line]
+    cells = [[cell.strip() for cell in line if cell.strip()] for line in lines]
+    assert cells == [
+        ["points against teacher", "-20.00 to +1.00", "-20.00 to +1.00"],
+        ["points against the stage before", "-20.00 to +1.00"],
+    ]
