@@ -444,7 +444,7 @@ def test_a_publication_that_failed_is_made_up_for_by_resume(hub, client, run_fol
     file.write_text(yaml.safe_dump(recipe))
     shutil.copytree(run_folder, client.folder / "late")
     for expected in ("published: ", "nothing has changed since "):
-        result = client.cli("run", file, "--output", client.folder / "late", "--resume", HF_TOKEN=ALICE)
+        result = client.cli("run", file, "--output", client.folder / "late", "--resume", "--publish", HF_TOKEN=ALICE)
         assert (result.code, "nothing is left to do but to publish it" in result.out) == (0, True), result.err
         assert expected in result.out
     assert commits(hub, "alice/late") == 2
