@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+from reports import report
 
 from hf_compress.manifest import MANIFEST, adding, entries
 from hf_compress.recipe import Recipe
@@ -19,7 +20,7 @@ def recipe(**sections):
 
 
 def write(files):
-    write_run(files, recipe().to_yaml(), {"rows": [], "seconds": 1.0})
+    write_run(files, recipe().to_yaml(), report())
     (files / "figures").mkdir()
     (files / "figures" / "layers.png").write_text("drawn")
     (files / "README.md").write_text("a card")

@@ -22,6 +22,7 @@ from transformers import Trainer as OrdinaryTrainer
 
 from hf_compress import Recipe, compress, save
 from hf_compress.errors import RunError, UsageError
+from hf_compress.manifest import Manifest
 from hf_compress.steps.pruning.weights import prunable_weights, sparsity
 from hf_compress.students import build_registered
 
@@ -151,6 +152,7 @@ def test_the_compressor_makes_the_run_that_the_recipe_makes(tmp_path):
     )
     assert all(torch.equal(model[name], other[name]) for name in model)
     assert CompressionConfig.from_pretrained(run.folder).to_recipe() == recipe
+    assert Manifest.of(run.folder).owns(run.folder, "compression_config.json")
     with pytest.raises(UsageError, match="earlier run"):
         compressor.quantize(tmp_path / "optimum", config=PruningConfig(), dataset="digits")
 

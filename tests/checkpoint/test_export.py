@@ -153,6 +153,7 @@ def test_images_with_other_labels_still_check_an_export(tmp_path):
         with pytest.raises(UsageError, match=f"{name}' would be replaced"):
             hf_compress.export(tmp_path / "model", "onnx", data="digits", output=tmp_path / "out")
         assert (tmp_path / "out" / name).read_text() == "years of work"
+        (tmp_path / "out" / name).unlink()
     assert "accuracy" not in [str(cell) for cell in export_table([row]).columns[0].cells]
 
 

@@ -209,6 +209,24 @@ def test_results_in_the_new_form_are_read_back(tmp_path):
     assert (entry.dataset_id, entry.dataset_revision, entry.value) == ("org/data", "a" * 40, 90.0)
 
 
+def test_what_its_owner_wrote_or_changed_is_not_replaced(tmp_path):
+    made = report(path="org/data")
+    made["data"]["revision"] = "a" * 40
+    folder, written = save_run(tmp_path / "new", made), save_run(tmp_path / "written", made)
+    write_card(written)
+    card, results, figure = "README.md", ".eval_results/hf-compress.yaml", "figures/layers.png"
+    for place, name in ((folder, card), (folder, results), (written, card), (written, results), (written, figure)):
+        before = (place / name).read_bytes() if place == written else None
+        (place / name).parent.mkdir(exist_ok=True)
+        (place / name).write_text("years of work")
+        with pytest.raises(UsageError, match=f"{name}' would be replaced"):
+            write_card(place)
+        assert (place / name).read_text() == "years of work"
+        (place / name).unlink()
+        if before:
+            (place / name).write_bytes(before)
+
+
 def test_templates_ship_in_the_wheel():
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
     included = build["targets"]["wheel"]["force-include"]

@@ -299,6 +299,7 @@ def test_what_no_manifest_names_stays_and_is_told(hub, client, copied):
     assert set(hub.files("alice/tidy")) == expected
     (line,) = [line for line in result.out.splitlines() if line.startswith("not sent: ")]
     assert line == f"not sent: {', '.join(sorted({name for _, name in STAYS.values()}))} (--include PATTERN sends it)"
+    shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("case", GOES)
@@ -347,6 +348,7 @@ def test_a_secret_is_found_in_a_file_of_any_kind_and_not_shown(case, place, tmp_
             with pytest.raises(UsageError, match=f"^'a/file' contains {kind}: remove it") as refused:
                 secrets.refuse_secrets({"harmless": b"hf_compress_manifest, hf_transfer", "a/file": content})
             assert text not in str(refused.value)
+    shutil.rmtree(tmp_path)
 
 
 def test_what_is_no_secret():
@@ -444,7 +446,7 @@ def test_a_publication_that_failed_is_made_up_for_by_resume(hub, client, run_fol
     file.write_text(yaml.safe_dump(recipe))
     shutil.copytree(run_folder, client.folder / "late")
     for expected in ("published: ", "nothing has changed since "):
-        result = client.cli("run", file, "--output", client.folder / "late", "--resume", HF_TOKEN=ALICE)
+        result = client.cli("run", file, "--output", client.folder / "late", "--resume", "--publish", HF_TOKEN=ALICE)
         assert (result.code, "nothing is left to do but to publish it" in result.out) == (0, True), result.err
         assert expected in result.out
     assert commits(hub, "alice/late") == 2

@@ -93,6 +93,16 @@ def test_channels_are_measured_by_group_and_a_recipe_prunes_by_them(folder, tmp_
     assert min(lost[1::2]) > max(lost[::2])
 
 
+@pytest.mark.parametrize("name", ["sensitivity.csv", "sensitivity.png"])
+def test_a_file_of_somebody_else_is_refused_before_anything_is_measured(name, tmp_path):
+    (tmp_path / name).write_text("years of work")
+    with pytest.raises(UsageError, match=f"{name}' would be replaced"):
+        sensitivity("no/such-model", tmp_path)
+    with pytest.raises(UsageError, match="is no folder"):
+        sensitivity("no/such-model", tmp_path / name)
+    assert (tmp_path / name).read_text() == "years of work"
+
+
 def test_the_accuracy_of_a_weight_is_that_of_the_pruned_model(folder, tmp_path):
     measured = sensitivity(str(folder), tmp_path, granularity="weight", ratios=[0.9])
     loaded = load(str(folder))
