@@ -16,7 +16,7 @@ from hf_compress.sections import DataSection
 from hf_compress.steps.base import Context
 from hf_compress.steps.distillation.config import DistillConfig
 from hf_compress.students import build_registered
-from hf_compress.training import evaluate, optimizer, train, training_arguments
+from hf_compress.training import evaluate, optimizer, predict, train, training_arguments
 
 SPLITS = {"train": "train[:100]", "validation": "train[300:400]", "test": "train[400:500]"}
 
@@ -68,6 +68,14 @@ def test_the_trainer_gets_what_the_recipe_says(tmp_path):
     assert (arguments.learning_rate, arguments.weight_decay, arguments.warmup_steps) == (0.2, 0.3, 0.4)
     assert (arguments.lr_scheduler_type, arguments.seed, arguments.gradient_accumulation_steps) == ("cosine", 7, 2)
     assert optimizer(config) == (torch.optim.SGD, {"lr": 0.2, "momentum": 0.9, "nesterov": True})
+
+
+def test_what_is_measured_is_not_augmented():
+    built = build_registered("resnet18", [str(digit) for digit in range(10)], width=0.125, image_size=32)
+    data = load_data(DataSection(path="digits", splits=SPLITS), 0)
+    expected = predict(built.model, built.processor, data.train).logits
+    data.set_augmentation("standard", built.processor)
+    assert torch.equal(predict(built.model, built.processor, data.train).logits, expected)
 
 
 def test_compiled_models_learn_the_same(tmp_path, monkeypatch):
