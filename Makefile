@@ -5,8 +5,10 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/hf-compress run quickstart --overwrite
 
+test mutants: export PYTHONDONTWRITEBYTECODE =  # the processes that tests start would compile everything again
+
 test: .venv/installed
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 mutants: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants

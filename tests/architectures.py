@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from unittest import mock
 
 import torch
 
@@ -23,9 +24,9 @@ from hf_compress.hub.load import LoadedModel
 from hf_compress.measure.cost import count_macs, count_parameters
 from hf_compress.sections import DataSection
 from hf_compress.steps.base import Context
+from hf_compress.steps.pruning import loop
 from hf_compress.steps.pruning.channels import ChannelPruner
 from hf_compress.steps.pruning.config import PruneConfig
-from hf_compress.steps.pruning.loop import prune
 from hf_compress.steps.pruning.weights import prunable_weights, prune_weights, sparsity
 from tests.families import FAMILIES, Family
 
@@ -110,7 +111,10 @@ def _examine(family: Family, row: Row, folder: Path) -> None:
     context = Context(_data(), student.processor, teacher, 0, folder, log=lambda line: None)
     recovery = {"epochs": 1, "loss": "kl", "batch_size": 64, "learning_rate": 1e-3}
     config = PruneConfig(**CHANNELS, recovery=recovery)
-    result = prune(student.model, context, config)
+    pruner = ChannelPruner(student.model, torch.zeros_like(image[:1]), config, set())
+    groups = pruner.groups(student.model)
+    with mock.patch.object(loop, "build_pruner", return_value=pruner):  # to find the groups once takes long enough
+        result = loop.prune(student.model, context, config)
     pruned = result.model
     gone = {
         "parameters": 1 - count_parameters(pruned) / count_parameters(built),
@@ -120,7 +124,6 @@ def _examine(family: Family, row: Row, folder: Path) -> None:
     row.done["channels"] = ", ".join(f"{name} -{share:.0%}" for name, share in gone.items())
     row.kept = result.details["protected_layers"]
     row.done["distil"] = "yes"
-    groups = ChannelPruner(built, image[:1], config, set()).groups(built)
     blocks = sum(group.unit > 1 for group in groups)
     row.groups = (len(groups) - blocks, blocks)
 

@@ -7,6 +7,14 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+LONGEST = {
+    "test_architectures.py",
+    "test_compress.py",
+    "test_kill.py",
+    "test_optimum_cli.py",
+    "test_processes.py",
+    "test_select.py",
+}
 PAGE = Path(__file__).parents[1] / "docs" / "architectures.md"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process a core is faster than many threads
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="hf-compress-tests-")
@@ -29,6 +37,11 @@ def unlabelled_photos(tmp_path):
         pixels = torch.randint(0, 256, (16, 16), generator=generator, dtype=torch.uint8).numpy()
         Image.fromarray(pixels).save(photos / f"{number}.png")
     return str(photos)
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files that take longest, so that of several workers none is left alone with one at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -158,7 +158,7 @@ def test_the_resolved_recipe_can_be_run_again(finished):
 
 def test_the_same_seed_gives_the_same_weights(tmp_path):
     first, second = (
-        compress(recipe(student="teacher", steps=["finetune"]), tmp_path / name, log=lambda line: None)
+        compress(recipe(student="teacher", steps=[{"finetune": TRAINING}]), tmp_path / name, log=lambda line: None)
         for name in ("a", "b")
     )
     states = [AutoModelForImageClassification.from_pretrained(run.folder).state_dict() for run in (first, second)]

@@ -133,6 +133,15 @@ def test_two_members_of_one_architecture_are_two_models(tmp_path):
     assert details[0]["epochs"] != details[1]["epochs"]
 
 
+def test_no_two_models_of_a_run_begin_alike():
+    from hf_compress.seeds import Seeds
+
+    fresh = {"model": "resnet18", "width": 0.125, "image_size": 16, "finetune": TRAINING}
+    seeds = Seeds.of(recipe([fresh] * 3))
+    assert len({seeds.student, *seeds.teachers}) == 4
+    assert seeds != Seeds.of(recipe([fresh] * 3, seed=1))
+
+
 def test_members_with_other_labels_are_refused(tmp_path):
     ensemble = [member(tmp_path, "a"), member(tmp_path, "b", [f"digit {name}" for name in DIGITS])]
     with pytest.raises(RunError, match=r"labels of teacher .*b \(digit 0.* are not those of the data \(0, 1"):

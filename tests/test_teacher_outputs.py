@@ -201,6 +201,19 @@ def test_another_teacher_has_another_fingerprint(teacher, change):
     assert fingerprint(other, logits_of) != fingerprint(teacher, logits_of)
 
 
+def test_answers_are_those_of_the_own_teacher_and_views(tmp_path, shared, teacher):
+    given = context(tmp_path, augmentation="light", views=2)
+    other = copy.deepcopy(teacher)
+    other.model.classifier.bias.data += 1
+
+    def answers(which):
+        return torch.stack(answered(given.data.train, which, logits_of, given, epochs=2).teacher_outputs)
+
+    first = answers(teacher)
+    assert torch.allclose(answers(other), first + 1, atol=1e-5)
+    assert not torch.equal(first[0], first[1])
+
+
 def test_other_threads_are_another_fingerprint(teacher):
     before, threads = fingerprint(teacher, logits_of), torch.get_num_threads()
     try:

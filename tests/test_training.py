@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 from torch._dynamo.utils import counters
-from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+from transformers import TrainingArguments, ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from hf_compress.config import TrainingConfig, validate
 from hf_compress.data import load_data
@@ -16,7 +16,7 @@ from hf_compress.sections import DataSection
 from hf_compress.steps.base import Context
 from hf_compress.steps.distillation.config import DistillConfig
 from hf_compress.students import build_registered
-from hf_compress.training import evaluate, optimizer, train, training_arguments
+from hf_compress.training import CompressionTrainer, evaluate, optimizer, predict, train, training_arguments
 
 SPLITS = {"train": "train[:100]", "validation": "train[300:400]", "test": "train[400:500]"}
 
@@ -68,6 +68,27 @@ def test_the_trainer_gets_what_the_recipe_says(tmp_path):
     assert (arguments.learning_rate, arguments.weight_decay, arguments.warmup_steps) == (0.2, 0.3, 0.4)
     assert (arguments.lr_scheduler_type, arguments.seed, arguments.gradient_accumulation_steps) == ("cosine", 7, 2)
     assert optimizer(config) == (torch.optim.SGD, {"lr": 0.2, "momentum": 0.9, "nesterov": True})
+
+
+def test_a_teacher_answers_without_dropout(tmp_path):
+    def vit(dropout):
+        options = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+        config = ViTConfig(**options, image_size=8, patch_size=4, num_labels=3, hidden_dropout_prob=dropout)
+        return ViTForImageClassification(config).train()
+
+    student, inputs = vit(0.0), {"pixel_values": torch.randn(4, 3, 8, 8)}
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
+    trainer = CompressionTrainer(student, arguments, teacher=vit(0.5), loss_config=DistillConfig(loss="mse"))
+    first, second = (trainer.compute_loss(student, inputs).item() for _ in range(2))
+    assert first == second
+
+
+def test_what_is_measured_is_not_augmented():
+    built = build_registered("resnet18", [str(digit) for digit in range(10)], width=0.125, image_size=32)
+    data = load_data(DataSection(path="digits", splits=SPLITS), 0)
+    expected = predict(built.model, built.processor, data.train).logits
+    data.set_augmentation("standard", built.processor)
+    assert torch.equal(predict(built.model, built.processor, data.train).logits, expected)
 
 
 def test_compiled_models_learn_the_same(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import sys
 import zlib
 from itertools import pairwise
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,8 @@ from PIL import Image
 from transformers import ViTImageProcessor
 
 from hf_compress.data.augmentation import RandomShift, build_augmentation
-from hf_compress.data.images import Collator, decode, evenly_spread
+from hf_compress.data.decoded import Decoded, Room
+from hf_compress.data.images import Collator, ImageSplit, decode, evenly_spread
 
 
 def stored(image, kind="PNG", **options):
@@ -203,6 +205,21 @@ def test_light_views_are_mirrored_half_of_the_time():
     rows = [build_augmentation("light", (16, 16))(picture)[0, 0] for _ in range(100)]
     mirrored = sum(bool(row[4] > row[12]) for row in rows)
     assert 30 < mirrored < 70
+
+
+def test_views_differ_from_picture_to_picture_and_from_epoch_to_epoch_until_they_repeat():
+    picture = stored(Image.effect_noise((32, 32), 50))
+    pictures = datasets.Dataset.from_list([{"image": picture}] * 8).cast_column("image", datasets.Image(decode=False))
+    images = ImageSplit(pictures, "image", [0] * 8, Decoded.of([(bytes(32), decode(picture))] * 8, Room(0)))
+    images.augment, images.views = build_augmentation("standard", (16, 16)), 2
+    epochs = [
+        [item["view"].numpy().tobytes() for item in images.in_epoch(epoch).__getitems__(range(8))]
+        for epoch in range(3)
+    ]
+    assert len({*epochs[0], *epochs[1]}) == 16
+    assert epochs[2] == epochs[0]
+    shown = {item["view"].numpy().tobytes() for item in images.without_augmentation().__getitems__(range(8))}
+    assert shown == {decode(picture).numpy().tobytes()}
 
 
 def test_standard_views_have_the_wanted_size():

@@ -9,8 +9,9 @@ import torch
 from sklearn.metrics import accuracy_score, roc_auc_score
 from torch import nn
 
+from hf_compress import save
 from hf_compress.measure import latency
-from hf_compress.measure.cost import bytes_on_disk, cost, count_macs
+from hf_compress.measure.cost import bytes_on_disk, cost, count_macs, peak_memory
 from hf_compress.measure.latency import WARM_UP, measure_latency
 from hf_compress.measure.quality import quality
 from hf_compress.students import build_registered
@@ -92,7 +93,7 @@ def test_macs_are_the_sum_over_convolutions_and_linear_layers(name):
     assert counted == total
 
 
-def test_costs_of_a_model_with_zeros():
+def test_costs_of_a_model_with_zeros(tmp_path):
     model = build_registered("resnet18", list("abc"), width=0.25, image_size=32).model
     image = torch.zeros(1, 3, 32, 32)
     with torch.no_grad():
@@ -104,8 +105,24 @@ def test_costs_of_a_model_with_zeros():
     assert result["parameters"] == parameters
     assert result["nonzero_parameters"] == parameters - 8 * 3 * 49
     assert 4 * parameters < result["bytes"] < 4.2 * parameters
-    assert result["bytes"] == bytes_on_disk(model)
+    save(model, tmp_path)
+    assert result["bytes"] == bytes_on_disk(model) == (tmp_path / "model.safetensors").stat().st_size
     assert result["peak_memory_bytes"] > 4 * parameters
+
+
+def test_the_peak_of_memory_is_in_the_middle_of_a_model():
+    """Of 4-byte numbers: 1000 x 4 and 2 x 1000 weights, an image of 12, and what is widest at once, 1000 and 2."""
+
+    class Waist(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.widen, self.narrow = nn.Linear(4, 1000, bias=False), nn.Linear(1000, 2, bias=False)
+
+        def forward(self, pixel_values):
+            return self.narrow(self.widen(pixel_values[:, 0, 0]))
+
+    held, widest = 4 * 6000, 4 * 1000
+    assert held + widest < peak_memory(Waist(), torch.zeros(1, 3, 1, 4)) < held + 1.2 * widest
 
 
 def test_latency_has_quantiles_for_every_model_and_batch():

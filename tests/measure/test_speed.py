@@ -71,7 +71,9 @@ def test_a_prepared_model_gives_its_own_logits(name):
     torch.testing.assert_close(getattr(found, "logits", found), expected, rtol=1e-3, atol=1e-4)
 
 
-def test_a_compiled_model_is_measured():
+def test_a_compiled_model_is_measured(monkeypatch):
+    monkeypatch.setattr("torch._inductor.config.cpp_cache_precompile_headers", False)  # takes longer than one kernel
+
     class Tiny(nn.Module):
         def __init__(self):
             super().__init__()

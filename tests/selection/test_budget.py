@@ -81,6 +81,17 @@ def test_the_timer_times_what_it_builds_beside_another_model():
     assert all(0 < milliseconds < 10_000 for milliseconds in measured)
 
 
+def test_the_lowest_median_of_the_rounds_counts(monkeypatch):
+    rounds = iter([(3.0, 5.0), (2.0, 6.0), (4.0, 5.5)])
+
+    def measured(models, images, batch_sizes, repeats, threads):
+        return [{"batch_1": {"p50_ms": median}} for median in next(rounds)]
+
+    monkeypatch.setattr("hf_compress.selection.fitting.measure_latency", measured)
+    candidates = [Candidate("mobilenet_v1", 0.25, {}), Candidate("resnet18", 0.25, {})]
+    assert Timer(BLUEPRINT)(candidates) == [2.0, 5.0]
+
+
 def test_the_nearest_is_named_when_nothing_fits():
     limits = budget(parameters=50, latency_ms=2)
     candidates = [candidate("a", 1, parameters=90), candidate("b", 1, parameters=40), candidate("c", 1, parameters=45)]

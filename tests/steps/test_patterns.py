@@ -56,6 +56,13 @@ def test_a_hand_computed_row():
     assert pruner.sparsity(nn.Sequential(layer)) == 0.5
 
 
+def test_of_each_four_one_is_left():
+    layer = nn.Linear(8, 1, bias=False)
+    layer.weight.data = torch.tensor([[0.1, -0.9, 0.3, 0.2, -5.0, 4.0, 3.0, 2.0]])
+    PatternPruner(nn.Sequential(layer), config(pattern="1:4"), set()).prune(nn.Sequential(layer), 0.75)
+    assert layer.weight.tolist() == [pytest.approx([0, -0.9, 0, 0, -5.0, 0, 0, 0])]
+
+
 def test_layers_that_cannot_take_the_pattern_are_named():
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 6, 1), nn.Linear(8, 2))
     pruner = PatternPruner(model, config(), {"3"})
