@@ -42,7 +42,7 @@ class OnnxClassifier(nn.Module):
         self.input = self.session.get_inputs()[0].name
 
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> ImageClassifierOutput:
-        (logits,) = self.session.run(None, {self.input: pixel_values.numpy(force=True)})
+        (logits,) = self.session.run(None, {self.input: pixel_values.contiguous().numpy(force=True)})
         return ImageClassifierOutput(logits=torch.from_numpy(logits).to(pixel_values.device))
 
 
