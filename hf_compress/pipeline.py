@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 from transformers import set_seed
@@ -110,7 +111,7 @@ def _work(recipe: Recipe, folder: RunFolder, log) -> Run:
         unlabelled=data.facts["unlabelled_revisions"],
         teacher=[teacher.commit for teacher in teachers],
     )
-    _require_pairs(recipe, data, teachers)
+    _foresee(recipe, data, teachers)
     teachers, training_details = train_teachers(recipe, teachers, data, seeds.teachers, folder.units, log)
     teacher = as_teacher(teachers, data)
     quality = quality_measure(recipe, data, teacher)
@@ -176,19 +177,29 @@ def _work(recipe: Recipe, folder: RunFolder, log) -> Run:
     return folder.finish(write)
 
 
-def _require_pairs(recipe: Recipe, data: ImageData, teachers: list[LoadedModel]) -> None:
-    """Refuse trainings on single images that batch norms cannot learn from, before the first one begins."""
+def _foresee(recipe: Recipe, data: ImageData, teachers: list[LoadedModel]) -> None:
+    """Refuse what cannot succeed before the first training begins.
+
+    That is trainings on single images, from which batch norms cannot learn, and what the first step that does not
+    only train cannot do; the later ones get models that are not known yet, as is the student that `auto` selects.
+    """
     for teacher, section in zip(teachers, recipe.teacher.members if recipe.teacher else [], strict=True):
         if section.finetune is not None:
             require_pairs(teacher.model, data.training, section.finetune.batch_size)
-    configs = [config for step in recipe.steps for config in step.values()]
-    trainings = [each for config in configs for each in (config, getattr(config, "recovery", None))]
-    least = min((each.batch_size for each in trainings if isinstance(each, TrainingConfig)), default=2)
-    if min(least, len(data.with_unlabelled)) == 1 and recipe.student.model != AUTO:
-        student = build_student(
-            recipe.student, data.label_names, next(iter(teachers), None), headless=recipe.task == "features"
-        )
-        require_pairs(student.model, data.with_unlabelled, least)
+    if recipe.student.model == AUTO:
+        return
+    headless = recipe.task == "features"
+    student = cache(
+        lambda: build_student(recipe.student, data.label_names, next(iter(teachers), None), headless=headless)
+    )
+    steps = recipe.build_steps()
+    sections = [each for step in steps for each in (step.config, getattr(step.config, "recovery", None))]
+    least = min((each.batch_size for each in sections if isinstance(each, TrainingConfig)), default=2)
+    if min(least, len(data.with_unlabelled)) == 1:
+        require_pairs(student().model, data.with_unlabelled, least)
+    changing = next((step for step in steps if not isinstance(step.config, TrainingConfig)), None)
+    if changing is not None:
+        changing.foresee(student)
 
 
 def _origins(

@@ -96,9 +96,10 @@ class CompressionTrainer(Trainer):
             return super().train(*args, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader:
-        """Tell a stream the size of its batches: it fills the last one up where one image would be alone."""
+        """Tell a stream the size of its batches: the last one is divided among the processes, two images at least."""
         if isinstance(self.train_dataset, ImageStream):
             self.train_dataset.batch_size = self._train_batch_size
+            self.train_dataset.least = self.args.world_size + 1
         return super().get_train_dataloader()
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:

@@ -6,7 +6,9 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from torch import nn
+from torch.utils.data import BatchSampler
 from transformers import ResNetConfig, ResNetForImageClassification, TrainingArguments, ViTImageProcessor
 
 from hf_compress import Recipe, compress
@@ -203,6 +205,27 @@ def test_a_stream_fills_the_last_batch_up(images, workers, sizes, tmp_path):
     found = [len(batch["labels"]) for batch in loader]
     assert found == sizes
     assert len(loader) <= len(found)
+
+
+@pytest.mark.parametrize(
+    ("processes", "images", "expected"), [(1, 17, 18), (2, 17, 19), (2, 19, 19), (4, 18, 21), (9, 17, 24)]
+)
+def test_a_stream_has_two_images_for_each_process_in_the_last_batch(processes, images, expected):
+    rows = datasets.Dataset.from_dict({"image": [{"bytes": None, "path": "nowhere"}]}).to_iterable_dataset()
+    stream = ImageStream(rows, "image", None, images)
+    stream.batch_size, stream.least = 8, processes + 1
+    stream._endless = lambda: iter(range(100))
+    assert len(list(stream)) == expected
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("batch_size", [2, 3, 8])
+def test_processes_share_batches_without_a_single_image(processes, batch_size):
+    """Accelerate fills the last batches of its shards up with images of the first ones."""
+    for images in range(2, 40):
+        sampler = BatchSampler(range(without_single(images, batch_size)), batch_size, drop_last=False)
+        for rank in range(processes):
+            assert 1 not in map(len, BatchSamplerShard(sampler, processes, rank))
 
 
 def test_batch_norms_are_re_estimated_without_a_single_image(context):

@@ -12,9 +12,14 @@ from hf_compress.config import TrainingConfig, validate
 from hf_compress.data import load_data
 from hf_compress.errors import UsageError
 from hf_compress.hub.load import LoadedModel
-from hf_compress.sections import DataSection
+from hf_compress.recipe import Recipe
+from hf_compress.sections import DataSection, TeacherFinetune
 from hf_compress.steps.base import Context
-from hf_compress.steps.distillation.config import DistillConfig
+from hf_compress.steps.distillation.config import DistillConfig, LossConfig
+from hf_compress.steps.feature_distillation import DistillFeatures
+from hf_compress.steps.feature_distillation.training import distil_features
+from hf_compress.steps.finetuning import Finetune
+from hf_compress.steps.pruning.config import RecoveryConfig
 from hf_compress.students import build_registered
 from hf_compress.training import CompressionTrainer, evaluate, optimizer, predict, train, training_arguments
 
@@ -118,6 +123,61 @@ def test_compiled_models_learn_the_same(tmp_path, monkeypatch):
 def test_losses_that_compare_layers_are_not_compiled():
     with pytest.raises(UsageError, match="leave out compile"):
         validate(DistillConfig, {"loss": "hints", "layers": {"a": "b"}, "compile": True})
+
+
+def update(model, context, config, teacher=None):
+    """Return how far one step of gradient descent, with Nesterov momentum 0.9, moves the weights."""
+    before = snapshot(model)
+    train(model, context, config, teacher) if context.teacher is None else distil_features(model, context, config)
+    moved = [(tensor - before[name]).double().norm() for name, tensor in model.named_parameters()]
+    return torch.stack(moved).norm().item()
+
+
+@pytest.mark.parametrize("work", ["labels", "teacher", "features"])
+def test_gradients_are_clipped_where_the_recipe_says(work, tmp_path):
+    torch.manual_seed(0)
+    options = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+    untrained = ViTForImageClassification(ViTConfig(**options, image_size=8, patch_size=4, num_labels=10))
+    processor = ViTImageProcessor(size={"height": 8, "width": 8})
+    data = load_data(DataSection(path="digits", splits=SPLITS), 0)
+    teacher = LoadedModel(copy.deepcopy(untrained), processor, "a teacher")
+    with torch.no_grad():
+        teacher.model.classifier.weight.mul_(200)
+    moved = {}
+    for clip in (0, 0.01, "default"):
+        given = {"epochs": 1, "batch_size": 100, "optimizer": "sgd", "scheduler": "constant", "learning_rate": 1e-3}
+        given |= {} if clip == "default" else {"max_grad_norm": clip}
+        context = Context(data, processor, None, 0, tmp_path / str(clip), log=lambda line: None)
+        model = copy.deepcopy(untrained)
+        if work == "features":
+            context.teacher = LoadedModel(copy.deepcopy(untrained.vit), processor, "a teacher")
+            with torch.no_grad():
+                context.teacher.model.embeddings.position_embeddings.mul_(50)
+            moved[clip] = update(model.vit, context, validate(TrainingConfig, given))
+        elif work == "teacher":
+            moved[clip] = update(model, context, validate(LossConfig, given | {"loss": "kl"}), teacher)
+        else:
+            moved[clip] = update(model, context, validate(TrainingConfig, given))
+    assert moved[0] > 1.9e-3 * 0.02
+    assert moved[0.01] == pytest.approx(1.9e-3 * 0.01, rel=1e-2)
+    assert moved["default"] == pytest.approx(min(moved[0], 1.9e-3), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "section", [TeacherFinetune, DistillConfig, RecoveryConfig, Finetune.Config, DistillFeatures.Config]
+)
+def test_clipping_has_the_default_of_transformers_in_every_section_that_trains(section):
+    assert validate(section, {}).max_grad_norm == TrainingArguments().max_grad_norm == 1.0
+    assert validate(section, {"max_grad_norm": None}).max_grad_norm == 0.0
+    for wrong in (-1, True, "much", float("inf")):
+        with pytest.raises(UsageError, match="'max_grad_norm' cannot be"):
+            validate(section, {"max_grad_norm": wrong})
+
+
+def test_no_clipping_is_kept_by_a_recipe_that_is_written(tmp_path):
+    values = {"student": "resnet18", "data": "digits", "steps": [{"finetune": {"max_grad_norm": None}}]}
+    (tmp_path / "recipe.yaml").write_text(Recipe.from_dict(values).to_yaml())
+    assert Recipe.load(tmp_path / "recipe.yaml").steps[0]["finetune"].max_grad_norm == 0.0
 
 
 def snapshot(model):

@@ -47,7 +47,7 @@ class ImageStream(torch.utils.data.IterableDataset):
         order: for each class index of the data, the index that a model's labels give it.
         augment: makes the view that both models see.
         epoch: sets the order, together with the seed.
-        batch_size: of the batches that are made of it: none holds one image alone, the next one joins it.
+        batch_size, least: of the batches that are made of it, and of the last one, which the next images fill up.
         repeats_after, teacher_outputs: None, since no view repeats: see `images.ImageSplit`.
     """
 
@@ -69,7 +69,7 @@ class ImageStream(torch.utils.data.IterableDataset):
         self.order: list[int] | None = None
         self.augment: Callable[[Tensor], Tensor] | None = None
         self.epoch = 0
-        self.batch_size = 1
+        self.batch_size = self.least = 1
 
     def __len__(self) -> int:
         return self.length
@@ -80,8 +80,9 @@ class ImageStream(torch.utils.data.IterableDataset):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = torch.utils.data.get_worker_info()
         share = len(range(worker.id, self.length, worker.num_workers)) if worker else self.length
-        alone = self.batch_size > 1 and share % self.batch_size == 1
-        return itertools.islice(self._endless(), share + alone)
+        rest = share % self.batch_size
+        missing = max(0, min(self.least, self.batch_size) - rest) if rest else 0
+        return itertools.islice(self._endless(), share + missing)
 
     def _endless(self) -> Iterator[dict[str, Any]]:
         for turn in itertools.count(self.epoch):

@@ -137,7 +137,8 @@ def what_was_done(row: dict[str, Any]) -> str:
     if rounds := details.get("rounds"):
         kept = [entry for entry in rounds if entry["kept"]]
         gone = f", sparsity {kept[-1]['sparsity']:.1%}" if kept else ""
-        return f"{_number(len(rounds), 'round')}, {len(kept)} kept{gone}"
+        missed = ", not as asked" if "missed" in details else ""
+        return f"{_number(len(rounds), 'round')}, {len(kept)} kept{gone}{missed}"
     return ""
 
 
@@ -242,21 +243,39 @@ def sources(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 def limits(report: dict[str, Any]) -> list[str]:
     """Return the sentences that a reader must know, each from a fact of the report."""
-    return [
-        sentence
-        for rule in (
-            _small_test,
-            _intervals,
-            _few_images,
-            _not_used,
-            _leaks,
-            _conflicts,
-            _lost,
-            _overlap,
-            _latency_device,
-        )
-        for sentence in rule(report)
-    ]
+    rules = (
+        _missed,
+        _over_budget,
+        _small_test,
+        _intervals,
+        _few_images,
+        _not_used,
+        _leaks,
+        _conflicts,
+        _lost,
+        _overlap,
+        _latency_device,
+    )
+    return [sentence for rule in rules for sentence in rule(report)]
+
+
+def _missed(report: dict[str, Any]) -> Iterator[str]:
+    for row in report["rows"]:
+        if missed := row.get("details", {}).get("missed"):
+            what = "MACs" if missed["what"] == "macs" else missed["what"]
+            yield (
+                f"Step {row['stage']} was to remove {missed['asked']:.1%} of the {what} and removed "
+                f"{missed['reached']:.1%}: {missed['reason']}."
+            )
+
+
+def _over_budget(report: dict[str, Any]) -> Iterator[str]:
+    last = report["rows"][-1]
+    latency = {"latency_ms": last["latency"]["batch_1"]["p50_ms"]} if "latency" in last else {}
+    measured = last["cost"] | latency
+    for key, limit in report.get("selection", {}).get("budget", {}).items():
+        if measured.get(key, 0) > limit:
+            yield f"The student was selected for a budget of {limit:g} {key}; the final model has {measured[key]:g}."
 
 
 def _small_test(report: dict[str, Any]) -> Iterator[str]:

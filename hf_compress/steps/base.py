@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
@@ -92,6 +93,13 @@ class Step(ABC, Generic[C]):
     @property
     def needs_teacher(self) -> bool:
         return False
+
+    def foresee(self, student: Callable[[], LoadedModel]) -> None:
+        """Raise where the step cannot do what its section asks for, before any training begins.
+
+        Args:
+            student: loads a model of the architecture that the step will get; its weights may be any.
+        """
 
     @abstractmethod
     def apply(self, model: PreTrainedModel, context: Context) -> StepResult:

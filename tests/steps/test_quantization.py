@@ -45,6 +45,21 @@ def test_the_weights_are_8_bit_and_any_number_of_images_goes_in(run):
     assert outputs.logits.shape == (5, 10)
 
 
+class OnAnotherDevice(torch.Tensor):
+    """Refuses what a tensor on a GPU refuses."""
+
+    def numpy(self, *, force=False):
+        if not force:
+            raise TypeError("can't convert cuda:0 device type tensor to numpy")
+        return self.as_subclass(torch.Tensor).numpy()
+
+
+def test_images_may_be_on_another_device(run):
+    model = OnnxClassifier(run.folder / "model_int8.onnx")
+    images = torch.rand(2, 3, 16, 16).contiguous(memory_format=torch.channels_last)
+    assert torch.equal(model(images.as_subclass(OnAnotherDevice)).logits, model(images).logits)
+
+
 def test_the_checkpoint_stays_in_floats_with_its_zeros(run):
     model = AutoModelForImageClassification.from_pretrained(run.folder)
     assert model.dtype == torch.float32

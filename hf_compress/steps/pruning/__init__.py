@@ -13,6 +13,12 @@ class Prune(Step[PruneConfig]):
 
     Config = PruneConfig
 
+    def foresee(self, student):
+        if self.config.target is not None:
+            from hf_compress.steps.pruning.loop import foresee
+
+            foresee(student(), self.config)
+
     def apply(self, model, context: Context) -> StepResult:
         from hf_compress.steps.pruning.loop import prune
 

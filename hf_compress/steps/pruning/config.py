@@ -123,11 +123,20 @@ class PruneConfig(Section):
             raise ValueError(
                 f"zeroed weights do not change {self.target.metric}; use target.sparsity, or granularity 'channel'"
             )
+        self._require_above_floor()
         if self.sensitivity and (self.scope == "global" or self.dim is not None):
             raise ValueError("sensitivity decides what each layer loses; leave out scope 'global' and dim")
         if self.dim is not None and self.scope == "global":
             raise ValueError("slices along dim are compared within a layer; use scope 'layer'")
         return self
+
+    def _require_above_floor(self) -> None:
+        asked = self.target.sparsity if self.target else None if self.iterative else self.amount
+        if asked is not None and self.granularity != "n:m" and asked > 1 - self.floor + 1e-9:
+            key = "target.sparsity" if self.target else "amount"
+            raise ValueError(
+                f"{key} {asked:g} leaves less than the floor {self.floor:g} of each layer: lower one of them"
+            )
 
     @property
     def n_of_m(self) -> tuple[int, int]:

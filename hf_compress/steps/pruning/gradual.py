@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 from hf_compress.errors import UsageError
@@ -9,6 +10,8 @@ from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.loop import excluded_layers
 from hf_compress.steps.pruning.weights import prunable_weights, prune_weights, sparsity
 from hf_compress.training import HoldMasks
+
+logger = logging.getLogger(__name__)
 
 
 class GradualPruning(HoldMasks):
@@ -69,6 +72,16 @@ class GradualPruning(HoldMasks):
             self.amount = amount
             self.set_masks()
             state.best_metric = state.best_global_step = state.best_model_checkpoint = None
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.amount < self.final:
+            logger.warning(
+                "the training ended at step %d of %d, before the last round of pruning: sparsity is %.4f, not %.4f",
+                state.global_step,
+                state.max_steps,
+                self.sparsity,
+                self.final,
+            )
 
     @property
     def sparsity(self) -> float:

@@ -27,6 +27,7 @@ from hf_compress.steps.pruning.channels import ChannelPruner
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.patterns import PatternPruner
 from hf_compress.steps.pruning.rounding import fastest_multiple
+from hf_compress.steps.pruning.targets import is_reached, refuse_unreachable, shortfall
 from hf_compress.steps.pruning.uniform import UniformPruner
 from hf_compress.steps.pruning.weights import prunable_weights, prune_weights, sparsity
 from hf_compress.training import evaluate, reestimate_batch_norm, train
@@ -66,7 +67,7 @@ def prune(model: PreTrainedModel, context: Context, config: PruneConfig) -> Step
         The smallest model kept, and one row a round.
 
     Raises:
-        RunError: nothing can be pruned.
+        RunError: nothing can be pruned, or not as much as the target asks for.
     """
     torch.manual_seed(context.seed)
     units = Units(context.part(), context.seed)
@@ -88,6 +89,7 @@ def prune(model: PreTrainedModel, context: Context, config: PruneConfig) -> Step
     if config.granularity != "channel":
         context.sparse_parameters |= pruner.parameter_names
     gone = _fractions_gone(model, image, pruner)
+    refuse_unreachable(model, pruner, gone, config)
     unpruned = LoadedModel(copy.deepcopy(model), context.processor, "the unpruned model")
     baseline = units.value(
         "unpruned", lambda: evaluate(model, context.processor, context.data, "validation")["accuracy"]
@@ -104,8 +106,18 @@ def prune(model: PreTrainedModel, context: Context, config: PruneConfig) -> Step
             "target_reached": reached if config.target else None,
             "protected_layers": pruner.protected,
             **rounding,
+            **shortfall(rows, config, context.log),
         },
     )
+
+
+def foresee(loaded: LoadedModel, config: PruneConfig) -> None:
+    """Raise `RunError` where a model of this architecture, trained or not, cannot be pruned to the target."""
+    config = config if config.round_to != "auto" else config.model_copy(update={"round_to": 1})
+    image = torch.zeros(1, 3, *input_size(loaded.processor))
+    model = loaded.model.eval()
+    pruner = build_pruner(model, image, config, excluded_layers(model, config.exclude))
+    refuse_unreachable(model, pruner, _fractions_gone(model, image, pruner), config)
 
 
 @dataclass(frozen=True)
@@ -137,7 +149,7 @@ class _Rounds:
             self.context.log(_round_line(rows[-1]))
             if row["kept"]:
                 best, done = candidate, row["amount"]
-                reached = config.target is not None and row[config.target.metric] >= config.target.value - 1e-3
+                reached = is_reached(row, config)
                 if not config.iterative:
                     break
             elif retried:

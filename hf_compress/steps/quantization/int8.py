@@ -45,7 +45,7 @@ class OnnxClassifier(nn.Module):
         return self  # a session cannot be copied, nor changed
 
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> ImageClassifierOutput:
-        (logits,) = self.session.run(None, {self.input: pixel_values.numpy(force=True)})
+        (logits,) = self.session.run(None, {self.input: pixel_values.contiguous().numpy(force=True)})
         return ImageClassifierOutput(logits=torch.from_numpy(logits).to(pixel_values.device))
 
 

@@ -17,6 +17,7 @@ from hf_compress.data.images import batches, evenly_spread, spread
 from hf_compress.errors import RunError
 from hf_compress.measure.cost import count_macs, count_parameters
 from hf_compress.steps.base import Context, StepResult
+from hf_compress.steps.missed import missed
 from hf_compress.steps.rewriting.base import Layer, Rewriting, Unsuitable
 from hf_compress.steps.rewriting.config import REWRITINGS, RewriteConfig
 from hf_compress.steps.rewriting.finding import find_layers
@@ -73,6 +74,9 @@ def rewrite(model: PreTrainedModel, context: Context, config: RewriteConfig) -> 
         "budget_reached": after["macs"] <= config.budget.macs * before["macs"] if config.budget else None,
     }
     _tell(details, context.log)
+    if details["budget_reached"] is False:
+        gone = 1 - after["macs"] / before["macs"]
+        details |= missed("macs", 1 - config.budget.macs, gone, "nothing else can be rewritten", context.log)
     return StepResult(model, details)
 
 
@@ -170,5 +174,3 @@ def _tell(details: dict[str, Any], log: Callable[[str], None]) -> None:
         f"{parameters_left / parameters:.1%} of before; logits off by {min(details['logits_error'].values()):.1%}, "
         f"the same class for {details['top1_agreement']:.1%} of the validation images"
     )
-    if details["budget_reached"] is False:
-        log("the budget is not reached: nothing else can be rewritten")
