@@ -15,7 +15,9 @@ from hf_compress.chain import build_assistants, teach_assistants
 from hf_compress.checkpoint import is_compressed
 from hf_compress.config import TrainingConfig
 from hf_compress.data import ImageData, load_data
+from hf_compress.data.images import IGNORED_LABEL
 from hf_compress.environment import environment
+from hf_compress.errors import UsageError
 from hf_compress.hub.card import write_card
 from hf_compress.hub.load import LoadedModel
 from hf_compress.hub.origin import Origin, origin, publishable_license
@@ -180,9 +182,17 @@ def _work(recipe: Recipe, folder: RunFolder, log) -> Run:
 def _foresee(recipe: Recipe, data: ImageData, teachers: list[LoadedModel]) -> None:
     """Refuse what cannot succeed before the first training begins.
 
-    That is trainings on single images, from which batch norms cannot learn, and what the first step that does not
-    only train cannot do; the later ones get models that are not known yet, as is the student that `auto` selects.
+    That is held-out images without a label where others have one, trainings on single images, from which batch norms
+    cannot learn, and what the first step that does not only train cannot do; the later ones get models that are not
+    known yet, as is the student that `auto` selects.
     """
+    for role in ("validation", "test"):
+        if recipe.task != "features" and data.labelled and set(data.splits[role].labels) == {IGNORED_LABEL}:
+            origin = data.facts["splits"][role]["from"]
+            raise UsageError(
+                f"'data.splits.{role}': no image of {origin} has a label, so nothing can be measured on it: name a "
+                "split with labels, or leave the key out"
+            )
     for teacher, section in zip(teachers, recipe.teacher.members if recipe.teacher else [], strict=True):
         if section.finetune is not None:
             require_pairs(teacher.model, data.training, section.finetune.batch_size)

@@ -79,6 +79,15 @@ class Round(Part):
     validation_accuracy: Fraction = 0.0
 
 
+class Missed(Part):
+    """What a step removed beside what it was asked for, as fractions of the model before."""
+
+    what: Name
+    asked: Fraction
+    reached: Score
+    reason: Text
+
+
 class Details(Part):
     """What a step recorded: anything, but what cards and figures show has its form."""
 
@@ -89,6 +98,7 @@ class Details(Part):
     rewritten_layers: dict[Name, dict[str, Any]] = {}
     rewrite: Name = ""
     logits_error: dict[Name, Annotated[float, Field(ge=0)]] = {}
+    missed: Missed | None = None
 
     @model_validator(mode="after")
     def _whole(self):
@@ -111,7 +121,6 @@ class Difference(Part):
     difference: Score
     low: Score
     high: Score
-    stage: Name | None = None
 
 
 class Row(Part):
@@ -216,15 +225,25 @@ class LeftOut(Part):
 
     reason: Text
     count: Count
-    example: Text | None = None
+    example: Text
 
 
 class Leak(Part):
-    """Pictures that are in two splits."""
+    """Pictures of two splits: `images` of the second are in the first, too, from which so many were dropped."""
 
     splits: list[Name] = Pair
     images: Count
-    example: Text | None = None
+    dropped: Count
+    example: Text
+
+
+class Conflict(Part):
+    """Pictures of a split that are stored more than once, with different labels; `labels` are those of the example."""
+
+    split: Name
+    images: Count
+    example: Text
+    labels: list[Text]
 
 
 class Data(Part):
@@ -234,6 +253,7 @@ class Data(Part):
     splits: dict[Name, Split]
     left_out: list[LeftOut] = []
     leaks: list[Leak] = []
+    conflicting_labels: list[Conflict] = []
 
     @field_validator("splits")
     @classmethod
@@ -271,7 +291,6 @@ class Report(Part):
     seconds: Annotated[float, Field(ge=0)]
     rows: list[Row] = Field(min_length=2, max_length=10_000)
     remarks: list[Text] = []
-    differences: list[Difference] = []
     layers: dict[Name, Layer] = Field({}, max_length=100_000)
     teacher: Origins = []
     assistants: Origins = []

@@ -52,6 +52,20 @@ def fails(tmp_path, monkeypatch, capsys):
     return run
 
 
+@pytest.mark.parametrize("role", ["validation", "test"])
+def test_held_out_images_without_labels_are_refused_before_any_training(role, photos, fails):
+    photos.rename(photos.with_name("train"))
+    folder = photos / role
+    folder.mkdir(parents=True)
+    photos.with_name("train").rename(photos / "train")
+    for number in range(5):
+        Image.new("RGB", (16, 16), (0, 255, number)).save(folder / f"{number}.png")
+    splits = f"{{{role}: {role}}}"
+    code, sentence = fails(*quickstart(data__path=photos, data__splits=splits, data__labelled=1))
+    assert code == 2
+    assert f"'data.splits.{role}': no image of split {role} (without labels) has a label" in sentence
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -202,10 +202,12 @@ def test_what_a_run_writes_is_checked_as_well(tmp_path):
 def test_what_a_run_may_add_is_read(tmp_path):
     more = report()
     more["data"]["left_out"] = [{"reason": "no image", "count": 2, "example": "a.txt"}]
-    more["data"]["leaks"] = [{"splits": ["train", "test"], "images": 3, "example": "cat/1.png"}]
-    more["data"]["splits"]["train"]["dropped_as_leak"] = 3
+    more["data"]["leaks"] = [{"splits": ["train", "test"], "images": 3, "dropped": 0, "example": "cat/1.png"}]
+    more["data"]["conflicting_labels"] = [{"split": "train", "images": 2, "example": "a.png", "labels": ["a", "b"]}]
+    missed = {"what": "macs", "asked": 0.7, "reached": 0.5, "reason": "the floor"}
+    more["rows"][1].setdefault("details", {})["missed"] = missed
     difference = {"metric": "accuracy", "against": "teacher", "difference": -0.1, "low": -0.2, "high": 0.0}
-    more["rows"][1]["differences"] = more["differences"] = [difference]
+    more["rows"][1]["differences"] = [difference]
     write_report(tmp_path / "report.json", more)
     assert Run.open(tmp_path).report == more
 
