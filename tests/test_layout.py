@@ -1,5 +1,7 @@
 """Where weights lie in memory: 2-d convolutions channels-last, all else as it was."""
 
+import copy
+
 import pytest
 import timm
 import torch
@@ -40,6 +42,23 @@ def test_shared_convolutions_stay():
     second.weight = first.weight
     use_channels_last(nn.Sequential(first, second))
     assert first.weight.is_contiguous()
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 7, 8, 9])
+@pytest.mark.parametrize("stride", [1, 2, (1, 3)])
+def test_gradients_of_pointwise_convolutions_with_few_channels_are_right(channels, stride):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, channels, 3, padding=1), nn.Conv2d(channels, 12, 1, stride))
+    expected = copy.deepcopy(model).double()
+    model.to(memory_format=torch.channels_last)  # as pruning leaves it
+    use_channels_last(model)
+    image = torch.randn(32, 3, 8, 9)
+    model(image).square().sum().backward()
+    expected(image.double()).square().sum().backward()
+    for own, right in zip(model.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(own.grad.double(), right.grad, rtol=1e-3, atol=1e-3 * right.grad.abs().max().item())
+    fast = channels >= 8 or stride == 1
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last if fast else torch.contiguous_format)
 
 
 def test_a_network_with_3d_convolutions_runs_as_before():

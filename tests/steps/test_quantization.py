@@ -1,6 +1,7 @@
 """The `quantize` step: an 8-bit ONNX file beside a checkpoint that stays as it was."""
 
 import onnx
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -78,4 +79,8 @@ def test_the_quantized_graph_is_close_to_the_model_and_its_onnx_file_equal_to_it
     assert not torch.equal(quantized, expected)
     assert (quantized - expected).abs().max() < 0.03 * expected.abs().max()
     write_onnx(graph, images, tmp_path / "model.onnx")
-    assert torch.allclose(OnnxClassifier(tmp_path / "model.onnx")(images).logits, quantized, atol=0.02)
+    exact = onnxruntime.SessionOptions()  # int8 kernels of processors without VNNI overflow: these compute in floats
+    exact.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", exact)
+    (logits,) = session.run(None, {"pixel_values": images.numpy()})
+    assert torch.allclose(torch.from_numpy(logits), quantized, atol=1e-5)
