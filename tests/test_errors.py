@@ -113,7 +113,7 @@ def test_an_empty_class(photos, fails):
     for picture in (photos / "dog").iterdir():
         picture.unlink()
     code, sentence = fails("run", "distill-mse", "--data", str(photos))
-    assert code == 1
+    assert code == 2
     assert "dog' is empty: add images or remove the folder" in sentence
 
 

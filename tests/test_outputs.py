@@ -1,6 +1,7 @@
 """Whatever lies in an output folder that no manifest names is neither replaced nor removed."""
 
 import os
+import shutil
 import string
 import tempfile
 from contextlib import nullcontext, suppress
@@ -127,9 +128,7 @@ def test_unfinished_work_is_discarded_only_where_all_of_it_is_ours(case, options
     interrupted(output)
     partial = output.with_name("out.partial")
     if case == "killed while it began":
-        (partial / "units" / "first" / "value.json").unlink()
-        (partial / "units" / "first").rmdir()
-        (partial / "units").rmdir()
+        shutil.rmtree(partial / "units")
     change(partial)
     before = contents(partial)
     if named is None:
@@ -137,7 +136,12 @@ def test_unfinished_work_is_discarded_only_where_all_of_it_is_ours(case, options
             run(output, **options)
             assert not partial.exists()
         return
-    with pytest.raises(UsageError, match=f"out.partial' holds '{named}', which is not of an unfinished run"):
+    says = (
+        "out.partial/begun.json' is missing or was damaged"
+        if named == "begun.json"
+        else f"out.partial' holds '{named}', which is not of an unfinished run"
+    )
+    with pytest.raises(UsageError, match=says):
         run(output, **options)
     assert contents(partial) == before
 
@@ -147,7 +151,7 @@ def test_a_folder_with_one_of_our_names_in_it_is_not_ours_therefore(name, output
     partial = output.with_name("out.partial")
     put(name)(partial)
     for options in ({}, {"overwrite": True}, {"resume": True}):
-        with pytest.raises(UsageError, match="is not of an unfinished run"):
+        with pytest.raises(UsageError, match=r"(is not of|proves that) an unfinished run"):
             run(output, **options)
     assert contents(partial) == {name: MINE.encode()}
 

@@ -166,7 +166,7 @@ def test_what_answers_otherwise_is_not_published(photos, tmp_path):
     resnet_base(tmp_path / "base", ["cat", "dog"])
     folder = compress(recipe(tmp_path / "base", photos), tmp_path / "out", log=lambda line: None).folder
     section = PublishSection(to="alice/small", license="apache-2.0")
-    assert "model.safetensors" in checked_contents(folder, section, False)
+    assert "model.safetensors" in checked_contents(folder, section, [], False)
     change_config(id2label={"0": "lorry", "1": "bus"})(folder)
     with pytest.raises(RunError, match="class 0 is 'lorry' and not 'bus'"):
-        checked_contents(folder, section, False)
+        checked_contents(folder, section, [], False)

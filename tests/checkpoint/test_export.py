@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from reports import report
 from torch import nn
 from transformers import ResNetConfig, ResNetForImageClassification
 from typer.testing import CliRunner
@@ -19,7 +20,7 @@ from hf_compress.errors import RunError, UsageError
 from hf_compress.hub.load import label_options
 from hf_compress.manifest import MANIFEST, record
 from hf_compress.measure.export_table import export_table
-from hf_compress.run import REPORT
+from hf_compress.run import REPORT, write_report
 from hf_compress.students import build_registered
 
 DIGITS = list("0123456789")
@@ -48,7 +49,7 @@ def folder(tmp_path_factory):
         {"teacher": "microsoft/x", "data": {"path": "digits", "splits": SPLITS}, "steps": ["prune"]}
     )
     (folder / "recipe.yaml").write_text(recipe.to_yaml())
-    (folder / REPORT).write_text(json.dumps({"rows": []}))
+    write_report(folder / REPORT, report(labels=DIGITS))
     record(folder)
     return folder
 

@@ -279,7 +279,8 @@ def divided(rows, root):
     assert not held_out & set(parts["train"])
     corrupt = sum(facts["corrupt_images_skipped"] for facts in data.facts["splits"].values())
     if len({part.labelled for part in data.splits.values()}) == 1:
-        assert sum(map(len, parts.values())) + corrupt == sum(map(len, rows.values()))
+        unused = sum(item["count"] for item in data.facts["left_out"] if item["reason"].startswith("split "))
+        assert sum(map(len, parts.values())) + corrupt + unused == sum(map(len, rows.values()))
     if fractions:
         assert no_picture_twice(data)
     try:

@@ -92,7 +92,7 @@ def test_files_of_a_source_that_are_left_out_are_counted(tmp_path, unlabelled_ph
     (tmp_path / "photos" / "notes.txt").touch()
     (tmp_path / "photos" / "more").mkdir()
     (tmp_path / "photos" / "more" / "1.heic").touch()
-    found = load_unlabelled(DataSection(path="digits", unlabelled=[unlabelled_photos]), None, Room(0))
+    found = load_unlabelled(DataSection(path="digits", unlabelled=[unlabelled_photos]), Room(0))
     assert len(found.images) == 60
     assert sorted((item.count, item.example) for item in found.left_out) == [(1, "more/1.heic"), (1, "notes.txt")]
 

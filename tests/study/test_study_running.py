@@ -12,6 +12,7 @@ from transformers import AutoModelForImageClassification
 from hf_compress import Study, cli, run_study
 from hf_compress.errors import RunError, UsageError
 from hf_compress.hub.gallery import write_gallery
+from hf_compress.manifest import MANIFEST
 from hf_compress.run import Run
 from hf_compress.study import figure, running
 
@@ -260,7 +261,7 @@ def test_where_a_study_may_be_written(tmp_path, copied):
         run_study(study(), tmp_path / "other", overwrite=True)
     with pytest.raises(Stop):
         run_study(study(), copied, overwrite=True, log=stopping_at("run 1 of 4: big, seed 0", []))
-    assert [path.name for path in copied.iterdir()] == ["study.yaml"]
+    assert {path.name for path in copied.iterdir()} == {"study.yaml", MANIFEST}
 
 
 def test_a_run_that_fails_is_named(tmp_path):
