@@ -1,14 +1,18 @@
-.PHONY: demo test mutants lint bench
+.PHONY: demo test test-long mutants lint bench
 PYTHON ?= python3
 BIN := .venv/bin
 
 demo: .venv/installed
 	$(BIN)/hf-compress run quickstart --overwrite
 
-test mutants: export PYTHONDONTWRITEBYTECODE =  # the processes that tests start would compile everything again
+test test-long mutants: export PYTHONDONTWRITEBYTECODE =  # the processes that tests start would compile everything again
 
 test: .venv/installed
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+
+test-long: .venv/installed
+	$(BIN)/python -m pytest -m long --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest tests/data/test_random_layouts.py --hypothesis-profile=thorough
 
 mutants: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants

@@ -95,7 +95,7 @@ def run_tests(root: Path, tests: tuple[str, ...], *options: str) -> int:
     sys.path[:] = [str(root), *(place for place in sys.path if Path(place or ".").resolve() != ROOT)]
     sys.modules.pop("tests", None), sys.modules.pop("tests.conftest", None)
     os.environ["PYTHONPATH"] = str(root)  # of the processes that tests start
-    code = pytest.main([*tests, *options, "--disable-warnings", "-p", "no:cacheprovider", "-p", "no:xdist"])
+    code = pytest.main([*tests, *options, "-m", "", "--disable-warnings", "-p", "no:cacheprovider", "-p", "no:xdist"])
     foreign = [
         name for name, module in sys.modules.items() if "site-packages" in (getattr(module, "__file__", 0) or "")
     ]

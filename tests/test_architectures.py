@@ -13,7 +13,14 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+OFTEN = {"resnet", "mobilenet_v2", "vit", "swin", "deit", "timm efficientnet_b0", "siglip2"}
+
+
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(family, marks=() if family.name in OFTEN else pytest.mark.long) for family in FAMILIES],
+    ids=[family.name for family in FAMILIES],
+)
 def test_a_family_passes_everything_or_says_why_not(family):
     if not family.available:
         pytest.skip("the shared models are not beside this checkout")
@@ -25,6 +32,7 @@ def test_a_family_passes_everything_or_says_why_not(family):
         assert list(row.done) == list(CAPABILITIES)
 
 
+@pytest.mark.long
 def test_the_page_is_current():
     committed = PAGE.read_text()
     lines = {line.split(" | ")[0]: f"{line}\n" for line in committed.splitlines()}

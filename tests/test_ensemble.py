@@ -87,6 +87,7 @@ def recipe(ensemble, **sections):
     return Recipe.from_dict(values | sections)
 
 
+@pytest.mark.long
 def test_a_student_learns_from_members_of_two_sizes_and_two_orders_of_labels(tmp_path):
     torch.manual_seed(0)
     fresh = {"model": "resnet18", "width": 0.125, "image_size": 24, "finetune": TRAINING}

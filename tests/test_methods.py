@@ -59,6 +59,7 @@ def assert_same(first, second):
     assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
 
 
+@pytest.mark.long
 def test_prune_is_the_recipe_in_options(tmp_path, teacher, monkeypatch):
     recovery = {"epochs": 1, "learning_rate": 3e-3}
     options = {"importance": "l2", "amount": 0.25, "max_drop": 1.0, "target": {"macs": 0.3}, "recovery": recovery}

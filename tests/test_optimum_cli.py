@@ -65,6 +65,7 @@ def assert_optimum_is_intact(environment):
     assert "`optimum` version" in environment.optimum_cli("env").stdout
 
 
+@pytest.mark.long
 def test_a_wheel_adds_the_commands(wheel):
     assert wheel.site in wheel.origin().parents
     assert "compress" in wheel.optimum_cli("--help").stdout
@@ -115,6 +116,7 @@ def test_an_editable_install_adds_the_commands_and_removing_it_leaves_optimum_in
     assert_optimum_is_intact(environment)
 
 
+@pytest.mark.long
 def test_removing_the_wheel_leaves_optimum_intact(wheel):
     """The last test with this environment."""
     wheel.pip("uninstall", "--quiet", "--yes", "hf-compress")

@@ -46,10 +46,12 @@ def resumed(folder, failed):
     return launched(ACCELERATE, "-m", "hf_compress", "run", "recipe.yaml", "--output=made", "--resume", folder=folder)
 
 
+@pytest.mark.long
 def test_the_processes_agree_on_predictions_units_and_pruning(failed):
     assert failed.stdout.count(CHECKED) == 2, failed.stderr
 
 
+@pytest.mark.long
 def test_a_process_that_fails_ends_the_launch_and_says_why(failed, folder):
     assert failed.returncode != 0
     assert f"error in process 1: {MESSAGE}" in failed.stderr
@@ -57,6 +59,7 @@ def test_a_process_that_fails_ends_the_launch_and_says_why(failed, folder):
     assert not (folder / "made").exists()
 
 
+@pytest.mark.long
 def test_the_run_goes_on_after_that_and_is_written_once(resumed, folder):
     assert resumed.returncode == 0, resumed.stderr
     assert resumed.stdout.count("going on with 'made'; done: teacher") == 1
@@ -70,6 +73,7 @@ def test_the_run_goes_on_after_that_and_is_written_once(resumed, folder):
     assert weights["details"]["rounds"][0]["sparsity"] == pytest.approx(0.5, abs=0.01)
 
 
+@pytest.mark.long
 def test_the_figures_are_those_that_one_process_finds(resumed, folder):
     row = json.loads((folder / "made" / "report.json").read_text())["rows"][-1]
     alone = evaluate_folder(str(folder / "made"), None, "test")

@@ -96,6 +96,7 @@ def test_what_is_measured_is_not_augmented():
     assert torch.equal(predict(built.model, built.processor, data.train).logits, expected)
 
 
+@pytest.mark.long
 def test_compiled_models_learn_the_same(tmp_path, monkeypatch):
     """The backend of these graphs makes no machine code, which would take half a minute."""
     monkeypatch.setattr("hf_compress.training.compiled", partial(torch.compile, backend="aot_eager", dynamic=False))

@@ -124,6 +124,7 @@ assert again.to_recipe(places) == config.to_recipe(places)
 """
 
 
+@pytest.mark.long
 def test_the_configuration_goes_to_the_hub_and_comes_back(tmp_path):
     hub_server = pytest.importorskip("hub_server", reason="needs the loopback Hub of tests/hub_server.py")
     with hub_server.Hub(tmp_path / "objects", {"hf_ann": "ann"}) as hub:

@@ -122,6 +122,7 @@ def test_openvino_computes_in_float32_and_knows_labels(folder):
     assert [str(dim) for dim in model.inputs[0].partial_shape] == ["?", "3", "32", "32"]
 
 
+@pytest.mark.long
 def test_executorch_in_float32_and_int8(folder):
     pytest.importorskip("executorch")
     rows = hf_compress.export(folder, "executorch", int8=True)

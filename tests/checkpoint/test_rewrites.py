@@ -132,6 +132,7 @@ def recorded(folder):
     return json.loads((folder / "config.json").read_text())["quantization_config"]
 
 
+@pytest.mark.long
 def test_another_process_computes_the_same_logits_to_the_last_bit(models):
     root, made = models
     save_file({"image": IMAGE}, root / "image.safetensors")
@@ -222,6 +223,7 @@ def test_inspect_shows_what_a_rewrite_made(models):
     assert rows["classifier.1"]["rewrite"] is None
 
 
+@pytest.mark.long
 def test_a_rewritten_and_pruned_model_is_exported(models, tmp_path):
     pytest.importorskip("onnxruntime")
     root, _ = models

@@ -258,7 +258,8 @@ def corrupt(raw, chance):
     return bytes(raw)
 
 
-def test_two_thousand_corrupted_files_never_load_wrong_numbers(tmp_path):
+@pytest.mark.parametrize("files", [200, pytest.param(2000, marks=pytest.mark.long)])
+def test_corrupted_files_never_load_wrong_numbers(files, tmp_path):
     config = ResNetConfig(embedding_size=8, hidden_sizes=[16], depths=[1], layer_type="basic", num_labels=3)
     model = sparse_model(config, sparsity=0.85)
     save(model, tmp_path)
@@ -268,7 +269,7 @@ def test_two_thousand_corrupted_files_never_load_wrong_numbers(tmp_path):
     config = AutoConfig.from_pretrained(tmp_path)  # once: reading it takes as long as the weights
     chance = random.Random(0)
     refused = harmless = 0
-    for _ in range(2000):
+    for _ in range(files):
         damaged = corrupt(whole, chance)
         path.unlink()  # earlier loads may still map the file
         path.write_bytes(damaged)
@@ -280,4 +281,4 @@ def test_two_thousand_corrupted_files_never_load_wrong_numbers(tmp_path):
         else:
             assert_same(again, model)
             harmless += 1
-    assert refused > 1800 and harmless < 200
+    assert refused > 0.9 * files and harmless < 0.1 * files

@@ -26,12 +26,6 @@ TINY = {"model": "resnet18", "width": 0.125, "image_size": 16}
 TRAIN = 150
 
 
-@pytest.fixture(autouse=True)
-def no_pause(monkeypatch):
-    """After each pass over parquet files `datasets` sleeps for 5 s, for processes that end right then."""
-    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Digits as parquet: 150 training images in three files, 40 to validate and 40 to test."""

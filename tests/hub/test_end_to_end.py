@@ -29,6 +29,7 @@ def upload(name, files, kind):
     api.create_commit(name, operations, commit_message="Upload", repo_type=kind)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not LEAVES.is_dir(), reason="the shared models and images are not beside this checkout")
 def test_mobilenet_on_apple_leaves(hub, client):
     model = {path.name: path.read_bytes() for path in TEACHER.iterdir()} | {"README.md": CARD}

@@ -113,6 +113,7 @@ def failed(hub, client, run_folder, tmp_path_factory):
     return outcomes
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", FAILURES)
 def test_a_failure_is_one_clear_sentence_that_says_how_to_go_on(name, failed):
     case, first = FAILURES[name], failed[name].first
@@ -127,11 +128,13 @@ def test_a_failure_is_one_clear_sentence_that_says_how_to_go_on(name, failed):
     assert "Traceback" not in first.err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", FAILURES)
 def test_a_failed_push_changes_nothing(name, failed):
     assert failed[name].before == failed[name].after
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", FAILURES)
 def test_the_second_attempt_succeeds(name, failed, hub):
     assert failed[name].second.code == 0, failed[name].second.err[-2000:]
@@ -175,6 +178,7 @@ def test_a_token_that_cannot_be_sent_is_not_shown(client, run_folder):
         assert "hf_recognisable" not in result.out + result.err
 
 
+@pytest.mark.long
 def test_no_token_is_anywhere(hub, client, failed, passed, tmp_path_factory):
     """In no output, debug log, run folder, cache, card, nor in what the Hub was sent."""
     tokens = [token.encode() for token in (ALICE, BOB, EXPIRED)]

@@ -39,7 +39,14 @@ CASES = [
 ]
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda family: family.name)
+OFTEN = {"resnet", "vit", "deit with two heads", "as wide as its classes"}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(family, marks=() if family.name in OFTEN else pytest.mark.long) for family in CASES],
+    ids=[family.name for family in CASES],
+)
 def checkpoint(request, tmp_path_factory):
     """A folder, the options to load it with, and pictures."""
     family = request.param

@@ -26,6 +26,7 @@ def test_commits_and_licence_are_in_recipe_and_report(run_folder, teacher, digit
     assert report["student"] is None
 
 
+@pytest.mark.long
 def test_the_pinned_recipe_loads_the_same_files_after_the_hub_moved_on_and_without_it(hub, client, run_folder):
     """Offline, the resolved recipe runs again from the cache: same commits, same teacher, same accuracy."""
     pinned = yaml.safe_load((run_folder / "recipe.yaml").read_text())

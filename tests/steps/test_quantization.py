@@ -28,6 +28,7 @@ def run(tmp_path_factory):
     return compress(recipe, tmp_path_factory.mktemp("run") / "run", log=lambda line: None)
 
 
+@pytest.mark.long
 def test_the_run_folder_holds_an_8_bit_model_that_is_smaller_and_as_good(run):
     details = run.report["rows"][-1]["details"]
     assert details["int8"]["bytes"] == (run.folder / details["file"]).stat().st_size
@@ -37,6 +38,7 @@ def test_the_run_folder_holds_an_8_bit_model_that_is_smaller_and_as_good(run):
     assert {"batch_1", "batch_32"} == details["int8"]["latency"].keys()
 
 
+@pytest.mark.long
 def test_the_weights_are_8_bit_and_any_number_of_images_goes_in(run):
     model = onnx.load(run.folder / "model_int8.onnx")
     kinds = {onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in model.graph.initializer if tensor.dims}
@@ -55,12 +57,14 @@ class OnAnotherDevice(torch.Tensor):
         return self.as_subclass(torch.Tensor).numpy()
 
 
+@pytest.mark.long
 def test_images_may_be_on_another_device(run):
     model = OnnxClassifier(run.folder / "model_int8.onnx")
     images = torch.rand(2, 3, 16, 16).contiguous(memory_format=torch.channels_last)
     assert torch.equal(model(images.as_subclass(OnAnotherDevice)).logits, model(images).logits)
 
 
+@pytest.mark.long
 def test_the_checkpoint_stays_in_floats_with_its_zeros(run):
     model = AutoModelForImageClassification.from_pretrained(run.folder)
     assert model.dtype == torch.float32

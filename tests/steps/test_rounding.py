@@ -32,6 +32,7 @@ def test_narrow_models_have_nothing_to_measure():
     assert rounding.fastest_multiple(model, torch.zeros(1, 3, 32, 32)) == (1, {})
 
 
+@pytest.mark.long
 def test_a_run_reports_what_was_measured_and_rounds_to_it(tmp_path):
     pytest.importorskip("onnxruntime")
     small = {"model": "resnet18", "width": 0.25, "image_size": 32, "finetune": {"epochs": 1}}
