@@ -165,6 +165,7 @@ def test_the_same_seed_gives_the_same_weights(tmp_path):
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
+@pytest.mark.long
 def test_weight_pruning_keeps_its_zeros_through_a_later_step(tmp_path):
     steps = [
         {"prune": {"granularity": "weight", "amount": 0.5, "iterative": False, "recovery": {**TRAINING}}},

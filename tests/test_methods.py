@@ -78,6 +78,7 @@ def test_prune_is_the_recipe_in_options(tmp_path, teacher, monkeypatch):
     assert_same(tmp_path / "recipe", tmp_path / "options")
 
 
+@pytest.mark.long
 def test_distill_is_the_recipe_in_options(tmp_path, teacher):
     run_recipe(
         tmp_path / "recipe",

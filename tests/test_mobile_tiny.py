@@ -31,6 +31,7 @@ def run(tmp_path_factory):
     return compress(recipe, tmp_path_factory.mktemp("runs") / "out", log=lambda line: None)
 
 
+@pytest.mark.long
 def test_one_report_tells_what_every_step_did(run):
     rows = {row["stage"]: row for row in run.report["rows"]}
     assert list(rows) == ["teacher", "student", "1 distill", "2 rewrite", "3 prune", "4 distill"]
@@ -44,6 +45,7 @@ def test_one_report_tells_what_every_step_did(run):
     assert "rewritten (separable)" in (run.folder / "README.md").read_text()
 
 
+@pytest.mark.long
 def test_the_folder_reloads_and_its_recipe_runs_again(run):
     model = AutoModelForImageClassification.from_pretrained(run.folder).eval()
     kinds = {record["kind"] for record in record_rewrites(model).values()}

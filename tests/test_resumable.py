@@ -62,7 +62,7 @@ def interrupt_at(text):
     [
         {"optimizer": "adam", "scheduler": "linear", "warmup": 0.3},
         {"optimizer": "sgd", "scheduler": "cosine", "precision": "bf16"},
-        {"optimizer": "adamw", "weight_decay": 0.1, "scheduler": "constant"},
+        pytest.param({"optimizer": "adamw", "weight_decay": 0.1, "scheduler": "constant"}, marks=pytest.mark.long),
     ],
     ids=lambda options: options["optimizer"],
 )
@@ -225,6 +225,7 @@ def test_a_single_image_that_does_not_fit_is_said(context):
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-2 if torch.cuda.is_available() else 1e-5}  # GPUs convolve in TF32
 
 
+@pytest.mark.long
 def test_predictions_embeddings_and_batch_norms_come_in_smaller_batches(context, data, caplog):
     whole = build_registered("resnet18", [str(digit) for digit in range(10)], width=0.125, image_size=16)
     small = copy.deepcopy(whole)

@@ -135,6 +135,7 @@ def test_the_configuration_goes_to_the_hub_and_comes_back(tmp_path):
     assert step["prune"]["amount"] == 0.3
 
 
+@pytest.mark.long
 def test_the_compressor_makes_the_run_that_the_recipe_makes(tmp_path):
     teacher = build_registered("resnet18", [str(digit) for digit in range(10)], width=0.125, image_size=32)
     save(teacher.model, tmp_path / "teacher", teacher.processor)

@@ -149,6 +149,7 @@ def test_only_what_a_config_cannot_express_is_recorded(models):
     assert recorded["sparse"]["sparse_records"] and not recorded["sparse"]["shapes"]
 
 
+@pytest.mark.long
 def test_in_a_process_that_cannot_import_the_package(models):
     """`layout: config` needs no package; for the others transformers prints the sentence that says what to do."""
     root, made = models

@@ -122,6 +122,7 @@ def test_no_runs_and_no_place_to_write_are_usage_errors(tmp_path):
         write_gallery("somebody", tmp_path / "cards.html")
 
 
+@pytest.mark.long
 def test_a_users_models_are_read_from_the_hub(hub, client):
     tagged = b"---\ntags: [hf-compress]\n---\n"
     for name, accuracy, card in (("first", 0.75, tagged), ("second", 0.5, tagged), ("untagged", 0.25, b"# x\n")):

@@ -100,6 +100,7 @@ def test_the_card_shows_the_figure(finished):
     assert "(figures/selection.png)" in (folder / "README.md").read_text()
 
 
+@pytest.mark.long
 def test_the_resolved_recipe_names_the_student_and_repeats_it_without_a_search(finished, selection, tmp_path):
     first = finished[0].folder
     resolved = Recipe.load(first / "recipe.yaml")

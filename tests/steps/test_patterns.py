@@ -88,6 +88,7 @@ def test_options_that_contradict_the_pattern_are_errors(option):
         validate(PruneConfig, {"granularity": "n:m", **option})
 
 
+@pytest.mark.long
 def test_a_run_keeps_the_pattern_through_training_and_reloads(tmp_path):
     recipe = Recipe.from_dict(
         {

@@ -136,6 +136,7 @@ def test_layout_config_needs_uniform_channels(option):
         validate(PruneConfig, {"layout": "config", **option})
 
 
+@pytest.mark.long
 def test_a_whole_run_leaves_an_ordinary_folder(tmp_path):
     recipe = Recipe.from_dict(
         {
