@@ -28,7 +28,7 @@ def in_one_sentence() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError, OSError) as error:
-        kind = kind_of(error)
+        kind = failure_of(error)
         if kind is None:
             raise
         failure = RunError(SENTENCES[kind])
@@ -37,7 +37,7 @@ def in_one_sentence() -> Iterator[None]:
         raise failure from error
 
 
-def kind_of(error: BaseException) -> str | None:
+def failure_of(error: BaseException) -> str | None:
     """Return what the machine did, a key of `SENTENCES`; None for any other error."""
     if isinstance(error, BrokenPipeError):
         return "closed pipe"

@@ -21,11 +21,11 @@ from torch import Tensor
 from hf_compress.data.decoded import Decoded, Room
 from hf_compress.data.folders import FolderError, LeftOut
 from hf_compress.data.formats import ending_of, readable
-from hf_compress.data.images import IGNORED_LABEL, decode
+from hf_compress.data.images import decode
 from hf_compress.data.local import card_names_files, load_folder
 from hf_compress.errors import RunError, UsageError, shown
 from hf_compress.files import user_path
-from hf_compress.machine import kind_of
+from hf_compress.machine import failure_of
 from hf_compress.sections import SourceSection
 
 ENCODED = ("binary", "string", "large_binary", "large_string")  # bytes or paths of images
@@ -172,13 +172,6 @@ def image_column_of(raw: datasets.DatasetDict, section: SourceSection, key: str)
     return columns[0]
 
 
-def labels_of(rows: datasets.Dataset, column: str | None) -> list[int]:
-    """Return the class index of every image, -100 where there is none."""
-    if column is None:
-        return [IGNORED_LABEL] * len(rows)
-    return [IGNORED_LABEL if label is None or label < 0 else int(label) for label in rows[column]]
-
-
 def _can_be_images(feature: Any) -> bool:
     """Whether a column holds images, their bytes or paths, or both."""
     return isinstance(feature, datasets.Image | dict) or getattr(feature, "dtype", None) in ENCODED
@@ -202,7 +195,7 @@ def read_pictures(
             content = Path(picture["path"]).read_bytes() if picture["bytes"] is None else picture["bytes"]
             return hashlib.sha256(content).digest(), decode({"bytes": content, "path": None})
         except Exception as error:  # a damaged file makes Pillow raise anything
-            if kind_of(error) is not None:
+            if failure_of(error) is not None:
                 raise
             return f"{(picture or {}).get('path') or 'a picture'} ({error or type(error).__name__})"
 

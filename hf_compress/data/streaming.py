@@ -18,9 +18,10 @@ from torch import Tensor
 from hf_compress.data.decoded import Room
 from hf_compress.data.images import IGNORED_LABEL, ImageSplit, decode
 from hf_compress.data.parts import Parts
-from hf_compress.data.sources import labels_of, read_pictures
+from hf_compress.data.sources import read_pictures
 from hf_compress.data.splits import USUAL_NAMES
 from hf_compress.errors import RunError, UsageError
+from hf_compress.machine import failure_of
 from hf_compress.registry import did_you_mean
 from hf_compress.sections import DataSection
 
@@ -99,6 +100,8 @@ class ImageStream(torch.utils.data.IterableDataset):
                 try:
                     view = decode(picture)
                 except Exception as error:  # a damaged file makes Pillow raise anything
+                    if failure_of(error) is not None:
+                        raise
                     corrupt += 1
                     self._tell(picture, error, first=corrupt == 1)
                     continue
@@ -108,10 +111,8 @@ class ImageStream(torch.utils.data.IterableDataset):
                 raise RunError("the stream of training images has none that can be decoded: see 'data.path'")
 
     def _label(self, row: dict[str, Any]) -> int:
-        label = row[self.label_column] if self.label_column else None
-        if label is None or label < 0:
-            return IGNORED_LABEL
-        return self.order[label] if self.order else label
+        label = _class_index(row[self.label_column] if self.label_column else None)
+        return self.order[label] if self.order and label != IGNORED_LABEL else label
 
     def _tell(self, picture: dict[str, Any], error: Exception, first: bool) -> None:
         where = f"{picture['path'] or 'a picture'} ({error})"
@@ -153,14 +154,17 @@ def open_stream(
         found = _in_memory(rows, image_column, most)
         good, decoded = read_pictures(found, image_column, section.on_corrupt, f"split '{role}'", room)
         held = found.select(np.flatnonzero(good))
-        parts.images[role] = ImageSplit(
-            held.select_columns(image_column), image_column, labels_of(held, label_column), decoded
-        )
+        labels = [_class_index(label) for label in (held[label_column] if label_column else [None] * len(held))]
+        parts.images[role] = ImageSplit(held.select_columns(image_column), image_column, labels, decoded)
         parts.corrupt[role] = len(found) - len(held)
         if role != "train":
             first = f"the first {MOST_HELD_OUT} images of " if len(found) == MOST_HELD_OUT else ""
             parts.origin[role] = f"{first}split {names[role]}"
     return stream, parts
+
+
+def _class_index(label: int | None) -> int:
+    return IGNORED_LABEL if label is None or label < 0 else label
 
 
 def with_bytes(picture: dict[str, Any]) -> dict[str, Any]:

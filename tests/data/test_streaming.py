@@ -91,6 +91,7 @@ def test_held_out_images_and_a_sample_of_the_training_images_are_kept(folder):
 def test_the_labels_of_a_stream_follow_those_of_a_model(folder):
     data = streamed(folder)
     before = keys(data.stream)
+    assert {label for _, label in before} == {label for _, label in keys(data.validation)} == set(range(10))
     assert data.align_labels(list("9876543210"))
     assert keys(data.stream) == [(view, 9 - label) for view, label in before]
 
