@@ -91,6 +91,7 @@ def test_errors_and_exit_codes_are_those_of_hf_compress(wheel):
     assert result.stderr.startswith("error: 'steps.0.prune.amount' cannot be 1.5")
 
 
+@pytest.mark.long
 def test_a_broken_package_leaves_the_rest_of_optimum_alone(wheel):
     package = wheel.site / "hf_compress" / "__init__.py"
     whole = package.read_text()

@@ -193,6 +193,7 @@ def short_of_memory(model, most):
     return model
 
 
+@pytest.mark.long
 def test_a_training_that_runs_out_of_memory_goes_on_with_the_same_steps(context):
     config = TrainingConfig(epochs=2, batch_size=32, learning_rate=0.05, optimizer="sgd")
     whole, small = vit(), short_of_memory(vit(), 8)

@@ -139,6 +139,7 @@ def test_litert(folder):
     check_row(row, folder)
 
 
+@pytest.mark.long
 def test_images_with_other_labels_still_check_an_export(tmp_path):
     pytest.importorskip("onnxruntime")
     processor = build_registered("resnet18", list("abc"), width=0.125, image_size=32).processor

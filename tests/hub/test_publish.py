@@ -151,6 +151,7 @@ def push_to_hub(folder, name):
     AutoImageProcessor.from_pretrained(folder).push_to_hub(name)
 
 
+@pytest.mark.long
 def test_a_recipe_publishes_and_python_does(hub, client, run_folder):
     recipe = yaml.safe_load((run_folder / "recipe.yaml").read_text())
     recipe["publish"] = {"to": "alice/by-recipe", "private": True, "license": "mit", "message": "From a recipe"}
