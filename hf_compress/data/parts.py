@@ -84,7 +84,7 @@ def read_and_divide(
     """
     raw = raw.select_columns(image_column).cast_column(image_column, datasets.Image(decode=False))
     rows = datasets.concatenate_datasets(list(raw.values()))
-    used = np.unique(np.concatenate(list(chosen.given.values())))
+    used = chosen.used
     good, decoded = read_pictures(rows.select(used), image_column, section.on_corrupt, section.path, room)
     groups = np.arange(len(rows))
     groups[used] = used[same_pictures(decoded.keys, good)]
@@ -100,7 +100,7 @@ def read_and_divide(
 
 def unused_splits(sizes: dict[str, int], chosen: Chosen, section: DataSection) -> list[LeftOut]:
     """Return the splits of which no image is used, not even without its label."""
-    used = np.unique(np.concatenate(list(chosen.given.values())))
+    used = chosen.used
     elsewhere = {
         (source.split or "").partition("[")[0] for source in section.unlabelled if source.path == section.path
     }

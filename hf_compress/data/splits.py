@@ -43,6 +43,11 @@ class Chosen:
     origin: dict[str, str] = field(default_factory=dict)
     unlabelled: list[str] = field(default_factory=list)
 
+    @property
+    def used(self) -> np.ndarray:
+        """The indices of all images that have a role, sorted, each once."""
+        return np.unique(np.concatenate(list(self.given.values())))
+
 
 def choose(sizes: dict[str, int], section: SplitsSection, labelled: Collection[str]) -> Chosen:
     """Choose the images of every role.

@@ -10,7 +10,7 @@ from typing import Any
 
 from hf_compress.hub import origin
 from hf_compress.hub.markdown import one_line
-from hf_compress.measure.intervals import difference, in_words, points
+from hf_compress.measure.intervals import difference, in_points, in_words
 
 FEW_IMAGES = 20
 LOST = 0.05
@@ -61,7 +61,7 @@ class Measure:
         if old is None or new is None:
             return ""
         if entry := difference(after, self.metric, before["stage"]):
-            return f"{100 * entry['difference']:+.2f} points ({points(entry)})"
+            return in_points(entry)
         if self.less is None:
             return f"{new - old:+.4f}"
         return ratio(old, new, self.less)
@@ -121,7 +121,7 @@ def steps_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         if any(found):
             headings.append(f"{quality.heading} against the stage before")
             for row, entry in zip(rows, [None, *found], strict=True):
-                row.append(f"{100 * entry['difference']:+.2f} points ({points(entry)})" if entry else "")
+                row.append(in_points(entry) if entry else "")
     return headings, rows
 
 

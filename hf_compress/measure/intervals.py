@@ -62,6 +62,11 @@ def points(entry: dict[str, Any]) -> str:
     return f"{100 * entry['low']:+.2f} to {100 * entry['high']:+.2f}"
 
 
+def in_points(entry: dict[str, Any]) -> str:
+    """Write difference and interval: `-0.76 points (-1.16 to -0.36)`."""
+    return f"{100 * entry['difference']:+.2f} points ({points(entry)})"
+
+
 def in_words(entry: dict[str, Any], images: int) -> str:
     """Say no more of a difference than the test images allow."""
     if entry["low"] <= 0 <= entry["high"]:
