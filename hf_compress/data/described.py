@@ -32,12 +32,12 @@ def load_described(
     rows = datasets.load_dataset("imagefolder", data_files=paths)
     for split, part in rows.items():
         if len(paths[split]) > 1:  # which `datasets` reads in any order
-            names = list(_image_paths(part))
+            names = list(image_paths(part))
             rows[split] = part.select(sorted(range(len(part)), key=names.__getitem__))
     features = next(iter(rows.values())).features
     if labelled:
         _refuse_without_labels(folder, features, section.label_column)
-    named = {os.path.normpath(path) for part in rows.values() for path in _image_paths(part)}
+    named = {os.path.normpath(path) for part in rows.values() for path in image_paths(part)}
     used = [file for file in folder.files if folder.path(file) in named or file.kind == "metadata"]
     for split in bases.keys() - rows.keys():
         alone = [file for file in pictures_under(folder, split, bases) if folder.path(file) not in named]
@@ -78,7 +78,7 @@ def _refuse_without_labels(folder: Folder, features: datasets.Features, label_co
         raise FolderError(f"{name!r} has no column label, but {some(others)}: {advice}")
 
 
-def _image_paths(rows: datasets.Dataset) -> Iterator[str]:
+def image_paths(rows: datasets.Dataset) -> Iterator[str]:
     """Yield the path of every picture in columns of pictures, or of lists of them."""
     for name, feature in rows.features.items():
         if isinstance(feature, datasets.Image):
