@@ -36,8 +36,6 @@ def source_of(builder: datasets.DatasetBuilder, streaming: bool) -> Source:
     else:
         builder.download_and_prepare()
         rows = builder.as_dataset()
-    if builder.name not in ("parquet", "cache"):
+    if builder.name != "parquet":
         return Source(rows)
-    found = builder.config.data_files or {"": builder.info.download_checksums or {}}
-    files = {split: [str(file) for file in of_split if file.endswith(".parquet")] for split, of_split in found.items()}
-    return Source(rows, files)
+    return Source(rows, {split: list(map(str, files)) for split, files in builder.config.data_files.items()})

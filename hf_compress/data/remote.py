@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,11 +12,10 @@ import datasets
 import httpx2
 import huggingface_hub
 
-from hf_compress.data.addresses import HUB
-from hf_compress.data.built import Rows, Source, source_of
-from hf_compress.data.described import image_paths
-from hf_compress.data.folders import FolderError, listed
-from hf_compress.data.formats import ending_of, readable
+from hf_compress.data.addresses import HUB, opened
+from hf_compress.data.built import Source, source_of
+from hf_compress.data.folders import FolderError, listed, some
+from hf_compress.data.formats import METADATA, ending_of, readable
 from hf_compress.data.local import card_names_files, load_files, load_folder, wanted_splits, wants_labels
 from hf_compress.data.tables import table_splits
 from hf_compress.errors import RunError
@@ -65,13 +65,16 @@ def load_remote(section: SourceSection, key: str, streaming: bool) -> Source:
         return _pictures(section, found, streaming)
     revision = section.revision if found is None or found.copy else found.commit
     builder = datasets.load_dataset_builder(section.path, section.name, revision=revision)
-    ours = found is not None and not found.described and not found.copy
-    if ours:
-        _refuse_other_splits(section, found, builder)
+    if found is not None and not found.copy:
+        if not found.described:
+            _refuse_other_splits(section, found, builder)
+        _refuse_classes_in_archives(builder)
+    if streaming and builder.name == "imagefolder":
+        raise FolderError("pictures in archives are not streamed: leave out 'data.streaming'")
     source = source_of(builder, streaming)
-    if ours and builder.name == "imagefolder" and wants_labels(section):
-        _refuse_lost_classes(source.rows)
     source.commit = revision if streaming else _commit_of(source.rows, section, key)
+    if builder.name == "cache":  # without a connection, `datasets` does not know which files it once read
+        source.files = {"": _cached_tables(section, source.commit)}
     return source
 
 
@@ -113,6 +116,16 @@ def _repository(section: SourceSection) -> Repository | None:
     return Repository(commit, names, copy, card is not None and card_names_files(card))
 
 
+def _cached_tables(section: SourceSection, commit: str | None) -> list[str]:
+    try:
+        copy = huggingface_hub.snapshot_download(
+            section.path, repo_type="dataset", revision=commit, local_files_only=True
+        )
+    except (OSError, ValueError):
+        return []
+    return [str(file) for file in Path(copy).rglob("*.parquet")]
+
+
 def _refuse_other_splits(section: SourceSection, found: Repository, builder: datasets.DatasetBuilder) -> None:
     """Refuse archives and pictures beside them whose splits `datasets` decides by words anywhere in their paths."""
     if builder.name not in ("imagefolder", "webdataset"):
@@ -130,13 +143,19 @@ def _refuse_other_splits(section: SourceSection, found: Repository, builder: dat
                 raise FolderError(f"{file.name!r} belongs to the split '{split}', but `datasets` {taken}: {NAME_THEM}")
 
 
-def _refuse_lost_classes(rows: Rows) -> None:
-    """Refuse archives with folders of which `datasets` makes no classes, as they lie at different depths."""
-    if not isinstance(rows, datasets.DatasetDict) or len(next(iter(rows.values())).features) > 1:
+def _refuse_classes_in_archives(builder: datasets.DatasetBuilder) -> None:
+    """Refuse archives with several folders: `datasets` names the class of a picture after the archive's own folder."""
+    files = [str(file) for of_split in (builder.config.data_files or {}).values() for file in of_split]
+    names: list[str] = []
+    for file in files if builder.name == "imagefolder" else ():
+        if file.endswith(".zip"):
+            with opened(file) as content, zipfile.ZipFile(content) as archive:
+                names += [name for name in archive.namelist() if not re.search(r"(^|/)(\.|__)", name)]
+    if any(os.path.basename(name) in METADATA for name in (*names, *files)):
         return
-    paths = [path for part in rows.values() for path in image_paths(part)]
-    if len({os.path.dirname(path) for path in paths}) > 1:
-        raise FolderError(f"the pictures in archives lie in folders, of which `datasets` makes no classes: {UNPACK}")
+    folders = sorted({os.path.dirname(name) for name in names if ending_of(name) in readable()})
+    if len(folders) > 1:
+        raise FolderError(f"the folders in archives ({some(folders)}) do not become classes: {UNPACK}")
 
 
 def _commit_of(raw: datasets.DatasetDict, section: SourceSection, key: str) -> str | None:

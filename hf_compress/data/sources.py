@@ -6,7 +6,6 @@ import hashlib
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -14,6 +13,7 @@ import numpy as np
 from rich.progress import Progress
 from torch import Tensor
 
+from hf_compress.data.addresses import with_bytes
 from hf_compress.data.built import Source
 from hf_compress.data.decoded import Decoded, Room
 from hf_compress.data.folders import FolderError
@@ -116,7 +116,7 @@ def read_pictures(
 
     def read(picture: dict[str, Any]) -> tuple[bytes, Tensor] | str:
         try:
-            content = Path(picture["path"]).read_bytes() if picture["bytes"] is None else picture["bytes"]
+            content = with_bytes(picture)["bytes"]
             return hashlib.sha256(content).digest(), decode({"bytes": content, "path": None})
         except Exception as error:  # a damaged file makes Pillow raise anything
             if failure_of(error) is not None:

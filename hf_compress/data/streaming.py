@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_compress.data.addresses import opened
+from hf_compress.data.addresses import with_bytes
 from hf_compress.data.decoded import Room
 from hf_compress.data.images import IGNORED_LABEL, ImageSplit, decode
 from hf_compress.data.parts import Parts
@@ -171,14 +171,6 @@ def open_stream(
 
 def _class_index(label: int | None) -> int:
     return IGNORED_LABEL if label is None or label < 0 else label
-
-
-def with_bytes(picture: dict[str, Any]) -> dict[str, Any]:
-    """Return an undecoded picture with its bytes, read from its path, which may be on the Hub."""
-    if picture["bytes"] is not None:
-        return picture
-    with opened(picture["path"]) as file:
-        return {"bytes": file.read(), "path": picture["path"]}
 
 
 def split_names(raw: datasets.IterableDatasetDict, section: DataSection) -> dict[str, str]:
