@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PretrainedConfig
 
+MOST_LABELS = 100_000  # of a model, and of data
+
 
 def label_names(config: PretrainedConfig) -> list[str]:
     """Return the class names in the order of the logits.

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from hf_compress.errors import UsageError, shown
 from hf_compress.files import read_text
 
-MOST_CHARACTERS = 200_000_000
+MOST_OF_REPORT = 200_000_000
 MOST_NAMED = 1_000_000
 
 Count = Annotated[int, Field(ge=0, le=10**15)]
@@ -221,7 +221,7 @@ class Split(Part):
         return self
 
 
-class LeftOut(Part):
+class UnusedFiles(Part):
     """Files that are not used, by reason."""
 
     reason: Text
@@ -252,7 +252,7 @@ class Data(Part):
     revision: Text | None
     unlabelled_revisions: list[Text | None] = []
     splits: dict[Name, Split]
-    left_out: list[LeftOut] = []
+    left_out: list[UnusedFiles] = []
     leaks: list[Leak] = []
     conflicting_labels: list[Conflict] = []
 
@@ -342,7 +342,7 @@ def read_report(path: Path) -> dict[str, Any]:
         UsageError: it is none; the sentence names the file and the key.
     """
     try:
-        values = json.loads(read_text(path, MOST_CHARACTERS), parse_constant=_refuse_number, parse_float=_finite)
+        values = json.loads(read_text(path, MOST_OF_REPORT), parse_constant=_refuse_number, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise UsageError(f"'{path}' is no report: {reason}") from None

@@ -10,6 +10,7 @@ from typing import Any
 
 from hf_compress.data.folders import File, Folder, FolderError, shown_path, some, summary
 from hf_compress.data.splits import USUAL_NAMES
+from hf_compress.labels import MOST_LABELS
 
 Parts = tuple[str, ...]
 OTHER = "other"  # images without labels beside the splits
@@ -107,7 +108,7 @@ def lay_out(folder: Folder, bases: dict[str, Parts], labelled: bool) -> Layout:
         labelled: whether classes are wanted.
 
     Raises:
-        FolderError: pictures would be without a class although there are class folders.
+        FolderError: pictures would be without a class although there are class folders, or these are too many.
     """
     pictures = {split: pictures_under(folder, split, bases) for split in bases}
     for split, found in pictures.items():
@@ -118,6 +119,8 @@ def lay_out(folder: Folder, bases: dict[str, Parts], labelled: bool) -> Layout:
         paths = {split: _class_paths(folder, bases[split], found) for split, found in pictures.items()}
     _refuse_different_depths(paths)
     every = sorted({path for found in paths.values() for path in found or ()})
+    if len(every) > MOST_LABELS:
+        raise FolderError(f"there are {len(every):,} class folders, which is more than {MOST_LABELS:,}: join some")
     by_path = len({path[-1] for path in every}) < len(every)
     name = {path: "/".join(path) if by_path else path[-1] for path in every}
     if len(every) == 1:

@@ -6,13 +6,14 @@ import re
 from typing import Any
 
 from hf_compress.errors import RunError, shown
+from hf_compress.labels import MOST_LABELS
 from hf_compress.memory import machine_bytes
 
 LABELS = re.compile("num_labels|num_classes")
 LAYERS = re.compile(".*(layers|depths?|blocks)")
 SIZES = re.compile("(?!vocab).*(size|sizes|dims?|channels|heads)")
 WIDTHS = re.compile(".*(hidden|embed|embedding)_?(sizes?|dims?|channels)|d_model|dims?")
-MOST_LABELS, MOST_LAYERS, MOST_SIZE, MOST_SIDE = 100_000, 2_000, 100_000, 8192
+MOST_LAYERS, MOST_SIZE, MOST_SIDE = 2_000, 100_000, 8192
 
 
 def refuse_huge(name: str, values: Any) -> None:

@@ -68,7 +68,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class BadRun:
     """A run whose report cannot be shown, and why."""
 
     name: str
@@ -107,7 +107,7 @@ def write_gallery(source: str, output: Path, overwrite: bool = False) -> int:
     folder = user_path(source)
     found = list(local_entries(folder, output) if folder.is_dir() else hub_entries(source))
     entries = [entry for entry in found if isinstance(entry, Entry)]
-    bad = [entry for entry in found if isinstance(entry, LeftOut)]
+    bad = [entry for entry in found if isinstance(entry, BadRun)]
     for entry in bad:
         logger.warning("left out %s: %s", entry.name, entry.reason)
     if not entries:
@@ -142,7 +142,7 @@ def _refuse_other_file(output: Path) -> None:
     )
 
 
-def local_entries(folder: Path, output: Path) -> Iterator[Entry | LeftOut]:
+def local_entries(folder: Path, output: Path) -> Iterator[Entry | BadRun]:
     """Find the run folders in a folder; links are relative to the page."""
     start = Path(output).resolve().parent
     for path in sorted(folder.rglob(REPORT)):
@@ -154,7 +154,7 @@ def local_entries(folder: Path, output: Path) -> Iterator[Entry | LeftOut]:
             yield entry
 
 
-def hub_entries(user: str) -> Iterator[Entry | LeftOut]:
+def hub_entries(user: str) -> Iterator[Entry | BadRun]:
     """Read the reports of a user's models that carry the tag `hf-compress`."""
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HTTPError, OfflineModeIsEnabled
@@ -168,7 +168,7 @@ def hub_entries(user: str) -> Iterator[Entry | LeftOut]:
             try:
                 file = Path(api.hf_hub_download(model.id, REPORT))
             except EntryNotFoundError:
-                yield LeftOut(name, f"it has no {REPORT}")
+                yield BadRun(name, f"it has no {REPORT}")
                 continue
             entry = _entry(name, f"{constants.ENDPOINT}/{quote(model.id)}", file)
             if entry is not None:
@@ -207,10 +207,10 @@ def _group(data: str, test_images: int, entries: list[Entry]) -> Group:
     )
 
 
-def _entry(name: str, link: str, file: Path) -> Entry | LeftOut | None:
+def _entry(name: str, link: str, file: Path) -> Entry | BadRun | None:
     """Read one report; None for that of a study, whose runs come by themselves."""
     try:
         report = read_report(file)
     except UsageError as error:
-        return LeftOut(name, one_line(error))
+        return BadRun(name, one_line(error))
     return None if report.get("kind") == "study" else Entry(name, link, report)

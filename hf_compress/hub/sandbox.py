@@ -13,7 +13,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from hf_compress.hub.markdown import escaped
 
-SECONDS, PATIENCE, MOST_BYTES, MOST_CHARACTERS = 3, 30, 2**30, 2_000_000
+SECONDS, PATIENCE, MOST_BYTES, MOST_OF_PAGE = 3, 30, 2**30, 2_000_000
 
 
 def environment() -> ImmutableSandboxedEnvironment:
@@ -68,8 +68,8 @@ def _main() -> None:
         sys.exit(f"it takes more than {MOST_BYTES // 2**20} MiB of memory")
     except Exception as error:  # a template can raise anything
         sys.exit(f"{error or type(error).__name__}".replace("\n", " "))
-    if len(page) > MOST_CHARACTERS:
-        sys.exit(f"it writes more than {MOST_CHARACTERS:,} characters")
+    if len(page) > MOST_OF_PAGE:
+        sys.exit(f"it writes more than {MOST_OF_PAGE:,} characters")
     sys.stdout.buffer.write(page.encode())
 
 
