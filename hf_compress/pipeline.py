@@ -21,6 +21,7 @@ from hf_compress.errors import UsageError
 from hf_compress.hub.card import write_card
 from hf_compress.hub.load import LoadedModel
 from hf_compress.hub.origin import Origin, origin, publishable_license
+from hf_compress.hub.publish import publish as publish_folder
 from hf_compress.hub.publish import require_login
 from hf_compress.machine import in_one_sentence
 from hf_compress.measure.layers import layer_changes
@@ -86,7 +87,7 @@ def compress(
             run = _work(recipe, folder, log)
     if recipe.publish is not None:
         options = recipe.publish.model_dump() | {"trust_remote_code": trust_remote_code}
-        log(processes.on_main(lambda: str(run.publish(**options))))
+        log(processes.on_main(lambda: str(publish_folder(run.folder, **options))))
     return run
 
 

@@ -14,7 +14,7 @@ from hf_compress.errors import RunError
 from hf_compress.hub.load import LoadedModel
 from hf_compress.recipe import Recipe
 from hf_compress.selection.candidates import Blueprint, Candidate
-from hf_compress.selection.config import ProbeSection, probed_step
+from hf_compress.selection.config import ProbeSection
 from hf_compress.steps import STEPS, Context
 
 
@@ -40,7 +40,7 @@ class Probe:
 
         Every probe begins with the recipe's seed, whatever ran before it.
         """
-        name, config = probed_step(self.recipe)
+        name, config = self.recipe.probed_step()
         step = STEPS.get(name)(config.model_copy(update={"epochs": self.epochs * 2**rung}))
         set_seed(self.recipe.seed)
         student = self.blueprint.build(candidate)

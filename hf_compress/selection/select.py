@@ -15,7 +15,7 @@ from hf_compress.measure.cost import count_parameters
 from hf_compress.recipe import Recipe
 from hf_compress.sections import StudentSection
 from hf_compress.selection.candidates import Blueprint, Candidate, hint
-from hf_compress.selection.config import AUTO, BudgetSection, ProbeSection, probed_step
+from hf_compress.selection.config import AUTO, BudgetSection, ProbeSection
 from hf_compress.selection.fitting import LATENCY, Timer, fit, nothing_fits, shown
 from hf_compress.selection.halving import entrants, halve
 from hf_compress.selection.probe import Probe, few_images
@@ -71,7 +71,7 @@ def _search(
     return {
         "budget": budget.limits,
         "image_size": blueprint.image_size,
-        "probe": {"step": probed_step(recipe)[0], **options.model_dump()},
+        "probe": {"step": recipe.probed_step()[0], **options.model_dump()},
         "candidates": [candidate.row() for candidate in candidates],
         "winner": {"model": winner.model, "width": winner.width},
         "hint": warning,

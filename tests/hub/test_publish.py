@@ -168,10 +168,9 @@ def test_a_recipe_publishes_and_python_does(hub, client, run_folder):
 
 
 def run_publish(folder):
-    from hf_compress import Run, publish
+    from hf_compress import publish
 
-    done = Run.open(folder).publish("alice/by-python", license="mit")
-    assert done.changed
+    assert publish(folder, "alice/by-python", license="mit").changed
     assert not publish(folder, "alice/by-python", license="mit").changed
 
 
