@@ -21,7 +21,7 @@ def refuse_endless(
     steps: list[dict[str, Any]],
     measure: MeasureSection,
 ) -> None:
-    """Raise UsageError for the first product in a recipe's sections that is too large; the sentence has its factors."""
+    """Raise UsageError for the first product in a recipe that is too large; the sentence has its factors."""
     ensemble = len(teacher.ensemble) if isinstance(teacher, EnsembleSection) else 0
     for key, models in (("teacher.ensemble", ensemble), ("assistants", len(assistants))):
         if models > MOST_MODELS:

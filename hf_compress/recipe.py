@@ -151,7 +151,7 @@ class Recipe(Section):
         return [STEPS.get(name)(config) for step in self.steps for name, config in step.items()]
 
     def probed_step(self) -> tuple[str, TrainingConfig]:
-        """Return name and section of the step that the probes of `student: auto` repeat in short: the first that trains.
+        """Return name and section of the first step that trains: the probes of `student: auto` repeat it in short.
 
         Raises:
             UsageError: there is none, or the task has no accuracy to compare.

@@ -9,6 +9,7 @@ from typing import Any
 from transformers import set_seed
 
 from hf_compress.checkpoint import load_like, save
+from hf_compress.context import Context
 from hf_compress.data import ImageData
 from hf_compress.ensemble import as_one
 from hf_compress.errors import RunError
@@ -18,7 +19,6 @@ from hf_compress.hub.load import LoadedModel
 from hf_compress.labels import positions, some
 from hf_compress.recipe import Recipe
 from hf_compress.sections import TeacherSection
-from hf_compress.steps.base import Context
 from hf_compress.students import STUDENTS, build_model
 from hf_compress.training import train
 from hf_compress.unfolding import unfold_batch_norms

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from hf_compress import processes
+from hf_compress.context import Context
 from hf_compress.data import Collator, ImageSplit
 from hf_compress.data.images import example_input
 from hf_compress.environment import environment
@@ -23,7 +24,6 @@ from hf_compress.hub.load import LoadedModel
 from hf_compress.layout import use_channels_last
 from hf_compress.looking import twin
 from hf_compress.memory import in_fitting_batches
-from hf_compress.steps.base import Context
 from hf_compress.tensor_cache import TensorCache
 
 BATCH = 128

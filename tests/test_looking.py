@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import ResNetConfig, ResNetForImageClassification, TrainingArguments, ViTImageProcessor
 
 from hf_compress.checkpoint.export.folding import fold_batch_norms
+from hf_compress.context import Context
 from hf_compress.data import Collator, load_data
 from hf_compress.embeddings import embed, embedding_width
 from hf_compress.ensemble import as_one
@@ -23,7 +24,6 @@ from hf_compress.measure.features import FeatureQuality
 from hf_compress.measure.latency import measure_latency
 from hf_compress.sections import DataSection, MeasureSection
 from hf_compress.stages import Stages, quality_measure
-from hf_compress.steps.base import Context
 from hf_compress.steps.distillation.config import DistillConfig
 from hf_compress.steps.pruning.channels import ChannelPruner
 from hf_compress.steps.pruning.config import PruneConfig

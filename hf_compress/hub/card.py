@@ -19,6 +19,7 @@ from hf_compress.hub.markdown import fenced, one_line
 from hf_compress.hub.origin import lineage
 from hf_compress.hub.template import page_template
 from hf_compress.manifest import adding, claim
+from hf_compress.measure.figures import CAPTIONS, draw_figures
 from hf_compress.run import RECIPE, Run
 
 CARD = "README.md"
@@ -59,8 +60,6 @@ def write_card(folder: Path, template: Path | None = None) -> ModelCard:
         UsageError: see `render_card`; or one of the files that are there already was not written by this package, or
             was changed since.
     """
-    from hf_compress.measure.figures import draw_figures
-
     report, folder = _report(folder), Path(folder)
     page_template(template)
     claim(folder, [CARD, RESULTS])
@@ -204,8 +203,6 @@ def _text(recipe: Path) -> str:
 
 
 def _figures(folder: Path) -> list[tuple[str, str]]:
-    from hf_compress.measure.figures import CAPTIONS
-
     return [
         (f"figures/{name}.png", text) for name, text in CAPTIONS.items() if (folder / f"figures/{name}.png").is_file()
     ]

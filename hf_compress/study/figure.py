@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_compress.hub import card_facts as facts
-from hf_compress.measure.figures import BLUE, GREY, PALE, STYLE, drawable, make_panels, save_figure, top_down
+from hf_compress.measure.style import BLUE, GREY, PALE, STYLE, drawable, make_panels, save_figure, top_down
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,12 +8,12 @@ from torch import nn
 
 from hf_compress.checkpoint.rewrites import Rewritten, record_rewrites
 from hf_compress.config import validate
+from hf_compress.context import Context
 from hf_compress.data import load_data
 from hf_compress.data.images import Collator
 from hf_compress.errors import RunError, UsageError
 from hf_compress.measure.cost import count_macs, count_parameters
 from hf_compress.sections import DataSection
-from hf_compress.steps.base import Context
 from hf_compress.steps.rewriting import REWRITINGS, Rewrite, RewriteConfig, Rewriting, Unsuitable, register_rewrite
 from hf_compress.steps.rewriting.measuring import Candidate
 from hf_compress.steps.rewriting.rewriting import within_budget

@@ -13,10 +13,11 @@ from transformers import PreTrainedModel
 
 from hf_compress.batching import has_batch_norms
 from hf_compress.checkpoint.rewrites import Rewritten
+from hf_compress.context import Context
 from hf_compress.data.images import batches, evenly_spread, spread
 from hf_compress.errors import RunError
 from hf_compress.measure.cost import count_macs, count_parameters
-from hf_compress.steps.base import Context, StepResult
+from hf_compress.steps.base import StepResult
 from hf_compress.steps.missed import missed
 from hf_compress.steps.rewriting.base import Layer, Rewriting, Unsuitable
 from hf_compress.steps.rewriting.config import REWRITINGS, RewriteConfig
