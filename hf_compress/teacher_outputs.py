@@ -26,7 +26,7 @@ from hf_compress.looking import twin
 from hf_compress.memory import in_fitting_batches
 from hf_compress.tensor_cache import TensorCache
 
-BATCH = 128
+TEACHER_BATCH = 128
 PLACES = {"_name_or_path"}  # in a config: where the model was loaded from
 
 Ask = Callable[[nn.Module, Any], Tensor]
@@ -102,7 +102,7 @@ def _ask_all(images: ImageSplit, teacher: LoadedModel, ask: Ask, workers: int) -
             ]
         return torch.cat(parts)
 
-    return in_fitting_batches(run, BATCH)
+    return in_fitting_batches(run, TEACHER_BATCH)
 
 
 def _width(teacher: LoadedModel, ask: Ask) -> int:

@@ -24,7 +24,7 @@ from hf_compress.run import RECIPE, Run
 
 CARD = "README.md"
 RESULTS = ".eval_results/hf-compress.yaml"
-TAG = "hf-compress"
+HUB_TAG = "hf-compress"
 METRICS = {"accuracy": "Accuracy", "roc_auc": "ROC AUC"}
 
 
@@ -89,7 +89,7 @@ def card_data(report: dict[str, Any], repo_id: str | None, **overrides: Any) -> 
         **lineage(report),
         "pipeline_tag": "image-feature-extraction" if report.get("task") == "features" else "image-classification",
         "library_name": "transformers",
-        "tags": [TAG, *sorted(_methods(report))],
+        "tags": [HUB_TAG, *sorted(_methods(report))],
         "metrics": [result.metric_type for result in results] or None,
         "model_name": one_line(name) if results else None,
         "eval_results": results or None,

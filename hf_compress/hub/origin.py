@@ -46,7 +46,7 @@ def lineage(report: dict[str, Any]) -> dict[str, Any]:
     The Hub knows the relations adapter, merge, quantized and finetune. Pruning and distillation are none of them;
     without the field it would guess `quantized` from a pruned model's `quantization_config`, which is wrong.
     """
-    bases = [source["base_model"] for _, source in sources(report)]
+    bases = [source["base_model"] for _, source in sources_with_roles(report)]
     data = report["data"]
     return {
         "base_model": list(dict.fromkeys(filter(None, bases))) or None,
@@ -55,7 +55,7 @@ def lineage(report: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def sources(report: dict[str, Any]) -> list[tuple[str, Origin]]:
+def sources_with_roles(report: dict[str, Any]) -> list[tuple[str, Origin]]:
     """Return the models whose weights or answers went into this one, each with its role; an ensemble's one by one."""
     roles = (("teacher", "teacher"), ("assistant", "assistants"), ("student", "student"))
     found = [(role, report.get(key)) for role, key in roles]
@@ -79,7 +79,7 @@ def publishable_license(report: dict[str, Any], stated: str | None) -> str | Non
     if stated is not None:
         return stated
     found = {}
-    for _, source in sources(report):
+    for _, source in sources_with_roles(report):
         name, license = source["id"], source["license"]
         if license in (None, "other", "unknown"):
             raise UsageError(f"the licence of {name} is {license or 'not known'}: read its terms, then pass --license")

@@ -26,8 +26,8 @@ from hf_compress.selection.figure import selection
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ROW = 0.24  # inches
-MATRIX_CLASSES, WRITTEN_CLASSES, MOST_CONFUSED, MOST_LAYERS = 30, 15, 15, 40
+BAR_HEIGHT = 0.24  # inches
+MATRIX_CLASSES, WRITTEN_CLASSES, MOST_CONFUSED, DRAWN_LAYERS = 30, 15, 15, 40
 CAPTIONS = {
     "selection": "Students that competed for the budget: validation accuracy in short trainings against cost",
     "rounds": "Validation accuracy against what is left after each pruning round; the round that was chosen is marked",
@@ -102,10 +102,10 @@ def layers(report: dict[str, Any]) -> Figure | None:
         for n, layer in found.items()
     }
     names = list(found)
-    if len(names) > MOST_LAYERS:
-        most = sorted((name for name in names if shares[name] < 1), key=shares.get)[:MOST_LAYERS]
+    if len(names) > DRAWN_LAYERS:
+        most = sorted((name for name in names if shares[name] < 1), key=shares.get)[:DRAWN_LAYERS]
         names = [name for name in names if name in most]
-    figure, axes = make_axes(height=0.8 + ROW * len(names))
+    figure, axes = make_axes(height=0.8 + BAR_HEIGHT * len(names))
     left = [100 * shares[name] for name in names]
     axes.barh(range(len(names)), [100] * len(names), color=PALE, height=0.7)
     axes.barh(range(len(names)), left, color=BLUE, height=0.7)
@@ -191,7 +191,7 @@ def _most_confused(classes: dict[str, list], names: list[str]) -> Figure | None:
     pairs = classes["confused"][:MOST_CONFUSED]
     if not pairs:
         return None
-    figure, axes = make_axes(height=0.9 + ROW * len(pairs))
+    figure, axes = make_axes(height=0.9 + BAR_HEIGHT * len(pairs))
     axes.barh(range(len(pairs)), [images for *_, images in pairs], color=BLUE, height=0.7)
     labels = [f"{names[true]} → {names[predicted]}" for true, predicted, _ in pairs]
     axes.set_yticks(range(len(pairs)), labels, fontsize=8)
@@ -202,7 +202,7 @@ def _most_confused(classes: dict[str, list], names: list[str]) -> Figure | None:
     return figure
 
 
-def reliability(report: dict[str, Any]) -> Figure | None:
+def reliability_diagram(report: dict[str, Any]) -> Figure | None:
     """Draw accuracy against confidence of the first and the final model, and how many images are how confident."""
     rows = [row for row in (report["rows"][0], report["rows"][-1]) if row.get("reliability")]
     if not rows:
@@ -234,7 +234,7 @@ FIGURES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "layers": layers,
     "latency": latency,
     "confusion": confusion,
-    "reliability": reliability,
+    "reliability": reliability_diagram,
 }
 
 

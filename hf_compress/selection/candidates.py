@@ -16,7 +16,7 @@ from hf_compress.hub.load import LoadedModel
 from hf_compress.measure.cost import count_macs, count_parameters
 from hf_compress.students import STUDENTS, build_registered
 
-WIDTHS = (0.25, 0.35, 0.5, 0.75, 1.0, 1.4)
+STUDENT_WIDTHS = (0.25, 0.35, 0.5, 0.75, 1.0, 1.4)
 RISKY = 0.5
 SHOW = {
     "parameters": lambda value: f"{count(value)} parameters",
@@ -85,7 +85,7 @@ class Blueprint:
         found = []
         for name in track(list(STUDENTS), "Counting the costs of students", transient=True):
             with suppress(RuntimeError):
-                found += [Candidate(name, width, self.static_costs(name, width)) for width in WIDTHS]
+                found += [Candidate(name, width, self.static_costs(name, width)) for width in STUDENT_WIDTHS]
         return found
 
     def static_costs(self, name: str, width: float) -> dict[str, float]:
