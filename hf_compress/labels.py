@@ -93,8 +93,8 @@ def order_of(teacher: list[str] | None, student: list[str] | None) -> list[int] 
     order = positions(student, teacher)
     if len(teacher) != len(student) or (order is None and not numbered(teacher) and not numbered(student)):
         raise UsageError(
-            f"the labels of the teacher ({some_labels(teacher)}) are not those of the student ({some_labels(student)}): "
-            "give both the same names, in any order, in 'id2label' of their configs"
+            f"the labels of the teacher ({some_labels(teacher)}) are not those of the student "
+            f"({some_labels(student)}): give both the same names, in any order, in 'id2label' of their configs"
         )
     return None if order == list(range(len(student))) else order
 

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 import datasets
 
 from hf_compress.data.folders import File, Folder, FolderError, LeftOut, some
-from hf_compress.data.layout import Place, in_order, pictures_under
+from hf_compress.data.layout import PathParts, in_order, pictures_under
 from hf_compress.sections import SourceSection
 
 
 def load_described(
-    folder: Folder, bases: dict[str, Place], section: SourceSection, labelled: bool
+    folder: Folder, bases: dict[str, PathParts], section: SourceSection, labelled: bool
 ) -> tuple[datasets.DatasetDict, list[LeftOut]]:
     """Load the pictures that metadata files name, and held-out ones of splits that have no such file.
 
@@ -48,7 +48,7 @@ def load_described(
     return datasets.DatasetDict(in_order(rows)), folder.left_out(used, reasons)
 
 
-def _metadata_files(folder: Folder, bases: dict[str, Place]) -> dict[str, list[File]]:
+def _metadata_files(folder: Folder, bases: dict[str, PathParts]) -> dict[str, list[File]]:
     every = folder.of_kind("metadata")
     if len(bases) == 1:
         return {split: every for split in bases}

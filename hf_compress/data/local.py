@@ -13,7 +13,7 @@ import huggingface_hub
 from hf_compress.data.described import load_described
 from hf_compress.data.folders import Folder, FolderError, LeftOut, reasons_in_words, scan
 from hf_compress.data.hints import refuse_labels_elsewhere
-from hf_compress.data.layout import Place, find_splits, lay_out
+from hf_compress.data.layout import PathParts, find_splits, lay_out
 from hf_compress.data.tables import find_tables, load_tables
 from hf_compress.sections import SourceSection, UnlabelledSection
 
@@ -64,7 +64,7 @@ def _wanted(section: SourceSection) -> set[str]:
 
 
 def _load_pictures(
-    folder: Folder, bases: dict[str, Place], labelled: bool
+    folder: Folder, bases: dict[str, PathParts], labelled: bool
 ) -> tuple[datasets.DatasetDict, list[LeftOut]]:
     if labelled:
         refuse_labels_elsewhere(folder, bases)

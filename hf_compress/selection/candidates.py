@@ -78,7 +78,7 @@ class Blueprint:
         return build_registered(candidate.model, self.labels, width=candidate.width, image_size=self.image_size)
 
     def candidates(self) -> list[Candidate]:
-        """Return every registered architecture in every one of `WIDTHS`, with its static costs.
+        """Return every registered architecture in every one of `STUDENT_WIDTHS`, with its static costs.
 
         What cannot take images of this size is left out: ConvNeXt, for one, needs 32 pixels.
         """

@@ -58,7 +58,7 @@ class Timer:
         return [min(of_one) for of_one in zip(*medians, strict=True)][: len(candidates)]
 
 
-def within_budget(candidates: Sequence[Candidate], budget: BudgetSection, stopwatch: Stopwatch) -> list[Candidate]:
+def fit_to_budget(candidates: Sequence[Candidate], budget: BudgetSection, stopwatch: Stopwatch) -> list[Candidate]:
     """Note in every candidate why it is not within the budget, and return those that are.
 
     Latency is measured last, from narrow to wide, of all families in turn; what is wider than a student that is too

@@ -16,7 +16,7 @@ from hf_compress.recipe import Recipe
 from hf_compress.sections import StudentSection
 from hf_compress.selection.candidates import Blueprint, Candidate, hint
 from hf_compress.selection.config import AUTO, BudgetSection, ProbeSection
-from hf_compress.selection.fitting import LATENCY, Timer, budget_in_words, nothing_fits, within_budget
+from hf_compress.selection.fitting import LATENCY, Timer, budget_in_words, fit_to_budget, nothing_fits
 from hf_compress.selection.halving import entrants, halve
 from hf_compress.selection.probe import Probe, few_images
 from hf_compress.students import DEFAULT_IMAGE_SIZE
@@ -56,7 +56,7 @@ def _search(
     blueprint = Blueprint(data.label_names, pixels(recipe.student.image_size, teacher))
     timer = Timer(blueprint, recipe.measure.repeats, recipe.measure.threads)
     candidates = blueprint.candidates()
-    fitting = within_budget(candidates, budget, timer)
+    fitting = fit_to_budget(candidates, budget, timer)
     if not fitting:
         raise nothing_fits(candidates, budget)
     competing = entrants(fitting, options.candidates)

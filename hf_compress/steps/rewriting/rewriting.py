@@ -23,7 +23,7 @@ from hf_compress.steps.rewriting.base import Layer, Rewriting, Unsuitable
 from hf_compress.steps.rewriting.config import REWRITINGS, RewriteConfig
 from hf_compress.steps.rewriting.finding import find_layers
 from hf_compress.steps.rewriting.measuring import (
-    Trial,
+    Proposal,
     count_layer_macs,
     logits,
     measure_logits_errors,
@@ -81,7 +81,7 @@ def rewrite(model: PreTrainedModel, context: Context, config: RewriteConfig) -> 
     return StepResult(model, details)
 
 
-def within_budget(candidates: list[Trial], total: int, fraction: float) -> list[Trial]:
+def within_budget(candidates: list[Proposal], total: int, fraction: float) -> list[Proposal]:
     """Return candidates that leave at most `fraction` of `total` MACs: least error of the logits a saved MAC first.
 
     What those that came later made superfluous is left out again. Where all are not enough, all are returned.
@@ -101,7 +101,7 @@ def within_budget(candidates: list[Trial], total: int, fraction: float) -> list[
 
 def _candidates(
     model: PreTrainedModel, image: Tensor, rewriting: Rewriting, context: Context, config: RewriteConfig
-) -> tuple[list[Trial], dict[str, str]]:
+) -> tuple[list[Proposal], dict[str, str]]:
     """Return the layers that can be rewritten, and why the others of the recipe's choice stay.
 
     Raises:
@@ -113,7 +113,7 @@ def _candidates(
     for names, module in found.modules.items():
         layer = Layer(names[0], module, lambda module=module: samples(model, module, training()))
         try:
-            candidate = Trial(names, module, Rewritten(config.kind, rewriting.replacement(layer, config)))
+            candidate = Proposal(names, module, Rewritten(config.kind, rewriting.replacement(layer, config)))
             _require_usable(model, image, candidate)
         except Unsuitable as reason:
             skipped[names[0]] = str(reason)
@@ -131,7 +131,7 @@ def _candidates(
     return candidates, skipped
 
 
-def _require_usable(model: PreTrainedModel, image: Tensor, candidate: Trial) -> None:
+def _require_usable(model: PreTrainedModel, image: Tensor, candidate: Proposal) -> None:
     """Raise `Unsuitable` where the model does not work with the new layers in their place."""
     if len(candidate.names) > 1 and count_parameters(candidate.new):
         raise Unsuitable(f"shares its weights with '{candidate.names[1]}'")
