@@ -16,6 +16,7 @@ import jinja2
 from hf_compress.errors import RunError, UsageError
 from hf_compress.files import user_path, write_text
 from hf_compress.hub import card_facts as facts
+from hf_compress.hub.card import HUB_TAG
 from hf_compress.hub.markdown import one_line
 from hf_compress.hub.scatter import Scatter
 from hf_compress.report import read_report
@@ -158,8 +159,6 @@ def hub_entries(user: str) -> Iterator[Entry | NotShown]:
     """Read the reports of a user's models that carry the tag `hf-compress`."""
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HTTPError, OfflineModeIsEnabled
-
-    from hf_compress.hub.card import HUB_TAG
 
     api = HfApi(library_name="hf-compress")
     try:

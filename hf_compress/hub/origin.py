@@ -9,6 +9,7 @@ from typing import Any
 
 from hf_compress.errors import UsageError
 from hf_compress.files import user_path
+from hf_compress.students import STUDENTS
 
 Origin = dict[str, Any]
 
@@ -26,8 +27,6 @@ def origin(name: str, commit: str | None, pretrained: bool = True) -> Origin:
         `license` comes from the metadata of its card and is None where it states none; `base_model` is the Hub id
         to name as base: its own, or the one that a folder's card names.
     """
-    from hf_compress.students import STUDENTS
-
     result: Origin = {"id": name, "source": "hub", "revision": commit, "license": None, "base_model": None}
     if name in STUDENTS or not pretrained:
         return result | {"source": "architecture"}
