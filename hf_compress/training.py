@@ -24,6 +24,7 @@ from hf_compress.allocator import freed_memory_kept
 from hf_compress.batching import require_pairs, without_single
 from hf_compress.compiling import compiled
 from hf_compress.config import TrainingConfig
+from hf_compress.context import Context
 from hf_compress.data import Collator, ImageData, ImageSplit
 from hf_compress.data.images import IGNORED_LABEL, batches, spread
 from hf_compress.data.streaming import ImageStream
@@ -37,7 +38,6 @@ from hf_compress.measure.quality import accuracy, quality, quality_by_image
 from hf_compress.memory import in_fitting_batches
 from hf_compress.progress import EvaluationProgress, TrainingProgress
 from hf_compress.resumable import Attempts, Resumable
-from hf_compress.steps.base import Context
 from hf_compress.steps.distillation.config import LOSSES, LossConfig
 from hf_compress.steps.distillation.criterion import Criterion
 from hf_compress.steps.distillation.features import Answer, answer

@@ -10,13 +10,13 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PretrainedConfig, TimmWrapperConfig, TrainingArguments
 
+from hf_compress.context import Context
 from hf_compress.data import load_data
 from hf_compress.data.images import IGNORED_LABEL
 from hf_compress.ensemble import as_one
 from hf_compress.errors import UsageError
 from hf_compress.labels import label_names, order_of, positions, set_labels
 from hf_compress.sections import DataSection
-from hf_compress.steps.base import Context
 from hf_compress.steps.distillation.config import DistillConfig, LossConfig
 from hf_compress.students import build_registered
 from hf_compress.training import CompressionTrainer, train

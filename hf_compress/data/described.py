@@ -10,12 +10,12 @@ import datasets
 
 from hf_compress.data.addresses import local_copy
 from hf_compress.data.folders import File, Folder, FolderError, LeftOut, some
-from hf_compress.data.layout import Parts, in_order, pictures_under
+from hf_compress.data.layout import PathParts, in_order, pictures_under
 from hf_compress.sections import SourceSection
 
 
 def load_described(
-    folder: Folder, bases: dict[str, Parts], section: SourceSection, labelled: bool
+    folder: Folder, bases: dict[str, PathParts], section: SourceSection, labelled: bool
 ) -> tuple[datasets.DatasetDict, list[LeftOut]]:
     """Load the pictures that metadata files name, and held-out ones of splits that have no such file.
 
@@ -62,7 +62,7 @@ def _addressed(rows: datasets.Dataset, copy: str, folder: Folder) -> datasets.Da
     return rows
 
 
-def _metadata_files(folder: Folder, bases: dict[str, Parts]) -> dict[str, list[File]]:
+def _metadata_files(folder: Folder, bases: dict[str, PathParts]) -> dict[str, list[File]]:
     every = folder.of_kind("metadata")
     if len(bases) == 1:
         return {split: every for split in bases}

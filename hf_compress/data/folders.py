@@ -191,6 +191,6 @@ def some(names: Iterable[str], most: int = 3) -> str:
     return ", ".join(map(repr, names[:most])) + more
 
 
-def summary(files: Iterable[File]) -> str:
+def reasons_in_words(files: Iterable[File]) -> str:
     """Return how many files are left out for which reason."""
     return "; ".join(f"{count} {reason}" for reason, count in Counter(file.reason for file in files).most_common(3))

@@ -12,9 +12,9 @@ import huggingface_hub
 
 from hf_compress.data.built import Rows, Source, source_of
 from hf_compress.data.described import load_described
-from hf_compress.data.folders import Folder, FolderError, LeftOut, scan, summary
+from hf_compress.data.folders import Folder, FolderError, LeftOut, reasons_in_words, scan
 from hf_compress.data.hints import refuse_labels_elsewhere
-from hf_compress.data.layout import Parts, find_splits, lay_out
+from hf_compress.data.layout import PathParts, find_splits, lay_out
 from hf_compress.data.tables import find_tables, load_tables
 from hf_compress.sections import SourceSection, UnlabelledSection
 
@@ -76,7 +76,7 @@ def wanted_splits(section: SourceSection) -> set[str]:
 
 
 def _load_pictures(
-    folder: Folder, bases: dict[str, Parts], labelled: bool
+    folder: Folder, bases: dict[str, PathParts], labelled: bool
 ) -> tuple[datasets.DatasetDict, list[LeftOut]]:
     if labelled:
         refuse_labels_elsewhere(folder, bases)
@@ -103,7 +103,7 @@ def card_names_files(root: Path) -> bool:
 
 def _nothing(folder: Folder) -> str:
     if foreign := folder.of_kind("foreign"):
-        return f"there is no picture that can be read ({summary(foreign)})"
+        return f"there is no picture that can be read ({reasons_in_words(foreign)})"
     archives = [file for file in folder.files if "archives" in file.reason]
     if archives:
         return f"there are no pictures, but archives such as {archives[0].name!r}: unpack them"

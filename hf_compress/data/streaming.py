@@ -25,7 +25,7 @@ from hf_compress.registry import did_you_mean
 from hf_compress.sections import DataSection
 
 BUFFER = 2048
-SAMPLE = 2048
+SAMPLED_LABELS = 2048
 MOST_HELD_OUT = 10_000
 logger = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ def open_stream(
     length = section.train_images or _known_length(train, names["train"])
     stream = ImageStream(train, image_column, label_column, length, seed, section.on_corrupt)
     kept = {role: (raw[names[role]], MOST_HELD_OUT) for role in ("validation", "test")}
-    kept["train"] = train.shuffle(seed, buffer_size=BUFFER), SAMPLE
+    kept["train"] = train.shuffle(seed, buffer_size=BUFFER), SAMPLED_LABELS
     parts, room = Parts({}, {"train": f"stream of split {names['train']}"}, {}), Room(section.cache_mb * 2**20)
     for role, (rows, most) in kept.items():
         found = _in_memory(rows, image_column, most)

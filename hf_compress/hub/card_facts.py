@@ -238,7 +238,7 @@ def device(report: dict[str, Any]) -> str:
 
 def sources(report: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the models whose weights or answers went into this one, with their role."""
-    return [source | {"role": role} for role, source in origin.sources(report)]
+    return [source | {"role": role} for role, source in origin.sources_with_roles(report)]
 
 
 def limits(report: dict[str, Any]) -> list[str]:

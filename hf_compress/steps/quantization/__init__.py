@@ -3,7 +3,8 @@
 from pydantic import Field
 
 from hf_compress.config import MOST, Section
-from hf_compress.steps.base import Context, Step, StepResult, register_step
+from hf_compress.context import Context
+from hf_compress.steps.base import Step, StepResult, register_step
 
 __all__ = ["Quantize", "QuantizeConfig"]
 

@@ -17,10 +17,10 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from hf_compress.checkpoint.export.base import Logits
+from hf_compress.context import Context
 from hf_compress.data.images import batches, input_size, spread
 from hf_compress.errors import RunError, UsageError
 from hf_compress.measure.latency import measure_latency
-from hf_compress.steps.base import Context
 from hf_compress.steps.quantization import QuantizeConfig
 from hf_compress.training import evaluate
 
