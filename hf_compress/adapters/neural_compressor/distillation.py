@@ -26,8 +26,8 @@ class Distillation:
 
     An output of transformers gets the distillation loss as its `loss`, so a loop that trains with `outputs.loss`
     distils; for other models, or where the labels are not given to the model, `loss` is called. The teacher's logits
-    are put into the model's order of classes, where configs of transformers name them. What projects
-    layers is among the model's own parameters, so that its optimizer trains it.
+    are put into the model's order of classes, where configs of transformers name them. What projects layers is among
+    the model's own parameters, so that its optimizer trains it.
 
     Args:
         image: one input, which tells the widths of the layers that are compared.
@@ -40,8 +40,9 @@ class Distillation:
         self.needs_labels = [term.loss for term in self.criterion.terms if LOSSES.get(term.loss).needs_labels]
         self.original = config.teacher()
         self.teacher = twin(self.original)
-        compared = self.criterion.compares_logits
-        self.order = order_of(labels_of(self.teacher), labels_of(model)) if compared else None
+        self.order = None
+        if self.criterion.compares_logits:
+            self.order = order_of(labels_of(self.teacher), labels_of(model))
         self.said: Answer | None = None
         if self.criterion.student_layers:
             self._match_layers(model, image)
@@ -51,11 +52,6 @@ class Distillation:
             model.register_forward_hook(self._after_forward, with_kwargs=True),
         ]
         setattr(model, STATE, self)
-
-    @property
-    def projects(self) -> bool:
-        """Whether a loss has, or would have, projectors between layers."""
-        return any(LOSSES.get(term.loss).projects for term in self.criterion.terms)
 
     def loss(self, outputs: Any, labels: Tensor | None = None) -> Tensor:
         """Return the loss of the last training batch.

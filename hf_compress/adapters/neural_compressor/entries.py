@@ -14,6 +14,7 @@ from hf_compress.adapters.neural_compressor.configs import StepConfig
 from hf_compress.adapters.neural_compressor.distillation import Distillation, distillation_of
 from hf_compress.adapters.neural_compressor.pruning import Pruning, pruning_of
 from hf_compress.errors import UsageError
+from hf_compress.steps.distillation.config import LOSSES
 
 Configs = dict[tuple[str, str], StepConfig]
 
@@ -32,12 +33,13 @@ def distill_entry(
     pruned_too = _only(configs_mapping, PRUNE)
     if mode != Mode.CONVERT:
         (config,) = _only(configs_mapping, DISTILL).values()
-        distillation = Distillation(model, config, _input(example_inputs))
-        if distillation.projects and any(each.granularity == "channel" for each in pruned_too.values()):
+        projects = any(LOSSES.get(term.loss).projects for term in config.section().terms)
+        if projects and any(each.granularity == "channel" for each in pruned_too.values()):
             raise UsageError(
                 "channels that are removed leave layers that no projector fits: convert the pruned model first, then "
                 "distil it, or compare layers by the loss 'attention'"
             )
+        Distillation(model, config, _input(example_inputs))
     if mode == Mode.QUANTIZE and run_fn is None:
         raise UsageError("distillation needs training: pass run_fn, a function that trains the model it is given")
     if mode == Mode.QUANTIZE and not pruned_too:
