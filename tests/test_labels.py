@@ -7,7 +7,6 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from torch.nn import functional as F
 from transformers import PretrainedConfig, TimmWrapperConfig, TrainingArguments
 
 from hf_compress.context import Context
@@ -162,21 +161,7 @@ def by_neural_compressor(student, teacher, folder):
     return model.train()(pixel_values=IMAGES, labels=LABELS).loss
 
 
-def by_old_neural_compressor(student, teacher, folder):
-    from hf_compress.adapters.neural_compressor import (
-        DistillationConfig,
-        KnowledgeDistillationLossConfig,
-        prepare_compression,
-    )
-
-    loss = KnowledgeDistillationLossConfig(loss_types=["CE", "KL"], loss_weights=[0, 1])
-    callbacks = prepare_compression(student.model, DistillationConfig(teacher.model, loss)).callbacks
-    callbacks.on_train_begin()
-    outputs = student.model.train()(IMAGES)
-    return callbacks.on_after_compute_loss(IMAGES, outputs, F.cross_entropy(outputs.logits, LABELS))
-
-
-MEETINGS = [by_trainer, by_trainer_with_answers, by_optimum, by_neural_compressor, by_old_neural_compressor]
+MEETINGS = [by_trainer, by_trainer_with_answers, by_optimum, by_neural_compressor]
 
 
 @pytest.mark.parametrize("meet", MEETINGS)
