@@ -17,6 +17,7 @@ from hf_compress.errors import RunError, UsageError
 from hf_compress.files import user_path, write_text
 from hf_compress.hub import card_facts as facts
 from hf_compress.hub.markdown import one_line
+from hf_compress.hub.measures import Measure, measures
 from hf_compress.hub.scatter import Scatter
 from hf_compress.report import read_report
 from hf_compress.run import REPORT
@@ -82,7 +83,7 @@ class Group:
     data: str
     test_images: int
     entries: list[Entry]
-    measures: list[facts.Measure]
+    measures: list[Measure]
     plots: list[Scatter]
     devices: list[str]
 
@@ -189,14 +190,14 @@ def groups(entries: list[Entry]) -> list[Group]:
 
 
 def _group(data: str, test_images: int, entries: list[Entry]) -> Group:
-    measures = {m.heading: m for entry in entries for m in facts.measures(entry.report)}
-    quality = next(m for m in measures.values() if m.less is None)
+    found = {m.heading: m for entry in entries for m in measures(entry.report)}
+    quality = next(m for m in found.values() if m.less is None)
     plots = [
-        Scatter.of(measures[heading], quality, [(entry.name, entry.last) for entry in entries])
+        Scatter.of(found[heading], quality, [(entry.name, entry.last) for entry in entries])
         for heading in ("parameters", "latency, one image, p50")
-        if heading in measures
+        if heading in found
     ]
-    shown = [m for m in measures.values() if not m.heading.endswith("p95")]
+    shown = [m for m in found.values() if not m.heading.endswith("p95")]
     return Group(
         data,
         test_images,

@@ -11,8 +11,8 @@ import torch
 from rich.progress import track
 from torch import nn
 
-from hf_compress.hub.card_facts import count, size
 from hf_compress.hub.load import LoadedModel
+from hf_compress.hub.measures import count, milliseconds, size
 from hf_compress.measure.cost import count_macs, count_parameters
 from hf_compress.students import STUDENTS, build_registered
 
@@ -22,7 +22,7 @@ SHOW = {
     "parameters": lambda value: f"{count(value)} parameters",
     "macs": lambda value: f"{count(value)} MACs",
     "bytes": size,
-    "latency_ms": lambda value: f"{value:.2f} ms",
+    "latency_ms": milliseconds,
 }
 
 

@@ -5,7 +5,9 @@ import pytest
 from rich.console import Console
 from scipy.stats import bootstrap
 
-from hf_compress.hub.card_facts import comparison, limits, measures, steps_table, summary
+from hf_compress.hub.card_facts import comparison, steps_table, summary
+from hf_compress.hub.limits import limits
+from hf_compress.hub.measures import measures
 from hf_compress.measure.intervals import RESAMPLES, differences, in_words, interval
 from hf_compress.measure.table import report_table
 from tests.reports import report
