@@ -15,19 +15,14 @@ if TYPE_CHECKING:
     from hf_compress.hub.load import LoadedModel
     from hf_compress.selection.candidates import Candidate
 
-EXAMPLES = examples(
+SKIPPED = "without latency: not measured, since another cost, or a narrower one, is too high already"
+
+
+@examples(
     "hf-compress students",
     "hf-compress students --budget latency_ms=5 --teacher microsoft/resnet-50",
     "hf-compress students --budget parameters=1e6 --budget macs=50e6 --image-size 96",
 )
-
-SKIPPED = "without latency: not measured, since another cost, or a narrower one, is too high already"
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command(epilog=EXAMPLES)(students)
-
-
 def students(
     budget: Annotated[
         list[str] | None,
