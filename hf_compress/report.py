@@ -20,6 +20,7 @@ Count = Annotated[int, Field(ge=0, le=10**15)]
 Positive = Annotated[int, Field(ge=1, le=10**15)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Score = Annotated[float, Field(ge=-1, le=1)]
+Change = Annotated[float, Field(ge=-2, le=2)]
 Milliseconds = Annotated[float, Field(gt=0, le=1e12)]
 Text = Annotated[str, Field(max_length=4096)]
 Name = Annotated[str, Field(min_length=1, max_length=4096)]
@@ -114,9 +115,9 @@ class Difference(Part):
 
     metric: Name
     against: Name
-    difference: Score
-    low: Score
-    high: Score
+    difference: Change
+    low: Change
+    high: Change
 
 
 class Row(Part):

@@ -8,7 +8,7 @@ from typing import Any
 
 from hf_compress.hub import origin
 from hf_compress.hub.measures import measures, score
-from hf_compress.measure.intervals import difference, in_points, in_words
+from hf_compress.measure.intervals import difference, in_words, with_range
 
 MANY_CLASSES, WORST_CLASSES = 30, 15
 
@@ -33,7 +33,7 @@ def steps_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         if any(found):
             headings.append(f"{quality.heading} against the stage before")
             for row, entry in zip(rows, [None, *found], strict=True):
-                row.append(in_points(entry) if entry else "")
+                row.append(with_range(entry) if entry else "")
     return headings, rows
 
 

@@ -59,7 +59,7 @@ def _intervals(report: dict[str, Any]) -> Iterator[str]:
     if any(row.get("differences") for row in report["rows"]):
         yield (
             "The range behind a difference is its 95 % interval, by a paired bootstrap of the test images: it says "
-            "nothing of another training, nor of images of another kind. ROC AUC has none."
+            "nothing of another training, nor of images of another kind."
         )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_compress.hub.markdown import one_line
-from hf_compress.measure.intervals import difference, in_points
+from hf_compress.measure.intervals import difference, with_range
 from hf_compress.measure.remarks import latencies
 
 QUALITY = {
@@ -53,7 +53,7 @@ class Measure:
         if old is None or new is None:
             return ""
         if entry := difference(after, self.metric, before["stage"]):
-            return in_points(entry)
+            return with_range(entry)
         if self.less is None:
             return f"{new - old:+.4f}"
         return ratio(old, new, self.less)

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from hf_compress.hub.measures import Measure, measures
-from hf_compress.measure.intervals import difference, points
+from hf_compress.measure.intervals import difference, range_in_words, unit
 
 
 def report_table(report: dict[str, Any]) -> Table:
@@ -43,4 +43,5 @@ def _differences(rows: list[dict[str, Any]], metric: str) -> Iterator[tuple[str,
     against_before = [difference(row, metric, stage) for row, stage in zip(rows[2:], stages, strict=False)]
     for heading, entries in ((first, against_first), ("the stage before", [None, None, *against_before])):
         if any(entries):
-            yield f"  points against {heading}", ["" if entry is None else points(entry) for entry in entries]
+            cells = ["" if entry is None else range_in_words(entry) for entry in entries]
+            yield f" {unit(metric)} against {heading}", cells
