@@ -34,15 +34,8 @@ def refuse_overlap(output: Path, recipe: Recipe) -> None:
     """
     place = Path(os.path.realpath(output))
     for key, read in local_inputs(recipe):
-        if place == read:
-            relation = "is"
-        elif place in read.parents:
-            relation = "contains"
-        elif read in place.parents:
-            relation = "lies in"
-        else:
-            continue
-        raise UsageError(f"output '{output}' {relation} the recipe's '{key}' ({read}): choose another --output")
+        if relation := _relation(place, read):
+            raise UsageError(f"output '{output}' {relation} the recipe's '{key}' ({read}): choose another --output")
 
 
 def refuse_own_place(output: Path) -> None:
@@ -53,10 +46,14 @@ def refuse_own_place(output: Path) -> None:
     """
     place = Path(os.path.realpath(output))
     for name, at in (("current", Path.cwd()), ("home", user_path("~"))):
-        own = Path(os.path.realpath(at))
-        if own == place or place in own.parents:
-            relation = "is" if own == place else "contains"
+        if (relation := _relation(place, Path(os.path.realpath(at)))) in ("is", "contains"):
             raise UsageError(f"output '{output}' {relation} the {name} folder: choose another --output")
+
+
+def _relation(place: Path, other: Path) -> str | None:
+    if place == other:
+        return "is"
+    return "contains" if place in other.parents else "lies in" if other in place.parents else None
 
 
 def leaves(node: Any, path: str = "") -> list[tuple[str, Any]]:

@@ -6,26 +6,34 @@ A file counts as ours while it has the content that the manifest tells: one that
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, get_args
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from hf_compress.errors import UsageError
 from hf_compress.files import NEW, sync_tree, write_text
 
 MANIFEST = "hf_compress_manifest.json"
-FORMAT, VERSION = "hf_compress manifest", 1
 Kind = Literal["run", "study", "files"]
 NAMES = {"run": "a run folder", "study": "a study"}
 
 
-@dataclass
-class Manifest:
+def _inside(name: str) -> str:
+    path = PurePosixPath(name)
+    if not path.parts or path.is_absolute() or ".." in path.parts or path.as_posix() != name:
+        raise ValueError("it leads out of the folder")
+    return name
+
+
+Inside = Annotated[str, AfterValidator(_inside)]
+
+
+class Manifest(BaseModel):
     """What was written into a folder.
 
     Attributes:
@@ -34,9 +42,13 @@ class Manifest:
         runs: names of the run folders of a study; each has a manifest of its own.
     """
 
+    model_config = ConfigDict(strict=True)
+
+    format: Literal["hf_compress manifest"] = "hf_compress manifest"
+    version: Literal[1] = 1
     kind: Kind = "files"
-    files: dict[str, list[str]] = field(default_factory=dict)
-    runs: list[str] = field(default_factory=list)
+    files: dict[Inside, list[str]] = {}
+    runs: list[Inside] = []
 
     @classmethod
     def of(cls, folder: Path) -> Manifest:
@@ -57,20 +69,14 @@ class Manifest:
     def parsed(cls, text: bytes) -> Manifest | None:
         """Return what a manifest says, or None when it is none, or names something outside its folder."""
         try:
-            values = json.loads(text)
-        except (ValueError, RecursionError):
+            found = cls.model_validate_json(text)
+        except ValidationError:
             return None
-        if not isinstance(values, dict) or (values.get("format"), values.get("version")) != (FORMAT, VERSION):
-            return None
-        kind, files, runs = (values.get(key) for key in ("kind", "files", "runs"))
-        if kind not in get_args(Kind) or not isinstance(files, dict) or not isinstance(runs, list):
-            return None
-        fits = all(map(_is_inside, [*files, *runs])) and all(isinstance(digests, list) for digests in files.values())
-        return cls(kind, files, runs) if fits else None
+        return found if found.model_fields_set == cls.model_fields.keys() else None
 
     def text(self) -> str:
-        lists = {"files": dict(sorted(self.files.items())), "runs": sorted(self.runs)}
-        return json.dumps({"format": FORMAT, "version": VERSION, "kind": self.kind, **lists}, indent=2) + "\n"
+        ordered = {"files": dict(sorted(self.files.items())), "runs": sorted(self.runs)}
+        return self.model_copy(update=ordered).model_dump_json(indent=2) + "\n"
 
     def owns(self, folder: Path, name: str) -> bool:
         """Return whether the file lies in `folder` as it was written."""
@@ -167,7 +173,7 @@ def adding(folder: Path, kind: Kind | None = None, runs: Iterable[str] = ()) -> 
 def record(folder: Path) -> None:
     """Write the manifest of a run folder that was just made: all that lies there."""
     names = [name for name in entries(folder) if name != MANIFEST]
-    write_text(folder / MANIFEST, Manifest("run", {name: [digest(folder / name)] for name in names}).text())
+    write_text(folder / MANIFEST, Manifest(kind="run", files={name: [digest(folder / name)] for name in names}).text())
 
 
 def entries(folder: Path) -> list[str]:
@@ -194,11 +200,6 @@ def digest(content: Path | bytes) -> str:
 
 def _leads_out(folder: Path, name: str) -> bool:
     return os.path.realpath(folder / name) != f"{os.path.realpath(folder)}/{name}"
-
-
-def _is_inside(name: Any) -> bool:
-    path = PurePosixPath(name) if isinstance(name, str) else PurePosixPath("/")
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and path.as_posix() == name
 
 
 def _what_it_is(folder: Path, manifest: Manifest) -> str:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import TypeVar
 
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from accelerate import find_executable_batch_size
 
 from hf_compress import processes
 from hf_compress.errors import CompressError, RunError
@@ -34,22 +34,21 @@ def in_fitting_batches(
         CompressError: memory runs out in one of several processes. No caller may go on after that: the others do not
             know, and wait.
     """
-    while True:
-        try:
-            return run(batch_size)
-        except RuntimeError as error:
-            if not should_reduce_batch_size(error):
-                raise
-            if processes.count() > 1:
-                raise CompressError(
-                    f"memory runs out with {batch_size} images in process {processes.rank()}: lower 'batch_size', "
-                    "which counts for each process, or use smaller images; one process alone finds the size itself"
-                ) from error
-            if batch_size == 1:
-                raise RunError("memory runs out with a single image: use smaller images or a smaller model") from error
+
+    def reduced() -> int:
+        nonlocal batch_size
+        if processes.count() > 1:
+            raise CompressError(
+                f"memory runs out with {batch_size} images in process {processes.rank()}: lower 'batch_size', which "
+                "counts for each process, or use smaller images; one process alone finds the size itself"
+            )
+        if batch_size == 1:
+            raise RunError("memory runs out with a single image: use smaller images or a smaller model")
         previous, batch_size = batch_size, smaller(batch_size)
         logger.warning("memory ran out with batches of %d images: going on with %d", previous, batch_size)
-        clear_device_cache(garbage_collection=True)
+        return batch_size
+
+    return find_executable_batch_size(run, batch_size, reduced)()
 
 
 def machine_bytes() -> int:

@@ -29,7 +29,10 @@ Pair = Field(min_length=2, max_length=2)
 
 
 class Part(BaseModel):
-    """A part of the report: no value becomes another type, no number is infinite; keys may be added."""
+    """A part of the report: no value becomes another type, no number is infinite; keys may be added.
+
+    What was not measured is absent, not null: defaults are not checked, and nobody reads them.
+    """
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
@@ -42,16 +45,9 @@ class Latency(Part):
 class Cost(Part):
     parameters: Positive
     nonzero_parameters: Natural
-    macs: Natural | None = None
-    bytes: Natural | None = None
-    peak_memory_bytes: Natural | None = None
-
-    @field_validator("macs", "bytes", "peak_memory_bytes")
-    @classmethod
-    def _absent_or_known(cls, value: int | None) -> int:
-        if value is None:
-            raise ValueError("leave out what was not measured")
-        return value
+    macs: Natural = 0
+    bytes: Natural = 0
+    peak_memory_bytes: Natural = 0
 
 
 class Classes(Part):
@@ -131,19 +127,12 @@ class Row(Part):
     model: Name
     quality: dict[Name, Score] = Field(max_length=100)
     cost: Cost
-    classes: Classes | None = None
-    reliability: Reliability | None = None
+    classes: Classes = None
+    reliability: Reliability = None
     latency: dict[Batch, Latency] = {}
     runtimes: dict[Name, dict[Batch, Latency]] = {}
     details: Details = Field(default_factory=Details)
     differences: list[Difference] = []
-
-    @field_validator("classes", "reliability", mode="before")
-    @classmethod
-    def _absent_or_whole(cls, value: Any) -> Any:
-        if value is None:
-            raise ValueError("leave out what was not measured")
-        return value
 
 
 class LayerRow(Part):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from hf_compress.report import check_report, read_report
 
 REPORT = "report.json"
 RECIPE = "recipe.yaml"
-NUMBERS = re.compile(r"\[\n[-+.\deE,nul\s]*\]")
 
 
 @dataclass
@@ -50,14 +48,6 @@ def write_run(folder: Path, recipe: str, report: dict[str, Any]) -> None:
 
 def write_report(path: Path, report: dict[str, Any]) -> None:
     """Replace a report, which must be one: see `hf_compress.report`."""
-    text = report_text(report)
-    check_report(json.loads(text), str(path))
-    write_text(path, text)
-
-
-def report_text(report: dict[str, Any]) -> str:
-    """Return the report as JSON, a list of numbers on one line."""
     text = json.dumps(report, indent=2, allow_nan=False)
-    return (
-        NUMBERS.sub(lambda match: " ".join(match.group().split()).replace("[ ", "[").replace(" ]", "]"), text) + "\n"
-    )
+    check_report(json.loads(text), str(path))
+    write_text(path, text + "\n")

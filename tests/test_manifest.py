@@ -64,7 +64,7 @@ HOSTILE = ["../x", "/etc/passwd", "a/../../x", "", ".", "a//b", "./a", 7, None]
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_manifest_that_names_something_outside_is_none(name, tmp_path):
-    text = Manifest("run", {"a": ["0"]}).text()
+    text = Manifest(kind="run", files={"a": ["0"]}).text()
     assert Manifest.parsed(text.encode()).files == {"a": ["0"]}
     values = json.loads(text)
     assert Manifest.parsed(json.dumps(values | {"runs": [name]}).encode()) is None

@@ -8,7 +8,16 @@ import sys
 import typer
 
 from hf_compress import processes
-from hf_compress.cli import cards, evaluate, export, inspect, methods, publish, run, schema, sensitivity, students
+from hf_compress.cli.cards import card, cards
+from hf_compress.cli.evaluate import evaluate
+from hf_compress.cli.export import export
+from hf_compress.cli.inspect import inspect
+from hf_compress.cli.methods import distill, prune
+from hf_compress.cli.publish import publish
+from hf_compress.cli.run import run
+from hf_compress.cli.schema import schema
+from hf_compress.cli.sensitivity import sensitivity
+from hf_compress.cli.students import students
 from hf_compress.cli.terminal import forget_output, let_pipes_break
 from hf_compress.errors import CompressError, UsageError
 from hf_compress.machine import CLOSED_PIPE, in_one_sentence
@@ -22,8 +31,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for commands in (run, methods, evaluate, export, publish, cards, inspect, sensitivity, students, schema):
-    commands.add_to(app)
+for command in (run, prune, distill, evaluate, export, publish, card, cards, inspect, sensitivity, students, schema):
+    app.command(epilog=getattr(command, "epilog", None))(command)
 
 
 def main(arguments: list[str] | None = None, program: str = "hf-compress") -> None:

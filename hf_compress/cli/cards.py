@@ -10,13 +10,7 @@ import typer
 from hf_compress.cli.options import examples
 
 
-def add_to(app: typer.Typer) -> None:
-    app.command(epilog=examples("hf-compress card runs/quickstart", "hf-compress card runs/small --template mine.md"))(
-        card
-    )
-    app.command(epilog=examples("hf-compress cards runs", "hf-compress cards my-name --output comparison.html"))(cards)
-
-
+@examples("hf-compress card runs/quickstart", "hf-compress card runs/small --template mine.md")
 def card(
     folder: Annotated[Path, typer.Argument(help="Run folder.")],
     template: Annotated[Path | None, typer.Option(help="Jinja template instead of the package's own.")] = None,
@@ -28,6 +22,7 @@ def card(
     typer.echo(f"card: {folder / CARD}")
 
 
+@examples("hf-compress cards runs", "hf-compress cards my-name --output comparison.html")
 def cards(
     source: Annotated[str, typer.Argument(help="Folder that holds run folders, or a user of the Hub.")],
     output: Annotated[Path, typer.Option(help="The page to write.")] = Path("cards.html"),

@@ -9,15 +9,10 @@ import typer
 
 from hf_compress.cli.options import DATA_HELP, TrustRemoteCode, examples
 
-EXAMPLES = examples(
+
+@examples(
     "hf-compress evaluate runs/quickstart", "hf-compress evaluate microsoft/resnet-18 --data ./photos --split test"
 )
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command(epilog=EXAMPLES)(evaluate)
-
-
 def evaluate(
     folder: Annotated[str, typer.Argument(help="Run folder, Hub id or folder in Hub form.")],
     data: Annotated[str | None, typer.Option(help=f"{DATA_HELP} A run folder's own data when not given.")] = None,

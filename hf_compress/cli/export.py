@@ -9,17 +9,12 @@ import typer
 
 from hf_compress.cli.options import DATA_HELP, TrustRemoteCode, examples
 
-EXAMPLES = examples(
+
+@examples(
     "hf-compress export runs/quickstart --to onnx",
     "hf-compress export runs/quickstart --to onnx --to executorch --int8",
     "hf-compress export microsoft/resnet-18 --to openvino --data ./photos --output exported",
 )
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command(epilog=EXAMPLES)(export)
-
-
 def export(
     folder: Annotated[str, typer.Argument(help="Run folder, folder in Hub form, or Hub id.")],
     to: Annotated[list[str], typer.Option(help="onnx, openvino, executorch, litert or pt2; repeatable.")],

@@ -9,13 +9,8 @@ import typer
 
 from hf_compress.cli.options import TrustRemoteCode, examples
 
-EXAMPLES = examples("hf-compress inspect runs/quickstart", "hf-compress inspect microsoft/resnet-18 --json")
 
-
-def add_to(app: typer.Typer) -> None:
-    app.command(epilog=EXAMPLES)(inspect)
-
-
+@examples("hf-compress inspect runs/quickstart", "hf-compress inspect microsoft/resnet-18 --json")
 def inspect(
     folder: Annotated[str, typer.Argument(help="Run folder, folder in Hub form, or Hub id.")],
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,

@@ -15,16 +15,6 @@ from hf_compress.sections import DataSection, StudentSection
 from hf_compress.steps.distillation.config import DistillConfig
 from hf_compress.steps.pruning.config import PruneConfig, PruningTarget, RecoveryConfig
 
-PRUNE_EXAMPLES = examples(
-    "hf-compress prune --model ./my-classifier --dataset ./photos --amount 0.1 --iterative --max-drop 0.01 runs/small",
-    "hf-compress prune --model microsoft/resnet-18 --finetune-epochs 5 --dataset ./photos --target-macs 0.5 runs/half",
-)
-DISTILL_EXAMPLES = examples(
-    "hf-compress distill --teacher ./my-classifier --student mobilenet_v2 --loss mse --dataset ./photos runs/student",
-    "hf-compress distill --teacher google/vit-base-patch16-224 --finetune-epochs 3 --student microsoft/resnet-18 "
-    "--dataset ./photos runs/student",
-)
-
 Output = Annotated[Path, typer.Argument(help="Run folder to make: model, recipe and report.")]
 Teacher = Annotated[
     str, typer.Option("--model", "--teacher", help="Hub id (ID@REVISION), timm/..., or folder.", show_default=False)
@@ -38,11 +28,10 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier
 DATA = Group("Data", "data", DataSection, only=("augmentation",))
 
 
-def add_to(app: typer.Typer) -> None:
-    app.command(epilog=PRUNE_EXAMPLES)(prune)
-    app.command(epilog=DISTILL_EXAMPLES)(distill)
-
-
+@examples(
+    "hf-compress prune --model ./my-classifier --dataset ./photos --amount 0.1 --iterative --max-drop 0.01 runs/small",
+    "hf-compress prune --model microsoft/resnet-18 --finetune-epochs 5 --dataset ./photos --target-macs 0.5 runs/half",
+)
 @options_from(
     Group("Pruning", "steps.prune", PruneConfig),
     Group("Stop at a size", "steps.prune.target", PruningTarget, prefix="target_"),
@@ -69,6 +58,11 @@ def prune(
     run_recipe(Recipe.from_dict(sections, overrides), output, overwrite=overwrite, resume=resume, **options)
 
 
+@examples(
+    "hf-compress distill --teacher ./my-classifier --student mobilenet_v2 --loss mse --dataset ./photos runs/student",
+    "hf-compress distill --teacher google/vit-base-patch16-224 --finetune-epochs 3 --student microsoft/resnet-18 "
+    "--dataset ./photos runs/student",
+)
 @options_from(
     Group("Distillation", "steps.distill", DistillConfig),
     Group("Student", "student", StudentSection, only=("width", "image_size", "pretrained")),

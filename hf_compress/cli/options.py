@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from hf_compress.errors import UsageError, shown
 
+C = TypeVar("C", bound=Callable)
 DATA_HELP = "Hub data set, folder of images or parquet, or digits."
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code of the repository.")]
 Publish = Annotated[bool, typer.Option("--publish", help="Publish the result where the recipe's `publish` says.")]
@@ -15,9 +17,14 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupte
 Set = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE: any value of the recipe; repeatable.")]
 
 
-def examples(*lines: str) -> str:
-    """Return the epilog of a command's help."""
-    return "[bold]Examples[/bold]\n\n" + "\n\n".join(f"  {line}" for line in lines)
+def examples(*lines: str) -> Callable[[C], C]:
+    """Return a decorator that gives a command's function the `epilog` of its help."""
+
+    def decorate(command: C) -> C:
+        command.epilog = "[bold]Examples[/bold]\n\n" + "\n\n".join(f"  {line}" for line in lines)
+        return command
+
+    return decorate
 
 
 def assignments(texts: list[str] | None, option: str = "--set") -> dict[str, Any]:

@@ -9,18 +9,13 @@ import typer
 
 from hf_compress.cli.options import TrustRemoteCode, examples
 
-EXAMPLES = examples(
+
+@examples(
     "hf-compress publish runs/small --to user/name --dry-run",
     "hf-compress publish runs/small --to user/name --private",
     "hf-compress publish runs/small --to user/name --include notes.md --include 'scripts/**'",
     "hf-compress publish runs/small --to other/model --create-pr --message 'A smaller model'",
 )
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command(epilog=EXAMPLES)(publish)
-
-
 def publish(
     folder: Annotated[Path, typer.Argument(help="Run folder.")],
     to: Annotated[str, typer.Option(help="Repository, user/name; made when missing.")],

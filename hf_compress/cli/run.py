@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,24 +14,17 @@ from hf_compress.cli.options import DATA_HELP, Publish, Resume, Set, TrustRemote
 from hf_compress.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from hf_compress.recipe import Recipe
     from hf_compress.study.config import Study
 
-EXAMPLES = examples(
+
+@examples(
     "hf-compress run quickstart",
     "hf-compress run prune-iterative-l1 --teacher microsoft/resnet-18 --data ./photos --output runs/small",
     "hf-compress run my-recipe.yaml --set steps.prune.amount=0.2 --set data.augmentation=light",
     "hf-compress run my-recipe.yaml --resume",
     "hf-compress run leaf-disease-table --data ./photos --set seeds=[0,1]",
 )
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command(epilog=EXAMPLES)(run)
-
-
 def run(
     recipe: Annotated[str, typer.Argument(help="Path of a recipe or study, or the name of a shipped one.")],
     teacher: Annotated[str | None, typer.Option(help="Hub id (ID@REVISION), timm/..., or folder.")] = None,
@@ -77,22 +71,14 @@ def run_recipe(recipe: Recipe, target: Path, **options: bool) -> None:
     Raises:
         Interrupted: the user pressed Ctrl-C.
     """
-    from rich.console import Console
-
     from hf_compress.measure.table import report_table
     from hf_compress.pipeline import compress
 
-    console = Console(quiet=processes.rank() > 0)
-    try:
-        result = compress(recipe, target, log=_printer(console), **options)
-    except KeyboardInterrupt as stop:
-        interrupted = Interrupted(f"interrupted: '{target}' was not written")
-        for note in getattr(stop, "__notes__", []):
-            interrupted.add_note(note)
-        raise interrupted from None
+    with _telling(f"interrupted: '{target}' was not written") as tell:
+        result = compress(recipe, target, log=tell, **options)
     processes.end()
-    console.print(report_table(result.report))
-    console.print(f"model, recipe and report: {result.folder}", markup=False, highlight=False, soft_wrap=True)
+    tell(report_table(result.report))
+    tell(f"model, recipe and report: {result.folder}")
 
 
 def show_study(study: Study, target: Path, **options: bool) -> None:
@@ -101,22 +87,27 @@ def show_study(study: Study, target: Path, **options: bool) -> None:
     Raises:
         Interrupted: the user pressed Ctrl-C.
     """
-    from rich.console import Console
-
     from hf_compress.study.running import run_study
     from hf_compress.study.table import terminal_table
 
+    kept = f"interrupted: finished runs and their table are in '{target}'; the same command with --resume goes on"
+    with _telling(kept) as tell:
+        report = run_study(study, target, log=tell, **options)
+    processes.end()
+    tell(terminal_table(report))
+    tell(f"table, figure and runs: {target}")
+
+
+@contextmanager
+def _telling(interrupted: str) -> Iterator[Callable[[Any], None]]:
+    """Give what prints a line or a table; Ctrl-C becomes one sentence, with the notes of the interruption."""
+    from rich.console import Console
+
     console = Console(quiet=processes.rank() > 0)
     try:
-        report = run_study(study, target, log=_printer(console), **options)
-    except KeyboardInterrupt:
-        raise Interrupted(
-            f"interrupted: finished runs and their table are in '{target}'; the same command with --resume goes on"
-        ) from None
-    processes.end()
-    console.print(terminal_table(report))
-    console.print(f"table, figure and runs: {target}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _printer(console: Console) -> Callable[[str], None]:
-    return lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)
+        yield lambda what: console.print(what, markup=False, highlight=False, soft_wrap=isinstance(what, str))
+    except KeyboardInterrupt as stop:
+        error = Interrupted(interrupted)
+        for note in getattr(stop, "__notes__", []):
+            error.add_note(note)
+        raise error from None

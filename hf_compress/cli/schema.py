@@ -8,10 +8,6 @@ from typing import Annotated
 import typer
 
 
-def add_to(app: typer.Typer) -> None:
-    app.command()(schema)
-
-
 def schema(
     study: Annotated[bool, typer.Option("--study", help="Of studies, which have several `runs`.")] = False,
 ) -> None:

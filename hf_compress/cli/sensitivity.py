@@ -9,17 +9,12 @@ import typer
 
 from hf_compress.cli.options import DATA_HELP, TrustRemoteCode, examples
 
-EXAMPLES = examples(
+
+@examples(
     "hf-compress sensitivity runs/quickstart --output runs/sensitivity",
     "hf-compress sensitivity microsoft/resnet-18 --data ./photos --ratio 0.3 --ratio 0.6 --output sensitivity",
     "hf-compress run my-recipe.yaml --set steps.prune.sensitivity=sensitivity/sensitivity.csv",
 )
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command(epilog=EXAMPLES)(sensitivity)
-
-
 def sensitivity(
     folder: Annotated[str, typer.Argument(help="Run folder, folder in Hub form, or Hub id.")],
     output: Annotated[Path, typer.Option(help="Folder for sensitivity.csv and sensitivity.png.")],

@@ -15,19 +15,14 @@ if TYPE_CHECKING:
     from hf_compress.hub.load import LoadedModel
     from hf_compress.selection.candidates import Candidate
 
-EXAMPLES = examples(
+SKIPPED = "without latency: not measured, since another cost, or a narrower one, is too high already"
+
+
+@examples(
     "hf-compress students",
     "hf-compress students --budget latency_ms=5 --teacher microsoft/resnet-50",
     "hf-compress students --budget parameters=1e6 --budget macs=50e6 --image-size 96",
 )
-
-SKIPPED = "without latency: not measured, since another cost, or a narrower one, is too high already"
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command(epilog=EXAMPLES)(students)
-
-
 def students(
     budget: Annotated[
         list[str] | None,
@@ -113,7 +108,7 @@ def _table(candidates: list[Candidate], teacher_parameters: int | None) -> Table
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from hf_compress.hub.card_facts import count, size
+    from hf_compress.hub.measures import count, milliseconds, size
     from hf_compress.selection.candidates import hint
 
     table = Table("student", box=SIMPLE_HEAD, padding=0, caption_justify="left", caption=SKIPPED)
@@ -126,7 +121,7 @@ def _table(candidates: list[Candidate], teacher_parameters: int | None) -> Table
     for candidate in candidates:
         costs = candidate.costs
         cells = [str(candidate), count(costs["parameters"]), count(costs["macs"]), size(costs["bytes"])]
-        cells.append(f"{costs['latency_ms']:.2f} ms" if "latency_ms" in costs else "")
+        cells.append(milliseconds(costs["latency_ms"]) if "latency_ms" in costs else "")
         if teacher_parameters is not None:
             mark = "*" if hint(candidate, teacher_parameters) else " "
             cells.append(f"{costs['parameters'] / teacher_parameters:.1%}{mark}")

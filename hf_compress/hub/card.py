@@ -15,6 +15,7 @@ from hf_compress.bounded_yaml import MOST_CHARACTERS
 from hf_compress.errors import UsageError
 from hf_compress.files import read_text, write_text
 from hf_compress.hub import card_facts as facts
+from hf_compress.hub.limits import limits
 from hf_compress.hub.markdown import fenced, one_line
 from hf_compress.hub.origin import lineage
 from hf_compress.hub.template import page_template
@@ -164,7 +165,7 @@ def _context(report: dict[str, Any], folder: Path, repo_id: str | None) -> dict[
         "data_rows": facts.data_rows(report),
         "classes": facts.class_table(report),
         "sources": [source | {"id": facts.short_name(source["id"])} for source in facts.sources(report)],
-        "limits": facts.limits(report),
+        "limits": limits(report),
     }
 
 

@@ -39,7 +39,7 @@ def checked_contents(
     _check_model(folder, report.get("task", "classification"), report.get("labels"), trust_remote_code)
     contents[CARD] = _card(folder, section, license).encode()
     digests = {name: [digest(content)] for name, content in contents.items()}
-    contents[MANIFEST] = Manifest("run", digests).text().encode()
+    contents[MANIFEST] = Manifest(kind="run", files=digests).text().encode()
     refuse_secrets(contents)
     return contents
 

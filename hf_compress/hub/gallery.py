@@ -12,13 +12,15 @@ from typing import Any
 from urllib.parse import quote
 
 import jinja2
+from markupsafe import Markup
 
 from hf_compress.errors import RunError, UsageError
 from hf_compress.files import user_path, write_text
 from hf_compress.hub import card_facts as facts
 from hf_compress.hub.card import HUB_TAG
 from hf_compress.hub.markdown import one_line
-from hf_compress.hub.scatter import Scatter
+from hf_compress.hub.measures import Measure, measures
+from hf_compress.hub.scatter import scatter
 from hf_compress.report import read_report
 from hf_compress.run import REPORT
 from hf_compress.shipped import shipped_file
@@ -83,8 +85,8 @@ class Comparison:
     data: str
     test_images: int
     entries: list[Entry]
-    measures: list[facts.Measure]
-    plots: list[Scatter]
+    measures: list[Measure]
+    plots: list[tuple[str, Markup]]
     devices: list[str]
 
 
@@ -188,20 +190,20 @@ def groups(entries: list[Entry]) -> list[Comparison]:
 
 
 def _group(data: str, test_images: int, entries: list[Entry]) -> Comparison:
-    measures = {m.heading: m for entry in entries for m in facts.measures(entry.report)}
-    quality = next(m for m in measures.values() if m.less is None)
+    found = {m.heading: m for entry in entries for m in measures(entry.report)}
+    quality = next(m for m in found.values() if m.less is None)
     plots = [
-        Scatter.of(measures[heading], quality, [(entry.name, entry.last) for entry in entries])
+        (f"{quality.heading} against {heading}", svg)
         for heading in ("parameters", "latency, one image, p50")
-        if heading in measures
+        if heading in found and (svg := scatter(found[heading], quality, [entry.last for entry in entries]))
     ]
-    shown = [m for m in measures.values() if not m.heading.endswith("p95")]
+    shown = [m for m in found.values() if not m.heading.endswith("p95")]
     return Comparison(
         data,
         test_images,
         entries,
         shown,
-        [plot for plot in plots if plot is not None],
+        plots,
         sorted({entry.device for entry in entries if "latency" in entry.last}),
     )
 

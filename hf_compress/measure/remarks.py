@@ -56,5 +56,5 @@ def _medians(row: dict[str, Any], other: dict[str, Any]) -> Iterator[tuple[str, 
 
 
 def latencies(row: dict[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
-    """Return the latencies of a row by runtime; `eager` is always there."""
-    return {"eager": row["latency"], **row.get("runtimes", {})}
+    """Return the latencies of a row by runtime."""
+    return {"eager": row.get("latency", {}), **row.get("runtimes", {})}

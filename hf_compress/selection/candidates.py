@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from rich.progress import track
+from safetensors.torch import save
 from torch import nn
 
-from hf_compress.hub.card_facts import count, size
 from hf_compress.hub.load import LoadedModel
+from hf_compress.hub.measures import count, milliseconds, size
 from hf_compress.measure.cost import count_macs, count_parameters
 from hf_compress.students import STUDENTS, build_registered
 
@@ -22,7 +22,7 @@ SHOW = {
     "parameters": lambda value: f"{count(value)} parameters",
     "macs": lambda value: f"{count(value)} MACs",
     "bytes": size,
-    "latency_ms": lambda value: f"{value:.2f} ms",
+    "latency_ms": milliseconds,
 }
 
 
@@ -97,20 +97,10 @@ class Blueprint:
 
 
 def checkpoint_bytes(model: nn.Module) -> int:
-    """Return the size that a model's safetensors file would have, as its format says.
-
-    Eight bytes, a JSON header of names, types, shapes and offsets that is padded to a multiple of eight, and the
-    tensors, those of larger types first (https://github.com/huggingface/safetensors, "Format").
-    """
-    tensors = sorted(model.state_dict().items(), key=lambda item: (-item[1].element_size(), item[0]))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name, tensor in tensors:
-        start, end = end, end + tensor.nbytes
-        kind = f"{'F' if tensor.is_floating_point() else 'I'}{8 * tensor.element_size()}"
-        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [start, end]}
-    length = len(json.dumps(header, separators=(",", ":")))
-    return 8 + -(-length // 8) * 8 + end
+    """Return the size that a model's safetensors file would have, but for some bytes a tensor of its header."""
+    tensors = model.state_dict()
+    header = save({name: torch.empty(0, *tensor.shape, dtype=tensor.dtype) for name, tensor in tensors.items()})
+    return len(header) + sum(tensor.nbytes for tensor in tensors.values())
 
 
 def hint(candidate: Candidate, teacher_parameters: int | None) -> str | None:

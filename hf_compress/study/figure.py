@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_compress.hub import card_facts as facts
+from hf_compress.hub.measures import count, quality_name
 from hf_compress.measure.style import BLUE, GREY, PALE, STYLE, drawable, make_panels, save_figure, top_down
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def quality_figure(report: dict[str, Any]) -> Figure:
                 found["mean"], index, xerr=found["std"], fmt="o", color=BLUE, ecolor=GREY, markersize=5, capsize=3
             )
         axes.set_yticks(range(len(rows)), [_label(row) for row in rows], fontsize=8)
-        axes.set_xlabel(facts.QUALITY.get(key, key))
+        axes.set_xlabel(quality_name(key))
         axes.locator_params(axis="x", nbins=5)
         top_down(axes, len(rows))
     for axes in panels[1:]:
@@ -47,4 +47,4 @@ def quality_figure(report: dict[str, Any]) -> Figure:
 
 
 def _label(row: dict[str, Any]) -> str:
-    return f"{drawable(row['label'], LABEL_LENGTH)}\n{facts.count(row['cost']['parameters'])} parameters"
+    return f"{drawable(row['label'], LABEL_LENGTH)}\n{count(row['cost']['parameters'])} parameters"

@@ -9,8 +9,8 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 from hf_compress.environment import environment
-from hf_compress.hub import card_facts as facts
 from hf_compress.hub.markdown import escaped
+from hf_compress.hub.measures import count, latency_name, milliseconds, quality_name, score
 from hf_compress.study.config import Study
 from hf_compress.study.resolving import run_folder
 
@@ -90,18 +90,18 @@ def cells(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     batches = _batches(report)
     headings = [
         "",
-        *map(_heading, keys),
+        *map(quality_name, keys),
         "parameters",
         "MACs",
-        *(f"latency, {facts.batch_name(batch)}, p50" for batch in batches),
+        *map(latency_name, batches),
         "seeds",
     ]
     rows = [
         [
             row["label"],
             *(_quality(row["quality"].get(key)) for key in keys),
-            *(facts.count(row["cost"][key]) if row["cost"] else "" for key in COSTS),
-            *(f"{row['latency'][batch]['p50_ms']:.2f} ms" for batch in batches),
+            *(count(row["cost"][key]) if row["cost"] else "" for key in COSTS),
+            *(milliseconds(row["latency"][batch]["p50_ms"]) for batch in batches),
             str(len(row["seeds"])),
         ]
         for row in report["rows"]
@@ -119,14 +119,14 @@ def run_rows(report: dict[str, Any]) -> tuple[list[str], list[tuple[str, list[st
             [
                 labels[run["run"]],
                 str(run["seed"]),
-                *(f"{run['quality'][key]:.4f}" if key in run["quality"] else "" for key in keys),
+                *(score(run["quality"][key]) if key in run["quality"] else "" for key in keys),
                 str(run["best_epoch"] or ""),
                 f"{run['seconds'] / 60:.1f}",
             ],
         )
         for run in report["runs"]
     ]
-    return ["run", "seed", *map(_heading, keys), "best epoch", "minutes"], rows
+    return ["run", "seed", *map(quality_name, keys), "best epoch", "minutes"], rows
 
 
 def markdown_table(report: dict[str, Any]) -> str:
@@ -173,10 +173,6 @@ def _qualities(report: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(key for row in report["rows"] for key in row["quality"]))
 
 
-def _heading(quality: str) -> str:
-    return facts.QUALITY.get(quality, quality.replace("_", " "))
-
-
 def _batches(report: dict[str, Any]) -> list[str]:
     """Return the batch sizes whose latency was measured, which all rows have or none."""
     return list(report["rows"][0].get("latency", {}))
@@ -185,4 +181,4 @@ def _batches(report: dict[str, Any]) -> list[str]:
 def _quality(value: dict[str, Any] | None) -> str:
     if value is None:
         return ""
-    return f"{value['mean']:.4f}" + ("" if value["std"] is None else f" ± {value['std']:.4f}")
+    return score(value["mean"]) + ("" if value["std"] is None else f" ± {score(value['std'])}")

@@ -23,8 +23,7 @@ from hf_compress.steps.pruning.channels import ChannelPruner
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.weights import prunable_weights, prune_weights
 from hf_compress.steps.rewriting.activations import piecewise_linear
-from hf_compress.steps.rewriting.factorized import factorized
-from hf_compress.steps.rewriting.separable import separable
+from hf_compress.steps.rewriting.convolutions import factorized, separable
 from hf_compress.steps.rewriting.strided_pool import strided_pool
 from hf_compress.students import build_registered
 from tests.families import FAMILIES

@@ -15,7 +15,7 @@ from hf_compress.data import load_data
 from hf_compress.data.images import IGNORED_LABEL
 from hf_compress.data.splits import Chosen, divide
 from hf_compress.errors import RunError
-from hf_compress.hub.card_facts import limits
+from hf_compress.hub.limits import limits
 from hf_compress.sections import DataSection
 
 CLASSES = datasets.ClassLabel(names=["cat", "dog"])

@@ -38,10 +38,10 @@ TEXTS = {
     "deep question marks": ("? " * 50_000, "nested more than 50 levels"),
     "deep by aliases": (
         "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 500)),
-        "levels deep by aliases",
+        "levels deep, its aliases written out",
     ),
-    "an anchor in itself": (PLAIN + "x: &x [*x]", "contains itself"),
-    "an anchor in itself, by key": (PLAIN + "x: &x {a: *x}", "contains itself"),
+    "an anchor in itself": (PLAIN + "x: &x [*x]", "levels deep, its aliases written out"),
+    "an anchor in itself, by key": (PLAIN + "x: &x {a: *x}", "levels deep, its aliases written out"),
     "an unknown anchor": ("teacher: *nobody", "undefined alias"),
     "good anchors": ("steps:\n- distill: &d {epochs: 3}\n- finetune: *d\nteacher: a/b\ndata: digits", None),
     "good merges": (

@@ -24,8 +24,10 @@ from hf_compress import Recipe, compress
 from hf_compress.cli import app
 from hf_compress.errors import UsageError
 from hf_compress.hub.card import card_data, render_card, write_card
-from hf_compress.hub.card_facts import class_table, comparison, limits, ratio, summary, what_was_done
+from hf_compress.hub.card_facts import class_table, comparison, summary, what_was_done
+from hf_compress.hub.limits import limits
 from hf_compress.hub.markdown import escaped, one_line
+from hf_compress.hub.measures import ratio
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = [

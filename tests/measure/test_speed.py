@@ -55,7 +55,7 @@ def test_the_table_shows_runtimes_and_remarks():
     rows = [row("teacher", 100e6, 10.0, onnxruntime=4.0), row("1 prune", 50e6, 9.9, onnxruntime=2.0)]
     table = report_table({"rows": rows, "remarks": speed_remarks(rows)})
     headings = [str(cell) for cell in table.columns[0].cells]
-    assert {"eager, batch 1, p50", "onnxruntime, batch 1, p95"} <= set(headings)
+    assert {"latency, one image, p50", "latency with onnxruntime, one image, p95"} <= set(headings)
     assert "is not faster with eager" in table.caption
 
 

@@ -83,7 +83,9 @@ def test_the_student_meets_the_budget_when_measured_afresh(finished, selection):
     image = torch.zeros(1, 3, 32, 32)
     fresh = cost(model, image)
     (row,) = (row for row in selection["candidates"] if {k: row[k] for k in ("model", "width")} == selection["winner"])
-    assert all(fresh[key] == row[key] <= LIMITS[key] for key in ("parameters", "macs", "bytes"))
+    assert all(fresh[key] == row[key] <= LIMITS[key] for key in ("parameters", "macs"))
+    assert fresh["bytes"] == pytest.approx(row["bytes"], rel=2e-3)
+    assert fresh["bytes"] <= LIMITS["bytes"]
     assert measure_latency([model], [image], [1], 3)[0]["batch_1"]["p50_ms"] <= LIMITS["latency_ms"]
 
 

@@ -11,8 +11,7 @@ from transformers.activations import ACT2FN
 from hf_compress.checkpoint.rewrites import Rewritten
 from hf_compress.steps.rewriting.activations import is_activation, piecewise_linear
 from hf_compress.steps.rewriting.base import Unsuitable
-from hf_compress.steps.rewriting.factorized import factorized, rank_for_energy
-from hf_compress.steps.rewriting.separable import separable, separated
+from hf_compress.steps.rewriting.convolutions import factorized, rank_for_energy, separable, separated
 from hf_compress.steps.rewriting.strided_pool import strided_pool
 
 FAST = settings(max_examples=25, deadline=None)

@@ -20,7 +20,7 @@ class Separable(_OfConvolutions):
     """A k x k convolution becomes a depthwise one and a pointwise one: see `separable`."""
 
     def replacement(self, layer: Layer, config: RewriteConfig):
-        from hf_compress.steps.rewriting.separable import separable
+        from hf_compress.steps.rewriting.convolutions import separable
 
         return separable(layer.module, config.rank)
 
@@ -30,7 +30,7 @@ class Factorize(_OfConvolutions):
     """A k x k convolution becomes a k x 1 and a 1 x k one: see `factorized`."""
 
     def replacement(self, layer: Layer, config: RewriteConfig):
-        from hf_compress.steps.rewriting.factorized import factorized
+        from hf_compress.steps.rewriting.convolutions import factorized
 
         return factorized(layer.module, config.energy)
 
