@@ -22,7 +22,7 @@ from hf_compress.adapters.neural_compressor.legacy.configs import PrunerOptions
 from hf_compress.adapters.neural_compressor.legacy.pruner import Pruner, scheduled_sparsity
 from hf_compress.errors import UsageError
 from hf_compress.steps.pruning.config import PruneConfig as PruneSection
-from hf_compress.steps.pruning.weights import prunable_weights, prune_weights, sparsity
+from hf_compress.steps.pruning.remove.weights import WeightPruner, prunable_weights, sparsity
 
 OLD_SCRIPT = """
 from neural_compressor.training import prepare_compression, WeightPruningConfig
@@ -99,8 +99,8 @@ def loop(model, *confs, steps=6):
 @pytest.mark.parametrize(("old", "scope"), [("local", "layer"), ("global", "global")])
 def test_an_old_script_runs_after_one_changed_line_and_prunes_what_the_step_prunes(old, scope):
     expected = Network()
-    weights = prunable_weights(expected, {"stem", "classifier"})
-    prune_weights(weights, PruneSection(granularity="weight", scope=scope, floor=0.02), 0.6)
+    section = PruneSection(granularity="weight", scope=scope, floor=0.02)
+    WeightPruner(expected, section, {"stem", "classifier"}).prune(expected, 0.6)
     model = Network()
     names = {
         "model": model,
@@ -112,7 +112,7 @@ def test_an_old_script_runs_after_one_changed_line_and_prunes_what_the_step_prun
     script = OLD_SCRIPT.replace("neural_compressor.training", "hf_compress.adapters.neural_compressor")
     assert script.count("hf_compress") == 1
     exec(script, names)
-    for name, weight in weights.items():
+    for name, weight in prunable_weights(expected, {"stem", "classifier"}).items():
         assert torch.equal(model.get_parameter(name) == 0, weight == 0)
         assert not torch.equal(model.get_parameter(name), weight)
     assert (model.stem.weight != 0).all() and (model.classifier.weight != 0).all()
@@ -219,7 +219,7 @@ def test_the_default_type_reaches_its_target():
 def test_pattern_lock_keeps_the_zeros_there_are():
     model = Network()
     weights = prunable_weights(model, {"classifier"})
-    prune_weights(weights, PruneSection(granularity="weight"), 0.4)
+    WeightPruner(model, PruneSection(granularity="weight"), {"classifier"}).prune(model, 0.4)
     zeros = {name: weight == 0 for name, weight in weights.items()}
     loop(model, WeightPruningConfig(pruning_type="pattern_lock", pattern="1x1"))
     for name, zero in zeros.items():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from hf_compress.steps.pruning.blocks import Blocks, LowestInGroup, pattern_masks
 from hf_compress.steps.pruning.config import PruneConfig
-from hf_compress.steps.pruning.weights import prune_weights
+from hf_compress.steps.pruning.remove.weights import WeightPruner
 
 SHAPES = [(8, 4), (8, 4, 3, 3)]
 
@@ -49,19 +49,22 @@ def test_every_group_loses_n_of_m_neighbouring_inputs(seed, shape, numbers):
 @given(st.integers(0, 1000), st.sampled_from(["layer", "global"]), st.floats(0.05, 0.95))
 def test_single_entries_are_those_of_prune_weights(seed, scope, amount):
     generator = torch.Generator().manual_seed(seed)
-    weights = {str(shape): torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in SHAPES}
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Linear(6, 5))
+    for layer in model:
+        torch.nn.init.normal_(layer.weight, generator=generator)
+    weights = {f"{name}.weight": layer.weight for name, layer in model.named_children()}
     masks = pattern_masks({k: w.detach().abs() for k, w in weights.items()}, Blocks(1, 1), scope, amount, 0.1)
-    prune_weights(weights, PruneConfig(granularity="weight", scope=scope), amount)
+    WeightPruner(model, PruneConfig(granularity="weight", scope=scope), set()).prune(model, amount)
     for name, weight in weights.items():
         assert torch.equal(masks[name], weight != 0)
 
 
 @pytest.mark.parametrize(("pattern", "dim"), [(Blocks(None, 1), 1), (Blocks(1, None), 0)])
 def test_whole_rows_and_columns_of_a_linear_layer_are_those_of_dim(pattern, dim):
-    weight = torch.nn.Parameter(torch.randn(8, 6, generator=torch.Generator().manual_seed(0)))
-    expected = mask(weight.detach().abs(), pattern, 0.5)
-    prune_weights({"layer": weight}, PruneConfig(granularity="weight", dim=dim), 0.5)
-    assert torch.equal(expected, weight != 0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 8))
+    expected = mask(model[0].weight.detach().abs(), pattern, 0.5)
+    WeightPruner(model, PruneConfig(granularity="weight", dim=dim), set()).prune(model, 0.5)
+    assert torch.equal(expected, model[0].weight != 0)
 
 
 def test_layers_that_cannot_be_cut_do_not_fit():

@@ -22,7 +22,7 @@ from hf_compress.config import Section, validate
 from hf_compress.errors import UsageError
 from hf_compress.steps.distillation.config import LOSSES, LossConfig
 from hf_compress.steps.pruning.config import PruneConfig as PruneSection
-from hf_compress.steps.pruning.weights import PRUNABLE
+from hf_compress.steps.pruning.remove.weights import PRUNABLE
 
 WhiteList = Union[str, list[Union[str, Callable]], None]  # noqa: UP007  (`str | Callable` is no annotation)
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from hf_compress.adapters.neural_compressor.configs import PruneConfig
 from hf_compress.errors import UsageError
 from hf_compress.steps.pruning.loop import Pruner, build_pruner
-from hf_compress.steps.pruning.weights import PRUNABLE
+from hf_compress.steps.pruning.remove.weights import PRUNABLE
 
 STATE, MASK = "hf_compress_pruning", "hf_compress_mask"
 

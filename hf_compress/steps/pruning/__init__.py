@@ -2,7 +2,7 @@
 
 from hf_compress.steps.base import Context, Step, StepResult, register_step
 from hf_compress.steps.pruning.config import CRITERIA, PruneConfig
-from hf_compress.steps.pruning.importance import register_importance
+from hf_compress.steps.pruning.score.criteria import register_importance
 
 __all__ = ["CRITERIA", "Prune", "PruneConfig", "register_importance"]
 

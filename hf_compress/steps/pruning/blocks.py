@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from hf_compress.steps.pruning.patterns import pattern_mask
-from hf_compress.steps.pruning.weights import keep_masks
+from hf_compress.steps.pruning.allocate.masks import keep_masks, pattern_mask
 
 
 @dataclass(frozen=True)

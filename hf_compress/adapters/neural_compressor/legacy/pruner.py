@@ -13,7 +13,7 @@ from hf_compress.adapters.neural_compressor.legacy.configs import GRADIENT_TYPES
 from hf_compress.errors import UsageError
 from hf_compress.steps.pruning.blocks import pattern_masks
 from hf_compress.steps.pruning.config import CRITERIA
-from hf_compress.steps.pruning.weights import PRUNABLE, sparsity
+from hf_compress.steps.pruning.remove.weights import PRUNABLE, sparsity
 
 logger = logging.getLogger(__name__)
 MOMENTUM = 0.9
@@ -89,7 +89,7 @@ class Pruner:
 
     def _prune(self, amount: float) -> None:
         if self.options.pruning_type == "magnitude":
-            score = CRITERIA.get("l1")
+            score = CRITERIA.get("l1").function
             self.scores = {name: score(weight.detach(), None, 1.0) for name, weight in self.weights.items()}
         if self.scores:
             scope = "global" if self.options.pruning_scope == "global" else "layer"

@@ -121,7 +121,7 @@ class _Follower(TorchDispatchMode):
                 handle.remove()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        from hf_compress.steps.pruning.operations import follow
+        from hf_compress.steps.pruning.tracing.operations import follow
 
         kwargs = kwargs or {}
         out = func(*args, **kwargs)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hf_compress.steps.pruning.trace import FIXED, compress, varying
+from hf_compress.steps.pruning.tracing.trace import FIXED, compress, varying
 
 if TYPE_CHECKING:
-    from hf_compress.steps.pruning.trace import _Follower
+    from hf_compress.steps.pruning.tracing.trace import _Follower
 
 RESHAPING = {
     *("view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "unsqueeze", "squeeze"),

@@ -1,4 +1,4 @@
-"""Groups of channels that can be removed from a model, found by `trace`."""
+"""Groups of units that can go from a model: channels, found by `trace`, or the entries of one weight."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from hf_compress.steps.pruning.config import CRITERIA, PruneConfig
-from hf_compress.steps.pruning.importance import require_finite
-from hf_compress.steps.pruning.trace import FIXED, Axis, Links, trace
+from hf_compress.steps.pruning.tracing.trace import FIXED, Axis, Links, trace
 
 Modules = dict[str, nn.Module]
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, Conv1D)
@@ -25,14 +23,33 @@ SINGLE = "its channels form a single block, such as one attention head"
 
 @dataclass(frozen=True)
 class Member:
-    """A tensor dimension that loses indices with the group.
+    """A tensor dimension that loses indices with the group; or a tensor, each entry of which is a unit.
 
     Attributes:
-        indices: the indices of each unit, shape (units, indices a unit).
+        indices: the indices of each unit, shape (units, indices a unit); None where the entries are the units.
     """
 
     axis: Axis
-    indices: np.ndarray
+    indices: np.ndarray | None
+
+    @property
+    def dim(self) -> int | None:
+        """The dimension; None where the entries are the units."""
+        return None if self.indices is None else self.axis.dim
+
+    @property
+    def name(self) -> str:
+        """Name of the parameter or buffer in the model."""
+        return f"{self.axis.module}.{self.axis.tensor}".lstrip(".")
+
+    def tensor(self, model: nn.Module) -> Tensor:
+        return getattr(model.get_submodule(self.axis.module), self.axis.tensor)
+
+    def sums(self, values: Tensor) -> Tensor:
+        """Return the sum of `values`, which have the tensor's shape, over each unit, shape (units,)."""
+        if self.indices is None:
+            return values.flatten()
+        return values.transpose(0, self.dim).flatten(1).sum(dim=1)[torch.from_numpy(self.indices)].sum(dim=1)
 
 
 @dataclass(eq=False)
@@ -55,30 +72,13 @@ class Group:
 
     @property
     def units(self) -> int:
-        return len(self.members[0].indices)
+        first = self.members[0]
+        return first.axis.size if first.indices is None else len(first.indices)
 
     @property
     def width(self) -> int:
         """Number of channels."""
         return self.units * self.unit
-
-    def scores(self, model: nn.Module, config: PruneConfig) -> Tensor:
-        """Return the mean importance of each unit over the filters that make it and the kernels that read it.
-
-        Raises:
-            RunError: the criterion gives a score that is not finite.
-        """
-        criterion = CRITERIA.get(config.importance)
-        total, count = torch.zeros(self.units), 0
-        for member in self.members:
-            module = model.get_submodule(member.axis.module)
-            if not isinstance(module, LAYERS) or member.axis.tensor != "weight":
-                continue
-            scores = criterion(module.weight.detach(), member.axis.dim, config.n)[torch.from_numpy(member.indices)]
-            total += scores.sum(dim=1).cpu()
-            count += scores.shape[1]
-        require_finite(total, config.importance, self.name)
-        return total / count
 
 
 def join(groups: list[Group]) -> Group:
@@ -91,6 +91,13 @@ def join(groups: list[Group]) -> Group:
         sorted({module for group in groups for module in group.holders}),
         first.unit,
     )
+
+
+def group_of_weight(name: str, weight: Tensor, dim: int | None) -> Group:
+    """Return a group of one weight alone, whose units are its entries, or its slices along `dim`."""
+    module, _, tensor = name.rpartition(".")
+    axis = Axis(module, tensor, dim or 0, weight.numel() if dim is None else weight.shape[dim], 0)
+    return Group(name, [Member(axis, None if dim is None else np.arange(axis.size)[:, None])], [module], [], 1)
 
 
 def find_groups(model: PreTrainedModel, image: Tensor) -> tuple[list[Group], dict[str, str]]:
