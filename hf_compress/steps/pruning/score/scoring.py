@@ -80,7 +80,7 @@ def _require_ranks(scores: Tensor, group: Group, criterion: str) -> None:
             f"importance '{criterion}' gives scores of shape {tuple(scores.shape)} for the {group.units} units of "
             f"'{group.name}': it must give one a unit"
         )
-    bad = [extreme.item() for extreme in scores.aminmax() if not math.isfinite(extreme)]
+    bad = [extreme.item() for extreme in scores.detach().aminmax() if not math.isfinite(extreme)]
     if bad:
         raise RunError(
             f"importance '{criterion}' gives the score {bad[0]} in '{group.name}': scores are finite numbers, so the "

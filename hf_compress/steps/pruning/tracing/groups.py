@@ -49,7 +49,8 @@ class Member:
         """Return the sum of `values`, which have the tensor's shape, over each unit, shape (units,)."""
         if self.indices is None:
             return values.flatten()
-        return values.transpose(0, self.dim).flatten(1).sum(dim=1)[torch.from_numpy(self.indices)].sum(dim=1)
+        slices = values.transpose(0, self.dim).reshape(self.axis.size, -1).sum(dim=1)
+        return slices[torch.from_numpy(self.indices)].sum(dim=1)
 
 
 @dataclass(eq=False)
