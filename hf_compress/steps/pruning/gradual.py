@@ -63,16 +63,17 @@ class GradualPruning(HoldMasks):
         return min(self.final, (1 + math.floor(past + 1e-9)) * self.config.amount)
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
+        self.model = model
         self.pruner = WeightPruner(model, self.config, excluded_layers(model, self.config.exclude))
         self.weights = self.pruner.weights(model)
         self.parameters = list(self.weights.values())
         self.amount = self.amount_at((state.global_step - 1) / state.max_steps) if state.global_step else 0.0
         self.set_masks()
 
-    def on_step_begin(self, args, state, control, model=None, **kwargs):
+    def on_step_begin(self, args, state, control, **kwargs):
         amount = self.amount_at(state.global_step / state.max_steps)
         if amount > self.amount:
-            self.pruner.prune(model, amount)
+            self.pruner.prune(self.model, amount)
             self.amount = amount
             self.set_masks()
             state.best_metric = state.best_global_step = state.best_model_checkpoint = None
