@@ -58,14 +58,14 @@ def model():
 
 
 def taylor_by_hand(*labels):
-    """A channel h is made and read with the gradient (p - y), once each: twice h (p - y), squared, in the mean."""
+    """The slope of the loss at a channel h is p - y, and -(p - y) at the other: h (p - y), squared, in the mean."""
     second = 1 / (1 + math.exp(-1))  # the probability of class 1 where the logits are 1 and 2
     slopes = [second if label == 0 else second - 1 for label in labels]
-    return [sum((2 * height * slope) ** 2 for slope in slopes) / len(slopes) for height in (1, 2)]
+    return [sum((height * slope) ** 2 for slope in slopes) / len(slopes) for height in (1, 2)]
 
 
 @pytest.mark.parametrize("labels", [(0,), (1,), (0, 1, 1)], ids=str)
-def test_taylor_is_the_mean_of_squared_changes_over_all_members_of_a_group(model, labels):
+def test_taylor_is_the_mean_of_squared_changes_when_nothing_reads_a_channel(model, labels):
     groups, _ = find_groups(model, IMAGE)
     scores = score(model, groups, TAYLOR, calibration(*labels))
     assert list(scores) == ["maker"]

@@ -44,7 +44,7 @@ class Calibration:
             yield images, labels
 
     def gradients(self, model: nn.Module) -> Iterator[dict[str, Tensor]]:
-        """Yield the gradients of the mean cross-entropy of each batch, by the names of the parameters that have one.
+        """Yield the gradients of the mean cross-entropy of each batch, by the names of the parameters.
 
         `model` stays as it is: its mode, buffers and own gradients, too.
         """
@@ -53,10 +53,10 @@ class Calibration:
         parameters = list({id(parameter): parameter for parameter in named.values()}.values())
         for images, labels in self.batches():
             loss = F.cross_entropy(looked(pixel_values=images).logits, labels)
-            found = torch.autograd.grad(loss, parameters, allow_unused=True)
-            by_id = {id(parameter): grad for parameter, grad in zip(parameters, found, strict=True)}
+            found = torch.autograd.grad(loss, parameters, materialize_grads=True)
             device = next(model.parameters()).device
-            yield {name: by_id[id(p)].to(device) for name, p in named.items() if by_id[id(p)] is not None}
+            by_id = {id(parameter): grad.to(device) for parameter, grad in zip(parameters, found, strict=True)}
+            yield {name: by_id[id(parameter)] for name, parameter in named.items()}
 
 
 def _device() -> str:

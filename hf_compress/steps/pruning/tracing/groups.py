@@ -27,10 +27,12 @@ class Member:
 
     Attributes:
         indices: the indices of each unit, shape (units, indices a unit); None where the entries are the units.
+        reads: whether the tensor is the weight of a layer that reads the units: a unit that none reads is gone.
     """
 
     axis: Axis
     indices: np.ndarray | None
+    reads: bool = True
 
     @property
     def dim(self) -> int | None:
@@ -136,7 +138,7 @@ def find_groups(model: PreTrainedModel, image: Tensor) -> tuple[list[Group], dic
         if reason:
             why = dict.fromkeys(makers, reason) | why
         elif makers:
-            members = [Member(axis, _indices(axis, component, parts)) for axis in axes]
+            members = [Member(axis, _indices(axis, component, parts), _reads(modules, axis)) for axis in axes]
             around = holders[found] | {axis.module.rpartition(".")[0] for axis in axes if _is_layer(modules, axis)}
             unit, lead = _lead(modules, members, makers)
             groups.append(Group(_free_name(lead, groups), members, makers, sorted(around), unit))

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 def taylor(model: nn.Module, groups: list[Group], calibration: Calibration) -> dict[str, Tensor]:
     """Squared change of the loss, to first order, when a unit is set to zero; the mean over calibration batches.
 
-    The change is the sum of gradient times weight over all parameters of the unit: in the layers that make it, the
-    norms that scale it and the layers that read it (Molchanov et al., 2019, "Importance Estimation for Neural Network
-    Pruning", equation 8).
+    A unit is gone when no layer reads it, so the change is the sum of gradient times weight over all that the group's
+    readers weigh it with (Molchanov et al., 2019, "Importance Estimation for Neural Network Pruning", equation 8, with
+    the gate where the unit is read).
     """
     scores: dict[str, Tensor] = {}
     batches = 0
@@ -29,7 +29,7 @@ def taylor(model: nn.Module, groups: list[Group], calibration: Calibration) -> d
             changes = [
                 member.sums(member.tensor(model).detach() * gradients[member.name])
                 for member in group.members
-                if member.name in gradients
+                if member.reads
             ]
             scores[group.name] = scores.get(group.name, 0) + sum(changes).square()
     return {name: total / batches for name, total in scores.items()}
