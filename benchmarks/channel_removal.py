@@ -17,8 +17,8 @@ import torch_pruning
 from torch import nn
 
 from hf_compress.measure.cost import count_parameters
-from hf_compress.steps.pruning.channels import ChannelPruner
 from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.remove.channels import ChannelPruner
 from hf_compress.students import build_registered
 
 AMOUNT, ROUND_TO, REPEATS = 0.5, 8, 5

@@ -34,16 +34,16 @@ def peak_mb() -> float:
 
 def ours(model) -> None:
     from hf_compress.steps.pruning.config import PruneConfig
-    from hf_compress.steps.pruning.weights import prunable_weights, prune_weights
+    from hf_compress.steps.pruning.remove.weights import WeightPruner
 
     config = PruneConfig(granularity="weight", scope="global", floor=0)
-    prune_weights(prunable_weights(model, set()), config, AMOUNT)
+    WeightPruner(model, config, set()).prune(model, AMOUNT)
 
 
 def torchs(model) -> None:
     from torch.nn.utils import prune
 
-    from hf_compress.steps.pruning.weights import PRUNABLE
+    from hf_compress.steps.pruning.remove.weights import PRUNABLE
 
     layers = [(module, "weight") for module in model.modules() if isinstance(module, PRUNABLE)]
     prune.global_unstructured(layers, pruning_method=prune.L1Unstructured, amount=AMOUNT)
@@ -53,7 +53,7 @@ def torchs(model) -> None:
 
 def once(method: str) -> dict[str, float]:
     """Prune in this process; return seconds and MB over the model's own."""
-    from hf_compress.steps.pruning import importance  # noqa: F401  (imported here, so that no import is timed)
+    import hf_compress.steps.pruning.remove.weights  # noqa: F401  (imported here, so that no import is timed)
 
     model = vit()
     before = peak_mb()
@@ -88,7 +88,7 @@ def same_masks() -> tuple[int, int]:
 def synthetic(size: int) -> dict[str, float]:
     import torch
 
-    from hf_compress.steps.pruning.weights import keep_masks
+    from hf_compress.steps.pruning.allocate.masks import keep_masks
 
     scores = {"all": torch.rand(size)}
     begun = time.perf_counter()

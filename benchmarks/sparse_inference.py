@@ -19,7 +19,7 @@ from hf_compress.checkpoint.export.base import Exportable, Logits, runtime
 from hf_compress.checkpoint.export.folding import fold_batch_norms
 from hf_compress.measure.latency import device_name, time_in_turns
 from hf_compress.steps.pruning.config import PruneConfig
-from hf_compress.steps.pruning.weights import prune_weights
+from hf_compress.steps.pruning.remove.weights import WeightPruner
 from hf_compress.students import build_registered
 
 SIZE = 225  # odd, so that a padding of one on each side is the format's own and needs no separate operation
@@ -48,12 +48,8 @@ def main() -> None:
 def zeroed(model: nn.Module, sparsity: float) -> nn.Module:
     """Return a copy whose 1x1 convolutions have that fraction of zeros each."""
     model = copy.deepcopy(model)
-    weights = {
-        name: module.weight
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)
-    }
-    prune_weights(weights, PruneConfig(granularity="weight", floor=0.0), sparsity)
+    others = {name for name, module in model.named_modules() if getattr(module, "kernel_size", None) != (1, 1)}
+    WeightPruner(model, PruneConfig(granularity="weight", floor=0.0), others).prune(model, sparsity)
     return model
 
 

@@ -20,11 +20,13 @@ from hf_compress.evaluation import load_with_data
 from hf_compress.files import user_path, whole_file
 from hf_compress.manifest import adding, claim
 from hf_compress.measure.quality import accuracy
-from hf_compress.steps.pruning.channels import ChannelPruner
+from hf_compress.steps.pruning.allocate.shares import COLUMNS
+from hf_compress.steps.pruning.allocate.units import least_important
 from hf_compress.steps.pruning.config import PruneConfig
-from hf_compress.steps.pruning.planning import least_important
-from hf_compress.steps.pruning.shares import COLUMNS
-from hf_compress.steps.pruning.weights import prunable_weights, prune_weights
+from hf_compress.steps.pruning.remove.channels import ChannelPruner
+from hf_compress.steps.pruning.remove.weights import WeightPruner
+from hf_compress.steps.pruning.score.calibration import Calibration
+from hf_compress.steps.pruning.score.scoring import score
 
 IMAGES, BATCH = 256, 32
 RATIOS = (0.25, 0.5, 0.75)
@@ -86,10 +88,11 @@ def sensitivity(
     inputs = list(batches(spread(images.validation, IMAGES), loaded.processor, BATCH))
     image = torch.zeros(1, 3, *input_size(loaded.processor))
     config = PruneConfig(granularity=granularity, importance=importance, round_to=1, floor=0.0)
+    calibration = Calibration(spread(images.train, config.calibration), loaded.processor, loaded.model)
     trials = list(
-        _channel_trials(loaded.model, image, config, ratios)
+        _channel_trials(loaded.model, image, config, calibration, ratios)
         if granularity == "channel"
-        else _weight_trials(loaded.model, config, ratios)
+        else _weight_trials(loaded.model, config, calibration, ratios)
     )
     baseline = _accuracy(loaded.model, inputs)
     measurements = []
@@ -104,11 +107,14 @@ def sensitivity(
     return measurements
 
 
-def _channel_trials(model, image: Tensor, config: PruneConfig, ratios: Sequence[float]) -> Iterator[Trial]:
+def _channel_trials(
+    model: PreTrainedModel, image: Tensor, config: PruneConfig, calibration: Calibration, ratios: Sequence[float]
+) -> Iterator[Trial]:
     pruner = ChannelPruner(model, image, config, set())
     groups = pruner.groups(model)
+    scores = score(model, groups, config, calibration)
     for group in groups:
-        order = least_important(group.scores(model, config), group.units)
+        order = least_important(scores[group.name], group.units)
         for ratio in ratios:
             units = order[: min(round(ratio * group.units), group.units - 1)]
             if units:
@@ -116,14 +122,15 @@ def _channel_trials(model, image: Tensor, config: PruneConfig, ratios: Sequence[
                 yield group.name, group.width, ratio, lambda trial, plan=plan: pruner.apply(trial, groups, plan)
 
 
-def _weight_trials(model, config: PruneConfig, ratios: Sequence[float]) -> Iterator[Trial]:
-    for name, weight in prunable_weights(model, set()).items():
+def _weight_trials(
+    model: PreTrainedModel, config: PruneConfig, calibration: Calibration, ratios: Sequence[float]
+) -> Iterator[Trial]:
+    pruner = WeightPruner(model, config, set())
+    groups = pruner.groups(model)
+    for name, scores in score(model, groups, config, calibration).items():
         for ratio in ratios:
-
-            def prune(trial: PreTrainedModel, name=name, ratio=ratio) -> None:
-                prune_weights({name: trial.get_parameter(name)}, config, ratio)
-
-            yield name, weight.numel(), ratio, prune
+            alone = {name: scores}
+            yield name, len(scores), ratio, lambda trial, alone=alone, ratio=ratio: pruner.remove(trial, alone, ratio)
 
 
 def _accuracy(model: PreTrainedModel, inputs: list[dict[str, Tensor]]) -> float:

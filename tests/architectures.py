@@ -25,9 +25,9 @@ from hf_compress.hub.load import LoadedModel
 from hf_compress.measure.cost import count_macs, count_parameters
 from hf_compress.sections import DataSection
 from hf_compress.steps.pruning import loop
-from hf_compress.steps.pruning.channels import ChannelPruner
 from hf_compress.steps.pruning.config import PruneConfig
-from hf_compress.steps.pruning.weights import prunable_weights, prune_weights, sparsity
+from hf_compress.steps.pruning.remove.channels import ChannelPruner
+from hf_compress.steps.pruning.remove.weights import WeightPruner, prunable_weights, sparsity
 from tests.families import FAMILIES, Family
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "architectures.md"
@@ -103,7 +103,7 @@ def _examine(family: Family, row: Row, folder: Path) -> None:
 
     sparse = copy.deepcopy(student.model)
     weights = prunable_weights(sparse, set())
-    prune_weights(weights, PruneConfig(granularity="weight", floor=0), 0.5)
+    WeightPruner(sparse, PruneConfig(granularity="weight", floor=0), set()).prune(sparse, 0.5)
     assert abs(sparsity(weights) - 0.5) < 0.01
     assert torch.isfinite(_logits(sparse, image)).all()
     row.done["weights"] = "yes"

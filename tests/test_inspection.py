@@ -10,8 +10,8 @@ from hf_compress import save
 from hf_compress.cli import app
 from hf_compress.inspection import inspect_layers, layer_table
 from hf_compress.measure.cost import count_macs, count_parameters
-from hf_compress.steps.pruning.channels import ChannelPruner
 from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.remove.channels import ChannelPruner
 from hf_compress.students import build_registered
 
 IMAGE = torch.zeros(1, 3, 32, 32)

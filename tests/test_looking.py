@@ -29,10 +29,10 @@ from hf_compress.selection.config import ProbeSection
 from hf_compress.selection.probe import Probe, few_images
 from hf_compress.stages import Stages, quality_measure
 from hf_compress.steps.distillation.config import DistillConfig
-from hf_compress.steps.pruning.channels import ChannelPruner
+from hf_compress.steps.pruning.allocate.rounding import fastest_multiple
 from hf_compress.steps.pruning.config import PruneConfig
-from hf_compress.steps.pruning.rounding import fastest_multiple
-from hf_compress.steps.pruning.trace import trace
+from hf_compress.steps.pruning.remove.channels import ChannelPruner
+from hf_compress.steps.pruning.tracing.trace import trace
 from hf_compress.teacher_outputs import answered, fingerprint, logits_of
 from hf_compress.training import CompressionTrainer, evaluate, evaluate_in_detail, predict, train
 from hf_compress.units import Units

@@ -83,7 +83,7 @@ def check_decisions(folder: Path) -> None:
 
     @register_importance("by_process")
     def by_process(weight, dim, n):
-        scores = CRITERIA.get("l1")(weight, dim, n)
+        scores = CRITERIA.get("l1").function(weight, dim, n)
         return scores if processes.rank() == 0 else -scores
 
     recipe = Recipe.from_dict(RECIPE)

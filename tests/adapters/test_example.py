@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageClassification
 
-from hf_compress.steps.pruning.weights import prunable_weights, sparsity
+from hf_compress.steps.pruning.remove.weights import prunable_weights, sparsity
 
 pytest.importorskip("optimum.quantization_base")
 SCRIPT = Path(__file__).parents[2] / "examples" / "image_classification_compression.py"

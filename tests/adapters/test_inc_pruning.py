@@ -13,10 +13,9 @@ from transformers import AutoModelForImageClassification, Trainer, TrainingArgum
 import hf_compress
 from hf_compress.adapters.neural_compressor import PruneConfig, autotune, convert, next_round, prepare, quantize
 from hf_compress.errors import UsageError
-from hf_compress.steps.pruning.channels import ChannelPruner
 from hf_compress.steps.pruning.config import PruneConfig as PruneSection
-from hf_compress.steps.pruning.patterns import pattern_mask
-from hf_compress.steps.pruning.weights import prunable_weights, prune_weights
+from hf_compress.steps.pruning.remove.channels import ChannelPruner
+from hf_compress.steps.pruning.remove.weights import WeightPruner, pattern_mask, prunable_weights
 from hf_compress.students import build_registered
 
 IMAGE = torch.zeros(1, 3, 32, 32)
@@ -67,7 +66,7 @@ def assert_ordinary(model):
 )
 def test_prepare_train_convert_zeroes_what_the_step_zeroes_and_keeps_it(options):
     expected = network()
-    prune_weights(prunable_weights(expected, set()), PruneSection(granularity="weight", **options), options["amount"])
+    WeightPruner(expected, PruneSection(granularity="weight", **options), set()).prune(expected, options["amount"])
     model = prepare(network(), PruneConfig(**options))
     train(model)
     model = convert(model)
@@ -79,7 +78,7 @@ def test_prepare_train_convert_zeroes_what_the_step_zeroes_and_keeps_it(options)
 
 def test_training_equals_a_loop_that_masks_after_every_step():
     expected = network()
-    prune_weights(prunable_weights(expected, set()), PruneSection(granularity="weight"), 0.5)
+    WeightPruner(expected, PruneSection(granularity="weight"), set()).prune(expected, 0.5)
     masks = {name: ~zero for name, zero in zeros(expected).items()}
     optimizer = torch.optim.SGD(expected.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
     torch.manual_seed(1)

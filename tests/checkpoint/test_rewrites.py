@@ -19,9 +19,9 @@ from hf_compress.checkpoint.rewrites import Rewritten, apply_rewrites, record_re
 from hf_compress.checkpoint.shapes import record_shapes
 from hf_compress.cli import app
 from hf_compress.errors import RunError
-from hf_compress.steps.pruning.channels import ChannelPruner
 from hf_compress.steps.pruning.config import PruneConfig
-from hf_compress.steps.pruning.weights import prunable_weights, prune_weights
+from hf_compress.steps.pruning.remove.channels import ChannelPruner
+from hf_compress.steps.pruning.remove.weights import WeightPruner
 from hf_compress.steps.rewriting.activations import piecewise_linear
 from hf_compress.steps.rewriting.convolutions import factorized, separable
 from hf_compress.steps.rewriting.strided_pool import strided_pool
@@ -81,7 +81,7 @@ def pruned(model):
 
 
 def zeroed(model):
-    prune_weights(prunable_weights(model, set()), PruneConfig(granularity="weight", floor=0), 0.9)
+    WeightPruner(model, PruneConfig(granularity="weight", floor=0), set()).prune(model, 0.9)
     return model
 
 

@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageClassification, ConvNextConfig, ViTConfig, ViTImageProcessor, pipeline
 
 from hf_compress import save
-from hf_compress.steps.pruning.channels import ChannelPruner
 from hf_compress.steps.pruning.config import PruneConfig
-from hf_compress.steps.pruning.uniform import UniformPruner
-from hf_compress.steps.pruning.weights import prunable_weights, prune_weights
+from hf_compress.steps.pruning.remove.channels import ChannelPruner
+from hf_compress.steps.pruning.remove.uniform import UniformPruner
+from hf_compress.steps.pruning.remove.weights import WeightPruner
 from hf_compress.students import build_registered
 
 IMAGE = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -73,7 +73,7 @@ def resnet(width=0.25):
 
 
 def with_zeros(model):
-    prune_weights(prunable_weights(model, set()), PruneConfig(granularity="weight", floor=0), 0.9)
+    WeightPruner(model, PruneConfig(granularity="weight", floor=0), set()).prune(model, 0.9)
     return model
 
 

@@ -24,7 +24,7 @@ from hf_compress.checkpoint.sparse_files import SUFFIX
 from hf_compress.errors import CompressError, RunError
 from hf_compress.measure.cost import bytes_on_disk
 from hf_compress.steps.pruning.config import PruneConfig
-from hf_compress.steps.pruning.weights import prunable_weights, prune_weights
+from hf_compress.steps.pruning.remove.weights import WeightPruner
 
 IMAGE = torch.randn(2, 3, 32, 32)
 RESNET = ResNetConfig(embedding_size=16, hidden_sizes=[32, 64], depths=[1, 1], layer_type="basic", num_labels=4)
@@ -42,7 +42,7 @@ VIT = ViTConfig(
 def sparse_model(config=RESNET, sparsity=0.9, seed=0):
     torch.manual_seed(seed)
     model = AutoModelForImageClassification.from_config(copy.deepcopy(config)).eval()
-    prune_weights(prunable_weights(model, set()), PruneConfig(granularity="weight", floor=0), sparsity)
+    WeightPruner(model, PruneConfig(granularity="weight", floor=0), set()).prune(model, sparsity)
     return model
 
 

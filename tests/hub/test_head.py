@@ -10,8 +10,8 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from hf_compress import load, save
 from hf_compress.errors import RunError
 from hf_compress.hub.head import find_head, permute_classes
-from hf_compress.steps.pruning.channels import ChannelPruner
 from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.remove.channels import ChannelPruner
 from hf_compress.students import build_registered
 from hf_compress.teacher import _freeze_all_but_head
 

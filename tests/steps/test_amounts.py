@@ -8,11 +8,11 @@ from torch import nn
 from torch.nn.utils import parameters_to_vector
 
 from hf_compress.errors import RunError
+from hf_compress.steps.pruning.allocate.masks import keep_masks
+from hf_compress.steps.pruning.allocate.units import Ranked, allocate, kept_width
 from hf_compress.steps.pruning.config import PruneConfig
-from hf_compress.steps.pruning.importance import register_importance
-from hf_compress.steps.pruning.patterns import PatternPruner
-from hf_compress.steps.pruning.planning import Candidates, kept_width, plan
-from hf_compress.steps.pruning.weights import keep_masks, prunable_weights, prune_weights, sparsity
+from hf_compress.steps.pruning.remove.weights import PatternPruner, WeightPruner, prunable_weights, sparsity
+from hf_compress.steps.pruning.score.criteria import register_importance
 
 
 def registered(name, score):
@@ -59,7 +59,7 @@ def test_rounds_zero_what_was_asked_under_every_criterion(criterion, options):
     config = PruneConfig(**{"granularity": "weight", "floor": 0.0, "importance": criterion} | options)
     for amount in (0.001, 0.1, 0.5, 0.6, 0.75, 0.8):
         before = {name: weight == 0 for name, weight in weights.items()}
-        prune_weights(weights, config, amount)
+        WeightPruner(model, config, set()).prune(model, amount)
         assert all((weight == 0)[before[name]].all() for name, weight in weights.items())
         for part in [weights] if config.scope == "global" else [{name: weights[name]} for name in weights]:
             units = [len(weight) if config.dim == 0 else weight.numel() for weight in part.values()]
@@ -107,10 +107,10 @@ def test_what_is_gone_already_is_never_kept_by_the_floor():
 def test_channels_lose_the_asked_share_across_groups_whatever_ties(groups, amount, floor):
     config = PruneConfig(scope="global", round_to=1, floor=floor)
     candidates = [
-        Candidates(str(number), torch.tensor(scores), unit, len(scores) * unit)
+        Ranked(str(number), torch.tensor(scores), unit, len(scores) * unit)
         for number, (scores, unit) in enumerate(groups)
     ]
-    lost = {name: len(units) for name, units in plan(candidates, amount, config).items()}
+    lost = {name: len(units) for name, units in allocate(candidates, amount, config).items()}
     channels = {group.name: lost.get(group.name, 0) * group.unit for group in candidates}
     most = sum(group.width - kept_width(group.width, group.unit, 1.0, config) for group in candidates)
     asked = min(round(amount * sum(group.width for group in candidates)), most)
@@ -119,10 +119,10 @@ def test_channels_lose_the_asked_share_across_groups_whatever_ties(groups, amoun
 
 def test_equal_channels_go_in_order():
     config = PruneConfig(scope="global", round_to=1, floor=0.0)
-    equal = [Candidates(name, torch.ones(500), 1, 500) for name in "ab"]
-    assert plan(equal, 0.3, config) == {"a": list(range(300))}
+    equal = [Ranked(name, torch.ones(500), 1, 500) for name in "ab"]
+    assert allocate(equal, 0.3, config) == {"a": list(range(300))}
     config = PruneConfig(scope="layer", round_to=1, floor=0.0)
-    assert plan(equal, 0.3, config) == {name: list(range(150)) for name in "ab"}
+    assert allocate(equal, 0.3, config) == {name: list(range(150)) for name in "ab"}
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
@@ -145,5 +145,5 @@ def test_scores_that_cannot_be_ranked_are_refused(criterion, granularity):
         if granularity == "n:m":
             PatternPruner(model, config, set()).prune(model, 0.5)
         else:
-            prune_weights(prunable_weights(model, set()), config, 0.3)
+            WeightPruner(model, config, set()).prune(model, 0.3)
     assert torch.equal(parameters_to_vector(model.parameters()), before)

@@ -9,8 +9,9 @@ from transformers import ResNetConfig, ResNetForImageClassification
 
 from hf_compress.errors import RunError
 from hf_compress.measure.cost import count_macs, count_parameters
-from hf_compress.steps.pruning.channels import ChannelPruner
 from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.remove.channels import ChannelPruner
+from hf_compress.steps.pruning.score.scoring import score
 from hf_compress.students import build_registered
 
 IMAGE = torch.randn(1, 3, 32, 32)
@@ -65,7 +66,7 @@ def test_l1_removes_the_channels_with_the_smallest_filters():
 def test_importance_agrees_with_torch_pruning():
     model = tiny_resnet()
     channels = pruner(model, importance="l1")
-    ours = {group.name: group.scores(model, channels.config) for group in channels.groups(model)}
+    ours = score(model, channels.groups(model), channels.config)
     graph = tp.DependencyGraph().build_dependency(model, IMAGE, forward_fn=lambda module, image: module(image).logits)
     reference = tp.importance.GroupMagnitudeImportance(
         p=1, normalizer=None, target_types=[torch.nn.Conv2d, torch.nn.Linear]

@@ -12,7 +12,7 @@ from transformers import ResNetConfig, ResNetForImageClassification, Trainer, Tr
 from hf_compress.errors import RunError, UsageError
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.gradual import GradualPruning
-from hf_compress.steps.pruning.weights import prunable_weights, sparsity
+from hf_compress.steps.pruning.remove.weights import prunable_weights, sparsity
 
 STEPS = 8
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from hf_compress.steps.pruning.channels import UNORDERED, ChannelPruner
+from hf_compress.steps.pruning.allocate.units import Ranked, allocate, kept_width
 from hf_compress.steps.pruning.config import PruneConfig
-from hf_compress.steps.pruning.groups import find_groups
-from hf_compress.steps.pruning.planning import Candidates, kept_width, plan
-from hf_compress.steps.pruning.removal import remove
+from hf_compress.steps.pruning.remove.channels import UNORDERED, ChannelPruner
+from hf_compress.steps.pruning.remove.removal import remove_units
+from hf_compress.steps.pruning.tracing.groups import find_groups
 from tests.families import FAMILIES
 
 CONFIG = PruneConfig(round_to=2)
@@ -62,7 +62,7 @@ def test_a_removed_block_is_as_if_nothing_read_it(name):
     assert blocks
     for group in blocks[:3]:
         smaller = copy.deepcopy(model)
-        remove(smaller, [group], {group.name: [0]}, pruner.attributes)
+        remove_units(smaller, [group], {group.name: [0]}, pruner.attributes)
         expected = logits(without_readers(model, group, [0]), image)
         assert not torch.allclose(expected, logits(model, image), atol=1e-6)
         assert torch.allclose(logits(smaller, image), expected, rtol=1e-3, atol=1e-5)
@@ -130,7 +130,7 @@ def test_parts_of_a_concatenation_are_groups_of_their_own():
     assert {group.name: group.units for group in groups} == {"one": 4, "two": 6, "reader": 8}
     assert reasons == {"classifier": "gives the logits"}
     columns = model.reader.weight[:, [0, 1, 2, 3, 4, 6, 7, 8]].clone()
-    remove(model, groups, {"two": [1, 5]}, {})
+    remove_units(model, groups, {"two": [1, 5]}, {})
     assert torch.equal(model.reader.weight, columns)
     assert (model.two.out_channels, model.reader.in_channels) == (4, 8)
 
@@ -173,21 +173,21 @@ def test_plans_take_whole_units_and_multiples():
     assert kept_width(64, 16, 0.99, config) == 16
     assert kept_width(64, 1, 0.99, config) == 16
     scores = torch.tensor([3.0, 1.0, 2.0, 4.0])
-    assert plan([Candidates("heads", scores, 16, 64)], 0.5, config) == {"heads": [1, 2]}
+    assert allocate([Ranked("heads", scores, 16, 64)], 0.5, config) == {"heads": [1, 2]}
 
 
 def test_globally_a_unit_counts_as_the_channels_it_takes():
-    heads = Candidates("heads", torch.tensor([0.1, 1.0, 1.9, 1.0]), 8, 32)
-    hidden = Candidates("hidden", torch.linspace(0.5, 1.5, 32), 1, 32)
+    heads = Ranked("heads", torch.tensor([0.1, 1.0, 1.9, 1.0]), 8, 32)
+    hidden = Ranked("hidden", torch.linspace(0.5, 1.5, 32), 1, 32)
     config = PruneConfig(round_to=1, floor=0, scope="global")
-    assert plan([heads, hidden], 8 / 64, config) == {"heads": [0]}
-    assert plan([heads, hidden], 16 / 64, config)["hidden"] == list(range(8))
+    assert allocate([heads, hidden], 8 / 64, config) == {"heads": [0]}
+    assert allocate([heads, hidden], 16 / 64, config)["hidden"] == list(range(8))
 
 
 def test_globally_importance_is_relative_to_the_mean_of_the_group():
     """Relative to their means the scores are 0.4, 0.8, 1.2, 1.6 and 0.25, 0.75, 1.25, 1.75."""
-    small = Candidates("small", torch.tensor([1.0, 2.0, 3.0, 4.0]), 1, 4)
-    large = Candidates("large", torch.tensor([1000.0, 3000.0, 5000.0, 7000.0]), 1, 4)
+    small = Ranked("small", torch.tensor([1.0, 2.0, 3.0, 4.0]), 1, 4)
+    large = Ranked("large", torch.tensor([1000.0, 3000.0, 5000.0, 7000.0]), 1, 4)
     config = PruneConfig(round_to=1, floor=0, scope="global")
-    assert plan([small, large], 1 / 8, config) == {"large": [0]}
-    assert plan([small, large], 4 / 8, config) == {"small": [0, 1], "large": [0, 1]}
+    assert allocate([small, large], 1 / 8, config) == {"large": [0]}
+    assert allocate([small, large], 4 / 8, config) == {"small": [0, 1], "large": [0, 1]}

@@ -13,7 +13,7 @@ from hf_compress.config import validate
 from hf_compress.errors import RunError, UsageError
 from hf_compress.recipe import Recipe
 from hf_compress.steps.pruning.config import PruneConfig
-from hf_compress.steps.pruning.patterns import PatternPruner, pattern_mask
+from hf_compress.steps.pruning.remove.weights import PatternPruner, pattern_mask
 
 SPLITS = {"train": "train[:200]", "validation": "train[200:300]", "test": "train[300:400]"}
 GPU = torch.cuda.is_available() and torch.cuda.get_device_capability() >= CAPABILITY

@@ -1,6 +1,7 @@
 """Rounds of pruning: which are kept, where they stop, and what a pruned model learns from."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from hf_compress.data.images import IGNORED_LABEL, batches, spread
 from hf_compress.sections import DataSection
 from hf_compress.steps.pruning import loop
 from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.score.scoring import score
 
 SPLITS = {"train": "train[:40]", "validation": "train[300:340]", "test": "train[400:440]"}
 
@@ -81,3 +83,27 @@ def test_a_pruned_model_can_learn_from_the_unpruned_one_without_labels(model, co
     context.data.train.labels = [IGNORED_LABEL] * len(context.data.train)
     result = pruned(model, context, epochs=1, loss="mse", iterative=False)
     assert result.details["rounds"][0]["validation_accuracy"] >= 0
+
+
+@pytest.mark.parametrize("granularity", ["channel", "weight", "n:m"])
+def test_scores_are_computed_once_a_round_on_the_best_model_and_the_same_again(
+    model, context, monkeypatch, granularity
+):
+    options = {"granularity": granularity, "importance": "taylor", "max_drop": 1.0, "calibration": 20, "round_to": 1}
+    if granularity != "n:m":
+        options |= {"target": {"sparsity": 0.3}}
+    scored = []
+    monkeypatch.setattr(loop, "score", lambda *arguments: scored.append(arguments) or score(*arguments))
+    first = pruned(copy.deepcopy(model), context, **options)
+    assert len(scored) == len(first.details["rounds"])
+    assert all(len(arguments[-1].images) == 20 for arguments in scored)
+    again = pruned(copy.deepcopy(model), replace(context, work_folder=context.work_folder / "again"), **options)
+    weights, others = first.model.state_dict(), again.model.state_dict()
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+@pytest.mark.parametrize(("granularity", "repair"), [("channel", None), ("channel", "none"), ("weight", "batch_norm")])
+def test_batch_norms_are_re_estimated_where_repair_says_so(model, context, granularity, repair):
+    options = {"granularity": granularity, "repair": repair, "round_to": 1, "iterative": False}
+    mean = pruned(copy.deepcopy(model), context, **options).model.resnet.embedder.embedder.normalization.running_mean
+    assert (mean == 0).all() == (repair == "none")

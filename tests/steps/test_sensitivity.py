@@ -11,10 +11,10 @@ from hf_compress import Recipe, save
 from hf_compress.errors import RunError, UsageError
 from hf_compress.hub.load import load
 from hf_compress.sensitivity import sensitivity
-from hf_compress.steps.pruning.channels import ChannelPruner
+from hf_compress.steps.pruning.allocate.shares import shares_for_budget
 from hf_compress.steps.pruning.config import PruneConfig
-from hf_compress.steps.pruning.shares import shares_for_budget
-from hf_compress.steps.pruning.weights import prunable_weights, prune_weights
+from hf_compress.steps.pruning.remove.channels import ChannelPruner
+from hf_compress.steps.pruning.remove.weights import WeightPruner, prunable_weights
 from hf_compress.students import build_registered
 from hf_compress.training import evaluate
 
@@ -112,7 +112,10 @@ def test_the_accuracy_of_a_weight_is_that_of_the_pruned_model(folder, tmp_path):
     data = load_with_data(str(folder), None)[1]
     baseline = evaluate(copy.deepcopy(loaded.model), loaded.processor, data, "validation")["accuracy"]
     config = PruneConfig(granularity="weight", floor=0.0)
-    prune_weights({measured[0].name: loaded.model.get_parameter(measured[0].name)}, config, 0.9)
+    others = {name.removesuffix(".weight") for name in prunable_weights(loaded.model, set())} - {
+        measured[0].name.removesuffix(".weight")
+    }
+    WeightPruner(loaded.model, config, others).prune(loaded.model, 0.9)
     accuracy = evaluate(loaded.model, loaded.processor, data, "validation")["accuracy"]
     assert measured[0].accuracy == pytest.approx(accuracy)
     assert measured[0].drop == pytest.approx(baseline - accuracy)
@@ -123,7 +126,7 @@ def test_weights_lose_what_they_bear(tmp_path):
     weights = prunable_weights(model, set())
     first = next(iter(weights))
     file = written(tmp_path / "s.csv", [(name, 0.5, 0.9 if name == first else 0.01) for name in weights])
-    prune_weights(weights, PruneConfig(granularity="weight", sensitivity=file), 0.4)
+    WeightPruner(model, PruneConfig(granularity="weight", sensitivity=file), set()).prune(model, 0.4)
     zeros = {name: float((weight == 0).float().mean()) for name, weight in weights.items()}
     assert sum(int((w == 0).sum()) for w in weights.values()) / sum(w.numel() for w in weights.values()) == (
         pytest.approx(0.4, abs=0.01)

@@ -22,7 +22,7 @@ from hf_compress.errors import RunError, UsageError
 from hf_compress.measure.cost import count_macs, count_parameters
 from hf_compress.recipe import Recipe
 from hf_compress.steps.pruning.config import PruneConfig
-from hf_compress.steps.pruning.uniform import UniformPruner
+from hf_compress.steps.pruning.remove.uniform import UniformPruner
 
 SPLITS = {"train": "train[:200]", "validation": "train[200:300]", "test": "train[300:400]"}
 IMAGE = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))

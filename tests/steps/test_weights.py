@@ -10,9 +10,10 @@ from torch import nn
 from torch.nn.utils import prune
 
 from hf_compress.errors import RunError
-from hf_compress.steps.pruning import weights as weights_module
+from hf_compress.steps.pruning.allocate import masks as masks_module
+from hf_compress.steps.pruning.allocate.masks import keep_masks
 from hf_compress.steps.pruning.config import PruneConfig
-from hf_compress.steps.pruning.weights import keep_masks, prunable_weights, prune_weights, sparsity
+from hf_compress.steps.pruning.remove.weights import WeightPruner, prunable_weights, sparsity
 from hf_compress.training import HoldMasks
 
 
@@ -38,7 +39,7 @@ def assert_same_weights(ours, theirs):
 @given(amount=st.floats(0.01, 0.99), seed=st.integers(0, 1000), importance=st.sampled_from(["l1", "l2", "ln"]))
 def test_layer_scope_zeroes_what_l1_unstructured_zeroes(amount, seed, importance):
     ours, theirs = network(seed), network(seed)
-    prune_weights(prunable_weights(ours, set()), config(importance=importance), amount)
+    WeightPruner(ours, config(importance=importance), set()).prune(ours, amount)
     for layer in layers(theirs):
         prune.l1_unstructured(layer, "weight", amount=amount)
     assert_same_weights(ours, theirs)
@@ -48,7 +49,7 @@ def test_layer_scope_zeroes_what_l1_unstructured_zeroes(amount, seed, importance
 @given(amount=st.floats(0.01, 0.99), seed=st.integers(0, 1000))
 def test_global_scope_zeroes_what_global_unstructured_zeroes(amount, seed):
     ours, theirs = network(seed), network(seed)
-    prune_weights(prunable_weights(ours, set()), config(scope="global"), amount)
+    WeightPruner(ours, config(scope="global"), set()).prune(ours, amount)
     prune.global_unstructured(
         [(layer, "weight") for layer in layers(theirs)], pruning_method=prune.L1Unstructured, amount=amount
     )
@@ -59,7 +60,7 @@ def test_global_scope_zeroes_what_global_unstructured_zeroes(amount, seed):
 @pytest.mark.parametrize("dim", [0, 1])
 def test_dim_zeroes_what_ln_structured_zeroes(importance, n, dim):
     ours, theirs = network(), network()
-    prune_weights(prunable_weights(ours, set()), config(importance=importance, n=n, dim=dim), 0.5)
+    WeightPruner(ours, config(importance=importance, n=n, dim=dim), set()).prune(ours, 0.5)
     for layer in layers(theirs):
         prune.ln_structured(layer, "weight", amount=0.5, n=n, dim=dim)
     assert_same_weights(ours, theirs)
@@ -69,7 +70,7 @@ def test_the_floor_keeps_every_layer_alive_under_global_scope():
     model = network()
     with torch.no_grad():
         model[0].weight.mul_(1e-6)
-    prune_weights(prunable_weights(model, set()), config(scope="global").model_copy(update={"floor": 0.2}), 0.7)
+    WeightPruner(model, config(scope="global").model_copy(update={"floor": 0.2}), set()).prune(model, 0.7)
     kept = (model[0].weight != 0).float().mean().item()
     assert kept == pytest.approx(0.2, abs=0.01)
     assert sparsity(prunable_weights(model, set())) == pytest.approx(0.7, abs=0.01)
@@ -77,16 +78,17 @@ def test_the_floor_keeps_every_layer_alive_under_global_scope():
 
 def test_the_floor_keeps_a_part_of_every_layer_whatever_is_asked():
     model = network()
-    prune_weights(prunable_weights(model, set()), config().model_copy(update={"floor": 0.25}), 0.9)
+    WeightPruner(model, config().model_copy(update={"floor": 0.25}), set()).prune(model, 0.9)
     assert [sparsity({"": layer.weight}) for layer in layers(model)] == pytest.approx([0.75] * 3, abs=0.01)
 
 
 def test_random_pruning_in_rounds_keeps_earlier_zeros():
     model = network()
     weights = prunable_weights(model, set())
-    prune_weights(weights, config(importance="random"), 0.3)
+    pruner = WeightPruner(model, config(importance="random"), set())
+    pruner.prune(model, 0.3)
     before = {name: weight == 0 for name, weight in weights.items()}
-    prune_weights(weights, config(importance="random"), 0.6)
+    pruner.prune(model, 0.6)
     for name, weight in weights.items():
         assert (weight == 0)[before[name]].all()
     assert sparsity(weights) == pytest.approx(0.6, abs=0.02)
@@ -95,7 +97,7 @@ def test_random_pruning_in_rounds_keeps_earlier_zeros():
 def test_excluded_layers_are_left_alone():
     model = network()
     before = copy.deepcopy(model[0].weight)
-    prune_weights(prunable_weights(model, {"0"}), config(), 0.5)
+    WeightPruner(model, config(), {"0"}).prune(model, 0.5)
     assert torch.equal(model[0].weight, before)
 
 
@@ -110,7 +112,7 @@ def test_masks_hold_through_optimizer_steps_with_momentum():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     model[0](torch.randn(2, 3, 8, 8)).sum().backward()
     optimizer.step()
-    prune_weights(weights, config(), 0.5)
+    WeightPruner(model, config(), set()).prune(model, 0.5)
     zeros = {name: weight == 0 for name, weight in weights.items()}
     callback = HoldMasks(weights.values())
     callback.on_train_begin(None, None, None)
@@ -154,7 +156,7 @@ def test_a_bracket_from_a_sample_finds_what_sorting_finds(pattern, share, seed):
     elif pattern == "infinite":
         scores[scores > 0.7] = torch.inf
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(weights_module, "SAMPLE", 64)
+        patch.setattr(masks_module, "SAMPLE", 64)
         mask = keep_masks({"layer": scores}, "layer", share, 0)["layer"]
     lowest = scores.argsort(stable=True)[: round(share * 4000)]
     assert torch.equal(~mask, torch.zeros(4000, dtype=torch.bool).index_fill(0, lowest, True))

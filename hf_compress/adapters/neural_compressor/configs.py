@@ -25,7 +25,7 @@ from hf_compress.hub.load import load
 from hf_compress.registry import did_you_mean
 from hf_compress.steps.distillation.config import LossConfig
 from hf_compress.steps.pruning.config import PruneConfig as PruneSection
-from hf_compress.steps.pruning.weights import PRUNABLE
+from hf_compress.steps.pruning.remove.weights import PRUNABLE
 
 WhiteList = str | list[str | Callable] | None
 GRANULARITY = PruneSection.model_fields["granularity"]

@@ -12,9 +12,9 @@ from transformers import PreTrainedModel
 
 from hf_compress.adapters.neural_compressor.configs import PruneConfig
 from hf_compress.errors import UsageError
+from hf_compress.steps.pruning.allocate.rounding import fastest_multiple
 from hf_compress.steps.pruning.loop import Pruner, build_pruner, excluded_layers
-from hf_compress.steps.pruning.rounding import fastest_multiple
-from hf_compress.steps.pruning.weights import PRUNABLE
+from hf_compress.steps.pruning.remove.weights import PRUNABLE
 
 STATE, MASK = "hf_compress_pruning", "hf_compress_mask"
 

@@ -3,7 +3,7 @@
 from hf_compress.context import Context
 from hf_compress.steps.base import Step, StepResult, register_step
 from hf_compress.steps.pruning.config import CRITERIA, PruneConfig
-from hf_compress.steps.pruning.importance import register_importance
+from hf_compress.steps.pruning.score.criteria import register_importance
 
 __all__ = ["CRITERIA", "Prune", "PruneConfig", "register_importance"]
 

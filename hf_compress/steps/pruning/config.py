@@ -6,10 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from hf_compress.config import MOST, Section
-from hf_compress.registry import Registry
 from hf_compress.steps.distillation.config import LossConfig
-
-CRITERIA: Registry = Registry("importance", "hf_compress.importance")
+from hf_compress.steps.pruning.score.criteria import CRITERIA
 
 
 class PruningTarget(Section):
@@ -46,7 +44,9 @@ class RecoveryConfig(LossConfig):
 class PruneConfig(Section):
     """The `prune` step."""
 
-    importance: str = Field("l1", description="`l1`, `l2`, `ln` (order `n`), `random`, or a registered name.")
+    importance: str = Field(
+        "l1", description="`l1`, `l2`, `ln` (order `n`), `random`, `taylor`, or a registered name."
+    )
     n: float = Field(2.0, gt=0, description="Order of the norm `ln`.")
     granularity: Literal["weight", "channel", "n:m"] = Field(
         "channel",
@@ -81,6 +81,14 @@ class PruneConfig(Section):
         8,
         description="Pruned widths are multiples of this (granularity `channel`); `auto` measures which is fastest.",
     )
+    calibration: int = Field(
+        256, ge=1, le=MOST, description="Training images by which a criterion that needs images scores."
+    )
+    repair: Literal["batch_norm", "none"] | None = Field(
+        None,
+        description="What is done before training: `batch_norm` re-estimates the statistics of batch norms. By "
+        "default that, where channels were removed, and `none` where weights were zeroed.",
+    )
     sensitivity: str | None = Field(
         None, description="CSV of `hf-compress sensitivity`: layers lose as much as each bears, instead of alike."
     )
@@ -100,8 +108,6 @@ class PruneConfig(Section):
     @field_validator("importance")
     @classmethod
     def _known(cls, name: str) -> str:
-        from hf_compress.steps.pruning import importance  # noqa: F401  (registers the built-in criteria; no torch)
-
         return CRITERIA.known(name)
 
     @model_validator(mode="after")
@@ -137,6 +143,11 @@ class PruneConfig(Section):
             raise ValueError(
                 f"{key} {asked:g} leaves less than the floor {self.floor:g} of each layer: lower one of them"
             )
+
+    @property
+    def repairs(self) -> str:
+        """The value of `repair`, or what it is by default."""
+        return self.repair or ("batch_norm" if self.granularity == "channel" else "none")
 
     @property
     def n_of_m(self) -> tuple[int, int]:

@@ -8,7 +8,8 @@ import math
 from hf_compress.errors import UsageError
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.loop import excluded_layers
-from hf_compress.steps.pruning.weights import prunable_weights, prune_weights, sparsity
+from hf_compress.steps.pruning.remove.weights import WeightPruner, sparsity
+from hf_compress.steps.pruning.score.scoring import require_weights_suffice
 from hf_compress.training import HoldMasks
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,8 @@ class GradualPruning(HoldMasks):
         end: fraction at which the last one comes.
 
     Raises:
-        UsageError: the granularity is not `weight`, no sparsity is named, or `start` and `end` are not in order.
+        UsageError: the granularity is not `weight`, the criterion needs images, no sparsity is named, or `start` and
+            `end` are not in order.
     """
 
     def __init__(self, config: PruneConfig, start: float = 0.0, end: float = 0.5):
@@ -36,6 +38,7 @@ class GradualPruning(HoldMasks):
                 f"a training goes on with the weights its optimizer has, so granularity '{config.granularity}' is for "
                 "the step 'prune': use granularity='weight' here"
             )
+        require_weights_suffice(config.importance)
         if config.iterative and config.target is None:
             raise UsageError(
                 "pruning in a training has no accuracy to stop at: name the final sparsity in 'target', "
@@ -60,7 +63,9 @@ class GradualPruning(HoldMasks):
         return min(self.final, (1 + math.floor(past + 1e-9)) * self.config.amount)
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
-        self.weights = prunable_weights(model, excluded_layers(model, self.config.exclude))
+        self.model = model
+        self.pruner = WeightPruner(model, self.config, excluded_layers(model, self.config.exclude))
+        self.weights = self.pruner.weights(model)
         self.parameters = list(self.weights.values())
         self.amount = self.amount_at((state.global_step - 1) / state.max_steps) if state.global_step else 0.0
         self.set_masks()
@@ -68,7 +73,7 @@ class GradualPruning(HoldMasks):
     def on_step_begin(self, args, state, control, **kwargs):
         amount = self.amount_at(state.global_step / state.max_steps)
         if amount > self.amount:
-            prune_weights(self.weights, self.config, amount)
+            self.pruner.prune(self.model, amount)
             self.amount = amount
             self.set_masks()
             state.best_metric = state.best_global_step = state.best_model_checkpoint = None

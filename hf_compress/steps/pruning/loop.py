@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import fnmatch
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,52 +16,36 @@ from transformers import PreTrainedModel
 from hf_compress import processes
 from hf_compress.checkpoint import load_like, save
 from hf_compress.context import Context
-from hf_compress.data.images import input_size
+from hf_compress.data.images import input_size, spread
 from hf_compress.errors import Diverged, RunError
 from hf_compress.files import read_json, write_json
 from hf_compress.hub.load import LoadedModel
 from hf_compress.layout import use_channels_last
 from hf_compress.measure.cost import count_macs, count_parameters
 from hf_compress.steps.base import StepResult
-from hf_compress.steps.pruning.channels import ChannelPruner
+from hf_compress.steps.pruning.allocate.rounding import fastest_multiple
 from hf_compress.steps.pruning.config import PruneConfig
-from hf_compress.steps.pruning.patterns import PatternPruner
-from hf_compress.steps.pruning.rounding import fastest_multiple
-from hf_compress.steps.pruning.targets import is_reached, refuse_unreachable, shortfall
-from hf_compress.steps.pruning.uniform import UniformPruner
-from hf_compress.steps.pruning.weights import prunable_weights, prune_weights, sparsity
-from hf_compress.training import evaluate, reestimate_batch_norm, train
+from hf_compress.steps.pruning.remove.channels import ChannelPruner
+from hf_compress.steps.pruning.remove.pruner import Pruner
+from hf_compress.steps.pruning.remove.uniform import UniformPruner
+from hf_compress.steps.pruning.remove.weights import PatternPruner, WeightPruner
+from hf_compress.steps.pruning.repair import repair
+from hf_compress.steps.pruning.score.calibration import Calibration
+from hf_compress.steps.pruning.score.scoring import score
+from hf_compress.steps.pruning.targets import Gone, is_reached, refuse_unreachable, removed_to_target, shortfall
+from hf_compress.training import evaluate, train
 from hf_compress.units import Units
 
-BISECTIONS = 10
 ROW = "round.json"
-
-
-class WeightPruner:
-    """Zeroes weights; the counterpart of `ChannelPruner`."""
-
-    def __init__(self, model: PreTrainedModel, config: PruneConfig, exclude: set[str]):
-        self.config = config
-        self.exclude = exclude
-        self.protected = {name: "excluded by the recipe" for name in exclude}
-        self.parameter_names = set(prunable_weights(model, exclude))
-
-    def prune(self, model: PreTrainedModel, amount: float) -> None:
-        prune_weights(prunable_weights(model, self.exclude), self.config, amount)
-
-    def sparsity(self, model: PreTrainedModel) -> float:
-        return sparsity(prunable_weights(model, self.exclude))
-
-
-Pruner = ChannelPruner | UniformPruner | WeightPruner | PatternPruner
 
 
 def prune(model: PreTrainedModel, context: Context, config: PruneConfig) -> StepResult:
     """Prune `model` as the recipe says.
 
-    Each round prunes a copy of the best model so far, trains it, and keeps it when its validation accuracy is at most
-    `max_drop` under the unpruned model's. A round that falls further, or whose loss is not finite any more, is tried
-    again with half the amount, then given up. In one shot there is one round, and it is kept.
+    Each round scores the best model so far, removes units of a copy, repairs and trains that, and keeps it when its
+    validation accuracy is at most `max_drop` under the unpruned model's. A round that falls further, or whose loss is
+    not finite any more, is tried again with half the amount, then given up. In one shot there is one round, and it is
+    kept.
 
     Returns:
         The smallest model kept, and one row a round.
@@ -129,7 +112,7 @@ class _Rounds:
     context: Context
     config: PruneConfig
     pruner: Pruner
-    gone: Callable[[PreTrainedModel], dict[str, float]]
+    gone: Gone
     unpruned: LoadedModel
     baseline: float
     units: Units
@@ -167,9 +150,10 @@ class _Rounds:
 
         def work(new: Path, in_progress: Path) -> None:
             candidate, reached = self._candidate(best, done, amount, in_progress)
-            row = {"amount": reached, "unchanged": self.gone(candidate) == self.gone(best), "kept": False}
+            gone = self.gone(candidate)
+            row = {"amount": reached, "unchanged": gone == self.gone(best), "kept": False}
             if not row["unchanged"]:
-                row |= self.gone(candidate) | self._recovered(candidate, in_progress)
+                row |= gone | self._recovered(candidate, in_progress)
             elif not self.config.iterative:
                 raise RunError(f"nothing was pruned: amount {self.config.amount} is less than one step of 'round_to'")
             if row["kept"]:
@@ -185,15 +169,22 @@ class _Rounds:
     ) -> tuple[PreTrainedModel, float]:
         """Return a pruned copy of `best` and its amount; of several processes, what the main one decided."""
         if processes.count() == 1:
-            return _pruned(best, self.pruner, self.gone, self.config, done, amount)
+            return self._pruned(best, done, amount)
 
         def work(new: Path, _: Path) -> None:
-            candidate, reached = _pruned(best, self.pruner, self.gone, self.config, done, amount)
+            candidate, reached = self._pruned(best, done, amount)
             save(candidate, new)
             write_json(new / ROW, reached)
 
         folder = Units(in_progress, self.units.seed).once("pruned", work, alone=True)
         return load_like(best, folder), read_json(folder / ROW)
+
+    def _pruned(self, best: PreTrainedModel, done: float, amount: float) -> tuple[PreTrainedModel, float]:
+        """Return a pruned copy and its amount: the given one, or the least that meets the target."""
+        images = spread(self.context.data.train, self.config.calibration)
+        calibration = Calibration(images, self.context.processor, self.unpruned.model)
+        scores = score(best, self.pruner.groups(best), self.config, calibration)
+        return removed_to_target(best, scores, self.pruner, self.gone, self.config, done, amount)
 
     def _recovered(self, candidate: PreTrainedModel, in_progress: Path) -> dict[str, Any]:
         """Train a pruned model and judge it; one whose loss is not finite any more has fallen too far."""
@@ -219,37 +210,15 @@ def build_pruner(model: PreTrainedModel, image: Tensor, config: PruneConfig, exc
     return WeightPruner(model, config, exclude)
 
 
-def _pruned(best, pruner, gone, config: PruneConfig, done: float, amount: float) -> tuple[PreTrainedModel, float]:
-    """Return a pruned copy and its amount: the given one, or the least that meets the target where it overshoots."""
-    candidate = copy.deepcopy(best)
-    pruner.prune(candidate, amount)
-    target = config.target
-    if target is None or gone(candidate)[target.metric] < target.value:
-        return candidate, amount
-    low, high = done, amount
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        trial = copy.deepcopy(best)
-        pruner.prune(trial, middle)
-        if gone(trial)[target.metric] >= target.value:
-            candidate, high = trial, middle
-        else:
-            low = middle
-    return candidate, high
-
-
 def _recover(model: PreTrainedModel, context: Context, config: PruneConfig, unpruned: LoadedModel) -> float:
-    """Repair the model after pruning and return its validation accuracy."""
-    if config.granularity == "channel":
-        reestimate_batch_norm(model, context)
+    """Repair and train the model after pruning and return its validation accuracy."""
+    repair(model, context, config)
     if config.recovery.epochs:
         train(model, context, config.recovery, teacher=None if config.recovery.labels_only else unpruned)
     return evaluate(model, context.processor, context.data, "validation")["accuracy"]
 
 
-def _fractions_gone(
-    model: PreTrainedModel, image: Tensor, pruner: Pruner
-) -> Callable[[PreTrainedModel], dict[str, float]]:
+def _fractions_gone(model: PreTrainedModel, image: Tensor, pruner: Pruner) -> Gone:
     """Return a function that tells which fractions of `model`'s weights, parameters and MACs a pruned copy lacks."""
     parameters, macs = count_parameters(model), count_macs(model, image)
 

@@ -1,4 +1,4 @@
-"""What pruning is asked for: whether it can be reached at all, and whether it was."""
+"""What pruning is asked for: whether it can be reached at all, how much must go for it, and whether it was reached."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from transformers import PreTrainedModel
 from hf_compress.errors import RunError
 from hf_compress.steps.missed import missed
 from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.remove.pruner import Pruner
+from hf_compress.steps.pruning.score.scoring import Scores, equal
 
 CLOSE, ROUNDED = 1e-3, 1e-2
+BISECTIONS = 10
 Gone = Callable[[PreTrainedModel], dict[str, float]]
 
 
@@ -21,14 +24,43 @@ def is_reached(row: dict[str, Any], config: PruneConfig) -> bool:
     return config.target is not None and row[config.target.metric] >= config.target.value - CLOSE
 
 
-def refuse_unreachable(model: PreTrainedModel, pruner, gone: Gone, config: PruneConfig) -> None:
+def removed_to_target(
+    model: PreTrainedModel, scores: Scores, pruner: Pruner, gone: Gone, config: PruneConfig, low: float, high: float
+) -> tuple[PreTrainedModel, float]:
+    """Return a pruned copy and its amount: `high`, or where that overshoots the target the least that meets it.
+
+    Args:
+        low: an amount that does not meet the target.
+    """
+
+    def pruned(amount: float) -> PreTrainedModel:
+        trial = copy.deepcopy(model)
+        pruner.remove(trial, scores, amount)
+        return trial
+
+    def is_met(trial: PreTrainedModel) -> bool:
+        return gone(trial)[config.target.metric] >= config.target.value
+
+    candidate = pruned(high)
+    if config.target is None or not is_met(candidate):
+        return candidate, high
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        if is_met(trial := pruned(middle)):
+            candidate, high = trial, middle
+        else:
+            low = middle
+    return candidate, high
+
+
+def refuse_unreachable(model: PreTrainedModel, pruner: Pruner, gone: Gone, config: PruneConfig) -> None:
     """Raise `RunError` where the target is more than goes when every layer is at its floor."""
     target = config.target
     if target is None:
         return
     trial = copy.deepcopy(model)
     try:
-        pruner.prune(trial, 1 - config.floor)
+        pruner.remove(trial, equal(pruner.groups(trial)), 1 - config.floor)
     except RunError:  # rounds may get far enough before the model stops to run
         return
     if not is_reached(most := gone(trial), config):

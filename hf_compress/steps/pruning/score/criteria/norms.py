@@ -1,31 +1,13 @@
-"""Importance criteria: functions that score weights, or slices of a weight. The lowest scores are pruned first.
-
-Each takes `weight` (any shape), `dim` and the order `n`. With `dim=None` it returns one score an element, in the
-weight's shape; otherwise one score a slice along `dim`, of shape (weight.shape[dim],).
-"""
+"""Criteria of one weight at a time: its magnitudes, and chance."""
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
-from hf_compress.errors import RunError
-from hf_compress.steps.pruning.config import CRITERIA
+from hf_compress.steps.pruning.score.registry import register_importance
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-register_importance = CRITERIA.register
-
-
-def require_finite(scores: Tensor, criterion: str, layer: str) -> None:
-    """Raise `RunError` where scores cannot be ranked."""
-    bad = [extreme.item() for extreme in scores.aminmax() if not math.isfinite(extreme)]
-    if bad:
-        raise RunError(
-            f"importance '{criterion}' gives the score {bad[0]} in '{layer}': scores are finite numbers, so the "
-            "criterion or the weights of that layer are damaged"
-        )
 
 
 def _norm(weight: Tensor, dim: int | None, n: float) -> Tensor:

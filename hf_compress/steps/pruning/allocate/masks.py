@@ -1,88 +1,13 @@
-"""Weight pruning: which entries become zero."""
+"""Which entries, or slices, of weights stay: selection without sorting."""
 
 from __future__ import annotations
 
 from math import isqrt
 
 import torch
-from torch import Tensor, nn
-
-from hf_compress.errors import RunError
-from hf_compress.steps.pruning.config import CRITERIA, PruneConfig
-from hf_compress.steps.pruning.importance import require_finite
-from hf_compress.steps.pruning.shares import shares_for_budget
+from torch import Tensor
 
 SAMPLE = 2**20  # scores
-PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-
-
-def prunable_weights(model: nn.Module, exclude: set[str]) -> dict[str, nn.Parameter]:
-    """Return the weights of convolutions and linear layers by parameter name.
-
-    One that several layers share is there once, and not at all where one of them is excluded.
-
-    Raises:
-        RunError: there are none.
-    """
-    layers = {name: module.weight for name, module in model.named_modules() if isinstance(module, PRUNABLE)}
-    seen = {id(weight) for name, weight in layers.items() if name in exclude}
-    weights = {}
-    for name, weight in layers.items():
-        if id(weight) not in seen:
-            weights[f"{name}.weight"] = weight
-        seen.add(id(weight))
-    if not weights:
-        raise RunError("nothing can be pruned: the model has no convolution or linear layer outside 'exclude'")
-    return weights
-
-
-def prune_weights(weights: dict[str, nn.Parameter], config: PruneConfig, amount: float) -> None:
-    """Set the least important entries to zero, in place.
-
-    Without `floor` the zeros are those of `torch.nn.utils.prune`: `l1_unstructured` (scope `layer`),
-    `global_unstructured` (scope `global`) and `ln_structured` (`dim`).
-
-    Args:
-        amount: fraction of all entries (or slices along `dim`) that are zero afterwards, entries that were zero before
-            included.
-
-    Raises:
-        RunError: the criterion gives a score that is not finite.
-    """
-    amounts = dict.fromkeys(weights, amount)
-    if config.sensitivity:
-        amounts = shares_for_budget(config.sensitivity, {n: weight.numel() for n, weight in weights.items()}, amount)
-    with torch.no_grad():
-        scores = {name: unpruned_scores(name, weight, config) for name, weight in weights.items()}
-        masks = keep_masks(scores, config.scope, amount, config.floor, amounts)
-        for name, weight in weights.items():
-            mask = masks[name]
-            if config.dim is not None:
-                mask = mask.reshape([-1 if axis == config.dim else 1 for axis in range(weight.dim())])
-            weight.masked_fill_(~mask, 0)
-
-
-def unpruned_scores(name: str, weight: Tensor, config: PruneConfig) -> Tensor:
-    """Return the importance of each entry, or slice along `config.dim`; -inf where all is zero already.
-
-    What is pruned is thus gone under every criterion, whatever score that gives to zeros.
-
-    Raises:
-        RunError: the criterion gives a score that is not finite.
-    """
-    dim = config.dim
-    scores = CRITERIA.get(config.importance)(weight, dim, config.n)
-    require_finite(scores, config.importance, name)
-    if torch.count_nonzero(weight) == weight.numel():
-        return scores
-    gone = weight == 0 if dim is None else (weight.transpose(0, dim).flatten(1) == 0).all(dim=1)
-    return scores.masked_fill(gone, -torch.inf)
-
-
-def sparsity(weights: dict[str, nn.Parameter]) -> float:
-    """Return the fraction of entries that are zero."""
-    zeros = sum(int((weight == 0).sum()) for weight in weights.values())
-    return zeros / sum(weight.numel() for weight in weights.values())
 
 
 def keep_masks(
@@ -91,7 +16,7 @@ def keep_masks(
     """Return, for every layer, False where its scores are among the lowest.
 
     Args:
-        scores: importance of each entry (or slice, or block), of any shape; -inf where it is gone already.
+        scores: importance of each entry (or slice), of any shape; -inf where it is gone already.
         scope: compare in a `layer`, or across all (`global`).
         amount: fraction that becomes False.
         floor: fraction of each layer that stays True.
@@ -162,3 +87,17 @@ def _partitioned(scores: Tensor, k: int) -> float:
     copy = scores.numpy(force=True).copy()
     copy.partition(k - 1)
     return copy[k - 1].item()
+
+
+def pattern_mask(scores: Tensor, n: int, m: int) -> Tensor:
+    """Return True at the `n` highest of each `m` neighbouring scores along dimension 1, the input dimension.
+
+    Among equals the last ones are kept, as `keep_masks` does.
+
+    Args:
+        scores: shape (outputs, inputs, ...), inputs a multiple of `m`.
+    """
+    blocks = scores.movedim(1, -1)
+    best = blocks.reshape(-1, m).argsort(dim=1, stable=True)[:, m - n :]
+    mask = torch.zeros(blocks.numel() // m, m, dtype=torch.bool, device=scores.device).scatter_(1, best, True)
+    return mask.reshape(blocks.shape).movedim(-1, 1)

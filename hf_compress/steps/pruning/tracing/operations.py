@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_compress.steps.pruning.labels import FIXED, Follower, shrunk, varying
+from hf_compress.steps.pruning.tracing.labels import FIXED, Follower, shrunk, varying
 
 RESHAPING = {
     *("view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "unsqueeze", "squeeze"),

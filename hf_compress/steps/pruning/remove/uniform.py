@@ -16,18 +16,20 @@ from transformers import PreTrainedModel
 
 from hf_compress.checkpoint.layout import REFUSALS, Knob, Sizes, built_shapes, numbers, rebuilt, tensor_shapes
 from hf_compress.errors import RunError
-from hf_compress.steps.pruning.channels import ChannelPruner
+from hf_compress.steps.pruning.allocate.units import least_important
 from hf_compress.steps.pruning.config import PruneConfig
-from hf_compress.steps.pruning.groups import Group
-from hf_compress.steps.pruning.planning import Plan, least_important
+from hf_compress.steps.pruning.remove.channels import ChannelPruner
+from hf_compress.steps.pruning.remove.pruner import Pruner
+from hf_compress.steps.pruning.score.scoring import Scores, equal
+from hf_compress.steps.pruning.tracing.groups import Group
 
 FREE = "use layout: free"
 LEAST_CHANGE = 0.75
 Changes = dict[tuple[str, int], float] | None
 
 
-class UniformPruner:
-    """Removes channels uniformly, so that the config alone describes the model; the counterpart of `ChannelPruner`.
+class UniformPruner(Pruner):
+    """Removes channels uniformly, so that the config alone describes the model.
 
     Args:
         model: unpruned model; widths and amounts refer to it.
@@ -63,16 +65,19 @@ class UniformPruner:
                 self.protected |= dict.fromkeys(group.makers, f"{reason}: {FREE}")
         self.channels.restrict(governed)
 
-    def prune(self, model: PreTrainedModel, amount: float) -> None:
+    def groups(self, model: PreTrainedModel) -> list[Group]:
+        return self.channels.groups(model)
+
+    def remove(self, model: PreTrainedModel, scores: Scores, amount: float) -> None:
         """Remove the least important channels, in place, and write the new numbers into the model's config.
 
         Raises:
             RunError: the pruned model does not run, or is not what its config describes.
         """
         for knob, names in self.knobs.items():
-            groups = [group for group in self.channels.groups(model) if group.name in names]
+            groups = [group for group in self.groups(model) if group.name in names]
             for value in self._values(knob, amount):
-                if self._turn(model, groups, knob, value):
+                if self._turn(model, groups, scores, knob, value):
                     break
         if built_shapes(model, model.config) != tensor_shapes(model):
             raise RunError(f"the pruned {type(model).__name__} is not what its config describes: {FREE}")
@@ -90,7 +95,9 @@ class UniformPruner:
         wanted = max(step, round(knob.value * (1 - amount) / step) * step)
         return [value for value in range(wanted, knob.value, step) if value >= least]
 
-    def _turn(self, model: PreTrainedModel, groups: list[Group], knob: Knob, value: int | float) -> bool:
+    def _turn(
+        self, model: PreTrainedModel, groups: list[Group], scores: Scores, knob: Knob, value: int | float
+    ) -> bool:
         """Prune `groups` to what the config builds with another value; False, and no change, where that cannot be."""
         config = copy.deepcopy(model.config)
         knob.turn(config, value)
@@ -100,10 +107,7 @@ class UniformPruner:
         surplus = {group.name: _surplus(group, shapes) for group in groups}
         if None in surplus.values():
             return False
-        plan: Plan = {}
-        for group in groups:
-            scores = group.scores(model, self.config)
-            plan[group.name] = least_important(scores, surplus[group.name])
+        plan = {group.name: least_important(scores[group.name].cpu(), surplus[group.name]) for group in groups}
         self.channels.apply(model, groups, plan)
         knob.turn(model.config, value)
         return True
@@ -174,7 +178,7 @@ class UniformPruner:
         trial = copy.deepcopy(model).eval()
         image = torch.rand(self.image.shape, generator=torch.Generator().manual_seed(0))
         try:
-            if not self._turn(trial, groups, knob, _half(knob.value)):
+            if not self._turn(trial, groups, equal(groups), knob, _half(knob.value)):
                 return False
             with torch.no_grad():
                 ours, theirs = (each(pixel_values=image).logits for each in (trial, rebuilt(trial)))

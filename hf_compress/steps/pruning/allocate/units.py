@@ -1,4 +1,4 @@
-"""Which units of which group go: importance and budget in, a plan out. Knows nothing of models."""
+"""Which units of which group go: scores and an amount in, a plan out. Knows nothing of models."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hf_compress.steps.pruning.allocate.shares import shares_for_budget
 from hf_compress.steps.pruning.config import PruneConfig
-from hf_compress.steps.pruning.shares import shares_for_budget
 
 Plan = dict[str, list[int]]
 
 
 @dataclass
-class Candidates:
-    """A group as the plan sees it.
+class Ranked:
+    """A group as allocation sees it.
 
     Attributes:
         name: of the group.
@@ -35,7 +35,7 @@ class Candidates:
         return len(self.scores) * self.unit
 
 
-def plan(groups: list[Candidates], amount: float, config: PruneConfig) -> Plan:
+def allocate(groups: list[Ranked], amount: float, config: PruneConfig) -> Plan:
     """Return the units to remove, by group, so that the fraction `amount` of the unpruned channels is gone.
 
     With scope `layer` each group loses that fraction; with `global` the groups compete; with a measured sensitivity
@@ -72,7 +72,7 @@ def kept_width(width: int, unit: int, share: float, config: PruneConfig) -> int:
     return min(width, kept)
 
 
-def _global_shares(groups: list[Candidates], amount: float, config: PruneConfig) -> dict[str, float]:
+def _global_shares(groups: list[Ranked], amount: float, config: PruneConfig) -> dict[str, float]:
     """Rank the units of all groups by importance relative to their group's mean, the first ones lower among equals.
 
     The best of each group, which the floor keeps, are out of the competition.

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from hf_compress.layout import own_tensors
-from hf_compress.steps.pruning.groups import LAYERS, Group
-from hf_compress.steps.pruning.planning import Plan
-from hf_compress.steps.pruning.trace import drop_caches
+from hf_compress.steps.pruning.allocate.units import Plan
+from hf_compress.steps.pruning.tracing.groups import LAYERS, Group
+from hf_compress.steps.pruning.tracing.trace import drop_caches
 
 Attribute = tuple[str, str]
 
@@ -28,7 +28,7 @@ WIDTHS = {
 }
 
 
-def remove(model: nn.Module, groups: list[Group], plan: Plan, attributes: dict[str, list[Attribute]]) -> None:
+def remove_units(model: nn.Module, groups: list[Group], plan: Plan, attributes: dict[str, list[Attribute]]) -> None:
     """Remove units from the tensors of `model` and correct the attributes of its modules.
 
     Args:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from hf_compress.layout import copy_with_same_tensors, own_tensors
-from hf_compress.steps.pruning.groups import Group
-from hf_compress.steps.pruning.trace import drop_caches
+from hf_compress.steps.pruning.tracing.groups import Group
+from hf_compress.steps.pruning.tracing.trace import drop_caches
 
 logger = logging.getLogger(__name__)
 Values = dict[int, Tensor]  # by the id of the parameter or buffer that they stand for

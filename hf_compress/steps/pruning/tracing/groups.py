@@ -1,4 +1,4 @@
-"""Groups of channels that can be removed from a model, found by `trace`."""
+"""Groups of units that can go from a model: channels, found by `trace`, or the entries of one weight."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from hf_compress.steps.pruning.config import CRITERIA, PruneConfig
-from hf_compress.steps.pruning.importance import require_finite
-from hf_compress.steps.pruning.labels import FIXED, Axis, Links
-from hf_compress.steps.pruning.trace import trace
+from hf_compress.steps.pruning.tracing.labels import FIXED, Axis, Links
+from hf_compress.steps.pruning.tracing.trace import trace
 
 Modules = dict[str, nn.Module]
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, Conv1D)
@@ -26,14 +24,36 @@ SINGLE = "its channels form a single block, such as one attention head"
 
 @dataclass(frozen=True)
 class Member:
-    """A tensor dimension that loses indices with the group.
+    """A tensor dimension that loses indices with the group; or a tensor, each entry of which is a unit.
 
     Attributes:
-        indices: the indices of each unit, shape (units, indices a unit).
+        indices: the indices of each unit, shape (units, indices a unit); None where the entries are the units.
+        reads: whether the tensor is the weight of a layer that reads the units: a unit that none reads is gone.
     """
 
     axis: Axis
-    indices: np.ndarray
+    indices: np.ndarray | None
+    reads: bool = True
+
+    @property
+    def dim(self) -> int | None:
+        """The dimension; None where the entries are the units."""
+        return None if self.indices is None else self.axis.dim
+
+    @property
+    def name(self) -> str:
+        """Name of the parameter or buffer in the model."""
+        return f"{self.axis.module}.{self.axis.tensor}".lstrip(".")
+
+    def tensor(self, model: nn.Module) -> Tensor:
+        return getattr(model.get_submodule(self.axis.module), self.axis.tensor)
+
+    def sums(self, values: Tensor) -> Tensor:
+        """Return the sum of `values`, which have the tensor's shape, over each unit, shape (units,)."""
+        if self.indices is None:
+            return values.flatten()
+        slices = values.transpose(0, self.dim).reshape(self.axis.size, -1).sum(dim=1)
+        return slices[torch.from_numpy(self.indices)].sum(dim=1)
 
 
 @dataclass(eq=False)
@@ -56,30 +76,13 @@ class Group:
 
     @property
     def units(self) -> int:
-        return len(self.members[0].indices)
+        first = self.members[0]
+        return first.axis.size if first.indices is None else len(first.indices)
 
     @property
     def width(self) -> int:
         """Number of channels."""
         return self.units * self.unit
-
-    def scores(self, model: nn.Module, config: PruneConfig) -> Tensor:
-        """Return the mean importance of each unit over the filters that make it and the kernels that read it.
-
-        Raises:
-            RunError: the criterion gives a score that is not finite.
-        """
-        criterion = CRITERIA.get(config.importance)
-        total, count = torch.zeros(self.units), 0
-        for member in self.members:
-            module = model.get_submodule(member.axis.module)
-            if not isinstance(module, LAYERS) or member.axis.tensor != "weight":
-                continue
-            scores = criterion(module.weight.detach(), member.axis.dim, config.n)[torch.from_numpy(member.indices)]
-            total += scores.sum(dim=1).cpu()
-            count += scores.shape[1]
-        require_finite(total, config.importance, self.name)
-        return total / count
 
 
 def join(groups: list[Group]) -> Group:
@@ -92,6 +95,13 @@ def join(groups: list[Group]) -> Group:
         sorted({module for group in groups for module in group.holders}),
         first.unit,
     )
+
+
+def group_of_weight(name: str, weight: Tensor, dim: int | None) -> Group:
+    """Return a group of one weight alone, whose units are its entries, or its slices along `dim`."""
+    module, _, tensor = name.rpartition(".")
+    axis = Axis(module, tensor, dim or 0, weight.numel() if dim is None else weight.shape[dim], 0)
+    return Group(name, [Member(axis, None if dim is None else np.arange(axis.size)[:, None])], [module], [], 1)
 
 
 def find_groups(model: PreTrainedModel, image: Tensor) -> tuple[list[Group], dict[str, str]]:
@@ -129,7 +139,7 @@ def find_groups(model: PreTrainedModel, image: Tensor) -> tuple[list[Group], dic
         if reason:
             why = dict.fromkeys(makers, reason) | why
         elif makers:
-            members = [Member(axis, _indices(axis, component, parts)) for axis in axes]
+            members = [Member(axis, _indices(axis, component, parts), _reads(modules, axis)) for axis in axes]
             around = holders[found] | {axis.module.rpartition(".")[0] for axis in axes if _is_layer(modules, axis)}
             unit, lead = _lead(modules, members, makers)
             groups.append(Group(_free_name(lead, groups), members, makers, sorted(around), unit))

@@ -11,11 +11,13 @@ from transformers import PreTrainedModel
 from hf_compress.errors import RunError
 from hf_compress.layout import copy_with_same_tensors, use_channels_last
 from hf_compress.looking import twin
+from hf_compress.steps.pruning.allocate.units import Plan, Ranked, allocate, kept_width
 from hf_compress.steps.pruning.config import PruneConfig
-from hf_compress.steps.pruning.groups import Group, Member, find_groups, join
-from hf_compress.steps.pruning.planning import Candidates, Plan, kept_width, plan
-from hf_compress.steps.pruning.removal import Attribute, remove, width_attributes
-from hf_compress.steps.pruning.symmetry import FAILURES, Symmetry
+from hf_compress.steps.pruning.remove.pruner import Pruner
+from hf_compress.steps.pruning.remove.removal import Attribute, remove_units, width_attributes
+from hf_compress.steps.pruning.remove.symmetry import FAILURES, Symmetry
+from hf_compress.steps.pruning.score.scoring import Scores
+from hf_compress.steps.pruning.tracing.groups import Group, Member, find_groups, join
 
 logger = logging.getLogger(__name__)
 TRIAL_SIDE = 64  # pixels
@@ -23,8 +25,8 @@ UNORDERED = "the model's output depends on the order of its channels"
 BREAKS = "the model does not run without some of its channels"
 
 
-class ChannelPruner:
-    """Removes channels of one model and, with the same plan, of copies of it.
+class ChannelPruner(Pruner):
+    """Removes channels of one model and of copies of it.
 
     A group of channels is trusted only when it passes two trials on copies: exchanging its channels leaves the logits
     as they are, and without some of them the model still runs. Groups that fail are protected, the others are pruned.
@@ -60,7 +62,7 @@ class ChannelPruner:
             )
 
     def groups(self, model: PreTrainedModel) -> list[Group]:
-        """Return the groups of `model`, pruned or not, that may lose channels; copies are traced once."""
+        """Return the groups of `model`, pruned or not, that may lose channels; equal shapes are traced once."""
         if (shapes := _shapes(model)) != self._traced[0]:
             self._traced = shapes, self._prunable(find_groups(model, self.image)[0])
         return self._traced[1]
@@ -79,18 +81,12 @@ class ChannelPruner:
         shapes, groups = self._traced
         self._traced = shapes, [group for group in groups if group.name in names]
 
-    def prune(self, model: PreTrainedModel, amount: float) -> None:
-        """Remove the least important channels, in place, until the fraction `amount` of the unpruned model's is gone.
-
-        Raises:
-            RunError: the pruned model does not run.
-        """
+    def remove(self, model: PreTrainedModel, scores: Scores, amount: float) -> None:
         groups = self.groups(model)
-        candidates = [
-            Candidates(group.name, group.scores(model, self.config), group.unit, self.widths[group.name])
-            for group in groups
+        ranked = [
+            Ranked(group.name, scores[group.name].cpu(), group.unit, self.widths[group.name]) for group in groups
         ]
-        self.apply(model, groups, plan(candidates, amount, self.config))
+        self.apply(model, groups, allocate(ranked, amount, self.config))
 
     def apply(self, model: PreTrainedModel, groups: list[Group], removed: Plan) -> None:
         """Remove what a plan says, in place.
@@ -98,7 +94,7 @@ class ChannelPruner:
         Raises:
             RunError: the pruned model does not run.
         """
-        remove(model, groups, removed, self.attributes)
+        remove_units(model, groups, removed, self.attributes)
         use_channels_last(model)
         if not _runs(model, self.image):
             raise RunError(
@@ -165,7 +161,7 @@ class ChannelPruner:
         trial = copy_with_same_tensors(model)
         least = {group.name: max(1, min(self.config.round_to, group.width // 2) // group.unit) for group in groups}
         try:
-            remove(trial, groups, {name: list(range(units)) for name, units in least.items()}, self.attributes)
+            remove_units(trial, groups, {name: list(range(units)) for name, units in least.items()}, self.attributes)
         except FAILURES as error:
             logger.debug("channel removal failed: %s", error)
             return False

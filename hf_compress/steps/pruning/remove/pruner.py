@@ -1,0 +1,46 @@
+"""What every granularity of pruning can do: name its groups, and take units out of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from transformers import PreTrainedModel
+
+from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.score.calibration import Calibration
+from hf_compress.steps.pruning.score.scoring import Scores, score
+from hf_compress.steps.pruning.tracing.groups import Group
+
+
+class Pruner(ABC):
+    """Prunes one model and copies of it, at the start of which amounts are fractions.
+
+    Attributes:
+        protected: layers that stay whole, with the reason.
+    """
+
+    config: PruneConfig
+    protected: dict[str, str]
+
+    @abstractmethod
+    def groups(self, model: PreTrainedModel) -> list[Group]:
+        """Return the groups of `model`, pruned or not, that may lose units."""
+
+    @abstractmethod
+    def remove(self, model: PreTrainedModel, scores: Scores, amount: float) -> None:
+        """Take out the units with the lowest scores, in place, until the fraction `amount` of the unpruned is gone.
+
+        Args:
+            scores: of the groups of this model, in their order.
+
+        Raises:
+            RunError: the pruned model does not run.
+        """
+
+    @abstractmethod
+    def sparsity(self, model: PreTrainedModel) -> float:
+        """Return the fraction of the units that is gone."""
+
+    def prune(self, model: PreTrainedModel, amount: float, calibration: Calibration | None = None) -> None:
+        """Score the units of `model` and remove as many as `amount` says, in place."""
+        self.remove(model, score(model, self.groups(model), self.config, calibration), amount)

@@ -1,0 +1,15 @@
+"""Repair: what a pruned model gets back without a gradient step."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedModel
+
+from hf_compress.context import Context
+from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.training import reestimate_batch_norm
+
+
+def repair(model: PreTrainedModel, context: Context, config: PruneConfig) -> None:
+    """Repair a pruned model in place, by unlabelled training images, as the recipe says."""
+    if config.repairs == "batch_norm":
+        reestimate_batch_norm(model, context)

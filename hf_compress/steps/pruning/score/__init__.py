@@ -1,0 +1,1 @@
+"""Importance: how much each unit of each group counts."""

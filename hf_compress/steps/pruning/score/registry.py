@@ -1,0 +1,36 @@
+"""The importance criteria by name. The units with the lowest scores are pruned first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hf_compress.registry import Registry
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A registered criterion.
+
+    Attributes:
+        function: `function(weight, dim, n) -> scores`: one an element in the weight's shape, or with a `dim` one a
+            slice along it, of shape (weight.shape[dim],); `n` is the order of the norm in the recipe. With
+            `needs_images`, `function(model, groups, calibration) -> {group.name: scores}`, scores (group.units,).
+        needs_images: whether it looks at gradients or activations, and so at calibration images.
+    """
+
+    function: Callable
+    needs_images: bool = False
+
+
+CRITERIA: Registry[Criterion] = Registry("importance", "hf_compress.importance")
+
+
+def register_importance(name: str, needs_images: bool = False) -> Callable:
+    """Return a decorator that adds a criterion under `name`; see `Criterion`."""
+
+    def store(function: Callable) -> Callable:
+        CRITERIA.register(name)(Criterion(function, needs_images))
+        return function
+
+    return store

@@ -1,0 +1,1 @@
+"""Tracing: which channels belong together, and so can only go together."""
