@@ -13,10 +13,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
-
 from hf_compress.checkpoint.export.base import Exportable, Logits, runtime
 from hf_compress.checkpoint.export.folding import fold_batch_norms
+from torch import nn
+
 from hf_compress.measure.latency import device_name, time_in_turns
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.weights import prune_weights

@@ -145,6 +145,27 @@ class Row(Part):
         return value
 
 
+class FileCost(Part):
+    bytes: Count
+
+
+class DeployedFile(Part):
+    """The final model in a file for another runtime; what it says there, and how far that is from PyTorch."""
+
+    stage: Name
+    model: Name
+    runtime: Name
+    precision: Literal["float32", "int8"]
+    file: Name
+    quality: dict[Name, Score] = Field(max_length=100)
+    cost: FileCost
+    latency: dict[Batch, Latency]
+    eager_latency: dict[Batch, Latency]
+    max_difference: dict[Name, Annotated[float, Field(ge=0)]]
+    top1_agreement: Fraction = 1.0
+    differences: list[Difference] = []
+
+
 class Layer(Part):
     """Output channels, and fraction of zeros, before and after; null where a model lacks the layer."""
 
@@ -303,7 +324,8 @@ class Report(Part):
     seeds: dict[Name, Any] = {}
     measure: Measurement
     environment: Environment
-    exports: list[dict[str, Any]] = []
+    deployed: list[DeployedFile] = Field([], max_length=10_000)
+    not_deployed: list[Text] = []
 
     @field_validator("created")
     @classmethod

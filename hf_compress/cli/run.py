@@ -79,6 +79,7 @@ def run_recipe(recipe: Recipe, target: Path, **options: bool) -> None:
     """
     from rich.console import Console
 
+    from hf_compress.measure.deployed_table import deployed_table
     from hf_compress.measure.table import report_table
     from hf_compress.pipeline import compress
 
@@ -92,6 +93,8 @@ def run_recipe(recipe: Recipe, target: Path, **options: bool) -> None:
         raise interrupted from None
     processes.end()
     console.print(report_table(result.report))
+    if deployed := result.report.get("deployed"):
+        console.print(deployed_table(deployed))
     console.print(f"model, recipe and report: {result.folder}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -109,15 +109,20 @@ def comparison(report: dict[str, Any]) -> list[tuple[str, str, str, str]]:
 
 
 def steps_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Return headings and rows of the table with one line a stage, and how steps differ from the stage before."""
+    """Return headings and rows of the table with one line a stage, and how steps differ from the stage before.
+
+    Below them stand the deployed files, which differ from the last stage.
+    """
+    stages, files = report["rows"], report.get("deployed", [])
     left_out = {"calibration error", "peak memory, one image"}
     if all(row["cost"]["nonzero_parameters"] > 0.99 * row["cost"]["parameters"] for row in report["rows"]):
         left_out.add("non-zero parameters")
     shown = [m for m in measures(report) if m.heading not in left_out and not m.heading.endswith("p95")]
-    rows = [[row["stage"], what_was_done(row), *(m.text(row) for m in shown)] for row in report["rows"]]
+    rows = [[row["stage"], what_was_done(row), *(m.text(row) for m in shown)] for row in (*stages, *files)]
     headings = ["stage", "what was done", *(m.heading for m in shown)]
     for quality in (m for m in shown if m.metric):
-        found = [difference(row, quality.metric, before["stage"]) for before, row in pairwise(report["rows"])]
+        pairs = [*pairwise(stages), *((stages[-1], file) for file in files)]
+        found = [difference(row, quality.metric, before["stage"]) for before, row in pairs]
         if any(found):
             headings.append(f"{quality.heading} against the stage before")
             for row, entry in zip(rows, [None, *found], strict=True):
@@ -127,6 +132,8 @@ def steps_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def what_was_done(row: dict[str, Any]) -> str:
     """Sum up the details of a row."""
+    if "file" in row:
+        return f"{row['file']}, run by {row['runtime']}"
     details = row.get("details", {})
     if epochs := details.get("epochs"):
         best = f", the best: {details['best_epoch']}" if "best_epoch" in details else ""
@@ -245,6 +252,7 @@ def limits(report: dict[str, Any]) -> list[str]:
     """Return the sentences that a reader must know, each from a fact of the report."""
     rules = (
         _missed,
+        _not_deployed,
         _over_budget,
         _small_test,
         _intervals,
@@ -267,6 +275,11 @@ def _missed(report: dict[str, Any]) -> Iterator[str]:
                 f"Step {row['stage']} was to remove {missed['asked']:.1%} of the {what} and removed "
                 f"{missed['reached']:.1%}: {missed['reason']}."
             )
+
+
+def _not_deployed(report: dict[str, Any]) -> Iterator[str]:
+    for sentence in report.get("not_deployed", []):
+        yield f"Not deployed: {sentence}."
 
 
 def _over_budget(report: dict[str, Any]) -> Iterator[str]:
@@ -351,8 +364,8 @@ def _overlap(report: dict[str, Any]) -> Iterator[str]:
 def _latency_device(report: dict[str, Any]) -> Iterator[str]:
     if any("latency" in row for row in report["rows"]):
         yield (
-            f"Latency was measured on {device(report)} in PyTorch; another device, runtime or batch size gives "
-            "other ratios."
+            f"Latency was measured on {device(report)} in PyTorch, that of a deployed file in its runtime; another "
+            "device, runtime or batch size gives other ratios."
         )
     timed = [entry for row in report["rows"] for entry in row.get("latency", {}).values()]
     spread = max((entry["p95_ms"] / entry["p50_ms"] for entry in timed), default=1)

@@ -11,6 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_compress.compiling import compiled
+from hf_compress.models.exporting import TensorsAlone
+from hf_compress.models.folding import fold_batch_norms
+from hf_compress.runtimes import Exportable, runtime
 
 Prepared = Callable[[Tensor], Any]
 
@@ -25,13 +28,10 @@ def compile(model: PreTrainedModel, image: Tensor, threads: int) -> Prepared:
 
 def onnxruntime(model: PreTrainedModel, image: Tensor, threads: int) -> Prepared:
     """The export of `hf-compress export --to onnx`, in memory only."""
-    from hf_compress.checkpoint.export.base import Exportable, Logits, runtime
-    from hf_compress.checkpoint.export.folding import fold_batch_norms
-
-    onnx = runtime("onnx")
+    onnx, module = runtime("onnx"), TensorsAlone(fold_batch_norms(model, image), image)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
-        onnx.write(Exportable(Logits(fold_batch_norms(model, image)).eval(), image, [], {}, []), file)
+        onnx.write(Exportable(module, module.outputs, image, {}), file)
         return onnx.load(file, threads)
 
 
@@ -40,15 +40,3 @@ PREPARE: dict[str, Callable[[PreTrainedModel, Tensor, int], Prepared]] = {
     "compile": compile,
     "onnxruntime": onnxruntime,
 }
-
-
-def require(runtimes: list[str]) -> None:
-    """Fail before a run, not after it.
-
-    Raises:
-        UsageError: a runtime is not installed; says what to install.
-    """
-    if "onnxruntime" in runtimes:
-        from hf_compress.checkpoint.export import base
-
-        base.runtime("onnx")

@@ -41,7 +41,7 @@ def report_table(report: dict[str, Any]) -> Table:
                 heading = f"{runtime}, {batch.replace('_', ' ')}, {quantile.removesuffix('_ms')}"
                 values = [latencies(row).get(runtime, {batch: {quantile: None}})[batch][quantile] for row in rows]
                 table.add_row(heading, *_with_ratios(values, "ms"))
-    table.caption = "\n".join(report.get("remarks", [])) or None
+    table.caption = "\n".join([*report.get("remarks", []), *report.get("not_deployed", [])]) or None
     return table
 
 

@@ -1,6 +1,6 @@
 """The steps of a recipe. Importing this package registers the built-in ones; it does not import torch."""
 
-from hf_compress.steps import distillation, feature_distillation, finetuning, pruning, quantization, rewriting
+from hf_compress.steps import distillation, feature_distillation, finetuning, pruning, rewriting
 from hf_compress.steps.base import STEPS, Context, Step, StepResult, register_step
 
 __all__ = [
@@ -12,7 +12,6 @@ __all__ = [
     "feature_distillation",
     "finetuning",
     "pruning",
-    "quantization",
     "register_step",
     "rewriting",
 ]

@@ -37,8 +37,6 @@ class Context:
         projector: maps the student's embeddings to the teacher's where their widths differ, added by feature
             distillation.
         log: prints one line for the user.
-        artifacts: where a step puts files that belong into the run folder beside the model; None keeps them in
-            `work_folder`.
         resumable: whether what lies in `work_folder` is an earlier part of this very work; False starts anew.
     """
 
@@ -50,7 +48,6 @@ class Context:
     sparse_parameters: set[str] = field(default_factory=set)
     projector: nn.Linear | None = None
     log: Any = print
-    artifacts: Path | None = None
     resumable: bool = False
     parts: int = field(default=0, init=False)
 

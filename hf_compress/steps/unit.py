@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from hf_compress.hub.load import LoadedModel
 from hf_compress.steps.base import Context, Step
 from hf_compress.units import Units
 
-MODEL, ARTIFACTS, DETAILS = "model", "artifacts", "step.json"
+MODEL, DETAILS = "model", "step.json"
 
 
 def apply_once(
@@ -27,12 +26,11 @@ def apply_once(
         context: gets back what the step left in it for later steps: the projector, and what must stay zero.
 
     Returns:
-        The student as the step left it, the details for the report, and the folder of the result, for `add_files`.
+        The student as the step left it, the details for the report, and the folder of the model.
     """
 
     def work(new: Path, in_progress: Path) -> None:
-        own = replace(context, work_folder=in_progress, artifacts=new / ARTIFACTS, resumable=True)
-        own.artifacts.mkdir()
+        own = replace(context, work_folder=in_progress, resumable=True)
         result = step.apply(student.model, own)
         save(result.model.eval(), new / MODEL, student.processor)
         if own.projector is not None:
@@ -44,11 +42,4 @@ def apply_once(
     context.sparse_parameters = set(found["sparse_parameters"])
     context.projector = load_projector(folder / MODEL)
     model = load_like(student.model, folder / MODEL)
-    return replace(student, model=model, projector=context.projector), found["details"], folder
-
-
-def add_files(folder: Path, files: Path, model: bool) -> None:
-    """Put into a run's files what a step left beside the model, and the model itself where it is the final one."""
-    shutil.copytree(folder / ARTIFACTS, files, dirs_exist_ok=True)
-    if model:
-        shutil.copytree(folder / MODEL, files, dirs_exist_ok=True)
+    return replace(student, model=model, projector=context.projector), found["details"], folder / MODEL

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from hf_compress.runtimes.base import INPUT, Call, Exportable, Runtime, register_runtime
 
-from hf_compress.checkpoint.export.base import INPUT, Call, Exportable, Runtime, register_runtime
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @register_runtime("litert")
@@ -19,19 +21,21 @@ class LiteRt(Runtime):
     extra = "litert"
     batches = False
 
-    def write(self, model: Exportable, file: Path) -> None:
+    def write(self, model: Exportable, file: Path, calibration: Sequence[Tensor] = ()) -> None:
         import litert_torch
 
         litert_torch.convert(model.module, sample_kwargs={INPUT: model.image}).export(str(file))
 
     def load(self, file: Path, threads: int) -> Call:
+        import torch
         from ai_edge_litert.interpreter import Interpreter
 
         interpreter = Interpreter(str(file), num_threads=threads)
         run = interpreter.get_signature_runner()
 
-        def call(pixel_values: Tensor) -> Tensor:
-            (logits,) = run(**{INPUT: pixel_values.contiguous().numpy()}).values()
-            return torch.from_numpy(logits)
+        def call(pixel_values: Tensor) -> list[Tensor]:
+            made = run(**{INPUT: pixel_values.contiguous().numpy()})
+            in_order = sorted(made, key=lambda name: (len(name), name))  # output_0, ..., output_10
+            return [torch.from_numpy(made[name]) for name in in_order]
 
         return call

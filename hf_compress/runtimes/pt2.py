@@ -1,0 +1,35 @@
+"""`torch.export` archives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hf_compress.runtimes.base import Call, Exportable, Runtime, register_runtime
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register_runtime("pt2")
+class TorchExport(Runtime):
+    """Written by `torch.export.save`; labels and preprocessing are extra files of the archive."""
+
+    suffix = ".pt2"
+
+    def write(self, model: Exportable, file: Path, calibration: Sequence[Tensor] = ()) -> None:
+        import torch
+
+        torch.export.save(model.program(dynamic_batch=True), file, extra_files=dict(model.metadata))
+
+    def load(self, file: Path, threads: int) -> Call:
+        import torch
+
+        program = torch.export.load(file).module()
+
+        def call(pixel_values: Tensor) -> Sequence[Tensor]:
+            made = program(pixel_values)
+            return [made] if isinstance(made, torch.Tensor) else made
+
+        return call
