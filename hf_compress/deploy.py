@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -70,36 +70,21 @@ def write_files(
         not there: a runtime cannot take the model, or the file does not say the same. In int8 it may differ, as its
         row says, as long as it is finite.
     """
-    model, problems = exportable(loaded), []
-    files: dict[Target, DeployedModel] = {}
-    calibration = cache(partial(_calibration, data, loaded))
+    problems: list[str] = []
     with cpu_threads(measure.threads):
-        for target in track(targets, "Exporting", transient=True):
-            (folder / target.place).parent.mkdir(parents=True, exist_ok=True)
-            try:
-                target.runtime.write(
-                    model, folder / target.place, calibration(target.section.images) if target.section.int8 else ()
-                )
-                files[target] = _opened(target.runtime, folder / target.place, model.outputs, loaded)
-            except Exception as error:  # exporters raise whatever their compilers raise
-                reason = str(error).strip().splitlines() or [type(error).__name__]
-                problems.append(f"the model cannot be exported to {target.section.stage}: {reason[0]}")
+        files = _written(loaded, data, targets, folder, problems)
         eager = twin(loaded.model)
         use_channels_last(eager)
-        shown = track(
-            batches(spread(data.test, CHECK_IMAGES), loaded.processor, CHECK_BATCH), "Checking", transient=True
-        )
-        found = agreements(eager, list(files.values()), (batch["pixel_values"] for batch in shown))
-        rows = {}
+        found = agreements(eager, list(files.values()), _test_images(data, loaded))
+        rows: dict[Target, dict[str, Any]] = {}
         for target, agreement in zip(files, found, strict=True):
             if agreement.within(float("inf") if target.section.int8 else TOLERANCE):
                 rows[target] = _row(target, loaded, folder) | agreement.row
             else:
                 problems.append(f"the {target.section.stage} export does not say the same as PyTorch: {agreement}")
-        _time(eager, [(rows[target], files[target]) for target in rows], example_input(loaded.processor), measure)
-    for target in [target for target in targets if target not in rows]:
-        for place in target.places:
-            (folder / place).unlink(missing_ok=True)
+        _time(eager, [(row, files[target]) for target, row in rows.items()], example_input(loaded.processor), measure)
+    for place in {place for target in targets if target not in rows for place in target.places}:
+        (folder / place).unlink(missing_ok=True)
     return list(rows.values()), problems
 
 
@@ -147,8 +132,27 @@ def deploy(
     return result, folder
 
 
-def _calibration(data: ImageData, loaded: LoadedModel, count: int) -> list:
-    return [batch["pixel_values"] for batch in batches(spread(data.train, count), loaded.processor, 1)]
+def _written(
+    loaded: LoadedModel, data: ImageData, targets: Sequence[Target], folder: Path, problems: list[str]
+) -> dict[Target, DeployedModel]:
+    """Write all that can be written; what cannot is a problem more."""
+    model, files = exportable(loaded), {}
+    for target in track(targets, "Exporting", transient=True):
+        file, section = folder / target.place, target.section
+        file.parent.mkdir(parents=True, exist_ok=True)
+        ranges = batches(spread(data.train, section.images if section.int8 else 0), loaded.processor, 1)
+        try:
+            target.runtime.write(model, file, [batch["pixel_values"] for batch in ranges])
+            files[target] = _opened(target.runtime, file, model.outputs, loaded)
+        except Exception as error:  # exporters raise whatever their compilers raise
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            problems.append(f"the model cannot be exported to {section.stage}: {reason[0]}")
+    return files
+
+
+def _test_images(data: ImageData, loaded: LoadedModel) -> Iterator[torch.Tensor]:
+    shown = batches(spread(data.test, CHECK_IMAGES), loaded.processor, CHECK_BATCH)
+    return (batch["pixel_values"] for batch in track(shown, "Checking", transient=True))
 
 
 def _opened(chosen: Runtime, file: Path, outputs: list[str], loaded: LoadedModel) -> DeployedModel:

@@ -77,10 +77,7 @@ def compress(
     """
     recipe = permitted(recipe, trust_remote_code, publish)
     log = processes.begin(log)
-    for name in [
-        *("onnx" for each in recipe.measure.runtimes if each == "onnxruntime"),
-        *(s.to for s in recipe.deploy),
-    ]:
+    for name in ["onnx"] * ("onnxruntime" in recipe.measure.runtimes) + [section.to for section in recipe.deploy]:
         runtime(name)
     if recipe.publish is not None:
         require_login()

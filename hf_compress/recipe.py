@@ -296,8 +296,8 @@ def _without_quantize(values: dict[str, Any]) -> dict[str, Any]:
             options = {"to": "onnx", "int8": True, "images": 256} | {k: options[k] for k in options if k != "repeats"}
         section = validate(DeploySection, options, f"steps.{number}.quantize")
         logger.warning(
-            "'steps.%s.quantize' is no step any more; the final model is quantised instead, as by 'deploy: [{to: onnx, "
-            "int8: true, images: %s}]'",
+            "'steps.%s.quantize' is no step any more; the final model is quantised instead, as by "
+            "'deploy: [{to: onnx, int8: true, images: %s}]'",
             number,
             section.images,
         )

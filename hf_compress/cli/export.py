@@ -25,9 +25,7 @@ def export(
     to: Annotated[list[str], typer.Option(help="onnx, openvino, executorch, litert or pt2; repeatable.")],
     int8: Annotated[bool, typer.Option("--int8", help="Write an int8 version, too, calibrated with images.")] = False,
     data: Annotated[str | None, typer.Option(help=f"{DATA_HELP} A run folder's own data when not given.")] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Folder to write into; `deploy` in FOLDER when not given.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Where to write; `deploy` in FOLDER when not given.")] = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Write a model for other runtimes, check each file against PyTorch on test images, and time both in turn.

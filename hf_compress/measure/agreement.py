@@ -49,7 +49,7 @@ class Agreement:
 
     @property
     def row(self) -> dict[str, Any]:
-        """`max_difference`, and for logits `top1_agreement`: the fraction of answers with one and the same best class."""
+        """`max_difference`, and for logits `top1_agreement`: the fraction of answers with the same best class."""
         agreed = {"top1_agreement": self.same / self.compared} if self.compared else {}
         return {"max_difference": self.max_difference, **agreed}
 
