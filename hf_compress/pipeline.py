@@ -141,7 +141,7 @@ def _work(recipe: Recipe, folder: RunFolder, log) -> Run:
     if teacher is not None:
         stages.add_teacher(teacher, training_details)
     last_teacher = teach_assistants(recipe, assistants, teacher, data, stages, folder, log)
-    if own_student or not recipe.steps:
+    if own_student:
         stages.add("student", student)
     data.set_augmentation(
         recipe.data.augmentation, student.processor, *([last_teacher.processor] if last_teacher else [])
@@ -152,6 +152,8 @@ def _work(recipe: Recipe, folder: RunFolder, log) -> Run:
         log(f"step {number} of {len(recipe.steps)}: {name}")
         student, details, saved = apply_once(step, f"{number} {name}", student, context, folder.units)
         stages.add(f"{number} {name}", student, details)
+    if not recipe.steps:
+        stages.add("unchanged", student)
     stages.add_latency()
     deployed, exports = deploy(recipe, student, data, stages, folder.units, log) if recipe.deploy else ({}, None)
 

@@ -154,7 +154,8 @@ def summary(report: dict[str, Any]) -> list[str]:
     first, *_, last = report["rows"]
     classes = f" for {len(report['labels'])} classes" if report.get("labels") else ""
     kind = "backbone for image features" if report.get("task") == "features" else f"image classifier{classes}"
-    made = f"A {model_name(last)} {kind}, made with hf-compress: {', '.join(step_names(report))}."
+    done = [*step_names(report), *(file["stage"] for file in report.get("deployed", []))] or ["unchanged"]
+    made = f"A {model_name(last)} {kind}, made with hf-compress: {', '.join(done)}."
     return [made, _against(first, last, report)]
 
 
