@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from hf_compress.looking import twin
 from hf_compress.measure.agreement import agreements
 from hf_compress.measure.intervals import differences
 from hf_compress.measure.latency import cpu_threads, repeated, time_in_turns
-from hf_compress.models.exporting import DeployedModel, description, exportable
+from hf_compress.models.exporting import DeployedModel, exportable
 from hf_compress.recipe import Recipe
 from hf_compress.runtimes import Runtime, runtime
 from hf_compress.sections import DeploySection, MeasureSection
@@ -97,10 +98,11 @@ def open_file(row: dict[str, Any], folder: Path, loaded: LoadedModel) -> LoadedM
 def describe(rows: list[dict[str, Any]], folder: Path, loaded: LoadedModel) -> None:
     """Write a JSON file beside each export: labels, preprocessing, its row, and the environment."""
     for row in rows:
-        package = runtime(row["runtime"]).package.partition(".")[0]
-        found = environment() | {row["runtime"]: version(package)}
-        text = json.dumps(description(loaded) | {"export": row, "environment": found}, indent=2, allow_nan=False)
-        write_text(_beside(folder / row["file"]), text + "\n")
+        found = environment()
+        with suppress(PackageNotFoundError):  # a module may come from a package of another name
+            found[row["runtime"]] = version(runtime(row["runtime"]).package.partition(".")[0])
+        whole = _description(loaded, row["max_difference"]) | {"export": row, "environment": found}
+        write_text(_beside(folder / row["file"]), json.dumps(whole, indent=2, allow_nan=False) + "\n")
 
 
 def deploy(
@@ -136,18 +138,28 @@ def _written(
     loaded: LoadedModel, data: ImageData, targets: Sequence[Target], folder: Path, problems: list[str]
 ) -> dict[Target, DeployedModel]:
     """Write all that can be written; what cannot is a problem more."""
-    model, files = exportable(loaded), {}
+    model, files = exportable(loaded.model, example_input(loaded.processor)), {}
+    metadata = {key: json.dumps(value) for key, value in _description(loaded, model.outputs).items()}
     for target in track(targets, "Exporting", transient=True):
         file, section = folder / target.place, target.section
         file.parent.mkdir(parents=True, exist_ok=True)
-        ranges = batches(spread(data.train, section.images if section.int8 else 0), loaded.processor, 1)
+        shown = batches(spread(data.train, section.images if section.int8 else 0), loaded.processor, 1)
         try:
-            target.runtime.write(model, file, [batch["pixel_values"] for batch in ranges])
-            files[target] = _opened(target.runtime, file, model.outputs, loaded)
+            calibration = [batch["pixel_values"] for batch in shown]
+            target.runtime.write(replace(model, metadata=metadata, calibration=calibration), file)
+            opened = _opened(target.runtime, file, model.outputs, loaded)
+            opened(model.image)
+            files[target] = opened
         except Exception as error:  # exporters raise whatever their compilers raise
             reason = str(error).strip().splitlines() or [type(error).__name__]
             problems.append(f"the model cannot be exported to {section.stage}: {reason[0]}")
     return files
+
+
+def _description(loaded: LoadedModel, outputs: Iterable[str]) -> dict[str, Any]:
+    """Return what a program needs beside the weights."""
+    labels = loaded.label_names if "logits" in outputs else []
+    return {"labels": labels, "preprocessing": json.loads(loaded.processor.to_json_string())}
 
 
 def _test_images(data: ImageData, loaded: LoadedModel) -> Iterator[torch.Tensor]:
@@ -174,6 +186,8 @@ def _time(eager, files: list[tuple[dict[str, Any], DeployedModel]], image, measu
     """Add the latencies to the rows: of each file, and PyTorch's in turn with it; by batch size where one is taken."""
     for size in sorted({1, measure.batch_size}):
         taking = [(row, file) for row, file in files if file.batches or size == 1]
+        if not taking:
+            continue
         batch = repeated(image, size)
         calls = [partial(eager, pixel_values=batch), *(partial(file.call, batch.contiguous()) for _, file in taking)]
         own, *others = time_in_turns(calls, measure.repeats, f"deployed, batch {size}")

@@ -123,19 +123,24 @@ class Difference(Part):
     high: Score
 
 
-class Row(Part):
-    """A stage: what was measured of one model."""
+class Measured(Part):
+    """What was measured of a model, or of its file."""
 
     stage: Name
     model: Name
     quality: dict[Name, Score] = Field(max_length=100)
+    latency: dict[Batch, Latency] = {}
+    differences: list[Difference] = []
+
+
+class Row(Measured):
+    """A stage of the run."""
+
     cost: Cost
     classes: Classes | None = None
     reliability: Reliability | None = None
-    latency: dict[Batch, Latency] = {}
     runtimes: dict[Name, dict[Batch, Latency]] = {}
     details: Details = Field(default_factory=Details)
-    differences: list[Difference] = []
 
     @field_validator("classes", "reliability", mode="before")
     @classmethod
@@ -149,21 +154,16 @@ class FileCost(Part):
     bytes: Count
 
 
-class DeployedFile(Part):
-    """The final model in a file for another runtime; what it says there, and how far that is from PyTorch."""
+class DeployedFile(Measured):
+    """The final model in a file for another runtime, and how far what it says there is from PyTorch."""
 
-    stage: Name
-    model: Name
     runtime: Name
     precision: Literal["float32", "int8"]
     file: Name
-    quality: dict[Name, Score] = Field(max_length=100)
     cost: FileCost
-    latency: dict[Batch, Latency]
     eager_latency: dict[Batch, Latency]
     max_difference: dict[Name, Annotated[float, Field(ge=0)]]
     top1_agreement: Fraction = 1.0
-    differences: list[Difference] = []
 
 
 class Layer(Part):

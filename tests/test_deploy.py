@@ -6,9 +6,9 @@ import logging
 import pytest
 import torch
 from reports import report
-from transformers import AutoModelForImageClassification
+from transformers import AutoModelForImageClassification, Dinov2Config, Dinov2Model, ViTImageProcessor
 
-from hf_compress import Recipe, compress, register_runtime
+from hf_compress import Recipe, compress, register_runtime, save
 from hf_compress.deploy import FOLDER
 from hf_compress.errors import UsageError
 from hf_compress.hub.card import render_card
@@ -55,7 +55,7 @@ def deployed(**changes):
 class Broken(Runtime):
     suffix = ".broken"
 
-    def write(self, model, file, calibration=()):
+    def write(self, model, file):
         file.write_text("half of it")
         raise ValueError("no such operator\nand much more")
 
@@ -111,6 +111,18 @@ def test_a_model_is_deployed_as_it_is(tmp_path):
     assert [row["stage"] for row in made.report["rows"]] == ["student", "unchanged"]
     assert made.report["deployed"][0]["quality"] == made.report["rows"][0]["quality"]
     assert "made with hf-compress: pt2" in (made.folder / "README.md").read_text()
+
+
+def test_a_backbone_is_deployed_with_all_its_outputs(tmp_path):
+    config = Dinov2Config(num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8, hidden_size=32)
+    save(Dinov2Model(config), tmp_path / "teacher", ViTImageProcessor(size={"height": 16, "width": 16}))
+    steps, student = [{"distill_features": {"epochs": 1}}], {"model": "resnet18", "width": 0.125}
+    features = recipe(task="features", teacher=str(tmp_path / "teacher"), student=student, steps=steps, deploy=["pt2"])
+    report = compress(features, tmp_path / "run", log=lambda line: None).report
+    (row,) = report["deployed"]
+    assert row["max_difference"].keys() == {"last_hidden_state", "pooler_output"}
+    assert row["quality"] == pytest.approx(report["rows"][-1]["quality"], abs=1e-4)
+    assert "top1_agreement" not in row
 
 
 def test_the_step_of_earlier_versions_is_a_deployment(caplog):

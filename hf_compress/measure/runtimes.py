@@ -11,9 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_compress.compiling import compiled
-from hf_compress.models.exporting import TensorsAlone
-from hf_compress.models.folding import fold_batch_norms
-from hf_compress.runtimes import Exportable, runtime
+from hf_compress.models.exporting import exportable
+from hf_compress.runtimes import runtime
 
 Prepared = Callable[[Tensor], Any]
 
@@ -28,11 +27,10 @@ def compile(model: PreTrainedModel, image: Tensor, threads: int) -> Prepared:
 
 def onnxruntime(model: PreTrainedModel, image: Tensor, threads: int) -> Prepared:
     """The export of `hf-compress export --to onnx`, in memory only."""
-    onnx, module = runtime("onnx"), TensorsAlone(fold_batch_norms(model, image), image)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
-        onnx.write(Exportable(module, module.outputs, image, {}), file)
-        return onnx.load(file, threads)
+        runtime("onnx").write(exportable(model, image), file)
+        return runtime("onnx").load(file, threads)
 
 
 PREPARE: dict[str, Callable[[PreTrainedModel, Tensor, int], Prepared]] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 
 import torch
@@ -10,8 +9,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 
-from hf_compress.data.images import input_size
-from hf_compress.hub.load import LoadedModel
 from hf_compress.looking import twin
 from hf_compress.models.folding import fold_batch_norms, tensors
 from hf_compress.runtimes.base import Call, Exportable
@@ -63,16 +60,14 @@ class DeployedModel(nn.Module):
         return ModelOutput(zip(self.outputs, joined, strict=True))
 
 
-def exportable(loaded: LoadedModel) -> Exportable:
-    """Return a model ready for export: its batch norms folded, all the tensors that it gives as outputs."""
-    image = torch.zeros(1, 3, *input_size(loaded.processor))
-    model = fold_batch_norms(loaded.model, image)
+def exportable(model: PreTrainedModel, image: Tensor) -> Exportable:
+    """Return a copy of a model ready for export: batch norms folded, all the tensors that it gives as outputs.
+
+    Args:
+        image: one input, shape (1, 3, height, width).
+    """
+    model = fold_batch_norms(model, image)
     for weight in model.parameters():  # ExecuTorch takes no channels-last kernels, as a training leaves them
         weight.data = weight.flatten().view(weight.shape)
     module = TensorsAlone(model, image)
-    return Exportable(module, module.outputs, image, {key: json.dumps(v) for key, v in description(loaded).items()})
-
-
-def description(loaded: LoadedModel) -> dict[str, list | dict]:
-    """Return what a program needs beside the weights: `labels`, and the image processor's own `preprocessing`."""
-    return {"labels": loaded.label_names, "preprocessing": json.loads(loaded.processor.to_json_string())}
+    return Exportable(module, module.outputs, image)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -29,12 +29,14 @@ class Exportable:
         outputs: names of these tensors.
         image: one input, shape (1, 3, height, width).
         metadata: what a program needs beside the weights, as text: `labels` and `preprocessing`, each JSON.
+        calibration: images for int8, each of shape (1, 3, height, width); empty for float32.
     """
 
     module: nn.Module
     outputs: list[str]
     image: Tensor
-    metadata: dict[str, str]
+    metadata: dict[str, str] = field(default_factory=dict)
+    calibration: Sequence[Tensor] = ()
 
     def program(self, dynamic_batch: bool) -> torch.export.ExportedProgram:
         """Return the model as a graph.
@@ -68,12 +70,8 @@ class Runtime(ABC):
     batches: ClassVar[bool] = True
 
     @abstractmethod
-    def write(self, model: Exportable, file: Path, calibration: Sequence[Tensor] = ()) -> None:
-        """Write `model` to `file`.
-
-        Args:
-            calibration: inputs of shape (1, 3, height, width) that set the ranges of int8; none for float32.
-        """
+    def write(self, model: Exportable, file: Path) -> None:
+        """Write `model` to `file`; in int8 where it brings calibration images."""
 
     @abstractmethod
     def load(self, file: Path, threads: int) -> Call:

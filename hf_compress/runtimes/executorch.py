@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,6 @@ from hf_compress.runtimes.base import Call, Exportable, Runtime, register_runtim
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
 
 @register_runtime("executorch")
@@ -23,11 +21,11 @@ class ExecuTorch(Runtime):
     int8 = True
     batches = False
 
-    def write(self, model: Exportable, file: Path, calibration: Sequence[Tensor] = ()) -> None:
+    def write(self, model: Exportable, file: Path) -> None:
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
-        program = _quantized(model, calibration) if calibration else model.program(dynamic_batch=False)
+        program = _quantized(model) if model.calibration else model.program(dynamic_batch=False)
         lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
         with open(file, "wb") as target:
             lowered.to_executorch().write_to_file(target)
@@ -41,7 +39,7 @@ class ExecuTorch(Runtime):
         return lambda pixel_values: [made.clone() for made in forward.execute([pixel_values.contiguous()])]
 
 
-def _quantized(model: Exportable, calibration: Sequence[Tensor]) -> torch.export.ExportedProgram:
+def _quantized(model: Exportable) -> torch.export.ExportedProgram:
     """Quantise weights per channel and activations with the ranges that the calibration images show (PT2E)."""
     import torch
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
@@ -53,6 +51,6 @@ def _quantized(model: Exportable, calibration: Sequence[Tensor]) -> torch.export
     quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
     observed = prepare_pt2e(model.program(dynamic_batch=False).module(), quantizer)
     with torch.no_grad():
-        for image in calibration:
+        for image in model.calibration:
             observed(image)
     return torch.export.export(convert_pt2e(observed), (model.image,))

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hf_compress.runtimes.base import INPUT, Call, Exportable, Runtime, register_runtime
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @register_runtime("litert")
@@ -21,7 +16,7 @@ class LiteRt(Runtime):
     extra = "litert"
     batches = False
 
-    def write(self, model: Exportable, file: Path, calibration: Sequence[Tensor] = ()) -> None:
+    def write(self, model: Exportable, file: Path) -> None:
         import litert_torch
 
         litert_torch.convert(model.module, sample_kwargs={INPUT: model.image}).export(str(file))
@@ -33,7 +28,7 @@ class LiteRt(Runtime):
         interpreter = Interpreter(str(file), num_threads=threads)
         run = interpreter.get_signature_runner()
 
-        def call(pixel_values: Tensor) -> list[Tensor]:
+        def call(pixel_values):
             made = run(**{INPUT: pixel_values.contiguous().numpy()})
             in_order = sorted(made, key=lambda name: (len(name), name))  # output_0, ..., output_10
             return [torch.from_numpy(made[name]) for name in in_order]

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hf_compress.runtimes.base import INPUT, Call, Exportable, Runtime, register_runtime
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @register_runtime("onnx")
@@ -22,14 +17,14 @@ class Onnx(Runtime):
     extra = "onnx"
     int8 = True
 
-    def write(self, model: Exportable, file: Path, calibration: Sequence[Tensor] = ()) -> None:
+    def write(self, model: Exportable, file: Path) -> None:
         import onnx
 
         with tempfile.TemporaryDirectory() as folder:
             written = Path(folder) / "model.onnx"
             _export(model, written)
-            if calibration:
-                written = _quantized(written, calibration)
+            if model.calibration:
+                written = _quantized(model, written)
             graph = onnx.load(written)
         onnx.helper.set_model_props(graph, model.metadata)
         onnx.save(graph, file)
@@ -44,7 +39,7 @@ class Onnx(Runtime):
         options.add_session_config_entry("session.force_spinning_stop", "1")  # idle threads leave the cores to others
         session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
-        def call(pixel_values: Tensor) -> list[Tensor]:
+        def call(pixel_values):
             return [torch.from_numpy(made) for made in session.run(None, {INPUT: pixel_values.contiguous().numpy()})]
 
         return call
@@ -65,7 +60,7 @@ def _export(model: Exportable, file: Path) -> None:
     program.save(file)
 
 
-def _quantized(file: Path, calibration: Sequence[Tensor]) -> Path:
+def _quantized(model: Exportable, file: Path) -> Path:
     """Quantise weights per channel and activations with the ranges that the calibration images show (QDQ form).
 
     Weights keep seven bits (`reduce_range`): x86 processors without VNNI add pairs of 8-bit products in 16 bits.
@@ -75,7 +70,7 @@ def _quantized(file: Path, calibration: Sequence[Tensor]) -> Path:
 
     class Images(CalibrationDataReader):
         def __init__(self):
-            self.inputs = ({INPUT: image.numpy()} for image in calibration)
+            self.inputs = ({INPUT: image.numpy()} for image in model.calibration)
 
         def get_next(self):
             return next(self.inputs, None)

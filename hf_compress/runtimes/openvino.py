@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hf_compress.runtimes.base import INPUT, Call, Exportable, Runtime, register_runtime
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @register_runtime("openvino")
@@ -24,7 +19,7 @@ class OpenVino(Runtime):
     package = "openvino"
     extra = "openvino"
 
-    def write(self, model: Exportable, file: Path, calibration: Sequence[Tensor] = ()) -> None:
+    def write(self, model: Exportable, file: Path) -> None:
         import openvino
 
         converted = openvino.convert_model(model.program(dynamic_batch=True))
@@ -42,7 +37,7 @@ class OpenVino(Runtime):
         options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
         compiled = openvino.Core().compile_model(file, "CPU", options)
 
-        def call(pixel_values: Tensor) -> list[Tensor]:
+        def call(pixel_values):
             return [torch.from_numpy(made.copy()) for made in compiled(pixel_values.contiguous().numpy()).to_tuple()]
 
         return call

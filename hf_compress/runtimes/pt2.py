@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hf_compress.runtimes.base import Call, Exportable, Runtime, register_runtime
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @register_runtime("pt2")
@@ -18,7 +13,7 @@ class TorchExport(Runtime):
 
     suffix = ".pt2"
 
-    def write(self, model: Exportable, file: Path, calibration: Sequence[Tensor] = ()) -> None:
+    def write(self, model: Exportable, file: Path) -> None:
         import torch
 
         torch.export.save(model.program(dynamic_batch=True), file, extra_files=dict(model.metadata))
@@ -28,7 +23,7 @@ class TorchExport(Runtime):
 
         program = torch.export.load(file).module()
 
-        def call(pixel_values: Tensor) -> Sequence[Tensor]:
+        def call(pixel_values):
             made = program(pixel_values)
             return [made] if isinstance(made, torch.Tensor) else made
 

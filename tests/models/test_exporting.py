@@ -22,7 +22,7 @@ def loaded():
 @pytest.mark.parametrize("name", ["onnx", "pt2", "openvino", "executorch"])
 def test_a_file_gives_all_outputs_of_a_model(loaded, name, tmp_path):
     pytest.importorskip({"pt2": "torch", "onnx": "onnxruntime"}.get(name, name))
-    model, chosen = exportable(loaded), runtime(name)
+    model, chosen = exportable(loaded.model, torch.zeros(1, 3, 32, 32)), runtime(name)
     assert model.outputs == ["last_hidden_state", "pooler_output"]
     chosen.write(model, tmp_path / f"model{chosen.suffix}")
     call = chosen.load(tmp_path / f"model{chosen.suffix}", threads=1)
@@ -35,6 +35,6 @@ def test_a_file_gives_all_outputs_of_a_model(loaded, name, tmp_path):
 def test_channels_last_weights_become_ordinary_ones_in_the_copy_that_is_exported(loaded):
     use_channels_last(loaded.model)
     before = [weight.stride() for weight in loaded.model.parameters()]
-    weights = list(exportable(loaded).module.parameters())
+    weights = list(exportable(loaded.model, torch.zeros(1, 3, 32, 32)).module.parameters())
     assert all(weight.stride() == torch.empty(weight.shape).stride() for weight in weights)
     assert [weight.stride() for weight in loaded.model.parameters()] == before

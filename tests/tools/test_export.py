@@ -166,7 +166,7 @@ def test_an_export_that_says_something_else_is_refused_and_removed(folder):
     class Wrong(Runtime):
         suffix = ".wrong"
 
-        def write(self, model, file, calibration=()):
+        def write(self, model, file):
             file.write_bytes(b"0" * 2000)
 
         def load(self, file, threads):
@@ -203,7 +203,7 @@ def test_a_missing_extra_names_the_command(folder):
     class Missing(Runtime):
         suffix, package, extra = ".m", "a_package_that_nobody_has", "litert"
 
-        def write(self, model, file, calibration=()): ...
+        def write(self, model, file): ...
 
         def load(self, file, threads): ...
 
