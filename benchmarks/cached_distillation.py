@@ -19,10 +19,10 @@ import rich
 import torch
 
 from hf_compress.config import TrainingConfig
+from hf_compress.context import Context
 from hf_compress.data import load_data
 from hf_compress.measure.latency import device_name
 from hf_compress.sections import DataSection
-from hf_compress.steps.base import Context
 from hf_compress.steps.distillation.config import DistillConfig
 from hf_compress.students import build_registered
 from hf_compress.training import train

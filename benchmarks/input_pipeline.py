@@ -20,10 +20,10 @@ import torch
 from PIL import Image
 
 from hf_compress.config import TrainingConfig
+from hf_compress.context import Context
 from hf_compress.data import load_data
 from hf_compress.measure.latency import device_name
 from hf_compress.sections import DataSection
-from hf_compress.steps.base import Context
 from hf_compress.students import build_registered
 from hf_compress.training import StudentTrainer, train
 

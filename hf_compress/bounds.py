@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import Any
 
 from hf_compress.errors import UsageError
-from hf_compress.sections import EnsembleSection
+from hf_compress.sections import EnsembleSection, MeasureSection, StudentSection, TeacherSection
 from hf_compress.steps.pruning.config import PruneConfig
-
-if TYPE_CHECKING:
-    from hf_compress.recipe import Recipe
 
 MOST_MODELS = 64
 MOST_ROUNDS = 1000
@@ -18,22 +15,25 @@ MOST_PASSES = 1_000_000
 MOST_TIMED = 1_000_000
 
 
-def refuse_endless(recipe: Recipe) -> None:
+def refuse_endless(
+    teacher: TeacherSection | EnsembleSection | None,
+    assistants: list[StudentSection],
+    steps: list[dict[str, Any]],
+    measure: MeasureSection,
+) -> None:
     """Raise UsageError for the first product in a recipe that is too large; the sentence has its factors."""
-    ensemble = len(recipe.teacher.ensemble) if isinstance(recipe.teacher, EnsembleSection) else 0
-    for key, models in (("teacher.ensemble", ensemble), ("assistants", len(recipe.assistants))):
+    ensemble = len(teacher.ensemble) if isinstance(teacher, EnsembleSection) else 0
+    for key, models in (("teacher.ensemble", ensemble), ("assistants", len(assistants))):
         if models > MOST_MODELS:
             raise UsageError(f"'{key}' names {models:,} models, which all lie in memory: the most is {MOST_MODELS}")
-    if len(recipe.steps) > MOST_MODELS:
-        raise UsageError(
-            f"'steps' has {len(recipe.steps):,} steps, each of which leaves a model: {MOST_MODELS} at most"
-        )
-    for number, step in enumerate(recipe.steps):
+    if len(steps) > MOST_MODELS:
+        raise UsageError(f"'steps' has {len(steps):,} steps, each of which leaves a model: {MOST_MODELS} at most")
+    for number, step in enumerate(steps):
         for name, config in step.items():
             if isinstance(config, PruneConfig) and config.iterative:
                 _refuse_rounds(f"steps.{number}.{name}", config)
-    models = 2 + ensemble + len(recipe.assistants) + len(recipe.steps)
-    repeats, runtimes = recipe.measure.repeats, len(set(recipe.measure.runtimes))
+    models = 2 + ensemble + len(assistants) + len(steps)
+    repeats, runtimes = measure.repeats, len(set(measure.runtimes))
     if (timed := 2 * repeats * models * runtimes) > MOST_TIMED:
         raise UsageError(
             f"'measure.repeats: {repeats}' makes {timed:,} timed passes ({models} models, 2 batch sizes, runtimes: "

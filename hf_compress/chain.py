@@ -5,12 +5,12 @@ Mirzadeh et al., "Improved Knowledge Distillation via Teacher Assistant", 2020.
 
 from __future__ import annotations
 
+from hf_compress.context import Context
 from hf_compress.data import ImageData
 from hf_compress.hub.load import LoadedModel
 from hf_compress.recipe import Recipe
 from hf_compress.run_folder import RunFolder
 from hf_compress.stages import Stages
-from hf_compress.steps.base import Context
 from hf_compress.steps.unit import apply_once
 from hf_compress.students import STUDENTS, build_student
 from hf_compress.teacher import unfold
@@ -47,6 +47,7 @@ def teach_assistants(
         data.set_augmentation(recipe.data.augmentation, assistant.processor, teacher.processor)
         context = Context(data, assistant.processor, teacher, recipe.seed, folder.partial, log=log)
         distill = recipe.build_steps()[recipe.step_names.index("distill")]
-        teacher, details, _ = apply_once(distill, name, assistant, context, folder.units)
-        stages.add(name, teacher, details)
+        taught = apply_once(distill, name, assistant, context, folder.units)
+        teacher = taught.student
+        stages.add(name, teacher, taught.details)
     return teacher

@@ -20,7 +20,7 @@ from hf_compress.memory import in_fitting_batches
 
 PROJECTOR = "projector.safetensors"
 CLASS_TOKENS = {"cls_token", "class_token", "class_embedding"}
-BATCH = 128
+EMBEDDING_BATCH = 128
 
 
 def pooled_embedding(model: PreTrainedModel, pixel_values: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ def embed(loaded: LoadedModel, images: ImageSplit, workers: int = 0) -> Tensor:
             ]
         return torch.cat(parts)
 
-    return in_fitting_batches(run, BATCH)
+    return in_fitting_batches(run, EMBEDDING_BATCH)
 
 
 def embedding_width(loaded: LoadedModel) -> int:

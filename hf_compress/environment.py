@@ -7,6 +7,7 @@ import platform
 from typing import Any
 
 PACKAGES = (
+    "hf-compress",
     "torch",
     "torchvision",
     "transformers",
@@ -26,11 +27,10 @@ def environment() -> dict[str, Any]:
     """Return versions, hardware and torch's settings; a package that is not installed is left out."""
     import torch
 
-    from hf_compress import __version__, processes
+    from hf_compress import processes
     from hf_compress.measure.latency import device_name
 
     return {
-        "hf-compress": __version__,
         **{name: version for name in PACKAGES if (version := _version(name)) is not None},
         "python": platform.python_version(),
         "processor": device_name(),

@@ -15,7 +15,7 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
 
 
-def one_line(text: str) -> str:
+def printable_line(text: str) -> str:
     """Return a text on one line; what a terminal would not print as it stands, or obey, is escaped."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in " ".join(text.split()))
 
@@ -26,7 +26,7 @@ class CompressError(Exception):
     exit_code = 1
 
     def __init__(self, sentence: str):
-        super().__init__(shortened(one_line(sentence), MOST_OF_A_SENTENCE))
+        super().__init__(shortened(printable_line(sentence), MOST_OF_A_SENTENCE))
 
 
 class UsageError(CompressError):

@@ -11,6 +11,7 @@ from hf_compress.errors import UsageError
 from hf_compress.files import user_path
 from hf_compress.recipe import Recipe
 from hf_compress.selection.config import AUTO
+from hf_compress.students import STUDENTS
 
 READ = {"model", "path", "sensitivity", "template"}
 WORDS = {"teacher", "digits", AUTO}
@@ -18,8 +19,6 @@ WORDS = {"teacher", "digits", AUTO}
 
 def local_inputs(recipe: Recipe) -> Iterator[tuple[str, Path]]:
     """Find the keys of a recipe that name a folder or file that exists, and that with links resolved."""
-    from hf_compress.students import STUDENTS
-
     for key, value in leaves(recipe.model_dump(mode="json")):
         if key.rpartition(".")[2] in READ and isinstance(value, str) and value not in WORDS and value not in STUDENTS:
             place = user_path(value)

@@ -16,9 +16,10 @@ from hf_compress.checkpoint.shapes import unpruned
 from hf_compress.data.images import input_size
 from hf_compress.hub.load import load
 from hf_compress.looking import twin
+from hf_compress.measure.latency import WARM_UP
 from hf_compress.measure.macs import counting_macs
 
-WARM_UP, REPEATS = 3, 15
+TIMED_PASSES = 15
 
 
 def inspect(name: str, trust_remote_code: bool = False) -> list[dict[str, Any]]:
@@ -38,10 +39,10 @@ def inspect(name: str, trust_remote_code: bool = False) -> list[dict[str, Any]]:
         UsageError, RunError: see `hub.load.load`.
     """
     loaded = load(name, trust_remote_code=trust_remote_code)
-    return layers(loaded.model, torch.zeros(1, 3, *input_size(loaded.processor)))
+    return inspect_layers(loaded.model, torch.zeros(1, 3, *input_size(loaded.processor)))
 
 
-def layers(model: PreTrainedModel, image: Tensor) -> list[dict[str, Any]]:
+def inspect_layers(model: PreTrainedModel, image: Tensor) -> list[dict[str, Any]]:
     """Describe the layers of a model; see `inspect`."""
     model = twin(model)
     holders = {n: module for n, module in model.named_modules() if list(module.parameters(recurse=False))}
@@ -124,7 +125,7 @@ def _time_shares(model: PreTrainedModel, modules: dict[str, nn.Module], image: T
         )
     shares: dict[str, list[float]] = {name: [] for name in modules}
     with torch.inference_mode():
-        for turn in range(WARM_UP + REPEATS):
+        for turn in range(WARM_UP + TIMED_PASSES):
             spent.clear()
             start = _now()
             model(pixel_values=image)

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PretrainedConfig
 
+MOST_LABELS = 100_000  # of a model, and of data
+
 
 def label_names(config: PretrainedConfig) -> list[str]:
     """Return the class names in the order of the logits.
@@ -93,8 +95,8 @@ def order_of(teacher: list[str] | None, student: list[str] | None) -> list[int] 
     order = positions(student, teacher)
     if len(teacher) != len(student) or (order is None and not numbered(teacher) and not numbered(student)):
         raise UsageError(
-            f"the labels of the teacher ({some(teacher)}) are not those of the student ({some(student)}): give both "
-            "the same names, in any order, in 'id2label' of their configs"
+            f"the labels of the teacher ({some_labels(teacher)}) are not those of the student "
+            f"({some_labels(student)}): give both the same names, in any order, in 'id2label' of their configs"
         )
     return None if order == list(range(len(student))) else order
 
@@ -104,7 +106,7 @@ def reordered(logits: Tensor, order: list[int] | None) -> Tensor:
     return logits if order is None else logits[:, order]
 
 
-def some(names: list[str]) -> str:
+def some_labels(names: list[str]) -> str:
     """Return the first names, and how many there are."""
     return ", ".join(names[:3]) + (f" ... ({len(names)} in all)" if len(names) > 3 else "")
 

@@ -6,6 +6,7 @@ from hf_compress.errors import UsageError
 from hf_compress.recipe import Recipe
 from hf_compress.sections import EnsembleSection, ModelSection
 from hf_compress.selection.config import AUTO
+from hf_compress.students import STUDENTS
 
 
 def permitted(recipe: Recipe, trust_remote_code: bool, publish: bool) -> Recipe:
@@ -41,8 +42,6 @@ def permitted(recipe: Recipe, trust_remote_code: bool, publish: bool) -> Recipe:
 
 def _models(recipe: Recipe) -> dict[str, ModelSection]:
     """Return the sections whose models may come from a repository, by key path."""
-    from hf_compress.students import STUDENTS
-
     if isinstance(recipe.teacher, EnsembleSection):
         teachers = {f"teacher.ensemble.{number}": member for number, member in enumerate(recipe.teacher.ensemble)}
     else:

@@ -15,6 +15,7 @@ from hf_compress.batching import require_pairs
 from hf_compress.chain import build_assistants, teach_assistants
 from hf_compress.checkpoint import is_compressed, save
 from hf_compress.config import TrainingConfig
+from hf_compress.context import Context
 from hf_compress.data import ImageData, load_data
 from hf_compress.data.images import IGNORED_LABEL
 from hf_compress.deploy import FOLDER as DEPLOYED
@@ -24,6 +25,7 @@ from hf_compress.errors import UsageError
 from hf_compress.hub.card import write_card
 from hf_compress.hub.load import LoadedModel
 from hf_compress.hub.origin import Origin, origin, publishable_license
+from hf_compress.hub.publish import publish as publish_folder
 from hf_compress.hub.publish import require_login
 from hf_compress.machine import in_one_sentence
 from hf_compress.measure.layers import layer_changes
@@ -37,7 +39,6 @@ from hf_compress.seeds import Seeds
 from hf_compress.selection.config import AUTO
 from hf_compress.selection.select import select_student
 from hf_compress.stages import Stages, quality_measure
-from hf_compress.steps.base import Context
 from hf_compress.steps.unit import apply_once
 from hf_compress.students import STUDENTS, build_student
 from hf_compress.teacher import as_teacher, load_teachers, train_teachers, unfold
@@ -90,7 +91,7 @@ def compress(
             run = _work(recipe, folder, log)
     if recipe.publish is not None:
         options = recipe.publish.model_dump() | {"trust_remote_code": trust_remote_code}
-        log(processes.on_main(lambda: str(run.publish(**options))))
+        log(processes.on_main(lambda: str(publish_folder(run.folder, **options))))
     return run
 
 
@@ -150,8 +151,9 @@ def _work(recipe: Recipe, folder: RunFolder, log) -> Run:
     saved = None
     for number, (name, step) in enumerate(zip(recipe.step_names, recipe.build_steps(), strict=True), start=1):
         log(f"step {number} of {len(recipe.steps)}: {name}")
-        student, details, saved = apply_once(step, f"{number} {name}", student, context, folder.units)
-        stages.add(f"{number} {name}", student, details)
+        applied = apply_once(step, f"{number} {name}", student, context, folder.units)
+        student, context, saved = applied.student, applied.context, applied.folder
+        stages.add(f"{number} {name}", student, applied.details)
     if not recipe.steps:
         stages.add("unchanged", student)
     stages.add_latency()

@@ -16,7 +16,7 @@ from hf_compress.errors import UsageError
 if TYPE_CHECKING:
     from accelerate import PartialState
 
-T = TypeVar("T")
+_T = TypeVar("T")
 PATIENCE = timedelta(hours=3)  # for the main process alone at work; a launcher ends all when one fails
 SHARDING = {
     "ACCELERATE_USE_FSDP": "FSDP",
@@ -48,7 +48,7 @@ def wait() -> None:
     _state().wait_for_everyone()
 
 
-def from_main(value: T) -> T:
+def from_main(value: _T) -> _T:
     """Return the main process's value, which can be pickled, on every process."""
     from accelerate.utils import broadcast_object_list
 
@@ -56,12 +56,12 @@ def from_main(value: T) -> T:
     return broadcast_object_list([value])[0]
 
 
-def on_main(compute: Callable[[], T]) -> T:
+def on_main(compute: Callable[[], _T]) -> _T:
     """Return what the main process computes, on every process; the others wait."""
     return from_main(compute() if is_main() else None)
 
 
-def gathered(items: list[T]) -> list[T]:
+def gathered(items: list[_T]) -> list[_T]:
     """Return the items of all processes, in their order."""
     from accelerate.utils import gather_object
 

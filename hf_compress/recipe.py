@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, SerializeAsAny, field_validator, model_va
 from pydantic.json_schema import models_json_schema
 
 from hf_compress.bounds import refuse_endless
-from hf_compress.config import Section, validate
+from hf_compress.config import Section, TrainingConfig, validate
 from hf_compress.errors import UsageError, shown
 from hf_compress.recipe_values import is_study, overridden, read_recipe
 from hf_compress.registry import did_you_mean
@@ -26,7 +26,7 @@ from hf_compress.sections import (
     all_named,
     named,
 )
-from hf_compress.selection.config import AUTO, probed_step
+from hf_compress.selection.config import AUTO
 from hf_compress.steps import STEPS
 
 logger = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _can_select_a_student(self):
         if self.student.model == AUTO:
-            probed_step(self)
+            self.probed_step()
         return self
 
     @model_validator(mode="after")
@@ -149,7 +149,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _ends(self):
-        refuse_endless(self)
+        refuse_endless(self.teacher, self.assistants, self.steps, self.measure)
         return self
 
     @model_validator(mode="after")
@@ -175,6 +175,24 @@ class Recipe(Section):
     def build_steps(self) -> list:
         """Return the steps, ready to apply."""
         return [STEPS.get(name)(config) for step in self.steps for name, config in step.items()]
+
+    def probed_step(self) -> tuple[str, TrainingConfig]:
+        """Return name and section of the first step that trains: the probes of `student: auto` repeat it in short.
+
+        Raises:
+            UsageError: there is none, or the task has no accuracy to compare.
+        """
+        if self.task != "classification":
+            raise UsageError(
+                "'student.model: auto' compares accuracies, which 'task: features' does not have: name a student"
+            )
+        for step in self.steps:
+            for name, config in step.items():
+                if isinstance(config, TrainingConfig):
+                    return name, config
+        raise UsageError(
+            "'student.model: auto' compares short trainings, but no step trains: add 'distill' or 'finetune'"
+        )
 
     @property
     def step_names(self) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 from hf_compress.errors import UsageError
 
-T = TypeVar("T")
+_T = TypeVar("T")
 
 
 def did_you_mean(name: str, candidates) -> str:
@@ -17,16 +17,16 @@ def did_you_mean(name: str, candidates) -> str:
     return f"; did you mean '{near[0]}'?" if near else f"; choose one of {', '.join(candidates)}"
 
 
-class Registry(Generic[T]):
+class Registry(Generic[_T]):
     """Maps lower-case unique names to objects; packages add theirs through the entry point group `group`."""
 
     def __init__(self, kind: str, group: str):
         self.kind = kind
         self.group = group
-        self._entries: dict[str, T] = {}
+        self._entries: dict[str, _T] = {}
         self._third_parties_loaded = False
 
-    def register(self, name: str) -> Callable[[T], T]:
+    def register(self, name: str) -> Callable[[_T], _T]:
         """Return a decorator that stores its object under `name`.
 
         Raises:
@@ -35,7 +35,7 @@ class Registry(Generic[T]):
         if name != name.lower():
             raise ValueError(f"{self.kind} name '{name}' must be lower-case")
 
-        def store(entry: T) -> T:
+        def store(entry: _T) -> _T:
             if name in self._entries:
                 raise ValueError(f"{self.kind} '{name}' is already registered")
             self._entries[name] = entry
@@ -43,7 +43,7 @@ class Registry(Generic[T]):
 
         return store
 
-    def get(self, name: str) -> T:
+    def get(self, name: str) -> _T:
         """Return the entry called `name`.
 
         Raises:

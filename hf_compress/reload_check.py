@@ -18,7 +18,7 @@ from hf_compress.hub.load import LoadedModel
 from hf_compress.labels import label_names
 
 PICTURES = 4
-TOLERANCE = 0.01
+RELOAD_TOLERANCE = 0.01
 """Of a probability, and of an embedding by its largest number: rounding and resizing differ by far less."""
 
 
@@ -71,7 +71,7 @@ def _compare_answers(folder: Path, classify: Pipeline, own: LoadedModel, picture
         answers = classify(F.to_pil_image(picture), top_k=len(names))
         found = _by_name((answer["label"], answer["score"]) for answer in answers)
         for name in wanted:
-            if not abs(found[name] - wanted[name]) <= TOLERANCE:
+            if not abs(found[name] - wanted[name]) <= RELOAD_TOLERANCE:
                 raise _differs(folder, f"pipeline() gives '{name}' {found[name]:.3f} and not {wanted[name]:.3f}")
 
 
@@ -81,7 +81,7 @@ def _compare_embeddings(folder: Path, again: LoadedModel, own: LoadedModel, pict
             wanted, found = (
                 pooled_embedding(loaded.model, preprocess(loaded.processor, [picture])) for loaded in (own, again)
             )
-        if wanted.shape != found.shape or not (found - wanted).abs().max() <= TOLERANCE * wanted.abs().max():
+        if wanted.shape != found.shape or not (found - wanted).abs().max() <= RELOAD_TOLERANCE * wanted.abs().max():
             raise _differs(folder, "its embeddings are others")
 
 

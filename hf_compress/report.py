@@ -13,13 +13,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from hf_compress.errors import UsageError, shown
 from hf_compress.files import read_text
 
-MOST_CHARACTERS = 200_000_000
-MOST_NAMED = 1_000_000
+MOST_OF_A_REPORT = 200_000_000
+MOST_NAMES = 1_000_000
 
-Count = Annotated[int, Field(ge=0, le=10**15)]
+Natural = Annotated[int, Field(ge=0, le=10**15)]
 Positive = Annotated[int, Field(ge=1, le=10**15)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Score = Annotated[float, Field(ge=-1, le=1)]
+Change = Annotated[float, Field(ge=-2, le=2)]
 Milliseconds = Annotated[float, Field(gt=0, le=1e12)]
 Text = Annotated[str, Field(max_length=4096)]
 Name = Annotated[str, Field(min_length=1, max_length=4096)]
@@ -40,10 +41,10 @@ class Latency(Part):
 
 class Cost(Part):
     parameters: Positive
-    nonzero_parameters: Count
-    macs: Count | None = None
-    bytes: Count | None = None
-    peak_memory_bytes: Count | None = None
+    nonzero_parameters: Natural
+    macs: Natural | None = None
+    bytes: Natural | None = None
+    peak_memory_bytes: Natural | None = None
 
     @field_validator("macs", "bytes", "peak_memory_bytes")
     @classmethod
@@ -56,9 +57,9 @@ class Cost(Part):
 class Classes(Part):
     """Test images by class; `confused` holds [true class, predicted class, images]."""
 
-    images: list[Count]
-    correct: list[Count]
-    confused: list[Annotated[list[Count], Field(min_length=3, max_length=3)]]
+    images: list[Natural]
+    correct: list[Natural]
+    confused: list[Annotated[list[Natural], Field(min_length=3, max_length=3)]]
 
 
 class Reliability(Part):
@@ -118,12 +119,12 @@ class Difference(Part):
 
     metric: Name
     against: Name
-    difference: Score
-    low: Score
-    high: Score
+    difference: Change
+    low: Change
+    high: Change
 
 
-class Measured(Part):
+class AnyRow(Part):
     """What was measured of a model, or of its file."""
 
     stage: Name
@@ -133,7 +134,7 @@ class Measured(Part):
     differences: list[Difference] = []
 
 
-class Row(Measured):
+class Row(AnyRow):
     """A stage of the run."""
 
     cost: Cost
@@ -151,10 +152,10 @@ class Row(Measured):
 
 
 class FileCost(Part):
-    bytes: Count
+    bytes: Natural
 
 
-class DeployedFile(Measured):
+class DeployedFile(AnyRow):
     """The final model in a file for another runtime, and how far what it says there is from PyTorch."""
 
     runtime: Name
@@ -166,7 +167,7 @@ class DeployedFile(Measured):
     top1_agreement: Fraction = 1.0
 
 
-class Layer(Part):
+class LayerRow(Part):
     """Output channels, and fraction of zeros, before and after; null where a model lacks the layer."""
 
     width: list[Positive | None] = Pair
@@ -179,7 +180,7 @@ class Layer(Part):
         return self
 
 
-class Origin(Part):
+class OriginRow(Part):
     id: Name
     source: Literal["hub", "folder", "architecture"]
     revision: Text | None = None
@@ -188,16 +189,16 @@ class Origin(Part):
 
 
 Origins = Annotated[
-    list[Origin], BeforeValidator(lambda value: value if isinstance(value, list) else [value] * (value is not None))
+    list[OriginRow], BeforeValidator(lambda value: value if isinstance(value, list) else [value] * (value is not None))
 ]
 
 
-class Candidate(Part):
+class CandidateRow(Part):
     model: Name
     width: Annotated[float, Field(gt=0)]
-    parameters: Count = 0
-    macs: Count = 0
-    bytes: Count = 0
+    parameters: Natural = 0
+    macs: Natural = 0
+    bytes: Natural = 0
     latency_ms: Milliseconds = 1.0
     probe_accuracies: list[Fraction] = []
 
@@ -213,7 +214,7 @@ class Selection(Part):
     budget: dict[Literal["latency_ms", "macs", "parameters", "bytes"], Annotated[float, Field(gt=0)]] = Field(
         min_length=1
     )
-    candidates: list[Candidate] = Field(max_length=10_000)
+    candidates: list[CandidateRow] = Field(max_length=10_000)
     winner: Winner
 
     @model_validator(mode="after")
@@ -228,11 +229,11 @@ class Selection(Part):
 class Split(Part):
     """Where the images of a split come from, and how many there are; null where a stream is not counted."""
 
-    images: Count
+    images: Natural
     origin: Text = Field(alias="from")
-    unlabelled_images: Count | None
-    corrupt_images_skipped: Count | None
-    images_by_class: dict[Text, Count] = Field(max_length=MOST_NAMED)
+    unlabelled_images: Natural | None
+    corrupt_images_skipped: Natural | None
+    images_by_class: dict[Text, Natural] = Field(max_length=MOST_NAMES)
 
     @model_validator(mode="after")
     def _parts_of_it(self):
@@ -241,11 +242,11 @@ class Split(Part):
         return self
 
 
-class LeftOut(Part):
+class LeftOutRow(Part):
     """Files that are not used, by reason."""
 
     reason: Text
-    count: Count
+    count: Natural
     example: Text
 
 
@@ -253,8 +254,8 @@ class Leak(Part):
     """Pictures of two splits: `images` of the second are in the first, too, from which so many were dropped."""
 
     splits: list[Name] = Pair
-    images: Count
-    dropped: Count
+    images: Natural
+    dropped: Natural
     example: Text
 
 
@@ -262,7 +263,7 @@ class Conflict(Part):
     """Pictures of a split that are stored more than once, with different labels; `labels` are those of the example."""
 
     split: Name
-    images: Count
+    images: Natural
     example: Text
     labels: list[Text]
 
@@ -272,7 +273,7 @@ class Data(Part):
     revision: Text | None
     unlabelled_revisions: list[Text | None] = []
     splits: dict[Name, Split]
-    left_out: list[LeftOut] = []
+    left_out: list[LeftOutRow] = []
     leaks: list[Leak] = []
     conflicting_labels: list[Conflict] = []
 
@@ -286,7 +287,7 @@ class Data(Part):
         return splits
 
 
-class Measurement(Part):
+class Measured(Part):
     threads: Positive | None = None
 
 
@@ -312,17 +313,17 @@ class Report(Part):
     seconds: Annotated[float, Field(ge=0)]
     rows: list[Row] = Field(min_length=2, max_length=10_000)
     remarks: list[Text] = []
-    layers: dict[Name, Layer] = Field({}, max_length=100_000)
+    layers: dict[Name, LayerRow] = Field({}, max_length=100_000)
     teacher: Origins = []
     assistants: Origins = []
     student: Origins = []
     selection: Selection | None = None
     data: Data
-    labels: list[Text] = Field([], max_length=MOST_NAMED)
+    labels: list[Text] = Field([], max_length=MOST_NAMES)
     loads_with: Literal["hf_compress", "transformers"]
-    seed: Count
+    seed: Natural
     seeds: dict[Name, Any] = {}
-    measure: Measurement
+    measure: Measured
     environment: Environment
     deployed: list[DeployedFile] = Field([], max_length=10_000)
     not_deployed: list[Text] = []
@@ -363,7 +364,7 @@ def read_report(path: Path) -> dict[str, Any]:
         UsageError: it is none; the sentence names the file and the key.
     """
     try:
-        values = json.loads(read_text(path, MOST_CHARACTERS), parse_constant=_refuse_number, parse_float=_finite)
+        values = json.loads(read_text(path, MOST_OF_A_REPORT), parse_constant=_refuse_number, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise UsageError(f"'{path}' is no report: {reason}") from None

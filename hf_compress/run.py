@@ -6,14 +6,11 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hf_compress.errors import UsageError
 from hf_compress.files import write_text
 from hf_compress.report import check_report, read_report
-
-if TYPE_CHECKING:
-    from hf_compress.hub.publish import Publication
 
 REPORT = "report.json"
 RECIPE = "recipe.yaml"
@@ -43,12 +40,6 @@ class Run:
         if not path.is_file():
             raise UsageError(f"'{folder}' is not a run folder: it has no {REPORT}")
         return cls(Path(folder), read_report(path))
-
-    def publish(self, to: str, **options: Any) -> Publication:
-        """Publish the folder on the Hub as one commit; see `hf_compress.publish`."""
-        from hf_compress.hub.publish import publish
-
-        return publish(self.folder, to, **options)
 
 
 def write_run(folder: Path, recipe: str, report: dict[str, Any]) -> None:

@@ -188,7 +188,7 @@ class RunFolder:
     def _continue(self) -> None:
         """Go on with what is done, if the recipe is still the same."""
         self._begun = read_sealed(self.partial / BEGUN)
-        if different := differences(self._begun["recipe"], comparable(self.recipe)):
+        if different := changed_keys(self._begun["recipe"], comparable(self.recipe)):
             raise UsageError(
                 f"'{self.partial}' was begun with another recipe: {different}; take that one to go on, or --overwrite "
                 "to start anew"
@@ -237,7 +237,7 @@ class RunFolder:
         earlier = Recipe.load(destination / RECIPE)
         if self.recipe.student.model == AUTO:  # a finished run names the student that was selected
             earlier.student = self.recipe.student
-        if different := differences(comparable(earlier), comparable(self.recipe), revisions=False):
+        if different := changed_keys(comparable(earlier), comparable(self.recipe), revisions=False):
             raise UsageError(
                 f"output '{destination}' holds a finished run of another recipe: {different}; pass --overwrite to "
                 "replace it"
@@ -345,7 +345,7 @@ def _place(destination: str | Path) -> Path:
     return path
 
 
-def differences(earlier: dict[str, Any], now: dict[str, Any], revisions: bool = True) -> str:
+def changed_keys(earlier: dict[str, Any], now: dict[str, Any], revisions: bool = True) -> str:
     """Return the keys in which two recipes differ, in words; empty when they do not.
 
     Args:

@@ -12,7 +12,7 @@ from hf_compress.data.images import example_input
 from hf_compress.hub.load import LoadedModel
 from hf_compress.measure.cost import cost
 from hf_compress.measure.features import FeatureQuality
-from hf_compress.measure.intervals import Answers, differences
+from hf_compress.measure.intervals import ByImage, differences
 from hf_compress.measure.latency import measure_latency
 from hf_compress.measure.quality import answered_right
 from hf_compress.measure.remarks import speed_remarks
@@ -33,7 +33,7 @@ class Stages:
     Attributes:
         rows: one a model.
         models: copies of the models, for the latency, which is measured when all are there.
-        right: which test images each model answered right, by stage.
+        by_image: the metrics of each test image, by stage.
         remarks: sentences about the speed.
     """
 
@@ -43,23 +43,23 @@ class Stages:
         self.units = units
         self.rows: list[dict[str, Any]] = []
         self.models: list[LoadedModel] = []
-        self.right: dict[str, Answers] = {}
+        self.by_image: dict[str, ByImage] = {}
         self.remarks: list[str] = []
 
     def add(self, stage: str, loaded: LoadedModel, details: dict[str, Any] | None = None) -> None:
         """Measure quality and cost of a model on the test images.
 
-        Its answers are compared with those of the first model, and of the one before it where the stage is a step.
+        It is compared with the first model, and the one before it where the stage is a step.
         """
         image = example_input(loaded.processor)
         measured = self.units.value(
             f"measure {stage}", lambda: {**self.quality(loaded), "cost": cost(loaded.model, image)}
         )
-        right = measured.pop("right", {})
-        stages = list(self.right)
+        by_image = measured.pop("by_image", {})
+        stages = list(self.by_image)
         others = dict.fromkeys(stages[:1] + (stages[-1:] if stage[0].isdigit() else []))
-        found = differences(right, {name: self.right[name] for name in others})
-        self.right[stage] = right
+        found = differences(by_image, {name: self.by_image[name] for name in others})
+        self.by_image[stage] = by_image
         row = {"stage": stage, "model": loaded.name, **measured, **({"differences": found} if found else {})}
         self.rows.append(row | ({"details": details} if details else {}))
         self.models.append(dataclasses.replace(loaded, model=copy.deepcopy(loaded.model)))
@@ -101,7 +101,7 @@ class Stages:
 def quality_measure(
     recipe: Recipe, data: ImageData, teacher: LoadedModel | None
 ) -> Callable[[LoadedModel], dict[str, Any]]:
-    """Return what measures a model on the test images: it gives `quality`, `right`, and the details of a row.
+    """Return what measures a model on the test images: it gives `quality`, `by_image`, and the details of a row.
 
     Without labels, a student is judged by how often it agrees with the teacher, whose answers become the labels of
     validation and test images; it never trains on these.
@@ -120,7 +120,7 @@ def quality_measure(
         right = answered_right(output.logits, output.labels)
         return {
             "quality": {"teacher_agreement": float(right.double().mean())},
-            "right": {"teacher_agreement": right.int().tolist()},
+            "by_image": {"teacher_agreement": right.int().tolist()},
         }
 
     return agreement

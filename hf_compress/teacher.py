@@ -9,22 +9,22 @@ from typing import Any
 from transformers import set_seed
 
 from hf_compress.checkpoint import load_like, save
+from hf_compress.context import Context
 from hf_compress.data import ImageData
 from hf_compress.ensemble import as_one
 from hf_compress.errors import RunError
 from hf_compress.files import read_json, write_json
 from hf_compress.hub.head import find_head
 from hf_compress.hub.load import LoadedModel
-from hf_compress.labels import positions, some
+from hf_compress.labels import positions, some_labels
 from hf_compress.recipe import Recipe
 from hf_compress.sections import TeacherSection
-from hf_compress.steps.base import Context
 from hf_compress.students import STUDENTS, build_model
 from hf_compress.training import train
 from hf_compress.unfolding import unfold_batch_norms
 from hf_compress.units import Units
 
-DETAILS = "training.json"
+TRAINING = "training.json"
 
 
 def load_teachers(recipe: Recipe, data: ImageData, seeds: list[int], log) -> list[LoadedModel]:
@@ -98,10 +98,10 @@ def _train_once(
         context = Context(data, teacher.processor, None, units.seed, in_progress, log=log, resumable=True)
         details = train(teacher.model, context, section.finetune)
         save(teacher.model, new, teacher.processor)
-        write_json(new / DETAILS, details)
+        write_json(new / TRAINING, details)
 
     folder = units.once(name, work)
-    return replace(teacher, model=load_like(teacher.model, folder)), read_json(folder / DETAILS)
+    return replace(teacher, model=load_like(teacher.model, folder)), read_json(folder / TRAINING)
 
 
 def unfold(loaded: LoadedModel, data: ImageData, log) -> None:
@@ -144,7 +144,8 @@ def _feature_teacher(section: TeacherSection) -> LoadedModel:
 
 
 def _label_mismatch(teacher: LoadedModel, wanted: list[str], of: str) -> str:
-    return f"the labels of teacher {teacher.name} ({some(teacher.label_names)}) are not those of {of} ({some(wanted)})"
+    own = some_labels(teacher.label_names)
+    return f"the labels of teacher {teacher.name} ({own}) are not those of {of} ({some_labels(wanted)})"
 
 
 def _freeze_all_but_head(teacher: LoadedModel) -> None:

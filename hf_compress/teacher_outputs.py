@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from hf_compress import processes
+from hf_compress.context import Context
 from hf_compress.data import Collator, ImageSplit
 from hf_compress.data.images import example_input
 from hf_compress.environment import environment
@@ -23,10 +24,9 @@ from hf_compress.hub.load import LoadedModel
 from hf_compress.layout import use_channels_last
 from hf_compress.looking import twin
 from hf_compress.memory import in_fitting_batches
-from hf_compress.steps.base import Context
 from hf_compress.tensor_cache import TensorCache
 
-BATCH = 128
+TEACHER_BATCH = 128
 PLACES = {"_name_or_path"}  # in a config: where the model was loaded from
 
 Ask = Callable[[nn.Module, Any], Tensor]
@@ -102,7 +102,7 @@ def _ask_all(images: ImageSplit, teacher: LoadedModel, ask: Ask, workers: int) -
             ]
         return torch.cat(parts)
 
-    return in_fitting_batches(run, BATCH)
+    return in_fitting_batches(run, TEACHER_BATCH)
 
 
 def _width(teacher: LoadedModel, ask: Ask) -> int:

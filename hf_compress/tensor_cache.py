@@ -21,7 +21,7 @@ from hf_compress.files import whole_file
 
 FOLDER, SIZE = "HF_COMPRESS_CACHE", "HF_COMPRESS_CACHE_GB"
 DEFAULT_GB = 10
-NAME, CHECKSUM = "tensor", "crc32"
+TENSOR, CHECKSUM = "tensor", "crc32"
 
 
 def shared_folder() -> Path:
@@ -85,7 +85,7 @@ class TensorCache:
             if found is None:
                 computed = compute().contiguous()
                 with whole_file(file) as new:
-                    save_file({NAME: computed}, new, metadata={CHECKSUM: _checksum(computed)})
+                    save_file({TENSOR: computed}, new, metadata={CHECKSUM: _checksum(computed)})
                 found = _read(file)
                 if found is None:  # another process made room for its own
                     found = computed
@@ -110,7 +110,7 @@ class TensorCache:
 def _read(file: Path) -> Tensor | None:
     try:
         with safe_open(file, "pt") as content:
-            tensor, checksum = content.get_tensor(NAME), (content.metadata() or {}).get(CHECKSUM)
+            tensor, checksum = content.get_tensor(TENSOR), (content.metadata() or {}).get(CHECKSUM)
     except (OSError, SafetensorError):
         return None
     return tensor if checksum == _checksum(tensor) else None

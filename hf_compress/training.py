@@ -24,6 +24,7 @@ from hf_compress.allocator import freed_memory_kept
 from hf_compress.batching import require_pairs, without_single
 from hf_compress.compiling import compiled
 from hf_compress.config import TrainingConfig
+from hf_compress.context import Context
 from hf_compress.data import Collator, ImageData, ImageSplit
 from hf_compress.data.images import IGNORED_LABEL, batches, spread
 from hf_compress.data.streaming import ImageStream
@@ -33,11 +34,10 @@ from hf_compress.labels import labels_of, order_of, reordered
 from hf_compress.layout import use_channels_last
 from hf_compress.looking import same_config, same_random_state, twin
 from hf_compress.measure.detail import by_class, reliability
-from hf_compress.measure.quality import accuracy, answered_right, quality
+from hf_compress.measure.quality import accuracy, quality, quality_by_image
 from hf_compress.memory import in_fitting_batches
 from hf_compress.progress import EvaluationProgress, TrainingProgress
 from hf_compress.resumable import Attempts, Resumable
-from hf_compress.steps.base import Context
 from hf_compress.steps.distillation.config import LOSSES, LossConfig
 from hf_compress.steps.distillation.criterion import Criterion
 from hf_compress.steps.distillation.features import Answer, answer
@@ -397,12 +397,15 @@ def evaluate_in_detail(loaded: LoadedModel, data: ImageData, split: str) -> dict
     """Return the parts of a report's row that tell how well a model classifies one split.
 
     Returns:
-        `quality`, and where the logits are finite `classes` and `reliability`: see `measure.detail`. And `right`,
-        which no report holds: for each labelled image whether it was answered right.
+        `quality`, and where the logits are finite `classes` and `reliability`: see `measure.detail`. And `by_image`,
+        which no report holds: for each metric one number a labelled image.
     """
     output = predict(loaded.model, loaded.processor, data.splits[split], data.workers)
-    right = answered_right(output.logits, output.labels).int().tolist()
-    result: dict[str, Any] = {"quality": quality(output.logits, output.labels), "right": {"accuracy": right}}
+    by_image = quality_by_image(output.logits, output.labels)
+    result: dict[str, Any] = {
+        "quality": {metric: float(values.mean()) for metric, values in by_image.items()},
+        "by_image": {metric: values.tolist() for metric, values in by_image.items()},
+    }
     if result["quality"] and output.logits.isfinite().all():
         result["classes"] = by_class(output.logits, output.labels)
         result["reliability"] = reliability(output.logits, output.labels)

@@ -9,7 +9,7 @@ from hf_compress.data import ImageData
 from hf_compress.data.images import batches, spread
 from hf_compress.hub.load import LoadedModel
 
-IMAGES, BATCH = 256, 32
+STATISTICS_IMAGES, STATISTICS_BATCH = 256, 32
 
 
 def unfold_batch_norms(loaded: LoadedModel, data: ImageData) -> bool:
@@ -38,7 +38,7 @@ def unfold_batch_norms(loaded: LoadedModel, data: ImageData) -> bool:
 
     hooks = [norm.register_forward_pre_hook(record) for norm in norms]
     with torch.no_grad():
-        for batch in batches(spread(data.train, IMAGES), loaded.processor, BATCH):
+        for batch in batches(spread(data.train, STATISTICS_IMAGES), loaded.processor, STATISTICS_BATCH):
             loaded.model.eval()(pixel_values=batch["pixel_values"])
     for hook in hooks:
         hook.remove()

@@ -14,6 +14,7 @@ from transformers import ResNetConfig, ResNetForImageClassification, TrainingArg
 from hf_compress import Recipe, compress
 from hf_compress.batching import without_single
 from hf_compress.config import TrainingConfig
+from hf_compress.context import Context
 from hf_compress.data import Collator, load_data
 from hf_compress.data.images import ImageSplit
 from hf_compress.data.sources import load_raw
@@ -21,7 +22,6 @@ from hf_compress.data.streaming import ImageStream
 from hf_compress.errors import RunError
 from hf_compress.hub.load import LoadedModel
 from hf_compress.sections import DataSection
-from hf_compress.steps.base import Context
 from hf_compress.steps.distillation import LossConfig
 from hf_compress.steps.feature_distillation.training import distil_features
 from hf_compress.steps.pruning.config import PruneConfig
@@ -113,8 +113,8 @@ def recovery(model, context, config):
 
 
 def of_features(model, context, config):
-    context.teacher = LoadedModel(classifier().resnet, PROCESSOR, "teacher")
-    distil_features(model.resnet, context, config)
+    teacher = LoadedModel(classifier().resnet, PROCESSOR, "teacher")
+    distil_features(model.resnet, replace(context, teacher=teacher), config)
 
 
 @pytest.mark.parametrize("work", [labels_alone, from_a_teacher, recovery, of_features])
@@ -160,8 +160,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(context):
     config = TrainingConfig(epochs=3, batch_size=8, learning_rate=0.01)
     whole, broken, resumed = classifier(), classifier(), classifier()
     expected = train(whole, context(17, "whole"), config)
-    here = context(17, "broken", resumable=True)
-    here.log = interrupted
+    here = replace(context(17, "broken", resumable=True), log=interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(broken, here, config)
     assert train(resumed, context(17, "broken", resumable=True), config) == expected

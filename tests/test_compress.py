@@ -85,21 +85,25 @@ def test_the_report_has_a_row_a_stage_with_quality_cost_and_latency(finished):
 
 def test_every_row_is_compared_with_the_first_and_every_step_with_the_row_before(finished):
     rows = finished[0].report["rows"]
-    assert "differences" not in rows[0] and not any("right" in row for row in rows)
-    accuracy = {row["stage"]: row["quality"]["accuracy"] for row in rows}
-    compared = {row["stage"]: [entry["against"] for entry in row["differences"]] for row in rows[1:]}
+    assert "differences" not in rows[0] and not any("by_image" in row for row in rows)
+    quality = {row["stage"]: row["quality"] for row in rows}
+    compared = {
+        row["stage"]: [(entry["metric"], entry["against"]) for entry in row["differences"]] for row in rows[1:]
+    }
     assert compared == {
-        "student": ["teacher"],
-        "1 distill": ["teacher", "student"],
-        "2 prune": ["teacher", "1 distill"],
+        stage: [(metric, other) for other in others for metric in ("accuracy", "roc_auc")]
+        for stage, others in {
+            "student": ["teacher"],
+            "1 distill": ["teacher", "student"],
+            "2 prune": ["teacher", "1 distill"],
+        }.items()
     }
     for row in rows[1:]:
         for entry in row["differences"]:
-            assert entry["metric"] == "accuracy"
-            assert entry["difference"] == pytest.approx(accuracy[row["stage"]] - accuracy[entry["against"]])
+            change = row["quality"][entry["metric"]] - quality[entry["against"]][entry["metric"]]
+            assert entry["difference"] == pytest.approx(change)
             assert entry["low"] <= entry["difference"] <= entry["high"]
-    learnt = rows[2]["differences"][1]
-    assert learnt["low"] > 0  # an untrained student
+    assert all(entry["low"] > 0 for entry in rows[2]["differences"][2:])  # an untrained student
     card = (finished[0].folder / "README.md").read_text()
     assert "accuracy against the stage before" in card and "paired bootstrap" in card
 

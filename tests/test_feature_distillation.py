@@ -88,8 +88,8 @@ def test_the_student_comes_near_the_teacher_and_the_report_says_how_near(finishe
     for row in rows:
         assert 0.1 < row["quality"]["knn_accuracy"] < 1
         for entry in row.get("differences", []):
-            earlier = next(other for other in rows if other["stage"] == entry["against"])["quality"]["knn_accuracy"]
-            assert entry["difference"] == pytest.approx(row["quality"]["knn_accuracy"] - earlier)
+            earlier = next(other for other in rows if other["stage"] == entry["against"])["quality"]
+            assert entry["difference"] == pytest.approx(row["quality"][entry["metric"]] - earlier[entry["metric"]])
         assert row["cost"]["macs"] > 0
         assert set(row["latency"]) == {"batch_1", "batch_2"}
     assert all(row["differences"] for row in rows[1:])

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from hf_compress import save
 from hf_compress.cli import app
-from hf_compress.inspection import layer_table, layers
+from hf_compress.inspection import inspect_layers, layer_table
 from hf_compress.measure.cost import count_macs, count_parameters
 from hf_compress.steps.pruning.channels import ChannelPruner
 from hf_compress.steps.pruning.config import PruneConfig
@@ -28,7 +28,7 @@ def pruned():
 
 
 def test_shapes_sparsity_and_costs_of_a_pruned_model(pruned):
-    rows = layers(pruned.model, IMAGE)
+    rows = inspect_layers(pruned.model, IMAGE)
     stem = rows[0]
     assert stem["layer"] == "resnet.embedder.embedder.convolution"
     assert stem["shape"] == [8, 3, 7, 7]
@@ -47,4 +47,6 @@ def test_the_command_prints_json(pruned, tmp_path):
     save(pruned.model, tmp_path, pruned.processor)
     result = CliRunner().invoke(app, ["inspect", str(tmp_path), "--json"])
     assert result.exit_code == 0
-    assert [row["shape"] for row in json.loads(result.stdout)] == [row["shape"] for row in layers(pruned.model, IMAGE)]
+    assert [row["shape"] for row in json.loads(result.stdout)] == [
+        row["shape"] for row in inspect_layers(pruned.model, IMAGE)
+    ]

@@ -7,16 +7,15 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from torch.nn import functional as F
 from transformers import PretrainedConfig, TimmWrapperConfig, TrainingArguments
 
+from hf_compress.context import Context
 from hf_compress.data import load_data
 from hf_compress.data.images import IGNORED_LABEL
 from hf_compress.ensemble import as_one
 from hf_compress.errors import UsageError
 from hf_compress.labels import label_names, order_of, positions, set_labels
 from hf_compress.sections import DataSection
-from hf_compress.steps.base import Context
 from hf_compress.steps.distillation.config import DistillConfig, LossConfig
 from hf_compress.students import build_registered
 from hf_compress.training import CompressionTrainer, train
@@ -162,21 +161,7 @@ def by_neural_compressor(student, teacher, folder):
     return model.train()(pixel_values=IMAGES, labels=LABELS).loss
 
 
-def by_old_neural_compressor(student, teacher, folder):
-    from hf_compress.adapters.neural_compressor import (
-        DistillationConfig,
-        KnowledgeDistillationLossConfig,
-        prepare_compression,
-    )
-
-    loss = KnowledgeDistillationLossConfig(loss_types=["CE", "KL"], loss_weights=[0, 1])
-    callbacks = prepare_compression(student.model, DistillationConfig(teacher.model, loss)).callbacks
-    callbacks.on_train_begin()
-    outputs = student.model.train()(IMAGES)
-    return callbacks.on_after_compute_loss(IMAGES, outputs, F.cross_entropy(outputs.logits, LABELS))
-
-
-MEETINGS = [by_trainer, by_trainer_with_answers, by_optimum, by_neural_compressor, by_old_neural_compressor]
+MEETINGS = [by_trainer, by_trainer_with_answers, by_optimum, by_neural_compressor]
 
 
 @pytest.mark.parametrize("meet", MEETINGS)

@@ -12,18 +12,22 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import ResNetConfig, ResNetForImageClassification, TrainingArguments, ViTImageProcessor
 
+from hf_compress.context import Context
 from hf_compress.data import Collator, load_data
 from hf_compress.embeddings import embed, embedding_width
 from hf_compress.ensemble import as_one
 from hf_compress.hub.load import LoadedModel
-from hf_compress.inspection import layers
+from hf_compress.inspection import inspect_layers
 from hf_compress.measure.cost import bytes_on_disk, cost, count_macs, peak_memory
 from hf_compress.measure.features import FeatureQuality
 from hf_compress.measure.latency import measure_latency
 from hf_compress.models.folding import fold_batch_norms
+from hf_compress.recipe import Recipe
 from hf_compress.sections import DataSection, MeasureSection
+from hf_compress.selection.candidates import Blueprint, Candidate
+from hf_compress.selection.config import ProbeSection
+from hf_compress.selection.probe import Probe, few_images
 from hf_compress.stages import Stages, quality_measure
-from hf_compress.steps.base import Context
 from hf_compress.steps.distillation.config import DistillConfig
 from hf_compress.steps.pruning.channels import ChannelPruner
 from hf_compress.steps.pruning.config import PruneConfig
@@ -120,6 +124,13 @@ def distilled(model, data, folder, augmentation="none"):
     train(resnet(1), context, LOSS, loaded(model))
 
 
+def probed(model, data, folder):
+    recipe = Recipe.from_dict({"teacher": "a/b", "student": "c/d", "data": "digits", "steps": [{"distill": {}}]})
+    few = few_images(data, ProbeSection(images=20), 0)
+    probe = Probe(recipe, Blueprint(data.label_names, 16), few, loaded(model), 1, folder, print)
+    assert probe(Candidate("resnet18", 0.25, {}), 0) >= 0
+
+
 def prepared_for_neural_compressor(model, data, folder):
     from hf_compress.adapters.neural_compressor import DistillConfig, convert, prepare
 
@@ -134,7 +145,7 @@ LOOKS = {
     "bytes_on_disk": lambda model, data, folder: bytes_on_disk(model),
     "cost": lambda model, data, folder: cost(model, IMAGE),
     "latency": lambda model, data, folder: measure_latency([model], [IMAGE], [1, 2], 1),
-    "inspection": lambda model, data, folder: layers(model, IMAGE),
+    "inspection": lambda model, data, folder: inspect_layers(model, IMAGE),
     "predict": lambda model, data, folder: predict(model, PROCESSOR, data.test),
     "evaluate": lambda model, data, folder: evaluate(model, PROCESSOR, data, "test"),
     "evaluate_in_detail": lambda model, data, folder: evaluate_in_detail(loaded(model), data, "test"),
@@ -158,6 +169,7 @@ TEACHERS = {
     "CompressionTrainer": trained_by_the_trainer,
     "distillation": distilled,
     "distillation, asked live": partial(distilled, augmentation="light"),
+    "probes of a selection": probed,
     "Neural Compressor": prepared_for_neural_compressor,
 }
 

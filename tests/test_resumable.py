@@ -2,12 +2,14 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from hf_compress.config import TrainingConfig
+from hf_compress.context import Context
 from hf_compress.data import load_data
 from hf_compress.embeddings import embed
 from hf_compress.errors import Diverged, RunError
@@ -15,7 +17,6 @@ from hf_compress.hub.load import LoadedModel
 from hf_compress.recipe import DataSection
 from hf_compress.resumable import Attempts
 from hf_compress.sealed import read_sealed
-from hf_compress.steps.base import Context
 from hf_compress.steps.distillation import LossConfig, register_loss
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.loop import prune
@@ -76,8 +77,8 @@ def test_an_interrupted_training_gives_the_same_weights_and_the_same_report(data
         weight = model.classifier.weight
         with torch.no_grad():
             weight[:, ::2] = 0
-        context = Context(data, PROCESSOR, None, 0, tmp_path / folder, log=log, resumable=True)
-        context.sparse_parameters.add("classifier.weight")
+        held = frozenset({"classifier.weight"})
+        context = Context(data, PROCESSOR, None, 0, tmp_path / folder, held, log=log, resumable=True)
         details = train(model, context, config)
         assert not weight[:, ::2].any()
         return model, details
@@ -169,9 +170,8 @@ def test_after_three_retries_the_training_stops(context):
 def test_a_lower_learning_rate_holds_for_what_follows_a_checkpoint(context):
     """The first epoch was trained at another rate, which the optimizer's checkpoint holds."""
     config = TrainingConfig(epochs=3, batch_size=64, learning_rate=0.08, optimizer="sgd", scheduler="linear")
-    context.log = interrupt_at("epoch 2 of 3")
     with pytest.raises(KeyboardInterrupt):
-        train(vit(), context, config)
+        train(vit(), replace(context, log=interrupt_at("epoch 2 of 3")), config)
     attempts = Attempts(context.work_folder / "part-1", config.model_copy(update={"on_nan": "retry"}))
     attempts.lower_rate(Diverged("x", {"step": 2}))
     again = Context(context.data, PROCESSOR, None, 0, context.work_folder, log=lambda line: None, resumable=True)
@@ -231,7 +231,7 @@ def test_predictions_embeddings_and_batch_norms_come_in_smaller_batches(context,
     whole = build_registered("resnet18", [str(digit) for digit in range(10)], width=0.125, image_size=16)
     small = copy.deepcopy(whole)
     short_of_memory(small.model, 10)
-    context.processor = whole.processor
+    context = replace(context, processor=whole.processor)
     predictions = [predict(loaded.model, loaded.processor, data.test).logits for loaded in (whole, small)]
     torch.testing.assert_close(*predictions, **TOLERANCE)
     assert "memory ran out with batches of 128 images: going on with 64" in caplog.text
@@ -249,7 +249,7 @@ DIVERGING = {"epochs": 1, "learning_rate": 1e30, "optimizer": "sgd"}
 
 def test_a_round_that_diverges_is_rolled_back(context):
     built = build_registered("resnet18", [str(digit) for digit in range(10)], width=0.125, image_size=16)
-    context.processor = built.processor
+    context = replace(context, processor=built.processor)
     before = copy.deepcopy(built.model)
     config = PruneConfig(amount=0.4, max_drop=1.0, round_to=1, recovery=DIVERGING)
     result = prune(built.model, context, config)

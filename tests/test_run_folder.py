@@ -12,7 +12,7 @@ from test_files import in_child
 from hf_compress.errors import Diverged, RunError, UsageError
 from hf_compress.recipe import Recipe
 from hf_compress.run import write_run
-from hf_compress.run_folder import RunFolder, differences
+from hf_compress.run_folder import RunFolder, changed_keys
 
 
 def recipe(**sections):
@@ -122,8 +122,8 @@ def test_a_run_that_replaces_another_may_be_resumed(output):
 def test_the_commits_of_a_finished_run_do_not_make_another_recipe_of_it():
     earlier = {"teacher": {"model": "a/b", "revision": "c" * 40}, "steps": [{"prune": {"exclude": ["x"]}}]}
     now = {"teacher": {"model": "a/b", "revision": "main"}, "steps": [{"prune": {"exclude": ["x"]}}]}
-    assert differences(earlier, now, revisions=False) == ""
-    assert differences(earlier, now) == f"'teacher.revision' was '{'c' * 40}' and is 'main'"
+    assert changed_keys(earlier, now, revisions=False) == ""
+    assert changed_keys(earlier, now) == f"'teacher.revision' was '{'c' * 40}' and is 'main'"
 
 
 def test_two_processes_do_not_share_a_folder(output):

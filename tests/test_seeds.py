@@ -6,13 +6,13 @@ from transformers import ViTImageProcessor, set_seed
 
 from hf_compress import Recipe, Study
 from hf_compress.config import TrainingConfig
+from hf_compress.context import Context
 from hf_compress.data import load_data
 from hf_compress.errors import UsageError
 from hf_compress.sections import DataSection
 from hf_compress.seeds import Seeds
 from hf_compress.selection.config import ProbeSection
 from hf_compress.selection.probe import few_images
-from hf_compress.steps.base import Context
 from hf_compress.students import build_registered
 from hf_compress.training import train
 

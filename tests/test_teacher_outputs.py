@@ -7,10 +7,10 @@ import torch
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from hf_compress import teacher_outputs
+from hf_compress.context import Context
 from hf_compress.data import Collator, load_data
 from hf_compress.hub.load import LoadedModel
 from hf_compress.sections import DataSection
-from hf_compress.steps.base import Context
 from hf_compress.steps.distillation.config import DistillConfig
 from hf_compress.teacher_outputs import answered, fingerprint, logits_of
 from hf_compress.training import CompressionTrainer, train

@@ -1,6 +1,7 @@
 """Training keeps the best epoch, whole."""
 
 import copy
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -9,12 +10,12 @@ from torch._dynamo.utils import counters
 from transformers import TrainingArguments, ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from hf_compress.config import TrainingConfig, validate
+from hf_compress.context import Context
 from hf_compress.data import load_data
 from hf_compress.errors import UsageError
 from hf_compress.hub.load import LoadedModel
 from hf_compress.recipe import Recipe
 from hf_compress.sections import DataSection, TeacherFinetune
-from hf_compress.steps.base import Context
 from hf_compress.steps.distillation.config import DistillConfig, LossConfig
 from hf_compress.steps.feature_distillation import DistillFeatures
 from hf_compress.steps.feature_distillation.training import distil_features
@@ -151,7 +152,7 @@ def test_gradients_are_clipped_where_the_recipe_says(work, tmp_path):
         context = Context(data, processor, None, 0, tmp_path / str(clip), log=lambda line: None)
         model = copy.deepcopy(untrained)
         if work == "features":
-            context.teacher = LoadedModel(copy.deepcopy(untrained.vit), processor, "a teacher")
+            context = replace(context, teacher=LoadedModel(copy.deepcopy(untrained.vit), processor, "a teacher"))
             with torch.no_grad():
                 context.teacher.model.embeddings.position_embeddings.mul_(50)
             moved[clip] = update(model.vit, context, validate(TrainingConfig, given))

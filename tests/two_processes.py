@@ -74,9 +74,10 @@ def check_units(folder: Path) -> None:
 def check_decisions(folder: Path) -> None:
     """Process 1 ranks weights the other way round, and yet prunes what the main process prunes."""
     from hf_compress import processes, register_importance
+    from hf_compress.context import Context
     from hf_compress.data import load_data
     from hf_compress.recipe import Recipe
-    from hf_compress.steps.base import STEPS, Context
+    from hf_compress.steps.base import STEPS
     from hf_compress.steps.pruning.config import CRITERIA
     from hf_compress.students import build_model
 

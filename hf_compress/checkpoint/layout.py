@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 Place = tuple[str, int | None]
-Shapes = dict[str, torch.Size]
+Sizes = dict[str, torch.Size]
 REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, ArithmeticError, AssertionError)
 
 
@@ -55,7 +55,7 @@ def numbers(config: PretrainedConfig) -> list[Knob]:
     return found
 
 
-def built_shapes(model: PreTrainedModel, config: PretrainedConfig) -> Shapes | None:
+def built_shapes(model: PreTrainedModel, config: PretrainedConfig) -> Sizes | None:
     """Return the shapes of what `config` builds, without memory for the weights; None where it builds nothing."""
     try:
         with torch.device("meta"):
@@ -64,7 +64,7 @@ def built_shapes(model: PreTrainedModel, config: PretrainedConfig) -> Shapes | N
         return None
 
 
-def tensor_shapes(model: torch.nn.Module) -> Shapes:
+def tensor_shapes(model: torch.nn.Module) -> Sizes:
     return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 

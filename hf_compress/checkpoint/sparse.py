@@ -62,7 +62,7 @@ class Record:
         return math.prod(self.shape)
 
 
-def encode(tensor: Tensor) -> tuple[Tensor, Tensor]:
+def pack(tensor: Tensor) -> tuple[Tensor, Tensor]:
     """Encode a tensor in whichever way is smallest.
 
     Args:
@@ -84,7 +84,7 @@ def encode(tensor: Tensor) -> tuple[Tensor, Tensor]:
     return values, torch.frombuffer(bytearray(record), dtype=torch.uint8)
 
 
-def decode(values: Tensor, record: Tensor, expected_shape: tuple[int, ...]) -> Tensor:
+def unpack(values: Tensor, record: Tensor, expected_shape: tuple[int, ...]) -> Tensor:
     """Return the tensor that `encode` was given.
 
     Args:

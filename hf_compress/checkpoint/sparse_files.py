@@ -27,7 +27,7 @@ from transformers.core_model_loading import (
     apply_renamings,
 )
 
-from hf_compress.checkpoint.sparse import decode, encode
+from hf_compress.checkpoint.sparse import pack, unpack
 from hf_compress.errors import RunError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def encode_state_dict(model: PreTrainedModel) -> tuple[dict[str, Tensor], int]:
         if apply_converters(name, converters)[1] is not None:
             stored[name] = tensor
             continue
-        stored[name], stored[name + SUFFIX] = encode(tensor)
+        stored[name], stored[name + SUFFIX] = pack(tensor)
         records += 1
         saved += tensor.nbytes - stored[name].nbytes - stored[name + SUFFIX].nbytes - HEADER_BYTES - len(name)
     total = sum(tensor.nbytes for tensor in state.values())
@@ -180,7 +180,7 @@ def decode_named(name: str, values: Tensor, record: Tensor, shape: tuple[int, ..
         RunError: it is damaged; names the tensor.
     """
     try:
-        return decode(values, record, shape)
+        return unpack(values, record, shape)
     except RunError as error:
         raise RunError(f"tensor '{name}' of the checkpoint cannot be loaded, {error}: {ADVICE}") from None
 

@@ -51,7 +51,7 @@ def publish(
     given = {key: value for key, value in options.items() if value is not None}
     given |= {"include": include or [], "trust_remote_code": trust_remote_code}
     if dry_run:
-        _show(hub.plan(folder, to, **given), to)
+        _show(hub.plan_push(folder, to, **given), to)
     else:
         typer.echo(hub.publish(folder, to, **given))
 

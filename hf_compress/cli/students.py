@@ -80,7 +80,7 @@ def _within(texts: list[str], teacher_name: str | None, image_size: int | None, 
     from hf_compress.measure.cost import count_parameters
     from hf_compress.selection.candidates import Blueprint
     from hf_compress.selection.config import BudgetSection
-    from hf_compress.selection.fitting import Timer, fit, nothing_fits, shown
+    from hf_compress.selection.fitting import Timer, budget_in_words, fit_to_budget, nothing_fits
     from hf_compress.selection.select import pixels
 
     budget = validate(BudgetSection, assignments(texts, "--budget"), "budget")
@@ -88,14 +88,14 @@ def _within(texts: list[str], teacher_name: str | None, image_size: int | None, 
     labels = teacher.label_names if teacher else [str(label) for label in range(10)]
     blueprint = Blueprint(labels, pixels(image_size, teacher))
     candidates = blueprint.candidates()
-    fitting = fit(candidates, budget, Timer(blueprint))
+    fitting = fit_to_budget(candidates, budget, Timer(blueprint))
     console = Console()
     console.print(_table(candidates, teacher and count_parameters(teacher.model)))
     if not fitting:
         raise nothing_fits(candidates, budget)
     console.print(
-        f"{len(fitting)} of {len(candidates)} are within {shown(budget)}, at {blueprint.image_size} pixels and "
-        f"{len(labels)} classes",
+        f"{len(fitting)} of {len(candidates)} are within {budget_in_words(budget)}, at "
+        f"{blueprint.image_size} pixels and {len(labels)} classes",
         soft_wrap=True,
     )
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import datasets
+import httpx2
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hf_compress.data.addresses import opened
 from hf_compress.errors import UsageError
 
 NUMBERS = ("int", "uint", "float", "bool")
+Footer = tuple[int, datasets.Features]  # of a parquet file: its rows and columns
 
 
 @dataclass
@@ -29,59 +33,60 @@ class Stretch:
 
 
 def unequal_files(
-    folder: Path, column: str | None, image_column: str, config: str | None
-) -> dict[str, dict[Path, datasets.Features]]:
-    """Return the columns of every parquet file of a folder by split; nothing where all have one list of class names.
+    files: dict[str, list[str]], column: str | None, image_column: str, place: str
+) -> dict[str, dict[str, Footer]]:
+    """Return the footers of parquet files by split; nothing where all have one list of class names.
 
-    `datasets` reads the labels of all files as if they were numbered like those of the first.
+    `datasets` reads the labels of all files as if they were numbered like those of the first. Of files on the Hub,
+    only the footers are fetched.
+
+    Args:
+        files: by split, see `built.Source`.
+        place: where they lie, in words.
 
     Raises:
-        UsageError: a file has no images, or its labels are of another kind.
+        UsageError: a file cannot be read, has no images, or its labels are of another kind.
     """
-    found = [_columns(file) for file in sorted(folder.rglob("*.parquet"))] if folder.is_dir() else []
-    if len({str((columns.get(column), image_column in columns)) for columns in found}) < 2:
+    if sum(map(len, files.values())) < 2:
         return {}
-    if not any(image_column in columns for columns in found):  # they describe image files
-        return {}
-    splits = datasets.load_dataset_builder(str(folder), config).config.data_files
-    files = {
-        split: {Path(file): _columns(Path(file)) for file in of_split if file.endswith(".parquet")}
-        for split, of_split in splits.items()
-    }
-    everything = {file: columns for of_split in files.values() for file, columns in of_split.items()}
+    with ThreadPoolExecutor() as pool:
+        footers = {split: dict(zip(own, pool.map(_footer, own), strict=True)) for split, own in files.items()}
+    everything = {file: columns for own in footers.values() for file, (_, columns) in own.items()}
     for file, columns in everything.items():
         if image_column not in columns:
             raise UsageError(
-                f"'{file.name}' has no column '{image_column}', where other files in {folder} have images"
+                f"'{os.path.basename(file)}' has no column '{image_column}', where other files in {place} have images"
             )
-    kinds = {kind: file.name for file, columns in everything.items() if (kind := _kind(columns.get(column)))}
+    kinds = {kind: file for file, columns in everything.items() if (kind := _kind(columns.get(column)))}
     if "text" in kinds and ("numbers" in kinds or (next(iter(kinds)) == "text" and len(kinds) > 1)):
-        held = " and ".join(f"{kind} in '{file}'" for kind, file in kinds.items())
+        held = " and ".join(f"{kind} in '{os.path.basename(file)}'" for kind, file in kinds.items())
         raise UsageError(f"column '{column}' holds {held}: write the labels of all files in one way")
     lists = {tuple(feature.names) for columns in everything.values() if _is_list(feature := columns.get(column))}
-    return files if len(lists) > 1 else {}
+    return footers if len(lists) > 1 else {}
 
 
 def class_lists(
-    raw: datasets.DatasetDict, column: str, files: dict[str, dict[Path, datasets.Features]]
+    raw: datasets.DatasetDict, column: str, footers: dict[str, dict[str, Footer]]
 ) -> dict[str, list[Stretch]]:
     """Return the class names of every image by split.
 
     Args:
-        files: see `unequal_files`.
+        footers: see `unequal_files`.
 
     Raises:
         UsageError: it is not known which file an image is from.
     """
-    if not files:
+    if not footers:
         return {
             split: [Stretch(len(rows), rows.features[column].names, f"split '{split}'")] for split, rows in raw.items()
         }
     names, known = next(iter(raw.values())).features[column].names, {}
     for split, rows in raw.items():
         known[split] = [
-            Stretch(pq.read_metadata(file).num_rows, own.names if _is_list(own) else names, f"'{file.name}'")
-            for file, own in ((file, columns.get(column)) for file, columns in files.get(split, {}).items())
+            Stretch(
+                images, own.names if _is_list(own := columns.get(column)) else names, f"'{os.path.basename(file)}'"
+            )
+            for file, (images, columns) in footers.get(split, {}).items()
         ]
         if sum(stretch.images for stretch in known[split]) != len(rows):
             raise UsageError(
@@ -102,27 +107,29 @@ def aligned(raw: datasets.DatasetDict, column: str, lists: dict[str, list[Stretc
     """
     first = next(iter(raw))
     names, labels = raw[first].features[column].names, []
+    index = {name: number for number, name in enumerate(names)}
     for split, rows in raw.items():
         values, start = rows[column][:], 0
         for stretch in lists[split]:
-            if unknown := [name for name in stretch.names if name not in names]:
+            if unknown := [name for name in stretch.names if name not in index]:
                 raise UsageError(
                     f"{stretch.place} names the class '{unknown[0]}' in column '{column}', which is none of split "
                     f"'{first}' ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''}): give both one list"
                 )
-            new = [names.index(name) for name in stretch.names]
+            new = [index[name] for name in stretch.names]
             own = values[start : start + stretch.images]
             labels += [-1 if label is None or label < 0 else new[label] for label in own]
             start += stretch.images
     return labels
 
 
-def _columns(file: Path) -> datasets.Features:
-    """Return the columns of a file; none of one that is no parquet, which was not loaded either."""
+def _footer(file: str) -> Footer:
     try:
-        return datasets.Features.from_arrow_schema(pq.read_schema(file))
-    except (OSError, pa.ArrowInvalid):
-        return datasets.Features()
+        with opened(file) as content:
+            metadata = pq.read_metadata(content)
+    except (OSError, pa.ArrowException, httpx2.TransportError) as error:
+        raise UsageError(f"'{os.path.basename(file)}' cannot be read: {' '.join(str(error).split())}") from None
+    return metadata.num_rows, datasets.Features.from_arrow_schema(metadata.schema.to_arrow_schema())
 
 
 def _is_list(feature: Any) -> bool:

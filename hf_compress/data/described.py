@@ -8,13 +8,14 @@ from collections.abc import Iterator
 
 import datasets
 
+from hf_compress.data.addresses import local_copy
 from hf_compress.data.folders import File, Folder, FolderError, LeftOut, some
-from hf_compress.data.layout import Parts, in_order, pictures_under
+from hf_compress.data.layout import PathParts, in_order, pictures_under
 from hf_compress.sections import SourceSection
 
 
 def load_described(
-    folder: Folder, bases: dict[str, Parts], section: SourceSection, labelled: bool
+    folder: Folder, bases: dict[str, PathParts], section: SourceSection, labelled: bool
 ) -> tuple[datasets.DatasetDict, list[LeftOut]]:
     """Load the pictures that metadata files name, and held-out ones of splits that have no such file.
 
@@ -28,19 +29,23 @@ def load_described(
     files = _metadata_files(folder, bases)
     if labelled and not files.get("train", True):
         raise FolderError("the split 'train' has no metadata file, but others have: add it")
-    paths = {split: [glob.escape(folder.path(file)) for file in found] for split, found in files.items() if found}
-    rows = datasets.load_dataset("imagefolder", data_files=paths)
+    sources = {split: [glob.escape(folder.path(file)) for file in found] for split, found in files.items() if found}
+    rows = datasets.load_dataset("imagefolder", data_files=sources)
     for split, part in rows.items():
-        if len(paths[split]) > 1:  # which `datasets` reads in any order
+        if len(sources[split]) > 1:  # which `datasets` reads in any order
             names = list(_image_paths(part))
             rows[split] = part.select(sorted(range(len(part)), key=names.__getitem__))
+    if copy := local_copy(folder.path(first := folder.of_kind("metadata")[0])):
+        beside = copy.removesuffix("/".join(first.parts))
+        rows = datasets.DatasetDict({split: _addressed(part, beside, folder) for split, part in rows.items()})
     features = next(iter(rows.values())).features
     if labelled:
         _refuse_without_labels(folder, features, section.label_column)
     named = {os.path.normpath(path) for part in rows.values() for path in _image_paths(part)}
-    used = [file for file in folder.files if folder.path(file) in named or file.kind == "metadata"]
+    paths = {file: os.path.normpath(folder.path(file)) for file in folder.files}
+    used = [file for file in folder.files if paths[file] in named or file.kind == "metadata"]
     for split in bases.keys() - rows.keys():
-        alone = [file for file in pictures_under(folder, split, bases) if folder.path(file) not in named]
+        alone = [file for file in pictures_under(folder, split, bases) if paths[file] not in named]
         columns = {name: [None] * len(alone) for name in features} | {"image": [folder.path(file) for file in alone]}
         rows[split] = datasets.Dataset.from_dict(columns, features=features)
         used += alone
@@ -48,7 +53,16 @@ def load_described(
     return datasets.DatasetDict(in_order(rows)), folder.left_out(used, reasons)
 
 
-def _metadata_files(folder: Folder, bases: dict[str, Parts]) -> dict[str, list[File]]:
+def _addressed(rows: datasets.Dataset, copy: str, folder: Folder) -> datasets.Dataset:
+    """Let pictures that `datasets` expects beside its copy of a metadata file be where they are on the Hub."""
+    for name in [name for name, feature in rows.features.items() if isinstance(feature, datasets.Image)]:
+        plain = rows.cast_column(name, datasets.Image(decode=False))
+        paths = [picture and os.path.join(folder.root, picture["path"].removeprefix(copy)) for picture in plain[name]]
+        rows = rows.remove_columns(name).add_column(name, paths).cast_column(name, datasets.Image())
+    return rows
+
+
+def _metadata_files(folder: Folder, bases: dict[str, PathParts]) -> dict[str, list[File]]:
     every = folder.of_kind("metadata")
     if len(bases) == 1:
         return {split: every for split in bases}

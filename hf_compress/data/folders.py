@@ -60,12 +60,12 @@ class Folder:
     """All that lies in a folder.
 
     Attributes:
-        root: its path.
+        root: its path, or address on the Hub.
         files: sorted by their paths.
         folders: parts of the paths of the folders in it, without hidden ones; sorted.
     """
 
-    root: Path
+    root: Path | str
     files: list[File] = field(default_factory=list)
     folders: list[tuple[str, ...]] = field(default_factory=list)
 
@@ -122,7 +122,7 @@ def scan(root: Path) -> Folder:
             raise FolderError(f"{place} cannot be read ({error.strerror}): permit it, or move it away") from None
         for entry in entries:
             inside = (*parts, entry.name)
-            secret = hidden or entry.name.startswith(".") or entry.name.lower() in SYSTEM
+            secret = hidden or _secret(entry.name)
             file = _file(entry.path, inside, secret, above)
             if file is not None:
                 folder.files.append(file)
@@ -133,6 +133,26 @@ def scan(root: Path) -> Folder:
     folder.files.sort()
     folder.folders.sort()
     return folder
+
+
+def listed(root: str, names: Iterable[str]) -> Folder:
+    """Return the folder that a repository of the Hub is, of which nothing is downloaded.
+
+    Args:
+        root: its address.
+        names: of all its files.
+    """
+    folder, folders = Folder(root), set()
+    for parts in sorted(tuple(name.split("/")) for name in names):
+        hidden = any(map(_secret, parts))
+        folder.files.append(File(parts, "none", HIDDEN) if hidden else File(parts, *kind_of("/".join((root, *parts)))))
+        folders |= {parts[:depth] for depth in range(1, len(parts)) if not any(map(_secret, parts[:depth]))}
+    folder.folders = sorted(folders)
+    return folder
+
+
+def _secret(name: str) -> bool:
+    return name.startswith(".") or name.lower() in SYSTEM
 
 
 def _file(path: str, parts: tuple[str, ...], hidden: bool, above: frozenset[tuple[int, int]]) -> File | None:
@@ -171,6 +191,6 @@ def some(names: Iterable[str], most: int = 3) -> str:
     return ", ".join(map(repr, names[:most])) + more
 
 
-def summary(files: Iterable[File]) -> str:
+def reasons_in_words(files: Iterable[File]) -> str:
     """Return how many files are left out for which reason."""
     return "; ".join(f"{count} {reason}" for reason, count in Counter(file.reason for file in files).most_common(3))

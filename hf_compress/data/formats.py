@@ -10,6 +10,8 @@ import tarfile
 
 from PIL import EpsImagePlugin, Image
 
+from hf_compress.data.addresses import opened
+
 if importlib.util.find_spec("pillow_heif"):
     import pillow_heif
 
@@ -112,7 +114,7 @@ def is_webdataset(path: str, alone: bool = False) -> bool:
 
 def _is_picture(path: str) -> bool:
     try:
-        with Image.open(path) as image:
+        with opened(path) as file, Image.open(file) as image:
             return image.format not in STUBS
     except Exception:  # a strange file makes Pillow raise anything
         return False

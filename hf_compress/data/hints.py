@@ -6,13 +6,13 @@ import os
 
 from hf_compress.data.folders import File, Folder, FolderError, some
 from hf_compress.data.formats import ending_of
-from hf_compress.data.layout import Parts
+from hf_compress.data.layout import PathParts
 
 SIDECARS = {".txt", ".json", ".xml"}
 DETECTION = "which are boxes or captions and no classes: sort the pictures into one folder a class, or move them out"
 
 
-def refuse_labels_elsewhere(folder: Folder, bases: dict[str, Parts]) -> None:
+def refuse_labels_elsewhere(folder: Folder, bases: dict[str, PathParts]) -> None:
     """Refuse pictures without class folders whose labels seem to lie in other files.
 
     Args:
@@ -44,7 +44,7 @@ def refuse_labels_elsewhere(folder: Folder, bases: dict[str, Parts]) -> None:
             )
 
 
-def _place(bases: dict[str, Parts]) -> str:
+def _place(bases: dict[str, PathParts]) -> str:
     return f"of each split ({some(map('/'.join, bases.values()))})" if len(bases) > 1 else "of the pictures"
 
 

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from hf_compress.data.addresses import with_bytes
 from hf_compress.data.decoded import Decoded
 from hf_compress.errors import RunError
 
@@ -34,8 +35,7 @@ def decode(picture: dict[str, Any]) -> Tensor:
     Raises:
         Exception: the bytes are not a whole picture, for which Pillow has many kinds of error, or it is too large.
     """
-    source = io.BytesIO(picture["bytes"]) if picture["bytes"] is not None else picture["path"]
-    with Image.open(source) as image:
+    with Image.open(io.BytesIO(with_bytes(picture)["bytes"])) as image:
         if image.width * image.height > MOST_PIXELS:
             raise ValueError(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}")
         image.load()

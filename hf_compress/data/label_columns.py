@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 
-from hf_compress.data.class_lists import aligned, class_lists
+from hf_compress.data.class_lists import Footer, aligned, class_lists
 from hf_compress.data.sources import features_of
 from hf_compress.errors import RunError, UsageError
+from hf_compress.labels import MOST_LABELS
 from hf_compress.sections import DataSection
 
 TEXT = ("string", "large_string", "string_view")
@@ -36,7 +36,7 @@ def label_column_of(raw: datasets.DatasetDict, section: DataSection) -> str | No
 
 
 def encoded(
-    raw: datasets.DatasetDict, column: str, files: dict[str, dict[Path, datasets.Features]]
+    raw: datasets.DatasetDict, column: str, footers: dict[str, dict[str, Footer]]
 ) -> tuple[np.ndarray, list[str], bool]:
     """Return the labels of all splits, one after the other, as class indices.
 
@@ -49,31 +49,43 @@ def encoded(
     None, nan, empty text and negative numbers are no label.
 
     Args:
-        files: of parquet, whose lists of class names differ.
+        footers: of parquet files, whose lists of class names differ.
 
     Returns:
         Labels, negative where there is none; the class names; and whether these are names or mere numbers.
 
     Raises:
-        UsageError: the column holds no classes, or the classes of a split are not those of the first.
+        UsageError: the column holds no classes, or too many, or the classes of a split are not those of the first.
         RunError: a number would make more classes than there are images.
     """
     feature = features_of(raw)[column]
     if isinstance(feature, datasets.ClassLabel):
-        return np.array(aligned(raw, column, class_lists(raw, column, files)), dtype=int), list(feature.names), True
+        refuse_many(len(feature.names), column)
+        return np.array(aligned(raw, column, class_lists(raw, column, footers)), dtype=int), list(feature.names), True
     if not isinstance(feature, datasets.Value):
         raise _no_classes(column, feature)
     values = [value for rows in raw.values() for value in rows[column]]
     if feature.dtype in TEXT:
         texts = [(value or "").strip() for value in values]
         names = sorted(set(texts) - {""})
+        refuse_many(len(names), column)
         index = {name: number for number, name in enumerate(names)} | {"": -1}
         return np.array([index[text] for text in texts], dtype=int), names, True
     labels = np.array([_whole(value, column, feature) for value in values], dtype=int)
     count = max(labels, default=-1) + 1
     if count > len(labels):
         raise RunError(f"label {count - 1} in column '{column}' makes {count} classes, of {len(labels)} images")
+    refuse_many(count, column)
     return labels, [str(value) for value in range(count)], False
+
+
+def refuse_many(count: int, column: str) -> None:
+    """Raise UsageError for more classes than a model may have."""
+    if count > MOST_LABELS:
+        raise UsageError(
+            f"'data.label_column': column '{column}' holds {count:,} classes, which is more than {MOST_LABELS:,}: "
+            "name a column of fewer classes"
+        )
 
 
 def _whole(value: Any, column: str, feature: datasets.Value) -> int:

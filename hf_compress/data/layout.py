@@ -8,10 +8,11 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from hf_compress.data.folders import File, Folder, FolderError, shown_path, some, summary
+from hf_compress.data.folders import File, Folder, FolderError, reasons_in_words, shown_path, some
 from hf_compress.data.splits import USUAL_NAMES
+from hf_compress.labels import MOST_LABELS
 
-Parts = tuple[str, ...]
+PathParts = tuple[str, ...]
 OTHER = "other"  # images without labels beside the splits
 MOVE = "rename it to a split (train, validation, test), name it in 'data.splits', or move it out of the folder"
 
@@ -51,7 +52,7 @@ def roles_in(text: str) -> set[str]:
     return {role for word in re.split("[^a-z]+", text.lower()) if (role := role_of(word))}
 
 
-def find_splits(folder: Folder, wanted: Collection[str], labelled: bool) -> dict[str, Parts]:
+def find_splits(folder: Folder, wanted: Collection[str], labelled: bool) -> dict[str, PathParts]:
     """Decide by the folders of the top level alone which are splits.
 
     Where all of them have the name of a split, they are splits; where one has not, all are classes if they hold
@@ -96,7 +97,7 @@ def find_splits(folder: Folder, wanted: Collection[str], labelled: bool) -> dict
     return in_order({role: (*base, top) for top, role in roles.items()})
 
 
-def lay_out(folder: Folder, bases: dict[str, Parts], labelled: bool) -> Layout:
+def lay_out(folder: Folder, bases: dict[str, PathParts], labelled: bool) -> Layout:
     """Decide for every picture which class it belongs to.
 
     Where two class folders have the same name (`Apple/healthy`, `Grape/healthy`), all classes are called by their
@@ -107,17 +108,19 @@ def lay_out(folder: Folder, bases: dict[str, Parts], labelled: bool) -> Layout:
         labelled: whether classes are wanted.
 
     Raises:
-        FolderError: pictures would be without a class although there are class folders.
+        FolderError: pictures would be without a class although there are class folders, or these are too many.
     """
     pictures = {split: pictures_under(folder, split, bases) for split in bases}
     for split, found in pictures.items():
         if labelled and not found:
             raise FolderError(_without_pictures(folder, bases[split], "split"))
-    paths: dict[str, list[Parts] | None] = {split: None for split in bases}
+    paths: dict[str, list[PathParts] | None] = {split: None for split in bases}
     if labelled:
         paths = {split: _class_paths(folder, bases[split], found) for split, found in pictures.items()}
     _refuse_different_depths(paths)
     every = sorted({path for found in paths.values() for path in found or ()})
+    if len(every) > MOST_LABELS:
+        raise FolderError(f"there are {len(every):,} class folders, which is more than {MOST_LABELS:,}: join some")
     by_path = len({path[-1] for path in every}) < len(every)
     name = {path: "/".join(path) if by_path else path[-1] for path in every}
     if len(every) == 1:
@@ -134,14 +137,14 @@ def lay_out(folder: Folder, bases: dict[str, Parts], labelled: bool) -> Layout:
     return Layout(pictures, classes, labels)
 
 
-def directly_in(files: Iterable[File], parts: Parts) -> bool:
+def directly_in(files: Iterable[File], parts: PathParts) -> bool:
     """Whether a file lies in a folder, and not in a folder of it."""
     return any(file.parts[:-1] == parts for file in files)
 
 
-def _around(pictures: list[File], wanted: Iterable[str]) -> Parts:
+def _around(pictures: list[File], wanted: Iterable[str]) -> PathParts:
     """Return the parts of the innermost single folder around everything, above splits and classes."""
-    base: Parts = ()
+    base: PathParts = ()
     while True:
         inside = {file.parts[len(base)] for file in pictures if len(file.parts) > len(base) + 1}
         if directly_in(pictures, base) or len(inside) != 1:
@@ -152,7 +155,7 @@ def _around(pictures: list[File], wanted: Iterable[str]) -> Parts:
         base = (*base, only)
 
 
-def _mixed_with_splits(pictures: list[File], base: Parts, roles: dict[str, str], others: list[str]) -> bool:
+def _mixed_with_splits(pictures: list[File], base: PathParts, roles: dict[str, str], others: list[str]) -> bool:
     """Whether folders with names of splits are splits, although other folders lie beside them.
 
     They are classes if they hold pictures themselves, unless they look like a whole division.
@@ -164,7 +167,7 @@ def _mixed_with_splits(pictures: list[File], base: Parts, roles: dict[str, str],
     return division or all(roles_in(re.split("[^a-z]", top.lower())[0]) for top in others)
 
 
-def _refuse_nearly_splits(pictures: list[File], base: Parts, tops: list[str], labelled: bool) -> None:
+def _refuse_nearly_splits(pictures: list[File], base: PathParts, tops: list[str], labelled: bool) -> None:
     """Refuse `train_images/` and `test_images/` that hold the same class folders, which are no four classes."""
     if not labelled or len(tops) < 2 or not any(map(roles_in, tops)):
         return
@@ -179,7 +182,7 @@ def _refuse_nearly_splits(pictures: list[File], base: Parts, tops: list[str], la
         )
 
 
-def pictures_under(folder: Folder, split: str, bases: dict[str, Parts]) -> list[File]:
+def pictures_under(folder: Folder, split: str, bases: dict[str, PathParts]) -> list[File]:
     """Return the pictures of a split; of one around others, what is in none of them."""
     base = bases[split]
     inner = [other for other in bases.values() if other != base and other[: len(base)] == base]
@@ -187,7 +190,7 @@ def pictures_under(folder: Folder, split: str, bases: dict[str, Parts]) -> list[
     return [file for file in found if not any(file.parts[: len(other)] == other for other in inner)]
 
 
-def _class_paths(folder: Folder, base: Parts, pictures: list[File]) -> list[Parts] | None:
+def _class_paths(folder: Folder, base: PathParts, pictures: list[File]) -> list[PathParts] | None:
     """Return the path of the class folder of every picture within a split; None where there are no class folders."""
     paths = [file.parts[len(base) : -1] for file in pictures]
     depths = Counter(map(len, paths))
@@ -216,7 +219,7 @@ def _class_paths(folder: Folder, base: Parts, pictures: list[File]) -> list[Part
     return paths
 
 
-def _refuse_different_depths(paths: dict[str, list[Parts] | None]) -> None:
+def _refuse_different_depths(paths: dict[str, list[PathParts] | None]) -> None:
     """Refuse splits whose class folders do not lie alike; held-out images may be without classes."""
     depths = {split: len(found[0]) for split, found in paths.items() if found}
     if len(set(depths.values())) > 1:
@@ -229,12 +232,12 @@ def _refuse_different_depths(paths: dict[str, list[Parts] | None]) -> None:
         )
 
 
-def _without_pictures(folder: Folder, parts: Parts, kind: str) -> str:
+def _without_pictures(folder: Folder, parts: PathParts, kind: str) -> str:
     place = shown_path(parts) if parts else "it"
     files = [file for file in folder.under(parts) if not file.reason.startswith("hidden")]
     if not files:
         return f"the {kind} folder {place} is empty: add images or remove the folder"
-    return f"the {kind} folder {place} holds no picture that can be read ({summary(files)})"
+    return f"the {kind} folder {place} holds no picture that can be read ({reasons_in_words(files)})"
 
 
 def _lies(names: list[str]) -> str:

@@ -47,7 +47,7 @@ def settle_leaks(
         shared, leaked = np.isin(keys, held_out), np.isin(held_out, keys)
         if not shared.any():
             continue
-        example = shown_path(splits[first], int(shared.argmax()), path)
+        example = picture_path(splits[first], int(shared.argmax()), path)
         what = f"{leaked.sum()} of {len(leaked)} images of '{second}' are in '{first}', too, as {example}"
         if on_leak == "stop":
             raise RunError(f"{what}: divide the data anew, or set 'data.on_leak: drop'")
@@ -82,7 +82,7 @@ def conflicting_labels(splits: dict[str, ImageSplit], names: list[str], path: st
     for role, images in splits.items():
         (found,) = np.nonzero(wrong[start : start + len(images)])
         if len(found):
-            example = shown_path(images, int(found[0]), path)
+            example = picture_path(images, int(found[0]), path)
             given = sorted({names[index] for index in labels[known & (picture == picture[start + found[0]])]})
             logger.warning(
                 "%d images of '%s' are stored with different labels, as %s: %s",
@@ -106,7 +106,7 @@ def same_pictures(keys: np.ndarray, good: np.ndarray) -> np.ndarray:
     return groups
 
 
-def shown_path(images: ImageSplit, index: int, path: str) -> str:
+def picture_path(images: ImageSplit, index: int, path: str) -> str:
     """Return where a picture lies within its data set, or which of its split it is."""
     stored = images.pictures[index][images.image_column]["path"]
     if not stored:

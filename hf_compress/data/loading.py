@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 import datasets
 
 from hf_compress.data.augmentation import build_augmentation
+from hf_compress.data.built import Source
 from hf_compress.data.class_lists import unequal_files
 from hf_compress.data.decoded import Room
 from hf_compress.data.images import IGNORED_LABEL, ImageSplit, input_size
-from hf_compress.data.label_columns import encoded, label_column_of
+from hf_compress.data.label_columns import encoded, label_column_of, refuse_many
 from hf_compress.data.parts import Parts, read_and_divide, settled, unused_splits
 from hf_compress.data.sources import features_of, image_column_of, load_raw
 from hf_compress.data.splits import USUAL_NAMES, choose, choose_to_evaluate, labelled_splits, sizes_of
-from hf_compress.data.streaming import ImageStream, open_stream
+from hf_compress.data.streaming import ImageStream, open_stream, split_names
 from hf_compress.data.unlabelled import load_unlabelled
 from hf_compress.errors import RunError, UsageError
-from hf_compress.files import user_path
 from hf_compress.labels import positions
 from hf_compress.sections import DataSection
 
@@ -112,8 +112,8 @@ def load_data(section: DataSection, seed: int, to_evaluate: bool = False) -> Ima
     raw, sizes = source.rows, sizes_of(source.rows)
     image_column = image_column_of(raw, section, "data")
     label_column = label_column_of(raw, section)
-    files = unequal_files(user_path(section.path), label_column, image_column, section.name)
-    labels, names, named = encoded(raw, label_column, files) if label_column else (None, [], False)
+    footers = unequal_files(source.files, label_column, image_column, section.path)
+    labels, names, named = encoded(raw, label_column, footers) if label_column else (None, [], False)
     labelled = labelled_splits(labels, sizes) if label_column else set()
     chosen = choose_to_evaluate(sizes, labelled) if to_evaluate else choose(sizes, section.splits, labelled)
     room = Room(section.cache_mb * 2**20)
@@ -124,25 +124,39 @@ def load_data(section: DataSection, seed: int, to_evaluate: bool = False) -> Ima
     parts, facts = settled(parts, section, names, left_out)
     if not to_evaluate:
         parts.set_aside(section.labelled, seed)
-    data = _image_data(parts, names, named, section)
+    data = _image_data(parts, names, named, section, source, facts, unlabelled.commits)
     data.train.views, data.train.seed = section.views, seed
     if not to_evaluate:
         _refuse_empty_classes(data, section)
-    data.facts = {
-        "path": section.path,
-        "revision": source.commit,
-        "unlabelled_revisions": unlabelled.commits,
-        "splits": parts.facts(names),
-        **facts,
-    }
     return data
 
 
-def _image_data(parts: Parts, names: list[str], named: bool, section: DataSection, **more: Any) -> ImageData:
+def _image_data(
+    parts: Parts,
+    names: list[str],
+    named: bool,
+    section: DataSection,
+    source: Source,
+    facts: dict[str, Any],
+    unlabelled_commits: list[str | None],
+) -> ImageData:
     """Return the images of all roles, each an object of its own; those to evaluate stand in for others."""
     images = {role: parts.images.get(role, parts.images["test"]).without_augmentation() for role in USUAL_NAMES}
     unlabelled = parts.images.get("unlabelled")
-    return ImageData(**images, unlabelled=unlabelled, label_names=names, named=named, workers=section.workers, **more)
+    origin = {
+        "path": section.path,
+        "revision": source.commit,
+        "unlabelled_revisions": unlabelled_commits,
+        "splits": parts.facts(names),
+    }
+    return ImageData(
+        **images,
+        unlabelled=unlabelled,
+        label_names=names,
+        named=named,
+        facts=origin | facts,
+        workers=section.workers,
+    )
 
 
 def _load_stream(section: DataSection, seed: int) -> ImageData:
@@ -159,30 +173,26 @@ def _load_stream(section: DataSection, seed: int) -> ImageData:
             f"'data.label_column': a stream must know its classes beforehand, but column '{label_column}' holds "
             f"{feature.dtype}: store it as a ClassLabel of `datasets`, or leave out 'data.streaming'"
         )
-    if unequal_files(user_path(section.path), label_column, image_column, section.name):
+    splits = split_names(raw, section)
+    used = {split: files for split, files in source.files.items() if split in splits.values()}
+    if unequal_files(used, label_column, image_column, section.path):
         raise UsageError(
             f"'data.label_column': the files of {section.path} have different lists of class names in column "
             f"'{label_column}': write them with one list, or leave out 'data.streaming'"
         )
     names = list(feature.names) if feature is not None else []
-    stream, parts = open_stream(raw, section, image_column, label_column, seed)
+    refuse_many(len(names), label_column)
+    stream, parts = open_stream(raw, splits, section, image_column, label_column, seed)
     parts, facts = settled(parts, section, names, source.left_out)
     held_out = (parts.images[role].decoded.keys.tolist() for role in ("validation", "test"))
     stream.held_out, stream.on_leak = frozenset(itertools.chain(*held_out)), section.on_leak
-    data = _image_data(parts, names, bool(names), section, stream=stream)
-    splits = parts.facts(names)
-    splits["train"] |= {
+    data = _image_data(parts, names, bool(names), section, source, facts, [])
+    data.stream = stream
+    data.facts["splits"]["train"] |= {
         "images": len(stream),
         "corrupt_images_skipped": None,
         "unlabelled_images": None,
         "images_by_class": {},
-    }
-    data.facts = {
-        "path": section.path,
-        "revision": source.commit,
-        "unlabelled_revisions": [],
-        "splits": splits,
-        **facts,
     }
     return data
 

@@ -10,32 +10,40 @@ from typing import Any
 import datasets
 import huggingface_hub
 
+from hf_compress.data.built import Rows, Source, source_of
 from hf_compress.data.described import load_described
-from hf_compress.data.folders import Folder, FolderError, LeftOut, scan, summary
+from hf_compress.data.folders import Folder, FolderError, LeftOut, reasons_in_words, scan
 from hf_compress.data.hints import refuse_labels_elsewhere
-from hf_compress.data.layout import Parts, find_splits, lay_out
+from hf_compress.data.layout import PathParts, find_splits, lay_out
 from hf_compress.data.tables import find_tables, load_tables
 from hf_compress.sections import SourceSection, UnlabelledSection
 
 MOST_SHARDS = 512  # of a stream: as many workers can read it
-Rows = datasets.DatasetDict | datasets.IterableDatasetDict
 
 
-def load_folder(root: Path, section: SourceSection, streaming: bool) -> tuple[Rows, list[LeftOut]]:
-    """Return the data of a folder, and which of its files are left out.
-
-    Pictures (see `layout`), described by a `metadata.csv` where there is one; or files of which each holds many.
+def load_folder(root: Path, section: SourceSection, streaming: bool) -> Source:
+    """Return the data of a folder, as it was saved, as its card says, or else see `load_files`.
 
     Raises:
         FolderError: it is not clear what the pictures' splits or classes are, or some would be without a class.
     """
     root = Path(os.path.abspath(root))
     if (root / "dataset_dict.json").exists() or (root / "state.json").exists():
-        return _saved(root, streaming), []
+        return Source(_saved(root, streaming))
     if card_names_files(root):
-        return datasets.load_dataset(str(root), section.name, streaming=streaming), []
-    folder, wanted = scan(root), _wanted(section)
-    labelled = not isinstance(section, UnlabelledSection)
+        return source_of(datasets.load_dataset_builder(str(root), section.name), streaming)
+    return load_files(scan(root), section, streaming)
+
+
+def load_files(folder: Folder, section: SourceSection, streaming: bool) -> Source:
+    """Return the data of the files of a folder, or of a repository of the Hub.
+
+    Pictures (see `layout`), described by a `metadata.csv` where there is one; or files of which each holds many.
+
+    Raises:
+        FolderError: it is not clear what the pictures' splits or classes are, or some would be without a class.
+    """
+    wanted, labelled = wanted_splits(section), wants_labels(section)
     if tables := find_tables(folder):
         return load_tables(folder, tables, wanted, labelled, streaming)
     if not folder.of_kind("picture"):
@@ -45,7 +53,7 @@ def load_folder(root: Path, section: SourceSection, streaming: bool) -> tuple[Ro
         rows, left_out = load_described(folder, bases, section, labelled)
     else:
         rows, left_out = _load_pictures(folder, bases, labelled)
-    return (_streams(rows) if streaming else rows), left_out
+    return Source(_streams(rows) if streaming else rows, left_out=left_out)
 
 
 def _saved(root: Path, streaming: bool) -> Rows:
@@ -57,14 +65,18 @@ def _saved(root: Path, streaming: bool) -> Rows:
     return datasets.IterableDatasetDict({split: part.to_iterable_dataset() for split, part in rows.items()})
 
 
-def _wanted(section: SourceSection) -> set[str]:
+def wants_labels(section: SourceSection) -> bool:
+    return not isinstance(section, UnlabelledSection)
+
+
+def wanted_splits(section: SourceSection) -> set[str]:
     """Return the names of splits that stand in the recipe."""
     names = [section.split] if isinstance(section, UnlabelledSection) else vars(section.splits).values()
     return {name.partition("[")[0] for name in names if isinstance(name, str)}
 
 
 def _load_pictures(
-    folder: Folder, bases: dict[str, Parts], labelled: bool
+    folder: Folder, bases: dict[str, PathParts], labelled: bool
 ) -> tuple[datasets.DatasetDict, list[LeftOut]]:
     if labelled:
         refuse_labels_elsewhere(folder, bases)
@@ -91,7 +103,7 @@ def card_names_files(root: Path) -> bool:
 
 def _nothing(folder: Folder) -> str:
     if foreign := folder.of_kind("foreign"):
-        return f"there is no picture that can be read ({summary(foreign)})"
+        return f"there is no picture that can be read ({reasons_in_words(foreign)})"
     archives = [file for file in folder.files if "archives" in file.reason]
     if archives:
         return f"there are no pictures, but archives such as {archives[0].name!r}: unpack them"

@@ -11,9 +11,10 @@ import datasets
 import numpy as np
 
 from hf_compress.data.decoded import Room
+from hf_compress.data.folders import LeftOut
 from hf_compress.data.images import IGNORED_LABEL, ImageSplit
 from hf_compress.data.leaks import conflicting_labels, same_pictures, settle_leaks
-from hf_compress.data.sources import LeftOut, read_pictures
+from hf_compress.data.sources import read_pictures
 from hf_compress.data.splits import Chosen, divide
 from hf_compress.data.unlabelled import Unlabelled, set_aside
 from hf_compress.errors import RunError

@@ -5,24 +5,21 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import datasets
-import httpx2
-import huggingface_hub
 import numpy as np
 from rich.progress import Progress
 from torch import Tensor
 
+from hf_compress.data.addresses import with_bytes
+from hf_compress.data.built import Source
 from hf_compress.data.decoded import Decoded, Room
-from hf_compress.data.folders import FolderError, LeftOut
-from hf_compress.data.formats import ending_of, readable
+from hf_compress.data.folders import FolderError
 from hf_compress.data.images import decode
-from hf_compress.data.local import card_names_files, load_folder
+from hf_compress.data.local import load_folder
+from hf_compress.data.remote import load_remote
 from hf_compress.errors import RunError, UsageError, shown
 from hf_compress.files import user_path
 from hf_compress.machine import failure_of
@@ -30,21 +27,6 @@ from hf_compress.sections import SourceSection
 
 ENCODED = ("binary", "string", "large_binary", "large_string")  # bytes or paths of images
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Source:
-    """A data set as it was found.
-
-    Attributes:
-        rows: by split.
-        commit: of the Hub repository; None for what is not from the Hub.
-        left_out: files that lie there and are not in `rows`.
-    """
-
-    rows: datasets.DatasetDict | datasets.IterableDatasetDict
-    commit: str | None = None
-    left_out: list[LeftOut] = field(default_factory=list)
 
 
 def load_raw(section: SourceSection, key: str, streaming: bool = False) -> Source:
@@ -66,9 +48,8 @@ def load_raw(section: SourceSection, key: str, streaming: bool = False) -> Sourc
         raise UsageError(f"'{key}.path': there is no folder {shown(section.path)}")
     try:
         if looks_local:
-            rows, left_out = load_folder(folder, section, streaming)
-            return Source(rows, left_out=left_out)
-        return _from_hub(section, key, streaming)
+            return load_folder(folder, section, streaming)
+        return load_remote(section, key, streaming)
     except FolderError as error:
         raise UsageError(f"'{key}.path': in {shown(section.path)}, {error}") from None
     except datasets.exceptions.DatasetNotFoundError as error:
@@ -77,63 +58,6 @@ def load_raw(section: SourceSection, key: str, streaming: bool = False) -> Sourc
         reason = " ".join(str(error).split())
         advice = "; look for a copy of the data in parquet files" if "scripts are no longer" in reason else ""
         raise UsageError(f"'{key}.path': {section.path} cannot be loaded: {reason}{advice}") from None
-
-
-def _from_hub(section: SourceSection, key: str, streaming: bool) -> Source:
-    revision = section.revision
-    if not streaming and (copy := _copied_pictures(section)) is not None:
-        rows, left_out = load_folder(copy, section, streaming)
-        return Source(rows, copy.name, left_out)
-    if streaming:
-        revision = huggingface_hub.dataset_info(section.path, revision=revision).sha
-    loaded = datasets.load_dataset(section.path, section.name, revision=revision, streaming=streaming)
-    if streaming:
-        return Source(loaded, revision)
-    raw = loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({"train": loaded})
-    return Source(raw, _hub_commit(raw, section, key))
-
-
-def _copied_pictures(section: SourceSection) -> Path | None:
-    """Return the local copy of a Hub data set that is nothing but a folder of pictures.
-
-    Its splits and classes are then those of a folder of the user's; `datasets` would find others.
-    """
-    where = {"repo_id": section.path, "revision": section.revision}
-    try:
-        info = huggingface_hub.dataset_info(**where)
-        names, commit = [file.rfilename for file in info.siblings], info.sha
-    except huggingface_hub.errors.HfHubHTTPError:
-        return None  # `datasets` says what is wrong
-    except (OSError, httpx2.TransportError):  # there is no connection
-        try:
-            copy = Path(huggingface_hub.snapshot_download(**where, repo_type="dataset", local_files_only=True))
-        except (OSError, ValueError):
-            return None
-        names, commit = [str(file) for file in copy.rglob("*")], copy.name
-    except ValueError:
-        return None
-    endings = {ending_of(name) for name in names}
-    if not endings & readable() or endings & {".parquet", ".arrow", ".tar", ".zip", ".py"}:
-        return None
-    copy = Path(huggingface_hub.snapshot_download(section.path, repo_type="dataset", revision=commit))
-    return None if card_names_files(copy) else copy
-
-
-def _hub_commit(raw: datasets.DatasetDict, section: SourceSection, key: str) -> str | None:
-    """Return the commit of a Hub data set, after which `datasets` names its cache folder.
-
-    Without a connection, `datasets` takes the latest version in its cache, whatever revision is asked for.
-    """
-    files = next(iter(raw.values())).cache_files
-    commit = Path(files[0]["filename"]).parent.name if files else ""
-    if not re.fullmatch("[0-9a-f]{40}", commit):
-        return None
-    if re.fullmatch("[0-9a-f]{40}", section.revision or "") and section.revision != commit:
-        raise RunError(
-            f"{section.path} is cached at commit {commit}, not at '{key}.revision' {section.revision}, and the Hub is "
-            "out of reach: connect once to cache that commit"
-        )
-    return commit
 
 
 def _digits() -> datasets.DatasetDict:
@@ -192,7 +116,7 @@ def read_pictures(
 
     def read(picture: dict[str, Any]) -> tuple[bytes, Tensor] | str:
         try:
-            content = Path(picture["path"]).read_bytes() if picture["bytes"] is None else picture["bytes"]
+            content = with_bytes(picture)["bytes"]
             return hashlib.sha256(content).digest(), decode({"bytes": content, "path": None})
         except Exception as error:  # a damaged file makes Pillow raise anything
             if failure_of(error) is not None:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import datasets
-import fsspec
 import numpy as np
 import torch
 from torch import Tensor
 
+from hf_compress.data.addresses import with_bytes
 from hf_compress.data.decoded import Room
 from hf_compress.data.images import IGNORED_LABEL, ImageSplit, decode
 from hf_compress.data.parts import Parts
@@ -26,7 +25,7 @@ from hf_compress.registry import did_you_mean
 from hf_compress.sections import DataSection
 
 BUFFER = 2048
-SAMPLE = 2048
+SAMPLED_LABELS = 2048
 MOST_HELD_OUT = 10_000
 logger = logging.getLogger(__name__)
 
@@ -130,14 +129,21 @@ class ImageStream(torch.utils.data.IterableDataset):
 
 
 def open_stream(
-    raw: datasets.IterableDatasetDict, section: DataSection, image_column: str, label_column: str | None, seed: int
+    raw: datasets.IterableDatasetDict,
+    names: dict[str, str],
+    section: DataSection,
+    image_column: str,
+    label_column: str | None,
+    seed: int,
 ) -> tuple[ImageStream, Parts]:
     """Open the training images as a stream, and keep a sample of them and the held-out images in memory.
 
+    Args:
+        names: of the splits, see `split_names`.
+
     Raises:
-        UsageError: a split is missing, or the number of training images is not known.
+        UsageError: the number of training images is not known.
     """
-    names = {role: _split_name(raw, section, role) for role in USUAL_NAMES}
     raw = raw.cast_column(image_column, datasets.Image(decode=False))
     train = raw[names["train"]]
     if section.workers > train.n_shards:
@@ -148,7 +154,7 @@ def open_stream(
     length = section.train_images or _known_length(train, names["train"])
     stream = ImageStream(train, image_column, label_column, length, seed, section.on_corrupt)
     kept = {role: (raw[names[role]], MOST_HELD_OUT) for role in ("validation", "test")}
-    kept["train"] = train.shuffle(seed, buffer_size=BUFFER), SAMPLE
+    kept["train"] = train.shuffle(seed, buffer_size=BUFFER), SAMPLED_LABELS
     parts, room = Parts({}, {"train": f"stream of split {names['train']}"}, {}), Room(section.cache_mb * 2**20)
     for role, (rows, most) in kept.items():
         found = _in_memory(rows, image_column, most)
@@ -167,13 +173,9 @@ def _class_index(label: int | None) -> int:
     return IGNORED_LABEL if label is None or label < 0 else label
 
 
-def with_bytes(picture: dict[str, Any]) -> dict[str, Any]:
-    """Return an undecoded picture with its bytes, read from its path, which may be on the Hub."""
-    if picture["bytes"] is not None:
-        return picture
-    local = os.path.exists(picture["path"])  # whose name may hold anything that fsspec would follow
-    with (open if local else fsspec.open)(picture["path"], "rb") as file:
-        return {"bytes": file.read(), "path": picture["path"]}
+def split_names(raw: datasets.IterableDatasetDict, section: DataSection) -> dict[str, str]:
+    """Return the name of the split of each role, or raise UsageError where one is missing."""
+    return {role: _split_name(raw, section, role) for role in USUAL_NAMES}
 
 
 def _split_name(raw: datasets.IterableDatasetDict, section: DataSection, role: str) -> str:

@@ -7,7 +7,8 @@ import re
 
 import datasets
 
-from hf_compress.data.folders import File, Folder, FolderError, LeftOut, some
+from hf_compress.data.built import Source, source_of
+from hf_compress.data.folders import File, Folder, FolderError, some
 from hf_compress.data.formats import TABLES, ending_of, holds_pictures, is_webdataset
 from hf_compress.data.layout import OTHER, in_order, role_of, roles_in
 
@@ -28,9 +29,7 @@ def find_tables(folder: Folder) -> list[File]:
     return []
 
 
-def load_tables(
-    folder: Folder, files: list[File], wanted: set[str], labelled: bool, streaming: bool
-) -> tuple[datasets.DatasetDict | datasets.IterableDatasetDict, list[LeftOut]]:
+def load_tables(folder: Folder, files: list[File], wanted: set[str], labelled: bool, streaming: bool) -> Source:
     """Load such files; all others are left out.
 
     Args:
@@ -41,16 +40,21 @@ def load_tables(
         FolderError: it is not clear which split a file belongs to.
     """
     ending = ending_of(files[0].parts[-1])
-    splits = _table_splits(files, wanted, labelled)
+    splits = table_splits(files, wanted, labelled)
     paths = {split: [glob.escape(folder.path(file)) for file in found] for split, found in splits.items()}
     options = {"sep": "\t"} if ending == ".tsv" else {}
-    rows = datasets.load_dataset(TABLES[ending], data_files=paths, streaming=streaming, **options)
+    source = source_of(datasets.load_dataset_builder(TABLES[ending], data_files=paths, **options), streaming)
     unused = dict.fromkeys(folder.of_kind("picture", "table"), f"files beside those that are read ({ending})")
-    return rows, folder.left_out(files, unused)
+    source.left_out = folder.left_out(files, unused)
+    return source
 
 
-def _table_splits(files: list[File], wanted: set[str], labelled: bool) -> dict[str, list[File]]:
-    """Decide by the folders above a file, else by its name, to which split it belongs."""
+def table_splits(files: list[File], wanted: set[str], labelled: bool) -> dict[str, list[File]]:
+    """Decide by the folders above a file, else by its name, to which split it belongs.
+
+    Raises:
+        FolderError: it is not clear.
+    """
     splits: dict[str | None, list[File]] = {}
     for file in files:
         splits.setdefault(_table_split(file, wanted), []).append(file)

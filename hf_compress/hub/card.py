@@ -19,11 +19,12 @@ from hf_compress.hub.markdown import fenced, one_line
 from hf_compress.hub.origin import lineage
 from hf_compress.hub.template import page_template
 from hf_compress.manifest import adding, claim
+from hf_compress.measure.figures import CAPTIONS, draw_figures
 from hf_compress.run import RECIPE, Run
 
 CARD = "README.md"
 RESULTS = ".eval_results/hf-compress.yaml"
-TAG = "hf-compress"
+HUB_TAG = "hf-compress"
 METRICS = {"accuracy": "Accuracy", "roc_auc": "ROC AUC"}
 
 
@@ -40,11 +41,11 @@ def render_card(folder: Path, template: Path | None = None, **overrides: Any) ->
     Raises:
         UsageError: there is no run folder or template, or the template is wrong.
     """
-    run = _open(folder)
+    report = _report(folder)
     repo_id = overrides.pop("repo_id", None)
     page = page_template(template)
-    data = card_data(run.report, repo_id, **overrides)
-    text = page.render(**_context(run, repo_id), card_data=Markup(data.to_yaml()))
+    data = card_data(report, repo_id, **overrides)
+    text = page.render(**_context(report, folder, repo_id), card_data=Markup(data.to_yaml()))
     try:
         return ModelCard(text)
     except (ValueError, yaml.YAMLError) as error:
@@ -59,27 +60,25 @@ def write_card(folder: Path, template: Path | None = None) -> ModelCard:
         UsageError: see `render_card`; or one of the files that are there already was not written by this package, or
             was changed since.
     """
-    from hf_compress.measure.figures import draw_figures
-
-    run = _open(folder)
+    report, folder = _report(folder), Path(folder)
     page_template(template)
-    claim(run.folder, [CARD, RESULTS])
-    with adding(run.folder) as new:
-        draw_figures(run.report, new / "figures")
+    claim(folder, [CARD, RESULTS])
+    with adding(folder) as new:
+        draw_figures(report, new / "figures")
     card = render_card(folder, template)
-    with adding(run.folder) as new:
+    with adding(folder) as new:
         write_text(new / CARD, str(card))
-        if entries := eval_results(run.report):
+        if entries := eval_results(report):
             (new / RESULTS).parent.mkdir()
             write_text(new / RESULTS, yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False))
     return card
 
 
-def _open(folder: Path) -> Run:
-    run = Run.open(folder)
-    if run.report.get("kind") == "study":
+def _report(folder: Path) -> dict[str, Any]:
+    report = Run.open(folder).report
+    if report.get("kind") == "study":
         raise UsageError(f"'{folder}' holds a study, whose README.md is its card: give the folder of one of its runs")
-    return run
+    return report
 
 
 def card_data(report: dict[str, Any], repo_id: str | None, **overrides: Any) -> ModelCardData:
@@ -90,7 +89,7 @@ def card_data(report: dict[str, Any], repo_id: str | None, **overrides: Any) -> 
         **lineage(report),
         "pipeline_tag": "image-feature-extraction" if report.get("task") == "features" else "image-classification",
         "library_name": "transformers",
-        "tags": [TAG, *sorted(_methods(report))],
+        "tags": [HUB_TAG, *sorted(_methods(report))],
         "metrics": [result.metric_type for result in results] or None,
         "model_name": one_line(name) if results else None,
         "eval_results": results or None,
@@ -141,12 +140,11 @@ def eval_results(report: dict[str, Any]) -> list[EvalResultEntry]:
     ]
 
 
-def _context(run: Run, repo_id: str | None) -> dict[str, Any]:
+def _context(report: dict[str, Any], folder: Path, repo_id: str | None) -> dict[str, Any]:
     """Return the variables of the template."""
-    report = run.report
     headings, steps = facts.steps_table(report)
     first, *_, last = report["rows"]
-    recipe = run.folder / RECIPE
+    recipe = Path(folder) / RECIPE
     return {
         "report": report,
         "title": repo_id or f"{facts.model_name(last)}, compressed",
@@ -156,7 +154,7 @@ def _context(run: Run, repo_id: str | None) -> dict[str, Any]:
         "comparison": facts.comparison(report),
         "step_headings": headings,
         "steps": steps,
-        "figures": _figures(run.folder),
+        "figures": _figures(Path(folder)),
         "snippet": fenced(_snippet(report, repo_id), "python"),
         "needs_package": report.get("loads_with") == "hf_compress",
         "recipe": fenced(_text(recipe), "yaml") if recipe.is_file() else None,
@@ -205,8 +203,6 @@ def _text(recipe: Path) -> str:
 
 
 def _figures(folder: Path) -> list[tuple[str, str]]:
-    from hf_compress.measure.figures import CAPTIONS
-
     return [
         (f"figures/{name}.png", text) for name, text in CAPTIONS.items() if (folder / f"figures/{name}.png").is_file()
     ]

@@ -10,7 +10,7 @@ from typing import Any
 
 from hf_compress.hub import origin
 from hf_compress.hub.markdown import one_line
-from hf_compress.measure.intervals import difference, in_points, in_words
+from hf_compress.measure.intervals import difference, in_words, with_range
 
 FEW_IMAGES = 20
 LOST = 0.05
@@ -61,7 +61,7 @@ class Measure:
         if old is None or new is None:
             return ""
         if entry := difference(after, self.metric, before["stage"]):
-            return in_points(entry)
+            return with_range(entry)
         if self.less is None:
             return f"{new - old:+.4f}"
         return ratio(old, new, self.less)
@@ -126,7 +126,7 @@ def steps_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         if any(found):
             headings.append(f"{quality.heading} against the stage before")
             for row, entry in zip(rows, [None, *found], strict=True):
-                row.append(in_points(entry) if entry else "")
+                row.append(with_range(entry) if entry else "")
     return headings, rows
 
 
@@ -246,7 +246,7 @@ def device(report: dict[str, Any]) -> str:
 
 def sources(report: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the models whose weights or answers went into this one, with their role."""
-    return [source | {"role": role} for role, source in origin.sources(report)]
+    return [source | {"role": role} for role, source in origin.sources_with_roles(report)]
 
 
 def limits(report: dict[str, Any]) -> list[str]:
@@ -301,7 +301,7 @@ def _intervals(report: dict[str, Any]) -> Iterator[str]:
     if any(row.get("differences") for row in report["rows"]):
         yield (
             "The range behind a difference is its 95 % interval, by a paired bootstrap of the test images: it says "
-            "nothing of another training, nor of images of another kind. ROC AUC has none."
+            "nothing of another training, nor of images of another kind."
         )
 
 

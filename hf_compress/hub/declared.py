@@ -6,13 +6,14 @@ import re
 from typing import Any
 
 from hf_compress.errors import RunError, shown
+from hf_compress.labels import MOST_LABELS
 from hf_compress.memory import machine_bytes
 
 LABELS = re.compile("num_labels|num_classes")
-LAYERS = re.compile(".*(layers|depths?|blocks)")
+LAYER_KEYS = re.compile(".*(layers|depths?|blocks)")
 SIZES = re.compile("(?!vocab).*(size|sizes|dims?|channels|heads)")
-WIDTHS = re.compile(".*(hidden|embed|embedding)_?(sizes?|dims?|channels)|d_model|dims?")
-MOST_LABELS, MOST_LAYERS, MOST_SIZE, MOST_SIDE = 100_000, 2_000, 100_000, 8192
+WIDTH_KEYS = re.compile(".*(hidden|embed|embedding)_?(sizes?|dims?|channels)|d_model|dims?")
+MOST_LAYERS, MOST_SIZE, MOST_SIDE = 2_000, 100_000, 8192
 
 
 def refuse_huge(name: str, values: Any) -> None:
@@ -32,8 +33,8 @@ def refuse_huge(name: str, values: Any) -> None:
         values = {key: value for key, value in values.items() if key not in names}
     for key, number in _numbers(values):
         found.setdefault(key, []).append(number)
-    layers = {key: numbers for key, numbers in found.items() if LAYERS.fullmatch(key)}
-    widths = {key: numbers for key, numbers in found.items() if WIDTHS.fullmatch(key)}
+    layers = {key: numbers for key, numbers in found.items() if LAYER_KEYS.fullmatch(key)}
+    widths = {key: numbers for key, numbers in found.items() if WIDTH_KEYS.fullmatch(key)}
     counts = [
         *((key, max(numbers), MOST_LABELS) for key, numbers in found.items() if LABELS.fullmatch(key)),
         *((key, len(labels), MOST_LABELS) for key, labels in names.items() if isinstance(labels, dict)),

@@ -21,10 +21,10 @@ WAITS = (1.0, 2.0, 4.0, 8.0)
 LONGEST_WAIT = 60
 PASSING = (408, 429, 500, 502, 503, 504)
 RETRIED = (HfHubHTTPError, httpx2.TransportError, json.JSONDecodeError)  # the last: an overloaded proxy sends HTML
-T = TypeVar("T")
+_T = TypeVar("T")
 
 
-def patiently(call: Callable[..., T], *args, **options) -> T:
+def patiently(call: Callable[..., _T], *args, **options) -> _T:
     """Call the Hub, again after a pause when it is overloaded or the connection breaks.
 
     The client itself does so for uploads and downloads (`huggingface_hub.utils.http_backoff`), but not where it makes

@@ -16,6 +16,7 @@ import jinja2
 from hf_compress.errors import RunError, UsageError
 from hf_compress.files import user_path, write_text
 from hf_compress.hub import card_facts as facts
+from hf_compress.hub.card import HUB_TAG
 from hf_compress.hub.markdown import one_line
 from hf_compress.hub.scatter import Scatter
 from hf_compress.report import read_report
@@ -78,7 +79,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class NotShown:
     """A run whose report cannot be shown, and why."""
 
     name: str
@@ -86,7 +87,7 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
-class Group:
+class Comparison:
     """The runs on the same images, with what compares them."""
 
     data: str
@@ -119,7 +120,7 @@ def write_gallery(source: str, output: Path, overwrite: bool = False) -> int:
     found = list(local_entries(folder, output) if folder.is_dir() else hub_entries(source))
     runs = [entry for entry in found if isinstance(entry, Entry)]
     entries = [entry for run in runs for entry in (run, *run.files)]
-    bad = [entry for entry in found if isinstance(entry, LeftOut)]
+    bad = [entry for entry in found if isinstance(entry, NotShown)]
     for entry in bad:
         logger.warning("left out %s: %s", entry.name, entry.reason)
     if not entries:
@@ -154,7 +155,7 @@ def _refuse_other_file(output: Path) -> None:
     )
 
 
-def local_entries(folder: Path, output: Path) -> Iterator[Entry | LeftOut]:
+def local_entries(folder: Path, output: Path) -> Iterator[Entry | NotShown]:
     """Find the run folders in a folder; links are relative to the page."""
     start = Path(output).resolve().parent
     for path in sorted(folder.rglob(REPORT)):
@@ -166,21 +167,19 @@ def local_entries(folder: Path, output: Path) -> Iterator[Entry | LeftOut]:
             yield entry
 
 
-def hub_entries(user: str) -> Iterator[Entry | LeftOut]:
+def hub_entries(user: str) -> Iterator[Entry | NotShown]:
     """Read the reports of a user's models that carry the tag `hf-compress`."""
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
-    from hf_compress.hub.card import TAG
-
     api = HfApi(library_name="hf-compress")
     try:
-        for model in api.list_models(author=user, filter=TAG):
+        for model in api.list_models(author=user, filter=HUB_TAG):
             name = one_line(model.id)
             try:
                 file = Path(api.hf_hub_download(model.id, REPORT))
             except EntryNotFoundError:
-                yield LeftOut(name, f"it has no {REPORT}")
+                yield NotShown(name, f"it has no {REPORT}")
                 continue
             entry = _entry(name, f"{constants.ENDPOINT}/{quote(model.id)}", file)
             if entry is not None:
@@ -192,7 +191,7 @@ def hub_entries(user: str) -> Iterator[Entry | LeftOut]:
         raise RunError(f"'{user}' is no folder, and the Hub is out of reach: {reason}") from None
 
 
-def groups(entries: list[Entry]) -> list[Group]:
+def groups(entries: list[Entry]) -> list[Comparison]:
     """Put runs on the same images together; accuracy on different images does not compare."""
     by_images: dict[tuple[str, int], list[Entry]] = {}
     for entry in entries:
@@ -200,7 +199,7 @@ def groups(entries: list[Entry]) -> list[Group]:
     return [_group(*images, members) for images, members in sorted(by_images.items())]
 
 
-def _group(data: str, test_images: int, entries: list[Entry]) -> Group:
+def _group(data: str, test_images: int, entries: list[Entry]) -> Comparison:
     measures = {m.heading: m for entry in entries for m in facts.measures(entry.report)}
     quality = next(m for m in measures.values() if m.less is None)
     plots = [
@@ -209,7 +208,7 @@ def _group(data: str, test_images: int, entries: list[Entry]) -> Group:
         if heading in measures
     ]
     shown = [m for m in measures.values() if not m.heading.endswith("p95")]
-    return Group(
+    return Comparison(
         data,
         test_images,
         sum(entry.deployed is None for entry in entries),
@@ -220,10 +219,10 @@ def _group(data: str, test_images: int, entries: list[Entry]) -> Group:
     )
 
 
-def _entry(name: str, link: str, file: Path) -> Entry | LeftOut | None:
+def _entry(name: str, link: str, file: Path) -> Entry | NotShown | None:
     """Read one report; None for that of a study, whose runs come by themselves."""
     try:
         report = read_report(file)
     except UsageError as error:
-        return LeftOut(name, one_line(error))
+        return NotShown(name, one_line(error))
     return None if report.get("kind") == "study" else Entry(name, link, report)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from transformers import BaseImageProcessor, PreTrainedModel
 
+from hf_compress.data.images import noise, preprocess
 from hf_compress.errors import RunError
 
 
@@ -82,8 +83,6 @@ def renew_head(model: PreTrainedModel, processor: BaseImageProcessor) -> None:
 
 def _logits(model: PreTrainedModel, processor: BaseImageProcessor) -> Tensor:
     """Return what the model says to some pictures of noise."""
-    from hf_compress.data.images import noise, preprocess
-
     return model(pixel_values=preprocess(processor, noise(4))).logits
 
 

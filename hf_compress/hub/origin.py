@@ -9,6 +9,7 @@ from typing import Any
 
 from hf_compress.errors import UsageError
 from hf_compress.files import user_path
+from hf_compress.students import STUDENTS
 
 Origin = dict[str, Any]
 
@@ -26,8 +27,6 @@ def origin(name: str, commit: str | None, pretrained: bool = True) -> Origin:
         `license` comes from the metadata of its card and is None where it states none; `base_model` is the Hub id
         to name as base: its own, or the one that a folder's card names.
     """
-    from hf_compress.students import STUDENTS
-
     result: Origin = {"id": name, "source": "hub", "revision": commit, "license": None, "base_model": None}
     if name in STUDENTS or not pretrained:
         return result | {"source": "architecture"}
@@ -46,7 +45,7 @@ def lineage(report: dict[str, Any]) -> dict[str, Any]:
     The Hub knows the relations adapter, merge, quantized and finetune. Pruning and distillation are none of them;
     without the field it would guess `quantized` from a pruned model's `quantization_config`, which is wrong.
     """
-    bases = [source["base_model"] for _, source in sources(report)]
+    bases = [source["base_model"] for _, source in sources_with_roles(report)]
     data = report["data"]
     return {
         "base_model": list(dict.fromkeys(filter(None, bases))) or None,
@@ -55,7 +54,7 @@ def lineage(report: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def sources(report: dict[str, Any]) -> list[tuple[str, Origin]]:
+def sources_with_roles(report: dict[str, Any]) -> list[tuple[str, Origin]]:
     """Return the models whose weights or answers went into this one, each with its role; an ensemble's one by one."""
     roles = (("teacher", "teacher"), ("assistant", "assistants"), ("student", "student"))
     found = [(role, report.get(key)) for role, key in roles]
@@ -79,7 +78,7 @@ def publishable_license(report: dict[str, Any], stated: str | None) -> str | Non
     if stated is not None:
         return stated
     found = {}
-    for _, source in sources(report):
+    for _, source in sources_with_roles(report):
         name, license = source["id"], source["license"]
         if license in (None, "other", "unknown"):
             raise UsageError(f"the licence of {name} is {license or 'not known'}: read its terms, then pass --license")

@@ -26,7 +26,7 @@ MOST_NAMED = 20
 
 
 @dataclass(frozen=True)
-class Plan:
+class PushPlan:
     """What a push would send.
 
     Attributes:
@@ -64,14 +64,14 @@ class Publication:
         return "\n".join([*lines, *not_sent(self.left)])
 
 
-def plan(
+def plan_push(
     folder: str | Path, to: str, *, include: Sequence[str] = (), trust_remote_code: bool = False, **options: Any
-) -> Plan:
+) -> PushPlan:
     """Check a run folder and return what `publish` would send; nothing leaves this machine. See `publish`."""
     section = validate(PublishSection, {"to": to, **options}, "publish")
     contents = checked_contents(Path(folder), section, include, trust_remote_code)
     sizes = {path: len(c) if isinstance(c, bytes) else c.stat().st_size for path, c in sorted(contents.items())}
-    return Plan(sizes, contents[CARD].decode(), _left(Path(folder), contents))
+    return PushPlan(sizes, contents[CARD].decode(), _left(Path(folder), contents))
 
 
 def publish(

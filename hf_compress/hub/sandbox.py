@@ -13,10 +13,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from hf_compress.hub.markdown import escaped
 
-SECONDS, PATIENCE, MOST_BYTES, MOST_CHARACTERS = 3, 30, 2**30, 2_000_000
+SECONDS, MOST_SECONDS, MOST_BYTES, MOST_OF_A_PAGE = 3, 30, 2**30, 2_000_000
 
 
-def environment() -> ImmutableSandboxedEnvironment:
+def page_environment() -> ImmutableSandboxedEnvironment:
     """Return the environment of every page: what a template writes is escaped, and it reaches no internals."""
     return ImmutableSandboxedEnvironment(
         autoescape=True,
@@ -40,11 +40,11 @@ def render_apart(source: str, context: dict[str, Any]) -> str:
             input=pickle.dumps((source, context)),
             env={"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": "utf-8"},
             capture_output=True,
-            timeout=PATIENCE,
+            timeout=MOST_SECONDS,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise ValueError(f"it takes more than {PATIENCE} s") from None
+        raise ValueError(f"it takes more than {MOST_SECONDS} s") from None
     if done.returncode < 0:
         raise ValueError(f"it takes more than {SECONDS} s of computing, or {MOST_BYTES // 2**20} MiB of memory")
     if done.returncode:
@@ -63,13 +63,13 @@ def _main() -> None:
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
         resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
     try:
-        page = environment().from_string(source).render(context)
+        page = page_environment().from_string(source).render(context)
     except MemoryError:
         sys.exit(f"it takes more than {MOST_BYTES // 2**20} MiB of memory")
     except Exception as error:  # a template can raise anything
         sys.exit(f"{error or type(error).__name__}".replace("\n", " "))
-    if len(page) > MOST_CHARACTERS:
-        sys.exit(f"it writes more than {MOST_CHARACTERS:,} characters")
+    if len(page) > MOST_OF_A_PAGE:
+        sys.exit(f"it writes more than {MOST_OF_A_PAGE:,} characters")
     sys.stdout.buffer.write(page.encode())
 
 

@@ -10,7 +10,7 @@ import jinja2
 
 from hf_compress.errors import UsageError
 from hf_compress.files import read_text, user_path
-from hf_compress.hub.sandbox import MOST_CHARACTERS, environment, render_apart
+from hf_compress.hub.sandbox import MOST_OF_A_PAGE, page_environment, render_apart
 from hf_compress.shipped import shipped_file
 
 
@@ -33,7 +33,7 @@ class Template:
             UsageError: the template fails, or takes too long.
         """
         if self.path is None:
-            return environment().from_string(self.source).render(context)
+            return page_environment().from_string(self.source).render(context)
         try:
             return render_apart(self.source, context)
         except ValueError as error:
@@ -48,8 +48,8 @@ def page_template(path: Path | None, shipped: str = "template.md") -> Template:
     """
     file = shipped_file("model_cards", shipped) if path is None else user_path(path)
     try:
-        source = read_text(file, MOST_CHARACTERS)
-        environment().parse(source)
+        source = read_text(file, MOST_OF_A_PAGE)
+        page_environment().parse(source)
     except jinja2.TemplateSyntaxError as error:
         raise UsageError(f"the template '{file}' is wrong in line {error.lineno}: {error.message}") from None
     except (ValueError, RecursionError) as error:

@@ -37,7 +37,7 @@ class FeatureQuality:
         return self.in_detail(loaded)["quality"]
 
     def in_detail(self, loaded: LoadedModel) -> dict[str, Any]:
-        """Return `quality`, and `right`: for each labelled image whether its neighbours told its class.
+        """Return `quality`, and `by_image`: for each metric one number an image.
 
         In `quality` are `knn_accuracy` where the images have labels, and `cosine_similarity` where the widths are
         equal.
@@ -47,22 +47,29 @@ class FeatureQuality:
         """
         data = self.data
         queries = embed(loaded, self.images, data.workers)
-        quality, right = {}, {}
+        by_image = {}
         if any(label >= 0 for label in self.images.labels):
             gallery = embed(loaded, data.train, data.workers)
             told = knn_right(gallery, data.train.labels, queries, self.images.labels)
-            quality["knn_accuracy"] = float(told.mean())
-            right["knn_accuracy"] = told.astype(int).tolist()
+            by_image["knn_accuracy"] = told.astype(int)
         with torch.no_grad():
             answers = queries if loaded.projector is None else loaded.projector(queries)
         if self.targets is not None and answers.shape == self.targets.shape:
-            quality["cosine_similarity"] = cosine_similarity(answers, self.targets)
-        return {"quality": quality, "right": right}
+            by_image["cosine_similarity"] = cosine_similarities(answers, self.targets).numpy()
+        return {
+            "quality": {metric: float(values.mean()) for metric, values in by_image.items()},
+            "by_image": {metric: values.tolist() for metric, values in by_image.items()},
+        }
 
 
 def cosine_similarity(first: Tensor, second: Tensor) -> float:
     """Return the mean cosine of the angle between corresponding rows, shapes (images, width)."""
-    return float(F.cosine_similarity(first.double(), second.double()).mean())
+    return float(cosine_similarities(first, second).mean())
+
+
+def cosine_similarities(first: Tensor, second: Tensor) -> Tensor:
+    """Return the cosine of the angle between corresponding rows, shapes (images, width)."""
+    return F.cosine_similarity(first.double(), second.double())
 
 
 def knn_right(gallery: Tensor, gallery_labels: list[int], queries: Tensor, query_labels: list[int]) -> np.ndarray:

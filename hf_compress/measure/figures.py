@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_compress.files import whole_file
 from hf_compress.measure.detail import BINS
+from hf_compress.measure.style import (
+    BLUE,
+    GREY,
+    ORANGE,
+    PALE,
+    STYLE,
+    WIDTH,
+    drawable,
+    make_axes,
+    make_panels,
+    save_figure,
+    top_down,
+)
 from hf_compress.selection.figure import selection
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREY, PALE = "#0072b2", "#d55e00", "#6b6b6b", "#b9d5e8"  # distinguishable when colour-blind
-WIDTH, ROW = 7.0, 0.24  # inches
-COLOURS = 64
-MATRIX_CLASSES, WRITTEN_CLASSES, MOST_CONFUSED, MOST_LAYERS = 30, 15, 15, 40
-STYLE = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GREY,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "grid.color": "#e6e6e6",
-    "legend.frameon": False,
-    "savefig.dpi": 130,
-    "text.parse_math": False,
-}
+BAR_HEIGHT = 0.24  # inches
+MATRIX_CLASSES, WRITTEN_CLASSES, MOST_CONFUSED, DRAWN_LAYERS = 30, 15, 15, 40
 CAPTIONS = {
     "selection": "Students that competed for the budget: validation accuracy in short trainings against cost",
     "rounds": "Validation accuracy against what is left after each pruning round; the round that was chosen is marked",
@@ -73,7 +67,7 @@ def rounds(report: dict[str, Any]) -> Figure | None:
     steps = [row for row in report["rows"] if row.get("details", {}).get("rounds")]
     if not steps:
         return None
-    figure, axes = _axes(height=3.2)
+    figure, axes = make_axes(height=3.2)
     removed = any(entry["parameters"] > 0 for row in steps for entry in row["details"]["rounds"])
     gone = "parameters" if removed else "sparsity"
     for row, colour in zip(steps, _colours(len(steps)), strict=True):
@@ -108,10 +102,10 @@ def layers(report: dict[str, Any]) -> Figure | None:
         for n, layer in found.items()
     }
     names = list(found)
-    if len(names) > MOST_LAYERS:
-        most = sorted((name for name in names if shares[name] < 1), key=shares.get)[:MOST_LAYERS]
+    if len(names) > DRAWN_LAYERS:
+        most = sorted((name for name in names if shares[name] < 1), key=shares.get)[:DRAWN_LAYERS]
         names = [name for name in names if name in most]
-    figure, axes = _axes(height=0.8 + ROW * len(names))
+    figure, axes = make_axes(height=0.8 + BAR_HEIGHT * len(names))
     left = [100 * shares[name] for name in names]
     axes.barh(range(len(names)), [100] * len(names), color=PALE, height=0.7)
     axes.barh(range(len(names)), left, color=BLUE, height=0.7)
@@ -171,7 +165,7 @@ def _matrix(classes: dict[str, list], names: list[str]) -> Figure:
         counts[true, predicted] = images
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(WIDTH, 2.4 + 0.3 * len(names))
-    figure, axes = _axes(height=side, width=side)
+    figure, axes = make_axes(height=side, width=side)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(
         range(len(names)),
@@ -197,7 +191,7 @@ def _most_confused(classes: dict[str, list], names: list[str]) -> Figure | None:
     pairs = classes["confused"][:MOST_CONFUSED]
     if not pairs:
         return None
-    figure, axes = _axes(height=0.9 + ROW * len(pairs))
+    figure, axes = make_axes(height=0.9 + BAR_HEIGHT * len(pairs))
     axes.barh(range(len(pairs)), [images for *_, images in pairs], color=BLUE, height=0.7)
     labels = [f"{names[true]} → {names[predicted]}" for true, predicted, _ in pairs]
     axes.set_yticks(range(len(pairs)), labels, fontsize=8)
@@ -208,7 +202,7 @@ def _most_confused(classes: dict[str, list], names: list[str]) -> Figure | None:
     return figure
 
 
-def reliability(report: dict[str, Any]) -> Figure | None:
+def reliability_diagram(report: dict[str, Any]) -> Figure | None:
     """Draw accuracy against confidence of the first and the final model, and how many images are how confident."""
     rows = [row for row in (report["rows"][0], report["rows"][-1]) if row.get("reliability")]
     if not rows:
@@ -240,57 +234,12 @@ FIGURES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "layers": layers,
     "latency": latency,
     "confusion": confusion,
-    "reliability": reliability,
+    "reliability": reliability_diagram,
 }
-
-
-def drawable(text: str, length: int) -> str:
-    """Return a name on one line, cut to `length`, with a box for every character that the font lacks."""
-    from matplotlib.font_manager import findfont, get_font
-
-    from hf_compress.hub.markdown import one_line
-
-    font = get_font(findfont("DejaVu Sans"))
-    line = one_line(text).replace("\u200d", "")
-    line = line if len(line) <= length else line[: length - 1] + "…"
-    return "".join(c if font.get_char_index(ord(c)) else "□" for c in line)
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG with a palette: a third of the size, and the same bytes for the same report."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", bbox_inches="tight")
-    picture = Image.open(buffer).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
-    with whole_file(path) as new:
-        picture.save(new, optimize=True)
-
-
-def _axes(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
-
-
-def make_panels(number: int, height: float) -> tuple[Figure, list[Axes]]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    return figure, list(figure.subplots(1, number, squeeze=False)[0])
 
 
 def _short(milliseconds: float) -> str:
     return f"{milliseconds:.2f}" if milliseconds < 100 else f"{milliseconds:,.0f}"
-
-
-def top_down(axes: Axes, rows: int) -> None:
-    """The first row on top, no lines between the rows."""
-    axes.set_ylim(rows - 0.5, -0.5)
-    axes.grid(axis="y", visible=False)
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
 
 
 def _points(entries: list[dict[str, Any]], gone: str, pairs: bool = False) -> list:

@@ -1,4 +1,4 @@
-"""How sure the difference between two models is that answered the same test images."""
+"""How sure the difference between two models is that were measured on the same test images."""
 
 from __future__ import annotations
 
@@ -10,44 +10,47 @@ import numpy as np
 RESAMPLES = 2000
 TAILS = 0.025, 0.975
 
-Answers = Mapping[str, Sequence[int]]  # by metric: for each test image 1 where the model was right, else 0
+ByImage = Mapping[str, Sequence[float]]  # by metric: one number a test image, their mean is the metric
+
+FRACTIONS = {"roc_auc", "cosine_similarity"}  # differences of these are not told in points
 
 
-def differences(right: Answers, others: Mapping[str, Answers]) -> list[dict[str, Any]]:
+def differences(by_image: ByImage, others: Mapping[str, ByImage]) -> list[dict[str, Any]]:
     """Compare a model with others, metric by metric.
 
     Args:
-        right: its answers.
-        others: those of the other models to the same images, by stage.
+        by_image: its numbers.
+        others: those of the other models for the same images, by stage.
 
     Returns:
         Entries of a row's `differences`: `metric`, `against` (a stage), and what `interval` returns.
     """
     return [
-        {"metric": metric, "against": stage, **interval(theirs[metric], right[metric])}
+        {"metric": metric, "against": stage, **interval(theirs[metric], by_image[metric])}
         for stage, theirs in others.items()
-        for metric in right
+        for metric in by_image
         if metric in theirs
     ]
 
 
-def interval(before: Sequence[int], after: Sequence[int]) -> dict[str, float]:
-    """Return by how much the share of right answers differs, and the 95 % interval of that.
+def interval(before: Sequence[float], after: Sequence[float]) -> dict[str, float]:
+    """Return by how much the means differ, and the 95 % interval of that.
 
-    A paired bootstrap: images are drawn with replacement, 2,000 times, each with the answers of both models; the
+    A paired bootstrap: images are drawn with replacement, 2,000 times, each with the numbers of both models; the
     interval lies between the 2.5th and the 97.5th percentile (Efron and Tibshirani, "An Introduction to the
-    Bootstrap", 1993, sec. 13.3). Only how many images each model alone is right about matters: these are drawn.
+    Bootstrap", 1993, sec. 13.3). Only how many images have which difference matters: these counts are drawn.
 
     Args:
-        before, after: whether each image was answered right, in the same order.
+        before, after: one number an image, in the same order, such as 1 for a right answer and 0 for a wrong one.
 
     Returns:
-        `difference`, `low` and `high`, positive where `after` is right more often.
+        `difference`, `low` and `high`, positive where `after` is higher.
     """
-    change = np.asarray(after, dtype=int) - np.asarray(before, dtype=int)
+    change = np.asarray(after) - np.asarray(before)
     kinds, counts = np.unique(change, return_counts=True)
-    drawn = np.random.default_rng(0).multinomial(len(change), counts / len(change), RESAMPLES)
-    low, high = np.quantile(drawn @ kinds / len(change), TAILS)
+    generator = np.random.default_rng(0)
+    drawn = [generator.multinomial(len(change), counts / len(change)) @ kinds for _ in range(RESAMPLES)]
+    low, high = np.quantile(drawn, TAILS) / len(change)
     return {"difference": float(change.mean()), "low": float(low), "high": float(high)}
 
 
@@ -57,19 +60,29 @@ def difference(row: dict[str, Any], metric: str | None, against: str) -> dict[st
     return next((entry for entry in entries if (entry["metric"], entry["against"]) == (metric, against)), None)
 
 
-def points(entry: dict[str, Any]) -> str:
-    """Write the interval in points: `-0.81 to +0.30`."""
-    return f"{100 * entry['low']:+.2f} to {100 * entry['high']:+.2f}"
+def unit(metric: str | None) -> str:
+    """Return in what differences of a metric are told: ` points`, or nothing where it is no percentage."""
+    return "" if metric in FRACTIONS else " points"
 
 
-def in_points(entry: dict[str, Any]) -> str:
-    """Write difference and interval: `-0.76 points (-1.16 to -0.36)`."""
-    return f"{100 * entry['difference']:+.2f} points ({points(entry)})"
+def range_in_words(entry: dict[str, Any]) -> str:
+    """Write the interval: `-0.81 to +0.30`, in the metric's unit."""
+    return f"{_signed(entry, 'low')} to {_signed(entry, 'high')}"
+
+
+def with_range(entry: dict[str, Any]) -> str:
+    """Write difference and interval: `-0.76 points (-1.16 to -0.36)`, of a ROC AUC `-0.0021 (-0.0043 to +0.0002)`."""
+    return f"{_signed(entry, 'difference')}{unit(entry['metric'])} ({range_in_words(entry)})"
 
 
 def in_words(entry: dict[str, Any], images: int) -> str:
     """Say no more of a difference than the test images allow."""
+    span = range_in_words(entry) + unit(entry["metric"])
     if entry["low"] <= 0 <= entry["high"]:
-        return f"no difference that {images:,} test images can show ({points(entry)} points)"
+        return f"no difference that {images:,} test images can show ({span})"
     word = "higher" if entry["difference"] > 0 else "lower"
-    return f"{abs(100 * entry['difference']):.2f} points {word} ({points(entry)} points)"
+    return f"{_signed(entry, 'difference')[1:]}{unit(entry['metric'])} {word} ({span})"
+
+
+def _signed(entry: dict[str, Any], key: str) -> str:
+    return f"{entry[key]:+.4f}" if entry["metric"] in FRACTIONS else f"{100 * entry[key]:+.2f}"

@@ -18,14 +18,20 @@ def quality(logits: Tensor, labels: Tensor) -> dict[str, float]:
         class without images, or without other images beside it, has no ROC curve and does not enter the average. With
         two classes this equals the binary ROC AUC. Empty without labelled images.
     """
-    result = accuracy(logits, labels)
+    return {metric: float(values.mean()) for metric, values in quality_by_image(logits, labels).items()}
+
+
+def quality_by_image(logits: Tensor, labels: Tensor) -> dict[str, np.ndarray]:
+    """Return for each metric of `quality` one number a labelled image; their mean is the metric."""
+    right = answered_right(logits, labels).numpy().astype(int)
     counted = labels >= 0
     labels = labels[counted].numpy()
     scores = logits[counted].double().softmax(dim=-1).T.contiguous().numpy()
+    result = {"accuracy": right} if len(right) else {}
     if not np.isfinite(scores).all():
         return result
-    areas = [_area(column, labels == c) for c, column in enumerate(scores) if 0 < (labels == c).sum() < len(labels)]
-    return result | ({"roc_auc": float(np.mean(areas))} if areas else {})
+    areas = [_areas(column, labels == c) for c, column in enumerate(scores) if 0 < (labels == c).sum() < len(labels)]
+    return result | ({"roc_auc": np.mean(areas, axis=0)} if areas else {})
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> dict[str, float]:
@@ -40,13 +46,21 @@ def answered_right(logits: Tensor, labels: Tensor) -> Tensor:
     return logits[counted].argmax(dim=1) == labels[counted]
 
 
-def _area(scores: np.ndarray, own: np.ndarray) -> float:
-    """Return the area under the ROC curve: the share of pairs of an own and another image that are in order.
+def _areas(scores: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Return for each image what it contributes to the area under the ROC curve, which is the mean.
 
-    By ranks, of which equal scores share the mean (Mann and Whitney, 1947); Hanley and McNeil, "The meaning and use of
-    the area under a receiver operating characteristic (ROC) curve", 1982.
+    An own image's placement is the share of the others that score less, another image's the share of the own ones that
+    score more; equal scores count half. The area is the mean placement of either kind. A contribution is the area plus
+    the image's influence on it: its placement's distance to the area, by the share of its kind. So the variance of the
+    mean is that of DeLong, DeLong and Clarke-Pearson, "Comparing the areas under two or more correlated receiver
+    operating characteristic curves", 1988.
     """
-    ordered, found = np.sort(scores), scores[own]
-    ranks = (np.searchsorted(ordered, found, "left") + np.searchsorted(ordered, found, "right") + 1) / 2
-    n = len(found)
-    return (ranks.sum() - n * (n + 1) / 2) / (n * (len(scores) - n))
+    found, others = np.sort(scores[own]), np.sort(scores[~own])
+    placements = np.where(own, _share_below(scores, others), 1 - _share_below(scores, found))
+    area = placements[own].mean()
+    return area + (placements - area) * len(scores) / np.where(own, len(found), len(others))
+
+
+def _share_below(scores: np.ndarray, ordered: np.ndarray) -> np.ndarray:
+    """Return which share of `ordered` each score exceeds; equal ones count half."""
+    return (np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right")) / (2 * len(ordered))

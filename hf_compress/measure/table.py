@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from hf_compress.measure.intervals import difference, points
+from hf_compress.measure.intervals import difference, range_in_words, unit
 from hf_compress.measure.remarks import latencies
 
 COSTS = {
@@ -33,8 +33,8 @@ def report_table(report: dict[str, Any]) -> Table:
         table.add_row(key.replace("_", " "), *(_score(row["quality"].get(key)) for row in rows))
         for heading, cells in _differences(rows, key):
             table.add_row(heading, *cells)
-    for key, (heading, unit) in COSTS.items():
-        table.add_row(heading, *_with_ratios([row["cost"][key] / 1e6 for row in rows], unit))
+    for key, (heading, mega) in COSTS.items():
+        table.add_row(heading, *_with_ratios([row["cost"][key] / 1e6 for row in rows], mega))
     for runtime in dict.fromkeys(name for row in rows for name in latencies(row)):
         for batch in rows[0]["latency"]:
             for quantile in ("p50_ms", "p95_ms"):
@@ -52,7 +52,8 @@ def _differences(rows: list[dict[str, Any]], metric: str) -> Iterator[tuple[str,
     against_before = [difference(row, metric, stage) for row, stage in zip(rows[2:], stages, strict=False)]
     for heading, entries in ((first, against_first), ("the stage before", [None, None, *against_before])):
         if any(entries):
-            yield f"  points against {heading}", ["" if entry is None else points(entry) for entry in entries]
+            cells = ["" if entry is None else range_in_words(entry) for entry in entries]
+            yield f" {unit(metric)} against {heading}", cells
 
 
 def _score(value: float | None) -> str:

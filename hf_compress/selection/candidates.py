@@ -16,7 +16,7 @@ from hf_compress.hub.load import LoadedModel
 from hf_compress.measure.cost import count_macs, count_parameters
 from hf_compress.students import STUDENTS, build_registered
 
-WIDTHS = (0.25, 0.35, 0.5, 0.75, 1.0, 1.4)
+STUDENT_WIDTHS = (0.25, 0.35, 0.5, 0.75, 1.0, 1.4)
 RISKY = 0.5
 SHOW = {
     "parameters": lambda value: f"{count(value)} parameters",
@@ -78,14 +78,14 @@ class Blueprint:
         return build_registered(candidate.model, self.labels, width=candidate.width, image_size=self.image_size)
 
     def candidates(self) -> list[Candidate]:
-        """Return every registered architecture in every one of `WIDTHS`, with its static costs.
+        """Return every registered architecture in every one of `STUDENT_WIDTHS`, with its static costs.
 
         What cannot take images of this size is left out: ConvNeXt, for one, needs 32 pixels.
         """
         found = []
         for name in track(list(STUDENTS), "Counting the costs of students", transient=True):
             with suppress(RuntimeError):
-                found += [Candidate(name, width, self.static_costs(name, width)) for width in WIDTHS]
+                found += [Candidate(name, width, self.static_costs(name, width)) for width in STUDENT_WIDTHS]
         return found
 
     def static_costs(self, name: str, width: float) -> dict[str, float]:

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pydantic import Field, model_validator
 
-from hf_compress.config import MOST, Section, TrainingConfig
-from hf_compress.errors import UsageError
-
-if TYPE_CHECKING:
-    from hf_compress.recipe import Recipe
+from hf_compress.config import MOST, Section
 
 AUTO = "auto"
 
@@ -49,20 +43,3 @@ class ProbeSection(Section):
     epochs: int = Field(
         2, ge=1, le=MOST, description="Epochs in the first rung; they double in each of the following."
     )
-
-
-def probed_step(recipe: Recipe) -> tuple[str, TrainingConfig]:
-    """Return name and section of the step that probes repeat in short: the first that trains.
-
-    Raises:
-        UsageError: there is none, or the task has no accuracy to compare.
-    """
-    if recipe.task != "classification":
-        raise UsageError(
-            "'student.model: auto' compares accuracies, which 'task: features' does not have: name a student"
-        )
-    for step in recipe.steps:
-        for name, config in step.items():
-            if isinstance(config, TrainingConfig):
-                return name, config
-    raise UsageError("'student.model: auto' compares short trainings, but no step trains: add 'distill' or 'finetune'")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hf_compress.hub.scatter import pareto
+from hf_compress.measure.style import BLUE, GREY, ORANGE, WIDTH
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -22,9 +25,6 @@ def selection(report: dict[str, Any]) -> Figure | None:
     if not probed:
         return None
     from matplotlib.figure import Figure
-
-    from hf_compress.hub.scatter import pareto
-    from hf_compress.measure.figures import BLUE, GREY, ORANGE, WIDTH
 
     key = next(key for key in AXES if key in found["budget"])
     label, unit = AXES[key]

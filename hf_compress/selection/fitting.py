@@ -58,7 +58,7 @@ class Timer:
         return [min(of_one) for of_one in zip(*medians, strict=True)][: len(candidates)]
 
 
-def fit(candidates: Sequence[Candidate], budget: BudgetSection, stopwatch: Stopwatch) -> list[Candidate]:
+def fit_to_budget(candidates: Sequence[Candidate], budget: BudgetSection, stopwatch: Stopwatch) -> list[Candidate]:
     """Note in every candidate why it is not within the budget, and return those that are.
 
     Latency is measured last, from narrow to wide, of all families in turn; what is wider than a student that is too
@@ -95,13 +95,13 @@ def nothing_fits(candidates: Sequence[Candidate], budget: BudgetSection) -> RunE
     known = [candidate for candidate in candidates if limits.keys() <= candidate.costs.keys()] or candidates
     nearest = min(known, key=lambda c: max(c.costs[key] / limit for key, limit in limits.items() if key in c.costs))
     return RunError(
-        f"no student is within the budget of {shown(budget)}: the nearest is {nearest} with "
+        f"no student is within the budget of {budget_in_words(budget)}: the nearest is {nearest} with "
         f"{', '.join(nearest.shown(key) for key in limits if key in nearest.costs)}; raise 'student.budget' or lower "
         "'student.image_size'"
     )
 
 
-def shown(budget: BudgetSection) -> str:
+def budget_in_words(budget: BudgetSection) -> str:
     """Return the budget in words."""
     texts = [SHOW[key](limit) for key, limit in budget.limits.items()]
     margin = f" (less a margin of {1 - MARGIN:.0%})" if LATENCY in budget.limits else ""

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 from transformers import set_seed
 
+from hf_compress.context import Context
 from hf_compress.data import ImageData, ImageSplit
 from hf_compress.errors import RunError
 from hf_compress.hub.load import LoadedModel
 from hf_compress.recipe import Recipe
 from hf_compress.selection.candidates import Blueprint, Candidate
-from hf_compress.selection.config import ProbeSection, probed_step
-from hf_compress.steps import STEPS, Context
+from hf_compress.selection.config import ProbeSection
+from hf_compress.steps import STEPS
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Probe:
 
         Every probe begins with the recipe's seed, whatever ran before it.
         """
-        name, config = probed_step(self.recipe)
+        name, config = self.recipe.probed_step()
         step = STEPS.get(name)(config.model_copy(update={"epochs": self.epochs * 2**rung}))
         set_seed(self.recipe.seed)
         student = self.blueprint.build(candidate)

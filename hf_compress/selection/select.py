@@ -15,8 +15,8 @@ from hf_compress.measure.cost import count_parameters
 from hf_compress.recipe import Recipe
 from hf_compress.sections import StudentSection
 from hf_compress.selection.candidates import Blueprint, Candidate, hint
-from hf_compress.selection.config import AUTO, BudgetSection, ProbeSection, probed_step
-from hf_compress.selection.fitting import LATENCY, Timer, fit, nothing_fits, shown
+from hf_compress.selection.config import AUTO, BudgetSection, ProbeSection
+from hf_compress.selection.fitting import LATENCY, Timer, budget_in_words, fit_to_budget, nothing_fits
 from hf_compress.selection.halving import entrants, halve
 from hf_compress.selection.probe import Probe, few_images
 from hf_compress.students import DEFAULT_IMAGE_SIZE
@@ -56,11 +56,11 @@ def _search(
     blueprint = Blueprint(data.label_names, pixels(recipe.student.image_size, teacher))
     timer = Timer(blueprint, recipe.measure.repeats, recipe.measure.threads)
     candidates = blueprint.candidates()
-    fitting = fit(candidates, budget, timer)
+    fitting = fit_to_budget(candidates, budget, timer)
     if not fitting:
         raise nothing_fits(candidates, budget)
     competing = entrants(fitting, options.candidates)
-    log(f"student: {len(fitting)} of {len(candidates)} candidates are within {shown(budget)}")
+    log(f"student: {len(fitting)} of {len(candidates)} candidates are within {budget_in_words(budget)}")
     few = few_images(data, options, recipe.seed)
     ranked = halve(competing, Probe(recipe, blueprint, few, teacher, options.epochs, folder, log))
     winner = confirmed(ranked, budget, lambda candidate: timer([candidate], beside=teacher)[0], log)
@@ -71,7 +71,7 @@ def _search(
     return {
         "budget": budget.limits,
         "image_size": blueprint.image_size,
-        "probe": {"step": probed_step(recipe)[0], **options.model_dump()},
+        "probe": {"step": recipe.probed_step()[0], **options.model_dump()},
         "candidates": [candidate.row() for candidate in candidates],
         "winner": {"model": winner.model, "width": winner.width},
         "hint": warning,

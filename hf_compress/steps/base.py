@@ -1,73 +1,40 @@
-"""The interface of a step, and what it is given to work with."""
+"""The interface of a step."""
 
 from __future__ import annotations
 
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
-from hf_compress import processes
 from hf_compress.config import Section
+from hf_compress.context import Context
 from hf_compress.registry import Registry
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import BaseImageProcessor, PreTrainedModel
+    from transformers import PreTrainedModel
 
-    from hf_compress.data import ImageData
     from hf_compress.hub.load import LoadedModel
 
 C = TypeVar("C", bound=Section)
 
 
-@dataclass
-class Context:
-    """What a step may use besides the model.
+@dataclass(frozen=True)
+class StepResult:
+    """What a step leaves.
 
     Attributes:
-        data: training, validation and test images; a step decides on validation, never on test.
-        processor: the image processor of the model that is compressed.
-        teacher: the recipe's teacher, or None.
-        seed: seed of everything random.
-        work_folder: where checkpoints of the training in progress lie, and finished rounds of pruning.
-        sparse_parameters: names of parameters whose zeros must stay zero, added by weight pruning.
-        projector: maps the student's embeddings to the teacher's where their widths differ, added by feature
-            distillation.
-        log: prints one line for the user.
-        resumable: whether what lies in `work_folder` is an earlier part of this very work; False starts anew.
+        model: the changed model.
+        details: belong into the step's row of the report.
+        sparse_parameters: names of parameters whose zeros later steps must keep.
+        projector: maps the model's embeddings to the teacher's, for later steps; None leaves an earlier one.
     """
-
-    data: ImageData
-    processor: BaseImageProcessor
-    teacher: LoadedModel | None
-    seed: int
-    work_folder: Path
-    sparse_parameters: set[str] = field(default_factory=set)
-    projector: nn.Linear | None = None
-    log: Any = print
-    resumable: bool = False
-    parts: int = field(default=0, init=False)
-
-    def part(self) -> Path:
-        """Return a folder for the next training, or the next rounds of pruning, of a step."""
-        self.parts += 1
-        folder = self.work_folder / f"part-{self.parts}"
-        if not self.resumable:
-            if processes.is_main():
-                shutil.rmtree(folder, ignore_errors=True)
-            processes.wait()
-        return folder
-
-
-@dataclass
-class StepResult:
-    """A step's model and the details that belong into its row of the report."""
 
     model: PreTrainedModel
     details: dict[str, Any]
+    sparse_parameters: frozenset[str] = frozenset()
+    projector: nn.Linear | None = None
 
 
 class Step(ABC, Generic[C]):

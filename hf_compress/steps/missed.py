@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-NAMES = {"macs": "MACs"}
+COST_NAMES = {"macs": "MACs"}
 
 
 def missed(what: str, asked: float, reached: float, reason: str, log: Callable[[str], None]) -> dict[str, Any]:
@@ -16,5 +16,5 @@ def missed(what: str, asked: float, reached: float, reason: str, log: Callable[[
         asked, reached: fractions of the model before.
         reason: why, in words.
     """
-    log(f"not as asked: {asked:.1%} of the {NAMES.get(what, what)} were to go, {reached:.1%} went: {reason}")
+    log(f"not as asked: {asked:.1%} of the {COST_NAMES.get(what, what)} were to go, {reached:.1%} went: {reason}")
     return {"missed": {"what": what, "asked": asked, "reached": reached, "reason": reason}}

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_compress.hub import card_facts as facts
-from hf_compress.measure.figures import BLUE, GREY, PALE, STYLE, drawable, make_panels, save_figure, top_down
+from hf_compress.measure.style import BLUE, GREY, PALE, STYLE, drawable, make_panels, save_figure, top_down
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LABEL_LENGTH, ROW, PANELS = 40, 0.42, 2
+LABEL_LENGTH, RUN_HEIGHT, PANELS = 40, 0.42, 2
 
 
 def draw_quality(report: dict[str, Any], path: Path) -> None:
@@ -20,14 +20,14 @@ def draw_quality(report: dict[str, Any], path: Path) -> None:
 
     path.parent.mkdir(exist_ok=True)
     with mpl.rc_context(STYLE):
-        save_figure(quality(report), path)
+        save_figure(quality_figure(report), path)
 
 
-def quality(report: dict[str, Any]) -> Figure:
+def quality_figure(report: dict[str, Any]) -> Figure:
     """Draw one panel a quality, accuracy and ROC AUC; beside each run its parameters."""
     rows = [row for row in report["rows"] if row["seeds"]]
     keys = list(dict.fromkeys(key for row in rows for key in row["quality"]))[:PANELS]
-    figure, panels = make_panels(len(keys), height=0.9 + ROW * len(rows))
+    figure, panels = make_panels(len(keys), height=0.9 + RUN_HEIGHT * len(rows))
     for axes, key in zip(panels, keys, strict=True):
         for index, row in enumerate(rows):
             found = row["quality"].get(key)

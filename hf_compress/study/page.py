@@ -19,7 +19,7 @@ from hf_compress.study.figure import draw_quality
 from hf_compress.study.table import csv_table, markdown_table, run_rows, study_report
 
 FIGURE = "figures/quality.png"
-RESULTS = ("table.md", "table.csv", CARD, REPORT, FIGURE)
+PAGE_FILES = ("table.md", "table.csv", CARD, REPORT, FIGURE)
 
 
 def write_results(

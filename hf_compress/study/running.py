@@ -21,9 +21,9 @@ from hf_compress.measure.latency import measure_latency
 from hf_compress.permissions import permitted
 from hf_compress.pipeline import compress
 from hf_compress.run import REPORT, Run
-from hf_compress.run_folder import RunFolder, comparable, differences, is_taken, refuse_other_work
+from hf_compress.run_folder import RunFolder, changed_keys, comparable, is_taken, refuse_other_work
 from hf_compress.study.config import Study
-from hf_compress.study.page import RESULTS, write_results
+from hf_compress.study.page import PAGE_FILES, write_results
 from hf_compress.study.resolving import run_folder
 
 STUDY = "study.yaml"
@@ -107,7 +107,7 @@ def _prepare(study: Study, folder: Path, overwrite: bool, resume: bool) -> None:
             refuse_overlap(folder, study.recipe(name, study.seeds[0], folder / STUDY))  # where no other run can lie
         if is_taken(folder) and resume:
             manifest.refuse_other_kind(folder, "study")
-            manifest.claim(folder, [STUDY, *RESULTS])
+            manifest.claim(folder, [STUDY, *PAGE_FILES])
         elif is_taken(folder):
             _refuse_to_replace(folder)
             if not overwrite:
@@ -169,7 +169,7 @@ def _refuse_change(study: Study, earlier: Study, name: str, seed: int, folder: P
         change = "the study lacks it now"
     else:
         before, after = (comparable(which.recipe(name, seed, folder)) for which in (earlier, study))
-        change = differences(before, after)
+        change = changed_keys(before, after)
         if not change:
             return
     raise UsageError(

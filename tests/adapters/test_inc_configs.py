@@ -11,6 +11,8 @@ from torch import nn
 from hf_compress.adapters.neural_compressor import Composition, DistillConfig, PruneConfig
 from hf_compress.adapters.neural_compressor.configs import register
 from hf_compress.errors import UsageError
+from hf_compress.steps.distillation.config import DistillConfig as DistillSection
+from hf_compress.steps.pruning.config import PruneConfig as PruneSection
 
 
 def network():
@@ -60,11 +62,31 @@ def test_a_choice_that_matches_nothing_is_an_error_that_names_layers(config, mes
 
 
 @pytest.mark.parametrize(
+    ("config", "section"), [(PruneConfig, PruneSection), (DistillConfig, DistillSection)], ids=["prune", "distill"]
+)
+def test_every_option_of_the_step_is_a_parameter_or_belongs_to_the_loop_of_a_recipe(config, section):
+    assert section.model_fields.keys() <= config().get_params_dict().keys() | config.of_a_recipe
+    for name in config.of_a_recipe:
+        with pytest.raises(UsageError, match=f"'{config.__name__}.{name}' belongs to the training of a recipe"):
+            config(**{name: 1})
+
+
+@pytest.mark.parametrize(
     ("build", "message"),
     [
+        (lambda: PruneConfig(amuont=0.3), r"unknown key 'PruneConfig.amuont' \(value 0.3\); did you mean 'amount'\?"),
+        (lambda: PruneConfig(whitelist=["0"]), "'PruneConfig.whitelist'.*did you mean 'white_list'"),
+        (lambda: PruneConfig.from_dict({"local": {"0": {"amout": 0}}}), "'PruneConfig.amout'.*mean 'amount'"),
+        (lambda: DistillConfig(teacher="a/model"), "'DistillConfig.teacher'.*did you mean 'teacher_model'"),
+        (lambda: DistillConfig(losses=[{"los": "kl"}]), "'DistillConfig.losses.0.los'.*did you mean 'loss'"),
+        (
+            lambda: DistillConfig(loss="hint", layers={"1": "1"}),
+            "unknown distillation loss 'hint'; did you mean 'hints'",
+        ),
         (lambda: PruneConfig(importance="l7"), "PruneConfig.importance.*unknown importance 'l7'"),
         (lambda: PruneConfig(amount=1.5), "PruneConfig.amount"),
-        (lambda: PruneConfig(rounds=0), "PruneConfig.rounds"),
+        (lambda: PruneConfig(rounds=0), "'PruneConfig.rounds' cannot be 0"),
+        (lambda: PruneConfig(scope=["layer", "global"]).section(), "PruneConfig.scope"),
         (lambda: PruneConfig(dim=0, granularity="channel"), "dim belongs to granularity 'weight'"),
         (lambda: DistillConfig(loss="mae"), "DistillConfig.loss.*unknown distillation loss"),
         (lambda: DistillConfig(loss="mse").teacher(), "DistillConfig has no teacher"),
@@ -86,6 +108,7 @@ def test_wrong_values_are_one_sentence(build, message):
         PruneConfig(amount=0.3, white_list=["0", nn.Linear]),
         PruneConfig(amount=0.3).set_local("2", PruneConfig(amount=0.6, importance="ln", n=3.0)),
         DistillConfig(teacher_model="a/model", loss="kl", temperature=2.0),
+        DistillConfig(teacher_model="a/model", losses=[{"loss": "kl"}, {"loss": "hints", "layers": {"0": "0"}}]),
     ],
 )
 def test_dict_and_json_file_round_trip(config, tmp_path):
@@ -114,6 +137,10 @@ def test_lists_expand_into_one_config_a_value_also_in_a_composition():
         (0.5, 2.0),
         (0.5, 4.0),
     ]
+    chosen = PruneConfig(amount=[0.8, 0.5], white_list=["2"]).set_local("3", PruneConfig(amount=0.2))
+    assert [mapping(config) for config in chosen.expand()] == [{"2": 0.8, "3": 0.2}, {"2": 0.5, "3": 0.2}]
+    several = DistillConfig(teacher_model="a/model", losses=[{"loss": "kl"}, {"loss": "ce"}])
+    assert several.expand() == [several]
     assert PruneConfig().get_config_set_for_tuning().expand()[0].amount == 0.8
 
 

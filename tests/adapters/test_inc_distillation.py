@@ -18,7 +18,10 @@ from hf_compress.adapters.neural_compressor import (
     quantize,
 )
 from hf_compress.errors import UsageError
+from hf_compress.looking import twin
 from hf_compress.steps.distillation.config import LOSSES, LossConfig
+from hf_compress.steps.distillation.criterion import Criterion
+from hf_compress.steps.distillation.features import answer
 from hf_compress.students import build_registered
 
 
@@ -96,8 +99,12 @@ def test_a_teacher_can_be_a_folder(tmp_path):
 
 def test_copies_share_the_teacher_and_each_copy_is_converted_alone():
     teacher = network(1)
-    model = prepare(network(), DistillConfig(teacher_model=teacher))
+    config = DistillConfig(teacher_model=teacher, loss="hints", layers={"1": "3"})
+    model = prepare(network(), config, example_inputs=torch.randn(1, 12))
     copied = copy.deepcopy(model)
+    distillation_loss(copied, copied(torch.randn(6, 12))).backward()
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(parameter.grad is not None for name, parameter in copied.named_parameters() if "projector" in name)
     assert copied.hf_compress_distillation.teacher is model.hf_compress_distillation.teacher
     assert copied.quant_config.teacher_model is teacher
     convert(copied)
@@ -112,9 +119,72 @@ def test_distillation_without_training_and_preparing_twice_are_errors():
         prepare(prepare(network(), config), config)
 
 
-def test_losses_between_layers_are_refused():
-    with pytest.raises(UsageError, match=r"DistillConfig.loss' cannot be 'hints': .*CompressionTrainer"):
-        DistillConfig(teacher_model=network(1), loss="hints")
+LAYERS = {"1": "3"}  # 16 units learn from 4
+
+
+def test_layers_are_compared_through_projectors_that_train_with_the_model_and_leave_it():
+    teacher, images = network(1).eval(), torch.randn(6, 12)
+    config = DistillConfig(teacher_model=teacher, losses=[{"loss": "hints", "layers": LAYERS, "weight": 2.0}])
+    model = prepare(network(), config, example_inputs=images)
+    weight, bias = (parameter for name, parameter in model.named_parameters() if "projector" in name)
+    before = weight.detach().clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loss = distillation_loss(model, model(images))
+    hidden = model[1](model[0](images))
+    projected = F.linear(hidden, weight[:, :, 0, 0], bias)
+    assert loss.item() == pytest.approx(2 * F.mse_loss(projected, teacher(images)).item(), rel=1e-5)
+    loss.backward()
+    optimizer.step()
+    assert not torch.equal(weight, before)
+    model = convert(model)
+    assert model.state_dict().keys() == network().state_dict().keys()
+    assert vars(model).keys() == vars(network()).keys()
+
+
+def test_several_losses_of_layers_and_outputs_add_up():
+    teacher = classifier(1).eval()
+    name = "mobilenet_v2.layer.3"
+    losses = [{"loss": "kl"}, {"loss": "attention", "layers": {name: name}}, {"loss": "ce", "weight": 0.5}]
+    config = DistillConfig(teacher_model=teacher, losses=losses)
+    model = prepare(classifier(), config, example_inputs={"pixel_values": IMAGES[:1]}).train()
+    torch.manual_seed(0)
+    outputs = model(pixel_values=IMAGES, labels=LABELS)
+    torch.manual_seed(0)
+    student = answer(twin(model).train(), IMAGES, [name])
+    expected = Criterion(config.section())(student, answer(teacher, IMAGES, [name]), LABELS)
+    assert torch.allclose(outputs.loss, expected)
+    outputs.loss.backward()
+    with pytest.raises(UsageError, match="'ce' needs labels"):
+        distillation_loss(model, outputs)
+
+
+def test_a_forward_pass_that_fails_and_evaluation_leave_no_recording_behind():
+    config = DistillConfig(teacher_model=network(1), loss="hints", layers=LAYERS)
+    model, images = prepare(network(), config, example_inputs=torch.randn(1, 12)), torch.randn(6, 12)
+    with pytest.raises(RuntimeError):
+        model(torch.randn(6, 11))
+    model.eval()(images)
+    assert not model[1]._forward_hooks
+    outputs = model.train()(images)
+    loss = distillation_loss(model, outputs)
+    model.eval()(images[:2])
+    assert torch.equal(distillation_loss(model, outputs), loss)
+
+
+def test_layers_need_an_input_and_names_that_there_are():
+    def prepared(config, model=None, **options):
+        return prepare(model or network(), config, **options)
+
+    config = DistillConfig(teacher_model=network(1), loss="hints", layers=LAYERS)
+    with pytest.raises(UsageError, match="pass example_inputs"):
+        prepared(config)
+    config = DistillConfig(teacher_model=network(1), loss="attention", layers={"1": "31"})
+    with pytest.raises(UsageError, match=r"'31', which the teacher .* did you mean '3'"):
+        prepared(config, example_inputs=torch.randn(1, 12))
+    layers = {"mobilenet_v2.layer.3": "mobilenet_v2.layer.3"}
+    config = DistillConfig(teacher_model=classifier(1), loss="hints", layers=layers)
+    with pytest.raises(UsageError, match="no projector fits: convert the pruned model first"):
+        prepared(config + PruneConfig(granularity="channel"), classifier(), example_inputs=IMAGES[:1])
 
 
 def agreement(model, teacher, images):

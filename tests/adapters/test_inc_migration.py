@@ -1,42 +1,60 @@
-"""The migration page: every snippet runs, the old ones after their one changed line."""
+"""The migration page: every snippet of today's vocabulary runs, in the order of the page."""
 
 import re
 from pathlib import Path
 
 import torch
 from torch import nn
+from transformers import ResNetConfig, ResNetForImageClassification
 
 PAGE = Path(__file__).parents[2] / "docs" / "migration-neural-compressor.md"
 
 
-class Layers(nn.Module):
-    def __init__(self, seed):
-        super().__init__()
-        torch.manual_seed(seed)
-        self.layer1 = nn.Linear(12, 32)
-        self.layer2 = nn.Linear(32, 32)
-        self.head = nn.Linear(32, 4)
-
-    def forward(self, images):
-        return self.head(self.layer2(self.layer1(images.flatten(1)).relu()).relu())
+def classifier(seed, *widths):
+    torch.manual_seed(seed)
+    config = ResNetConfig(embedding_size=16, hidden_sizes=widths, depths=[1, 1], layer_type="basic", num_labels=4)
+    return ResNetForImageClassification(config)
 
 
-def test_every_snippet_runs_and_prunes_what_it_says():
-    snippets = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(snippets) == 8
+def zeros(model, part="resnet.encoder"):
+    weights = [
+        module.weight for name, module in model.named_modules()
+        if name.startswith(part) and isinstance(module, nn.Conv2d | nn.Linear)
+    ]  # fmt: skip
+    return round(sum((weight == 0).sum().item() for weight in weights) / sum(w.numel() for w in weights), 2)
+
+
+def test_every_snippet_runs_and_does_what_it_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    old, new = [], []
+    for before, snippet in re.findall(r"([^\n]*)\n\n```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL):
+        (old if before.startswith("Until 3.7.1:") else new).append(snippet)
+    assert (len(old), len(new)) == (5, 8)
+    for snippet in old:
+        compile(snippet, "an old snippet", "exec")
     names = {
-        "teacher": Layers(1),
+        "torch": torch,
+        "teacher": classifier(1, 16, 48),
         "criterion": nn.CrossEntropyLoss(),
-        "loader": [(torch.randn(8, 3, 2, 2), torch.randint(4, (8,))) for _ in range(6)],
-        "evaluate": lambda model: 1 - 0.15 * (model.layer1.weight == 0).float().mean().item(),
+        "loader": [(torch.randn(8, 3, 32, 32), torch.randint(4, (8,))) for _ in range(3)],
+        "evaluate": lambda model: 1 - 0.15 * zeros(model),
     }
-    sparsity = []
-    for snippet in snippets:
-        names["model"] = Layers(0)
+    models = []
+    for snippet in new:
+        names["model"] = classifier(0, 16, 32)
         names["optimizer"] = torch.optim.SGD(names["model"].parameters(), lr=0.05, momentum=0.9)
-        exec(snippet.replace("from neural_compressor.training", "from hf_compress.adapters.neural_compressor"), names)
-        sparsity.append(round((names["model"].layer1.weight == 0).float().mean().item(), 2))
-    assert (sparsity[2], *sparsity[4:7]) == (0.8, 0.5, 0.5, 0.6)
-    assert 0 < sparsity[3] < 1
-    assert round((names["best"].layer1.weight == 0).float().mean().item(), 2) == 0.5
-    assert type(names["smaller"].layer1).__name__ == "INCWeightOnlyLinear"
+        exec(snippet, names)
+        models.append(names["model"])
+    pruned, by_layer, distilled, by_layers, _, _, smaller, _ = models
+    assert [zeros(model) for model in models] == [0.5, 0.8, 0, 0, 0.6, 0, 0, 0]
+    assert zeros(by_layer, "classifier") == 0.2
+    assert not torch.equal(distilled.classifier[1].weight, by_layers.classifier[1].weight)
+    assert by_layers.state_dict().keys() == classifier(0, 16, 32).state_dict().keys()
+    assert zeros(names["best"]) == 0.5
+    assert smaller.num_parameters() < 0.6 * pruned.num_parameters()
+    images = names["loader"][0][0]
+    with torch.no_grad():
+        wanted, exact, got = (names[name](images).logits for name in ("pruned", "quantized", "again"))
+    assert names["pruned"].num_parameters() == smaller.num_parameters()
+    assert torch.equal(got, exact)
+    assert 0 < (got - wanted).norm() / wanted.norm() < 0.1

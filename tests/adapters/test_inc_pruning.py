@@ -5,7 +5,8 @@ import copy
 import pytest
 import torch
 from neural_compressor.torch import quantization
-from neural_compressor.torch.quantization import RTNConfig, TuningConfig
+from neural_compressor.torch.export import export
+from neural_compressor.torch.quantization import DynamicQuantConfig, RTNConfig, StaticQuantConfig, TuningConfig
 from torch import nn
 from transformers import AutoModelForImageClassification, Trainer, TrainingArguments
 
@@ -202,6 +203,16 @@ def test_channels_are_those_the_step_removes():
         assert sum(p.numel() for p in model.parameters()) < sum(p.numel() for p in classifier().parameters())
 
 
+def test_options_of_the_step_work_as_in_a_recipe():
+    excluded = PruneConfig(amount=0.5, exclude=["3"])
+    assert sparsities(convert(network(), excluded)) == [0.5, 0, 0.5]
+    options = {"granularity": "channel", "layout": "config", "round_to": "auto"}
+    model = convert(prepare(classifier(), PruneConfig(**options), example_inputs=IMAGE))
+    assert model.num_parameters() < classifier().num_parameters()
+    assert type(model)(model.config).state_dict().keys() == model.state_dict().keys()
+    assert type(model)(model.config).num_parameters() == model.num_parameters()
+
+
 def test_channels_need_an_image_and_a_model_of_transformers():
     with pytest.raises(UsageError, match="pass example_inputs"):
         prepare(classifier(), PruneConfig(granularity="channel"))
@@ -225,3 +236,22 @@ def test_the_result_is_saved_and_reloaded_as_a_checkpoint_of_this_project(tmp_pa
     for name, tensor in model.state_dict().items():
         assert torch.equal(reloaded.state_dict()[name], tensor)
     assert torch.allclose(reloaded(IMAGE).logits, model(IMAGE).logits, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [StaticQuantConfig, DynamicQuantConfig])
+def test_a_pruned_checkpoint_is_quantized_saved_and_reloaded_by_neural_compressor(kind, tmp_path):
+    config = PruneConfig(amount=0.4, granularity="channel")
+    hf_compress.save(convert(prepare(classifier(), config, example_inputs=IMAGE)), tmp_path / "pruned")
+    pruned = AutoModelForImageClassification.from_pretrained(tmp_path / "pruned").eval()
+    images = torch.randn(16, 3, 32, 32)
+    graph = export(pruned, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+    prepared = prepare(graph, kind())
+    prepared(images)
+    quantized = convert(prepared)
+    assert any("quantize_per_tensor" in str(node.target) for node in quantized.graph.nodes)
+    quantized.save((images,), str(tmp_path / "int8"))
+    again = quantization.load(str(tmp_path / "int8"))
+    with torch.no_grad():
+        assert torch.equal(again(images).logits, quantized(images).logits)
+        error = (again(images[:3]).logits - pruned(images[:3]).logits).norm() / pruned(images[:3]).logits.norm()
+    assert 0 < error < 0.1

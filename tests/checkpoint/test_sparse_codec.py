@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_compress.checkpoint.sparse import Encoding, decode, encode
+from hf_compress.checkpoint.sparse import Encoding, pack, unpack
 from hf_compress.errors import RunError
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.uint8]
@@ -59,8 +59,8 @@ def reseal(record):
 )
 def test_every_tensor_comes_back_exact_to_the_bit(shape, dtype, density, seed):
     tensor = sparse_tensor(shape, dtype, density, seed, special=True)
-    values, record = encode(tensor)
-    again = decode(values, record, shape)
+    values, record = pack(tensor)
+    again = unpack(values, record, shape)
     assert again.dtype == dtype and again.shape == shape
     assert torch.equal(bits(again), bits(tensor))
     assert values.nbytes + record.nbytes <= tensor.nbytes + 6 + 8 * len(shape)
@@ -70,9 +70,9 @@ def test_every_tensor_comes_back_exact_to_the_bit(shape, dtype, density, seed):
 def test_special_numbers_and_their_payloads_are_values(dtype):
     tensor = torch.zeros(1000, dtype=dtype)
     tensor[[0, 3, 500, 998, 999]] = torch.tensor([*SPECIAL, 1.0], dtype=dtype)
-    values, record = encode(tensor)
+    values, record = pack(tensor)
     assert len(values) == 5
-    assert torch.equal(bits(decode(values, record, (1000,))), bits(tensor))
+    assert torch.equal(bits(unpack(values, record, (1000,))), bits(tensor))
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_special_numbers_and_their_payloads_are_values(dtype):
 )
 def test_the_smallest_encoding_is_taken(density, expected):
     tensor = sparse_tensor((64, 1000), torch.float32, density, seed=1)
-    values, record = encode(tensor)
+    values, record = pack(tensor)
     assert encoding(record) == expected
     nonzeros = int((tensor != 0).sum())
     positions = {Encoding.DENSE: 0, Encoding.BITMASK: 8000, Encoding.GAPS: nonzeros}[expected]
@@ -90,7 +90,7 @@ def test_the_smallest_encoding_is_taken(density, expected):
 
 def test_a_hand_computed_bitmask():
     tensor = torch.tensor([[0.0, 2.0, 0.0], [3.0, 4.0, 0.0], [5.0, 0.0, 0.0]])
-    values, record = encode(tensor)
+    values, record = pack(tensor)
     assert values.tolist() == [2.0, 3.0, 4.0, 5.0]
     assert record[4:].tolist() == [1, 2, *struct.pack("<QQ", 3, 3), 0b01011010, 0]
 
@@ -98,38 +98,38 @@ def test_a_hand_computed_bitmask():
 def test_hand_computed_gaps_step_over_long_runs_of_zeros():
     tensor = torch.zeros(2000)
     tensor[[2, 257, 258, 1278]] = 7.0
-    values, record = encode(tensor)
+    values, record = pack(tensor)
     assert record[4:].tolist() == [2, 1, *struct.pack("<Q", 2000), 3, 255, 1, 0, 0, 0, 255]
-    assert torch.equal(decode(values, record, (2000,)), tensor)
+    assert torch.equal(unpack(values, record, (2000,)), tensor)
 
 
 def test_memory_layout_and_strides_do_not_matter():
     tensor = sparse_tensor((4, 8, 3, 3), torch.float32, 0.2, seed=0)
     for view in (tensor.to(memory_format=torch.channels_last), tensor.transpose(0, 1), tensor[::2]):
-        values, record = encode(view)
-        assert torch.equal(decode(values, record, tuple(view.shape)), view)
+        values, record = pack(view)
+        assert torch.equal(unpack(values, record, tuple(view.shape)), view)
 
 
 def test_another_shape_than_expected_takes_no_memory():
-    values, record = encode(torch.zeros(64, 64))
-    wrong = decode(values, record, (32, 32))
+    values, record = pack(torch.zeros(64, 64))
+    wrong = unpack(values, record, (32, 32))
     assert wrong.shape == (64, 64) and wrong.untyped_storage().nbytes() <= 8
 
 
 @pytest.mark.parametrize("density", [1.0, 0.5, 0.05])
 def test_any_flipped_bit_is_noticed(density):
     tensor = sparse_tensor((7, 30), torch.float32, density, seed=3)
-    values, record = encode(tensor)
+    values, record = pack(tensor)
     for position in range(len(record)):
         damaged = record.clone()
         damaged[position] ^= 1 << (position % 8)
         with pytest.raises(RunError):
-            decode(values, damaged, (7, 30))
+            unpack(values, damaged, (7, 30))
     for position in range(values.nbytes):
         damaged = values.clone()
         bits(damaged)[position] ^= 1 << (position % 8)
         with pytest.raises(RunError, match="checksum"):
-            decode(damaged, record, (7, 30))
+            unpack(damaged, record, (7, 30))
 
 
 @pytest.mark.parametrize(
@@ -147,12 +147,12 @@ def test_any_flipped_bit_is_noticed(density):
 )
 def test_a_tampered_record_is_refused_even_with_a_right_checksum(change, message):
     tensor = sparse_tensor((16, 8), torch.float32, 0.4, seed=5)
-    values, record = encode(tensor)
+    values, record = pack(tensor)
     assert encoding(record) == Encoding.BITMASK
     changed = change(bytes(record.numpy()))
     sealed = reseal(changed)(values) if len(changed) >= 6 else torch.tensor(list(changed), dtype=torch.uint8)
     with pytest.raises(RunError, match=message):
-        decode(values, sealed, (16, 8))
+        unpack(values, sealed, (16, 8))
 
 
 @pytest.mark.parametrize(
@@ -161,14 +161,14 @@ def test_a_tampered_record_is_refused_even_with_a_right_checksum(change, message
 def test_tampered_gaps_are_refused_even_with_a_right_checksum(gaps, message):
     tensor = torch.zeros(300)
     tensor[[7, 99]] = 1.0
-    values, record = encode(tensor)
+    values, record = pack(tensor)
     assert encoding(record) == Encoding.GAPS
     with pytest.raises(RunError, match=message):
-        decode(values, reseal(bytes(record.numpy())[:-2] + gaps)(values), (300,))
+        unpack(values, reseal(bytes(record.numpy())[:-2] + gaps)(values), (300,))
 
 
 def test_values_of_another_kind_are_refused():
-    values, record = encode(sparse_tensor((16, 8), torch.float32, 0.4, seed=5))
+    values, record = pack(sparse_tensor((16, 8), torch.float32, 0.4, seed=5))
     for other in (values.view(torch.int32), values.reshape(1, -1), values[:-1], values.to(torch.complex128)):
         with pytest.raises(RunError):
-            decode(other, record, (16, 8))
+            unpack(other, record, (16, 8))

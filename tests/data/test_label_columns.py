@@ -7,10 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from hf_compress.data import load_data
-from hf_compress.data.class_lists import unequal_files
+from hf_compress.data import layout, load_data
 from hf_compress.data.images import IGNORED_LABEL
+from hf_compress.data.label_columns import encoded
 from hf_compress.errors import RunError, UsageError
+from hf_compress.labels import MOST_LABELS
 from hf_compress.sections import DataSection
 
 FEATURES = {"image": datasets.Image()}
@@ -127,13 +128,56 @@ def test_names_in_one_file_and_a_list_of_classes_in_the_other(tmp_path):
     assert labels_by_shade(load(tmp_path).test) == {100: 1, 101: 0}
 
 
-def test_parquet_files_that_hold_no_images_do_not_matter(tmp_path):
-    """They describe image files, or are no parquet."""
-    for split, labels in (("train", pa.array(["cat", "dog"] * 12)), ("test", pa.array([0, 1]))):
-        (tmp_path / split).mkdir()
-        pq.write_table(pa.table({"label": labels}), tmp_path / split / "labels.parquet")
-    (tmp_path / "broken.parquet").write_bytes(b"no parquet")
-    assert unequal_files(tmp_path, "label", "image", None) == {}
+def test_a_file_of_a_stream_that_cannot_be_read_is_named(tmp_path):
+    for split in ("train", "validation", "test"):
+        classes(tmp_path / f"{split}.parquet", ["cat", "dog"], [0, 1] * 12)
+    (tmp_path / "train_2.parquet").write_bytes(b"no parquet")
+    with pytest.raises(UsageError, match=r"'train_2.parquet' cannot be read: Parquet magic bytes not found"):
+        load(tmp_path, streaming=True, train_images=10)
+
+
+def test_a_stream_looks_at_the_splits_that_it_uses(tmp_path):
+    for split in ("train", "validation", "test"):
+        classes(tmp_path / f"{split}.parquet", ["cat", "dog"], [0, 1] * 12)
+    classes(tmp_path / "extra.parquet", ["dog", "cat"], [0, 1] * 12)
+    given = {"splits": {"train": "train", "validation": "validation", "test": "test"}, "train_images": 10}
+    with pytest.raises(UsageError, match="names no split"):
+        load(tmp_path, streaming=True, train_images=10)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "extra.parquet").rename(tmp_path / "data" / "extra-00000-of-00001.parquet")
+    assert load(tmp_path, streaming=True, **given).label_names == ["cat", "dog"]
+
+
+MANY = MOST_LABELS + 1
+TOO_MANY = {
+    "a list of classes": (datasets.ClassLabel(names=list(map(str, range(MANY)))), [0, 1]),
+    "text": (datasets.Value("string"), list(map(str, range(MANY)))),
+    "numbers": (datasets.Value("int64"), list(range(MANY))),
+}
+
+
+@pytest.mark.parametrize("case", TOO_MANY)
+def test_more_classes_than_a_model_may_have_are_refused(case):
+    feature, labels = TOO_MANY[case]
+    rows = datasets.Dataset.from_dict({"label": labels}, features=datasets.Features({"label": feature}))
+    with pytest.raises(UsageError, match="column 'label' holds 100,001 classes, which is more than 100,000: name"):
+        encoded(datasets.DatasetDict({"train": rows}), "label", {})
+
+
+def test_more_class_folders_than_a_model_may_have_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(layout, "MOST_LABELS", 2)
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        Image.new("L", (4, 4)).save(tmp_path / name / "1.png")
+    with pytest.raises(UsageError, match="there are 3 class folders, which is more than 2: join some"):
+        load(tmp_path)
+
+
+def test_more_classes_of_a_stream_than_a_model_may_have_are_refused(tmp_path):
+    for split in ("train", "validation", "test"):
+        classes(tmp_path / f"{split}.parquet", list(map(str, range(MANY))), [0, 1])
+    with pytest.raises(UsageError, match="holds 100,001 classes"):
+        load(tmp_path, streaming=True, train_images=2)
 
 
 UNFIT = {

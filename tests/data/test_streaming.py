@@ -12,13 +12,13 @@ from PIL import Image
 from transformers import set_seed
 
 from hf_compress.config import TrainingConfig
+from hf_compress.context import Context
 from hf_compress.data import load_data
 from hf_compress.data.sources import load_raw
 from hf_compress.data.streaming import ImageStream
 from hf_compress.errors import RunError, UsageError
 from hf_compress.recipe import Recipe
 from hf_compress.sections import DataSection, StudentSection
-from hf_compress.steps.base import Context
 from hf_compress.students import build_model
 from hf_compress.training import train
 

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from hf_compress import Recipe, compress
+from hf_compress.context import Context
 from hf_compress.data import load_data
 from hf_compress.data.decoded import Room
 from hf_compress.data.images import IGNORED_LABEL, decode
@@ -14,7 +15,6 @@ from hf_compress.errors import RunError, UsageError
 from hf_compress.evaluation import evaluate_folder
 from hf_compress.hub.card_facts import data_rows
 from hf_compress.sections import DataSection
-from hf_compress.steps.base import Context
 from hf_compress.steps.distillation.config import DistillConfig
 from hf_compress.students import build_registered
 from hf_compress.training import CompressionTrainer, train

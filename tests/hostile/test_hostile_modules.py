@@ -16,10 +16,10 @@ from transformers import (
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from hf_compress import load, save
+from hf_compress.context import Context
 from hf_compress.data import load_data
 from hf_compress.hub.load import LoadedModel, label_options
 from hf_compress.sections import DataSection
-from hf_compress.steps.base import Context
 from hf_compress.steps.distillation.config import DistillConfig
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.loop import prune

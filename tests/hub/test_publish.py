@@ -168,10 +168,9 @@ def test_a_recipe_publishes_and_python_does(hub, client, run_folder):
 
 
 def run_publish(folder):
-    from hf_compress import Run, publish
+    from hf_compress import publish
 
-    done = Run.open(folder).publish("alice/by-python", license="mit")
-    assert done.changed
+    assert publish(folder, "alice/by-python", license="mit").changed
     assert not publish(folder, "alice/by-python", license="mit").changed
 
 
@@ -305,14 +304,14 @@ def test_what_no_manifest_names_stays_and_is_told(hub, client, copied):
 
 @pytest.mark.parametrize("case", GOES)
 def test_what_is_sent_beside_the_run(case, copied):
-    from hf_compress.hub.publish import plan
+    from hf_compress.hub.publish import plan_push
 
     folder, _ = copied
-    before = set(plan(folder, "a/b").files)
+    before = set(plan_push(folder, "a/b").files)
     change, include, names = GOES[case]
     change(folder)
     put(".env")(folder)
-    planned = plan(folder, "a/b", include=include)
+    planned = plan_push(folder, "a/b", include=include)
     assert set(planned.files) - before == names
     assert planned.left == [".env"]
 
@@ -384,26 +383,26 @@ def moved_figures(folder):
     ],
 )
 def test_what_refuses_to_be_published(change, include, says, copied):
-    from hf_compress.hub.publish import plan
+    from hf_compress.hub.publish import plan_push
 
     folder, _ = copied
     change(folder)
     with pytest.raises(UsageError, match=says) as refused:
-        plan(folder, "a/b", include=include)
+        plan_push(folder, "a/b", include=include)
     assert OTHER_TOKEN not in str(refused.value)
 
 
 def test_a_run_of_an_earlier_version_is_published_as_the_refusal_advises(copied):
-    from hf_compress.hub.publish import plan
+    from hf_compress.hub.publish import plan_push
 
     folder, _ = copied
-    whole = set(plan(folder, "a/b").files)
+    whole = set(plan_push(folder, "a/b").files)
     (folder / MANIFEST).unlink()
     with pytest.raises(UsageError) as refused:
-        plan(folder, "a/b")
+        plan_push(folder, "a/b")
     words = shlex.split(str(refused.value).partition("name what to send, ")[2])
     include = [word for word in words if word != "--include"]
-    assert set(plan(folder, "a/b", include=include).files) == whole - {".eval_results/hf-compress.yaml"}
+    assert set(plan_push(folder, "a/b", include=include).files) == whole - {".eval_results/hf-compress.yaml"}
 
 
 def test_what_an_earlier_version_wrote_and_this_one_lacks_is_removed(hub, client, copied):

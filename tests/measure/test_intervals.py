@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 from scipy.stats import bootstrap
+from sklearn.metrics import roc_auc_score
 
 from hf_compress.hub.card_facts import comparison, limits, measures, steps_table, summary
-from hf_compress.measure.intervals import RESAMPLES, differences, in_words, interval
+from hf_compress.measure.intervals import RESAMPLES, differences, in_words, interval, with_range
+from hf_compress.measure.quality import quality, quality_by_image
 from hf_compress.measure.table import report_table
 from tests.reports import report
 
@@ -72,10 +75,57 @@ def test_the_interval_holds_the_truth_in_about_95_of_100_cases():
     ],
 )
 def test_words_say_no_more_than_the_interval_allows(counts, words):
-    found = in_words(interval(*answers(*counts)), sum(counts))
+    found = in_words({"metric": "accuracy"} | interval(*answers(*counts)), sum(counts))
     number = "".join(c if not c.isdigit() else "#" for c in found)
     assert number == "".join(c if not c.isdigit() else "#" for c in words)
     assert found.partition(" (")[0] == words.partition(" (")[0]
+
+
+def logits_of_two_models(images, classes, seed):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(classes, (images,), generator=generator)
+    shared = torch.randn(images, classes, generator=generator) + 2 * torch.eye(classes)[labels]
+    return labels, *(shared + scale * torch.randn(images, classes, generator=generator) for scale in (0.3, 1.0))
+
+
+@pytest.mark.parametrize("images, classes", [(60, 2), (200, 4), (400, 3)])
+def test_the_interval_of_a_roc_auc_is_that_of_a_bootstrap_which_computes_it_anew(images, classes):
+    labels, *logits = logits_of_two_models(images, classes, seed=images)
+    contributions = [quality_by_image(each, labels)["roc_auc"] for each in logits]
+    found = interval(*contributions)
+    areas = [quality(each, labels)["roc_auc"] for each in logits]
+    assert found["difference"] == pytest.approx(areas[1] - areas[0])
+    probabilities, truth = [each.double().softmax(1).numpy() for each in logits], labels.numpy()
+
+    def area(scores, drawn):
+        return np.mean([roc_auc_score(truth[drawn] == c, scores[drawn, c]) for c in range(classes)])
+
+    generator = np.random.default_rng(0)
+    draws = [generator.integers(images, size=images) for _ in range(400)]
+    changes = [area(probabilities[1], drawn) - area(probabilities[0], drawn) for drawn in draws]
+    low, high = np.quantile(changes, [0.025, 0.975])
+    assert found["low"] == pytest.approx(low, abs=0.2 * (high - low))
+    assert found["high"] == pytest.approx(high, abs=0.2 * (high - low))
+    assert found["high"] - found["low"] == pytest.approx(high - low, rel=0.15)
+
+
+def test_the_variance_of_a_roc_auc_is_delongs_by_hand():
+    """Own images score 0.9, 0.6, 0.6; others 0.7, 0.6, 0.2, 0.1: placements 1, 5/8, 5/8; 1/3, 2/3, 1, 1."""
+    scores, labels = torch.tensor([0.9, 0.6, 0.6, 0.7, 0.6, 0.2, 0.1]), torch.tensor([1, 1, 1, 0, 0, 0, 0])
+    logits = torch.stack([torch.zeros(7), scores], dim=1)
+    contributions = quality_by_image(logits, labels)["roc_auc"]
+    area, own, others = 0.75, np.array([1, 5 / 8, 5 / 8]), np.array([1 / 3, 2 / 3, 1, 1])
+    assert contributions == pytest.approx([*(area + (own - area) * 7 / 3), *(area + (others - area) * 7 / 4)])
+    assert contributions.var() / 7 == pytest.approx(own.var() / 3 + others.var() / 4)
+
+
+def test_a_roc_auc_is_not_told_in_points():
+    entry = {"metric": "roc_auc", "difference": -0.0021, "low": -0.0043, "high": -0.0002}
+    assert in_words(entry, 100) == "0.0021 lower (-0.0043 to -0.0002)"
+    assert with_range(entry) == "-0.0021 (-0.0043 to -0.0002)"
+    assert in_words(entry | {"high": 0.0002}, 100) == (
+        "no difference that 100 test images can show (-0.0043 to +0.0002)"
+    )
 
 
 def test_every_metric_and_stage_that_both_have_is_compared():

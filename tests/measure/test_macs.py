@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModelForImageClassification, Swinv2Config, ViTConfig, ViTForImageClassification
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from hf_compress.inspection import layers
+from hf_compress.inspection import inspect_layers
 from hf_compress.measure.cost import count_macs
 from hf_compress.measure.macs import counting_macs
 
@@ -103,7 +103,7 @@ def test_a_model_counts_alike_with_each_attention_and_in_the_sum_of_its_layers(i
     image = torch.zeros(1, 3, 32, 32)
     with sdpa_kernel(backend):
         macs = count_macs(model, image)
-        rows = layers(model, image)
+        rows = inspect_layers(model, image)
     assert macs == vit_macs(32, 8, 32, 2, 48, 5)
     attention = 2 * attention_macs(1, 4, 17, 17, 8, 8)  # no layer with parameters does it
     assert sum(row["macs"] for row in rows if row["kind"] in ("Linear", "Conv2d")) == macs - attention

@@ -13,7 +13,7 @@ COUNTED: dict[tuple, dict[str, float]] = {}
 @pytest.fixture(scope="module", autouse=True)
 def few_candidates():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(candidates, "WIDTHS", (0.25, 0.5))
+        patch.setattr(candidates, "STUDENT_WIDTHS", (0.25, 0.5))
         patch.setattr(STUDENTS, "_entries", {name: STUDENTS.get(name) for name in FEW})
         yield
 

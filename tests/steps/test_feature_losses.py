@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from transformers import TrainingArguments, ViTConfig, ViTForImageClassification
 
+from hf_compress.context import Context
 from hf_compress.data import load_data
 from hf_compress.errors import UsageError
 from hf_compress.hub.load import LoadedModel
 from hf_compress.sections import DataSection
-from hf_compress.steps.base import Context
 from hf_compress.steps.distillation.config import LOSSES, DistillConfig, LossConfig
 from hf_compress.steps.distillation.criterion import Criterion
 from hf_compress.steps.distillation.features import Answer, as_map, layer_outputs, of_one_size

@@ -8,14 +8,14 @@ from torch import nn
 
 from hf_compress.checkpoint.rewrites import Rewritten, record_rewrites
 from hf_compress.config import validate
+from hf_compress.context import Context
 from hf_compress.data import load_data
 from hf_compress.data.images import Collator
 from hf_compress.errors import RunError, UsageError
 from hf_compress.measure.cost import count_macs, count_parameters
 from hf_compress.sections import DataSection
-from hf_compress.steps.base import Context
 from hf_compress.steps.rewriting import REWRITINGS, Rewrite, RewriteConfig, Rewriting, Unsuitable, register_rewrite
-from hf_compress.steps.rewriting.measuring import Candidate
+from hf_compress.steps.rewriting.measuring import Proposal
 from hf_compress.steps.rewriting.rewriting import within_budget
 from tests.families import FAMILIES
 
@@ -186,7 +186,7 @@ def test_a_budget_takes_no_more_layers_than_it_needs(resnet, apply):
 
 def test_the_choice_for_a_budget_by_hand():
     def candidate(name, saved, error):
-        return Candidate((name,), nn.Identity(), None, macs=(saved, 0), logits_error=error)
+        return Proposal((name,), nn.Identity(), None, macs=(saved, 0), logits_error=error)
 
     given = [candidate("dear", 10, 0.9), candidate("cheap", 10, 0.1), candidate("large", 60, 1.2)]
     chosen = lambda fraction: [each.names[0] for each in within_budget(given, 100, fraction)]  # noqa: E731

@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
 
+from hf_compress.context import Context
 from hf_compress.data import load_data
 from hf_compress.data.images import IGNORED_LABEL, batches, spread
 from hf_compress.sections import DataSection
-from hf_compress.steps.base import Context
 from hf_compress.steps.pruning import loop
 from hf_compress.steps.pruning.config import PruneConfig
 

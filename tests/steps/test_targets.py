@@ -8,12 +8,12 @@ from transformers import ResNetConfig, ResNetForImageClassification, TrainerCont
 
 from hf_compress import Recipe, compress
 from hf_compress.config import validate
+from hf_compress.context import Context
 from hf_compress.data import load_data
 from hf_compress.errors import RunError, UsageError
 from hf_compress.hub.card_facts import limits, what_was_done
 from hf_compress.hub.load import LoadedModel
 from hf_compress.sections import DataSection
-from hf_compress.steps.base import Context
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.gradual import GradualPruning
 from hf_compress.steps.pruning.loop import foresee, prune

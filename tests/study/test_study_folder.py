@@ -33,7 +33,7 @@ def study(output, monkeypatch, stop_at=None, **options):
 
     def results(_, finished, folder, *latencies):
         with adding(folder) as new:
-            put(*running.RESULTS, text=f"{len(finished)} runs")(new)
+            put(*running.PAGE_FILES, text=f"{len(finished)} runs")(new)
 
     monkeypatch.setattr(running, "compress", compress)
     monkeypatch.setattr(running, "write_results", results)

@@ -187,7 +187,7 @@ def test_every_run_folder_is_a_model(story):
 
 
 def test_the_figure_shows_every_run_with_its_parameters_mean_and_deviation(story):
-    shown = figure.quality(story["report"])
+    shown = figure.quality_figure(story["report"])
     accuracy, roc_auc = shown.axes
     assert (accuracy.get_xlabel(), roc_auc.get_xlabel()) == ("accuracy", "ROC AUC")
     assert [label.get_text().splitlines()[0] for label in accuracy.get_yticklabels()] == ["small <- *big*", "big"]

@@ -1,30 +1,42 @@
-"""The configs `PruneConfig` and `DistillConfig`: recipe sections in Neural Compressor's form.
+"""The configs `PruneConfig` and `DistillConfig`: recipe sections in Neural Compressor's form."""
 
-The annotations of their parameters are read at run time (`autotune` asks whether a value is a list of them), hence no
-`from __future__ import annotations` here.
-"""
+from __future__ import annotations
 
 import json
 import re
 from collections import OrderedDict
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
-from typing import Any, ClassVar, Optional, Self, Union
+from typing import Any, ClassVar, Self
 
 import torch
 from neural_compressor.common.base_config import BaseConfig, config_registry, register_config
 from neural_compressor.common.utils import DEFAULT_WHITE_LIST
-from neural_compressor.torch.quantization.config import FRAMEWORK_NAME, OperatorConfig, TorchBaseConfig
+from neural_compressor.torch.quantization.config import FRAMEWORK_NAME, TorchBaseConfig
+from pydantic import Field
+from pydantic_core import to_jsonable_python
 from torch import nn
 
 from hf_compress.adapters.neural_compressor.composition import DISTILL, PRUNE, Composition
-from hf_compress.config import Section, validate
-from hf_compress.errors import UsageError
-from hf_compress.steps.distillation.config import LOSSES, LossConfig
+from hf_compress.config import Section, TrainingConfig, validate
+from hf_compress.errors import UsageError, shown
+from hf_compress.hub.load import load
+from hf_compress.registry import did_you_mean
+from hf_compress.steps.distillation.config import LossConfig
 from hf_compress.steps.pruning.config import PruneConfig as PruneSection
 from hf_compress.steps.pruning.weights import PRUNABLE
 
-WhiteList = Union[str, list[Union[str, Callable]], None]  # noqa: UP007  (`str | Callable` is no annotation)
+WhiteList = str | list[str | Callable] | None
+GRANULARITY = PruneSection.model_fields["granularity"]
+
+
+class PruneOptions(PruneSection):
+    """The options of the step `prune`, with what differs where the training loop is not a recipe's."""
+
+    amount: float = Field(0.5, ge=0, lt=1, description="Fraction that is gone at the end; 0 leaves layers alone.")
+    granularity: GRANULARITY.annotation = "weight"
+    rounds: int = Field(1, ge=1, description="Prune in so many equal rounds, with training between.")
 
 
 def register(name: str) -> Callable[[type], type]:
@@ -39,24 +51,44 @@ def register(name: str) -> Callable[[type], type]:
 
 
 class StepConfig(TorchBaseConfig):
-    """A section of a recipe as a config of Neural Compressor."""
+    """A section of a recipe as a config of Neural Compressor: its parameters are the fields of the section.
 
-    supported_configs: ClassVar[list[OperatorConfig]] = []
+    Attributes:
+        options: the section.
+        of_a_recipe: fields that mean the training loop of a recipe, which is the user's own here.
+    """
 
-    def __init__(self, parameters: dict[str, Any], white_list: WhiteList):
+    options: ClassVar[type[Section]]
+    of_a_recipe: ClassVar[frozenset[str]]
+
+    def __init__(self, white_list: WhiteList = DEFAULT_WHITE_LIST, **parameters: Any):
         super().__init__(white_list=white_list)
-        for name in self._own_parameters():
-            setattr(self, name, parameters[name])
-        if not any(isinstance(value, list) for value in self.get_params_dict().values()):
+        for name, value in parameters.items():
+            key = f"'{type(self).__name__}.{name}'"
+            if name in self.of_a_recipe:
+                raise UsageError(f"{key} belongs to the training of a recipe: here the training loop is your own")
+            if name not in self.params_list:
+                raise UsageError(f"unknown key {key} (value {shown(value)}){did_you_mean(name, self.params_list)}")
+        for name, default in self._defaults().items():
+            setattr(self, name, parameters.get(name, default))
+        if not self._tried():
             self.section()
         self._post_init()
 
-    def _own_parameters(self) -> list[str]:
-        return [name for name in self.params_list if name != "white_list"]
+    @classmethod
+    def _defaults(cls) -> dict[str, Any]:
+        fields = cls.options.model_fields
+        return {
+            name: fields[name].get_default(call_default_factory=True) for name in fields if name not in cls.of_a_recipe
+        }
+
+    @classmethod
+    def _generate_params_list(cls) -> list[str]:
+        return [*cls._defaults(), "white_list"]
 
     def get_params_dict(self) -> dict[str, Any]:
-        """Return the declared parameters: they build an equal config."""
-        return {name: getattr(self, name) for name in self._own_parameters()}
+        """Return the parameters: they build an equal config."""
+        return {name: getattr(self, name) for name in self._defaults()}
 
     def section(self) -> Section:
         """Return the recipe section.
@@ -64,7 +96,27 @@ class StepConfig(TorchBaseConfig):
         Raises:
             UsageError: a value is wrong, or still a list of values for `autotune`.
         """
-        raise NotImplementedError
+        values = {name: value for name, value in self.get_params_dict().items() if name in self.options.model_fields}
+        return validate(self.options, values, type(self).__name__)
+
+    def _tried(self) -> dict[str, list[Any]]:
+        """Return the parameters that are lists of values to try, not lists by nature."""
+        defaults = self._defaults()
+        return {
+            name: value
+            for name, value in self.get_params_dict().items()
+            if isinstance(value, list) and not isinstance(defaults[name], list)
+        }
+
+    def expand(self) -> list[Self]:
+        """Return one config for every combination of the values that `autotune` tries."""
+        expanded = []
+        for values in product(*self._tried().values()):
+            chosen = dict(zip(self._tried(), values, strict=True))
+            config = type(self)(**self.get_params_dict() | chosen, white_list=self.white_list)
+            config.local_config = self.local_config | config.local_config
+            expanded.append(config)
+        return expanded
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that `from_dict` reads and JSON can hold."""
@@ -77,7 +129,7 @@ class StepConfig(TorchBaseConfig):
         return {"local": local, "global": parameters}
 
     def _plain_parameters(self) -> dict[str, Any]:
-        return self.get_params_dict()
+        return to_jsonable_python(self.get_params_dict())
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any]) -> Self:
@@ -108,58 +160,33 @@ class StepConfig(TorchBaseConfig):
         """Merge the local configs of one kind, or return both kinds for one training."""
         return super().__add__(other) if isinstance(other, type(self)) else Composition([self, other])
 
+    @classmethod
+    def register_supported_configs(cls) -> None:
+        """Neural Compressor asks for this method, and reads nothing of it."""
+
 
 @register(PRUNE)
 class PruneConfig(StepConfig):
-    """Magnitude pruning; the parameters of the recipe step `prune`.
+    """Pruning; the parameters are the options of the recipe step `prune` but for those of a recipe's rounds.
+
+    Granularity `channel` removes channels of a transformers image classifier; `prepare` and `quantize` need
+    `example_inputs` for it, one image of shape (1, 3, height, width). Layers compete in the scope `global` where they
+    share a config.
 
     Args:
         amount: fraction that is gone at the end: weights, or channels of each group; 0 leaves layers alone.
-        granularity: `weight` zeroes weights; `n:m` does so in `pattern`, which alone decides how many; `channel`
-            removes channels of a transformers image classifier, for which `prepare` and `quantize` need
-            `example_inputs`, one image of shape (1, 3, height, width).
-        importance: `l1`, `l2`, `ln` (order `n`), `random`, or a registered name.
-        n: order of the norm `ln`.
-        pattern: with granularity `n:m`: at most n weights of each m neighbouring inputs are left.
-        dim: with granularity `weight`: zero whole slices along this dimension.
-        scope: compare importance in a `layer`, or across all (`global`) that share this config.
+        granularity: `weight` unless given.
         rounds: prune in so many equal rounds, with training between: `run_fn` is called once a round; an own loop
             goes on with `next_round`.
-        floor: fraction of each layer that always stays.
-        round_to: pruned widths are multiples of this (granularity `channel`).
         white_list: names (regular expressions, matched from the start) or types of the only layers to prune.
 
     Raises:
-        UsageError: a value is wrong.
+        UsageError: a name or a value is wrong.
     """
 
     name = PRUNE
-
-    def __init__(
-        self,
-        amount: float = 0.5,
-        granularity: str = "weight",
-        importance: str = "l1",
-        n: float = 2.0,
-        pattern: str = "2:4",
-        dim: Optional[int] = None,  # noqa: UP045  (Neural Compressor wants a typing alias)
-        scope: str = "layer",
-        rounds: int = 1,
-        floor: float = 0.1,
-        round_to: int = 8,
-        white_list: WhiteList = DEFAULT_WHITE_LIST,
-    ):
-        super().__init__(locals(), white_list)
-
-    def section(self) -> PruneSection:
-        """Return the section of a recipe's `prune` step."""
-        values = self.get_params_dict()
-        rounds, amount = values.pop("rounds"), values["amount"]
-        if not isinstance(rounds, int) or rounds < 1:
-            raise UsageError(f"'PruneConfig.rounds' cannot be {rounds!r}: it is a number of rounds, at least 1")
-        if amount == 0:
-            values.pop("amount")
-        return validate(PruneSection, values, "PruneConfig")
+    options = PruneOptions
+    of_a_recipe = frozenset({"iterative", "target", "max_drop", "recovery", "repair", "calibration"})
 
     @staticmethod
     def get_model_info(model: nn.Module) -> list[tuple[str, str]]:
@@ -169,7 +196,7 @@ class PruneConfig(StepConfig):
 
     def to_config_mapping(
         self, config_list: list[BaseConfig] | None = None, model_info: list[tuple[str, str]] | None = None
-    ) -> "OrderedDict[tuple[str, str], PruneConfig]":
+    ) -> OrderedDict[tuple[str, str], PruneConfig]:
         """Return the config of every layer that is pruned.
 
         Raises:
@@ -185,10 +212,6 @@ class PruneConfig(StepConfig):
         return mapping
 
     @classmethod
-    def register_supported_configs(cls) -> None:
-        cls.supported_configs = [OperatorConfig(config=cls(), operators=list(PRUNABLE))]
-
-    @classmethod
     def get_config_set_for_tuning(cls) -> Self:
         """Return the amounts that `autotune` tries, the smallest model first."""
         return cls(amount=[0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
@@ -196,54 +219,30 @@ class PruneConfig(StepConfig):
 
 @register(DISTILL)
 class DistillConfig(StepConfig):
-    """Distillation; the losses of the recipe step `distill`.
+    """Distillation; the parameters are the losses of the recipe step `distill` and their options.
 
     The teacher sees the student's inputs. Their classes match by the names in transformers' configs, whatever the
     order; where one side has mere numbers (`LABEL_0`), by number. See `distillation_loss` for how the loss reaches a
-    training loop.
+    training loop. Losses that compare layers need `example_inputs` in `prepare` and `quantize`; what they train beside
+    the model is among its parameters until `convert`.
 
     Args:
         teacher_model: the teacher, or its Hub id or folder.
-        loss: `mse`, `mse_ce`, `kl`, `dkd`, `dist`, or a registered name; no loss that compares layers.
-        mse_weight: weight of the distance to the teacher in `mse_ce`.
-        ce_weight: weight of the cross-entropy with the labels in `mse_ce`.
-        temperature: temperature of `kl`, `dkd` and `dist`.
-        alpha, beta, gamma: weights of the parts of `dkd` and `dist`.
 
     Raises:
-        UsageError: a value is wrong.
+        UsageError: a name or a value is wrong.
     """
 
     name = DISTILL
+    options = LossConfig
+    of_a_recipe = frozenset(TrainingConfig.model_fields)
 
-    def __init__(
-        self,
-        teacher_model: Union[nn.Module, str, None] = None,  # noqa: UP007
-        loss: str = "mse",
-        mse_weight: float = 1.0,
-        ce_weight: float = 1.0,
-        temperature: float = 4.0,
-        alpha: float = 1.0,
-        beta: float = 1.0,
-        gamma: float = 1.0,
-        white_list: WhiteList = DEFAULT_WHITE_LIST,
-    ):
-        super().__init__(locals(), white_list)
+    def __init__(self, teacher_model: nn.Module | str | None = None, **parameters: Any):
+        super().__init__(teacher_model=teacher_model, **parameters)
 
-    def section(self) -> LossConfig:
-        """Return the loss of a recipe's `distill` step.
-
-        Raises:
-            UsageError: a value is wrong, or the loss compares layers.
-        """
-        values = self.get_params_dict()
-        values.pop("teacher_model")
-        if isinstance(self.loss, str) and self.loss in LOSSES and LOSSES.get(self.loss).compares_layers:
-            raise UsageError(
-                f"'DistillConfig.loss' cannot be '{self.loss}': a training loop of your own would not train what goes "
-                "between the layers; use a recipe's step distill, or hf_compress.adapters.optimum.CompressionTrainer"
-            )
-        return validate(LossConfig, values, "DistillConfig")
+    @classmethod
+    def _defaults(cls) -> dict[str, Any]:
+        return {"teacher_model": None} | super()._defaults()
 
     def teacher(self) -> nn.Module:
         """Return the teacher, loaded where it is a name.
@@ -253,27 +252,18 @@ class DistillConfig(StepConfig):
         """
         if self.teacher_model is None:
             raise UsageError("DistillConfig has no teacher: set teacher_model to a model, a Hub id or a folder")
-        if isinstance(self.teacher_model, str):
-            from hf_compress.hub.load import load
-
-            return load(self.teacher_model).model
-        return self.teacher_model
+        return load(self.teacher_model).model if isinstance(self.teacher_model, str) else self.teacher_model
 
     def _plain_parameters(self) -> dict[str, Any]:
         """The teacher is written by its name or path; a model without one is left out."""
-        parameters = self.get_params_dict()
-        if isinstance(self.teacher_model, nn.Module):
-            parameters["teacher_model"] = getattr(self.teacher_model, "name_or_path", None) or None
-        return parameters
+        teacher = self.teacher_model
+        name = getattr(teacher, "name_or_path", None) or None if isinstance(teacher, nn.Module) else teacher
+        return to_jsonable_python(self.get_params_dict() | {"teacher_model": name})
 
     @staticmethod
     def get_model_info(model: nn.Module) -> list[tuple[str, str]]:
         """Return one entry for the whole model, which no layer of another algorithm has."""
         return [("", type(model).__name__)]
-
-    @classmethod
-    def register_supported_configs(cls) -> None:
-        cls.supported_configs = [OperatorConfig(config=cls(), operators=[nn.Module])]
 
     @classmethod
     def get_config_set_for_tuning(cls) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -14,8 +15,10 @@ from hf_compress.errors import UsageError
 from hf_compress.labels import labels_of, order_of, reordered
 from hf_compress.looking import twin
 from hf_compress.steps.distillation.config import LOSSES
+from hf_compress.steps.distillation.criterion import Criterion
+from hf_compress.steps.distillation.features import Answer, layer_outputs, require_layers
 
-STATE = "hf_compress_distillation"
+STATE, PROJECTOR = "hf_compress_distillation", "hf_compress_projector_"
 
 
 class Distillation:
@@ -23,19 +26,31 @@ class Distillation:
 
     An output of transformers gets the distillation loss as its `loss`, so a loop that trains with `outputs.loss`
     distils; for other models, or where the labels are not given to the model, `loss` is called. The teacher's logits
-    are put into the model's order of classes, where configs of transformers name them.
+    are put into the model's order of classes, where configs of transformers name them. What projects layers is among
+    the model's own parameters, so that its optimizer trains it.
+
+    Args:
+        image: one input, which tells the widths of the layers that are compared.
     """
 
-    def __init__(self, model: nn.Module, config: DistillConfig):
+    def __init__(self, model: nn.Module, config: DistillConfig, image: Tensor | None):
         if hasattr(model, STATE):
             raise UsageError("the model is prepared for distillation already: convert it first")
-        self.section = config.section()
-        self.function = LOSSES.get(self.section.loss)
+        self.criterion = Criterion(config.section())
+        self.needs_labels = [term.loss for term in self.criterion.terms if LOSSES.get(term.loss).needs_labels]
         self.original = config.teacher()
         self.teacher = twin(self.original)
-        self.order = order_of(labels_of(self.teacher), labels_of(model))
-        self.teacher_logits: Tensor | None = None
-        self.hook = model.register_forward_hook(self._after_forward, with_kwargs=True)
+        self.order = None
+        if self.criterion.compares_logits:
+            self.order = order_of(labels_of(self.teacher), labels_of(model))
+        self.said: Answer | None = None
+        if self.criterion.student_layers:
+            self._match_layers(model, image)
+        self.recording = ExitStack()
+        self.hooks = [
+            model.register_forward_pre_hook(self._before_forward),
+            model.register_forward_hook(self._after_forward, with_kwargs=True),
+        ]
         setattr(model, STATE, self)
 
     def loss(self, outputs: Any, labels: Tensor | None = None) -> Tensor:
@@ -44,27 +59,53 @@ class Distillation:
         Raises:
             UsageError: there was none, or the loss needs labels.
         """
-        if self.teacher_logits is None:
+        if self.said is None:
             raise UsageError("the teacher has seen no batch: run the prepared model in train mode first")
-        if labels is None and self.function.needs_labels:
-            raise UsageError(f"loss '{self.section.loss}' needs labels: pass them, or use the loss mse, kl or dist")
-        student, teacher = logits_of(outputs), self.teacher_logits
-        return self.function.function(student.float(), teacher.float(), labels, self.section)
+        if labels is None and self.needs_labels:
+            raise UsageError(f"loss '{self.needs_labels[0]}' needs labels: pass them, or use the loss mse, kl or dist")
+        return self.criterion(Answer(logits_of(outputs).float(), self.features), self.said, labels)
 
     def finish(self, model: nn.Module) -> None:
         """Leave an ordinary model."""
-        self.hook.remove()
+        for hook in self.hooks:
+            hook.remove()
+        for name in [name for name in model._parameters if name.startswith(PROJECTOR)]:
+            delattr(model, name)
         delattr(model, STATE)
 
+    def _match_layers(self, model: nn.Module, image: Tensor | None) -> None:
+        require_layers(model, self.criterion.student_layers, "student")
+        require_layers(self.teacher, self.criterion.teacher_layers, "teacher")
+        if image is None:
+            raise UsageError("losses that compare layers need one input to see their widths: pass example_inputs")
+        student = twin(model)
+        with (
+            torch.no_grad(),
+            layer_outputs(student, self.criterion.student_layers) as given,
+            layer_outputs(self.teacher, self.criterion.teacher_layers) as wanted,
+        ):
+            student(image)
+            self.teacher.to(image.device)(image)
+        self.criterion.match(given, wanted)
+        for number, parameter in enumerate(self.criterion.parameters()):
+            model.register_parameter(f"{PROJECTOR}{number}", parameter)
+
+    def _before_forward(self, model: nn.Module, args: tuple) -> None:
+        self.recording.close()  # a forward pass that failed left it open
+        if model.training:
+            self.features = self.recording.enter_context(layer_outputs(model, self.criterion.student_layers))
+
     def _after_forward(self, model: nn.Module, args: tuple, kwargs: dict[str, Any], outputs: Any) -> Any:
+        self.recording.close()
         if not model.training:
             return outputs
         images = kwargs["pixel_values"] if "pixel_values" in kwargs else args[0]
         self.teacher.to(images.device)
-        with torch.no_grad():
-            self.teacher_logits = reordered(logits_of(self.teacher(images)), self.order)
+        with torch.no_grad(), layer_outputs(self.teacher, self.criterion.teacher_layers) as features:
+            logits = reordered(logits_of(self.teacher(images)), self.order)
+        self.said = Answer(logits.float(), features)
         labels = kwargs.get("labels")
-        if not isinstance(outputs, ModelOutput) or (labels is None and self.function.needs_labels):
+        if not isinstance(outputs, ModelOutput) or (labels is None and self.needs_labels):
             return outputs
         return type(outputs)(**{**outputs, "loss": self.loss(outputs, labels)})
 
@@ -72,7 +113,8 @@ class Distillation:
         """Copies of the model share the teacher."""
         memo |= {id(shared): shared for shared in (self.original, self.teacher)}
         copied = memo[id(self)] = copy.copy(self)
-        copied.hook = copy.deepcopy(self.hook, memo)
+        copied.recording, copied.said = ExitStack(), None
+        copied.hooks, copied.criterion = copy.deepcopy((self.hooks, self.criterion), memo)
         return copied
 
 

@@ -7,13 +7,14 @@ from typing import Any
 
 from neural_compressor.common.utils import Mode
 from neural_compressor.torch.utils import register_algo
-from torch import nn
+from torch import Tensor, nn
 
 from hf_compress.adapters.neural_compressor.composition import DISTILL, PRUNE
 from hf_compress.adapters.neural_compressor.configs import StepConfig
 from hf_compress.adapters.neural_compressor.distillation import Distillation, distillation_of
 from hf_compress.adapters.neural_compressor.pruning import Pruning, pruning_of
 from hf_compress.errors import UsageError
+from hf_compress.steps.distillation.config import LOSSES
 
 Configs = dict[tuple[str, str], StepConfig]
 
@@ -25,15 +26,22 @@ def distill_entry(
     mode: Mode,
     run_fn: Callable | None = None,
     run_args: Any = None,
+    example_inputs: Any = None,
     **kwargs: Any,
 ) -> nn.Module:
     """Give the model its teacher; where it is pruned in the same training, `prune_entry` comes next and trains."""
+    pruned_too = _only(configs_mapping, PRUNE)
     if mode != Mode.CONVERT:
         (config,) = _only(configs_mapping, DISTILL).values()
-        Distillation(model, config)
+        projects = any(LOSSES.get(term.loss).projects for term in config.section().terms)
+        if projects and any(each.granularity == "channel" for each in pruned_too.values()):
+            raise UsageError(
+                "channels that are removed leave layers that no projector fits: convert the pruned model first, then "
+                "distil it, or compare layers by the loss 'attention'"
+            )
+        Distillation(model, config, _input(example_inputs))
     if mode == Mode.QUANTIZE and run_fn is None:
         raise UsageError("distillation needs training: pass run_fn, a function that trains the model it is given")
-    pruned_too = _only(configs_mapping, PRUNE)
     if mode == Mode.QUANTIZE and not pruned_too:
         _train(model, run_fn, run_args)
     if mode == Mode.CONVERT or (mode == Mode.QUANTIZE and not pruned_too):
@@ -54,7 +62,7 @@ def prune_entry(
     """Prune the first round in mode prepare, all of them, with training after each, in mode quantize."""
     pruning = pruning_of(model) if mode == Mode.CONVERT else None
     if pruning is None:
-        pruning = Pruning(model, _only(configs_mapping, PRUNE), example_inputs)
+        pruning = Pruning(model, _only(configs_mapping, PRUNE), _input(example_inputs))
         pruning.next_round(model)
     if mode == Mode.PREPARE:
         return model
@@ -69,6 +77,15 @@ def prune_entry(
 
 def _only(configs_mapping: Configs, algorithm: str) -> Configs:
     return {key: config for key, config in configs_mapping.items() if config.name == algorithm}
+
+
+def _input(example_inputs: Any) -> Tensor | None:
+    """Return the images of `example_inputs`, which may stand alone, in a tuple, or in a dict by name."""
+    if isinstance(example_inputs, dict):
+        example_inputs = example_inputs.get("pixel_values")
+    elif isinstance(example_inputs, tuple | list):
+        example_inputs = example_inputs[0]
+    return example_inputs if isinstance(example_inputs, Tensor) else None
 
 
 def _train(model: nn.Module, run_fn: Callable | None, run_args: Any) -> None:

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 
 from hf_compress.adapters.neural_compressor.configs import PruneConfig
 from hf_compress.errors import UsageError
-from hf_compress.steps.pruning.loop import Pruner, build_pruner
+from hf_compress.steps.pruning.loop import Pruner, build_pruner, excluded_layers
+from hf_compress.steps.pruning.rounding import fastest_multiple
 from hf_compress.steps.pruning.weights import PRUNABLE
 
 STATE, MASK = "hf_compress_pruning", "hf_compress_mask"
@@ -33,14 +34,14 @@ class Pruning:
     that whatever the optimizer did to a pruned weight is undone before it counts.
     """
 
-    def __init__(self, model: nn.Module, configs: dict[tuple[str, str], PruneConfig], example_inputs: Any):
+    def __init__(self, model: nn.Module, configs: dict[tuple[str, str], PruneConfig], image: Tensor | None):
         if hasattr(model, STATE):
             raise UsageError("the model is prepared for pruning already: convert it first")
         parts: dict[str, list[str]] = defaultdict(list)
         for (name, _), config in configs.items():
             parts[repr(config.get_params_dict())].append(name)
         by_key = {repr(config.get_params_dict()): config for config in configs.values() if config.amount}
-        self.parts = [Part(by_key[key], _pruner(model, by_key[key], parts[key], example_inputs)) for key in by_key]
+        self.parts = [Part(by_key[key], _pruner(model, by_key[key], parts[key], image)) for key in by_key]
         self.rounds = max(part.config.rounds for part in self.parts)
         self.round = 0
         self.hook = model.register_forward_pre_hook(_hold_zeros)
@@ -81,30 +82,28 @@ def pruning_of(model: nn.Module) -> Pruning | None:
     return getattr(model, STATE, None)
 
 
-def _pruner(model: nn.Module, config: PruneConfig, names: list[str], example_inputs: Any) -> Pruner:
+def _pruner(model: nn.Module, config: PruneConfig, names: list[str], image: Tensor | None) -> Pruner:
+    section = config.section()
     others = {name for name, module in model.named_modules() if isinstance(module, PRUNABLE)} - set(names)
-    if config.granularity != "channel":
-        return build_pruner(model, None, config.section(), others)
+    others |= excluded_layers(model, section.exclude)
+    if section.granularity == "channel":
+        _require_channels(model, image)
+        if section.round_to == "auto":
+            section = section.model_copy(update={"round_to": fastest_multiple(model, image)[0]})
+    return build_pruner(model, image, section, others)
+
+
+def _require_channels(model: nn.Module, image: Tensor | None) -> None:
     if not isinstance(model, PreTrainedModel):
         raise UsageError(
             f"granularity 'channel' needs an image classifier of transformers, not {type(model).__name__}: "
             "use granularity 'weight'"
         )
-    return build_pruner(model, _image(example_inputs), config.section(), others)
-
-
-def _image(example_inputs: Any) -> Tensor:
-    """Return the images of `example_inputs`, which may stand alone, in a tuple, or in a dict by name."""
-    if isinstance(example_inputs, dict):
-        example_inputs = example_inputs.get("pixel_values")
-    elif isinstance(example_inputs, tuple | list):
-        example_inputs = example_inputs[0]
-    if not isinstance(example_inputs, Tensor) or example_inputs.dim() != 4:
+    if image is None or image.dim() != 4:
         raise UsageError(
             "granularity 'channel' needs one image to follow the channels: pass example_inputs of shape "
             "(1, 3, height, width)"
         )
-    return example_inputs
 
 
 def _remember_zeros(model: nn.Module, parameter_names: set[str]) -> None:

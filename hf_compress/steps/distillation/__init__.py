@@ -1,6 +1,7 @@
 """The `distill` step."""
 
-from hf_compress.steps.base import Context, Step, StepResult, register_step
+from hf_compress.context import Context
+from hf_compress.steps.base import Step, StepResult, register_step
 from hf_compress.steps.distillation import feature_losses  # noqa: F401  (registers them)
 from hf_compress.steps.distillation.config import LOSSES, DistillConfig, LossConfig
 from hf_compress.steps.distillation.losses import register_loss

@@ -48,6 +48,10 @@ class Criterion(nn.Module):
             given = answer(student.eval(), pixel_values, self.student_layers).features
             wanted = answer(teacher, teacher_view, self.teacher_layers).features
         student.train(was_training)
+        self.match(given, wanted)
+
+    def match(self, given: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+        """Do what `match_layers` does, for what the layers of student and teacher gave to one batch."""
         for layer in (self.student_layers - given.keys()) | (self.teacher_layers - wanted.keys()):
             raise UsageError(f"layer '{layer}' takes no part in a forward pass: name another in 'layers'")
         for term in self.terms:
@@ -55,7 +59,7 @@ class Criterion(nn.Module):
                 inputs, outputs = as_map(given[mine], mine).shape[1], as_map(wanted[theirs], theirs).shape[1]
                 key = _key(mine, theirs)
                 if LOSSES.get(term.loss).projects and inputs != outputs and key not in self.projectors:
-                    self.projectors[key] = nn.Conv2d(inputs, outputs, 1).to(pixel_values.device)
+                    self.projectors[key] = nn.Conv2d(inputs, outputs, 1).to(given[mine].device)
 
     def _value(self, term: LossTerm, student: Answer, teacher: Answer, labels: Tensor | None) -> Tensor:
         loss = LOSSES.get(term.loss)

@@ -1,7 +1,8 @@
 """The `distill_features` step."""
 
 from hf_compress.config import TrainingConfig
-from hf_compress.steps.base import Context, Step, StepResult, register_step
+from hf_compress.context import Context
+from hf_compress.steps.base import Step, StepResult, register_step
 
 
 @register_step("distill_features")
@@ -18,4 +19,4 @@ class DistillFeatures(Step[TrainingConfig]):
     def apply(self, model, context: Context) -> StepResult:
         from hf_compress.steps.feature_distillation.training import distil_features
 
-        return StepResult(model, distil_features(model, context, self.config))
+        return distil_features(model, context, self.config)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +10,13 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from hf_compress.config import TrainingConfig
+from hf_compress.context import Context
 from hf_compress.data import Collator
 from hf_compress.embeddings import Embedder, embedding_width, pooled_embedding
 from hf_compress.hub.load import LoadedModel
 from hf_compress.measure.features import cosine_similarity
 from hf_compress.resumable import Resumable
-from hf_compress.steps.base import Context
+from hf_compress.steps.base import StepResult
 from hf_compress.teacher_outputs import answered
 from hf_compress.training import CompressionTrainer, ShowEpoch, fit
 
@@ -37,15 +37,15 @@ class FeatureTrainer(Resumable, CompressionTrainer):
         return (loss, {"embeddings": embeddings, "targets": targets}) if return_outputs else loss
 
 
-def distil_features(model: PreTrainedModel, context: Context, config: TrainingConfig) -> dict[str, Any]:
+def distil_features(model: PreTrainedModel, context: Context, config: TrainingConfig) -> StepResult:
     """Train `model` in place to give the teacher's embeddings; the epoch with the best validation cosine is kept.
 
     Where the two widths differ, a linear projector from the student's embeddings to the teacher's is trained with it,
-    and left in `context.projector`, where a later step goes on with it.
+    and a later step goes on with it.
 
     Returns:
-        Details for the report: widths, the best epoch and one row an epoch; and, to read their similarities against,
-        that of a model which always gives the teacher's mean embedding.
+        The model, the projector, and details for the report: widths, the best epoch and one row an epoch; and, to read
+        their similarities against, that of a model which always gives the teacher's mean embedding.
 
     Raises:
         RunError: the loss is not finite.
@@ -53,16 +53,17 @@ def distil_features(model: PreTrainedModel, context: Context, config: TrainingCo
     teacher = context.teacher
     width = embedding_width(LoadedModel(model, context.processor, "the student"))
     teacher_width = embedding_width(teacher)
-    if context.projector is None and width != teacher_width:
+    projector = context.projector
+    if projector is None and width != teacher_width:
         torch.manual_seed(context.seed)
-        context.projector = nn.Linear(width, teacher_width)
+        projector = nn.Linear(width, teacher_width)
     images = answered(context.data.with_unlabelled, teacher, pooled_embedding, context, config.epochs)
     validation = answered(context.data.validation, teacher, pooled_embedding, context, config.epochs)
     baseline = _similarity_of_mean(*validation.teacher_outputs)
     context.log(f"the teacher's mean embedding for every image: validation cosine similarity {baseline:.4f}")
     build = partial(
         FeatureTrainer,
-        model=Embedder(model, context.projector),
+        model=Embedder(model, projector),
         data_collator=Collator(context.processor, teacher.processor),
         train_dataset=images,
         eval_dataset=validation,
@@ -73,12 +74,13 @@ def distil_features(model: PreTrainedModel, context: Context, config: TrainingCo
         teacher=teacher.model if images.teacher_outputs is None else None,
         compile=config.compile,
     )
-    return {
+    details = {
         "width": width,
         "teacher_width": teacher_width,
         "validation_cosine_similarity_of_mean": baseline,
         **fit(build, config, context, metric="cosine_similarity"),
     }
+    return StepResult(model, details, projector=projector)
 
 
 def _similarity_of_mean(targets: Tensor) -> float:

@@ -1,6 +1,7 @@
 """The `prune` step."""
 
-from hf_compress.steps.base import Context, Step, StepResult, register_step
+from hf_compress.context import Context
+from hf_compress.steps.base import Step, StepResult, register_step
 from hf_compress.steps.pruning.config import CRITERIA, PruneConfig
 from hf_compress.steps.pruning.importance import register_importance
 

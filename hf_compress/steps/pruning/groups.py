@@ -15,7 +15,8 @@ from transformers.pytorch_utils import Conv1D
 
 from hf_compress.steps.pruning.config import CRITERIA, PruneConfig
 from hf_compress.steps.pruning.importance import require_finite
-from hf_compress.steps.pruning.trace import FIXED, Axis, Links, trace
+from hf_compress.steps.pruning.labels import FIXED, Axis, Links
+from hf_compress.steps.pruning.trace import trace
 
 Modules = dict[str, nn.Module]
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, Conv1D)

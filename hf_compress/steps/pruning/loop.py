@@ -16,13 +16,14 @@ from transformers import PreTrainedModel
 
 from hf_compress import processes
 from hf_compress.checkpoint import load_like, save
+from hf_compress.context import Context
 from hf_compress.data.images import input_size
 from hf_compress.errors import Diverged, RunError
 from hf_compress.files import read_json, write_json
 from hf_compress.hub.load import LoadedModel
 from hf_compress.layout import use_channels_last
 from hf_compress.measure.cost import count_macs, count_parameters
-from hf_compress.steps.base import Context, StepResult
+from hf_compress.steps.base import StepResult
 from hf_compress.steps.pruning.channels import ChannelPruner
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.patterns import PatternPruner
@@ -87,7 +88,7 @@ def prune(model: PreTrainedModel, context: Context, config: PruneConfig) -> Step
         for layer, reason in pruner.protected.items():
             context.log(f"'{layer}' stays whole: {reason}")
     if config.granularity != "channel":
-        context.sparse_parameters |= pruner.parameter_names
+        context = replace(context, sparse_parameters=context.sparse_parameters | pruner.parameter_names)
     gone = _fractions_gone(model, image, pruner)
     refuse_unreachable(model, pruner, gone, config)
     unpruned = LoadedModel(copy.deepcopy(model), context.processor, "the unpruned model")
@@ -108,6 +109,7 @@ def prune(model: PreTrainedModel, context: Context, config: PruneConfig) -> Step
             **rounding,
             **shortfall(rows, config, context.log),
         },
+        context.sparse_parameters,
     )
 
 

@@ -1,4 +1,4 @@
-"""How labels of channels pass through each of torch's operations: see `trace`.
+"""How labels of channels pass through each of torch's operations: see `labels`.
 
 An operation without a rule is elementwise when its result has the shape that its operands broadcast to; otherwise the
 labels that enter it are fixed.
@@ -6,15 +6,12 @@ labels that enter it are fixed.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from hf_compress.steps.pruning.trace import FIXED, compress, varying
-
-if TYPE_CHECKING:
-    from hf_compress.steps.pruning.trace import _Follower
+from hf_compress.steps.pruning.labels import FIXED, Follower, shrunk, varying
 
 RESHAPING = {
     *("view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "unsqueeze", "squeeze"),
@@ -28,7 +25,7 @@ POOLING = ("pool", "upsample")
 
 
 def follow(
-    follower: _Follower, func, args: tuple, kwargs: dict[str, Any], inputs: list[Tensor], outputs: list[Tensor]
+    follower: Follower, func, args: tuple, kwargs: dict[str, Any], inputs: list[Tensor], outputs: list[Tensor]
 ) -> None:
     """Give the outputs of one operation their labels."""
     name = func.overloadpacket.__name__
@@ -52,7 +49,7 @@ def _padded(labels: Tensor, rank: int) -> Tensor:
     return labels.reshape((1,) * (rank - labels.dim()) + tuple(labels.shape))
 
 
-def _aligned(follower: _Follower, tensor: Tensor, rank: int) -> tuple[torch.Size, list[Tensor]]:
+def _aligned(follower: Follower, tensor: Tensor, rank: int) -> tuple[torch.Size, list[Tensor]]:
     """Return shape and labels with leading dimensions of size 1, as broadcasting adds them.
 
     What `expand` broadcast before (stride 0) has the size 1 too.
@@ -62,7 +59,7 @@ def _aligned(follower: _Follower, tensor: Tensor, rank: int) -> tuple[torch.Size
     return shape, [_padded(labels, rank) for labels in follower.labels_of(tensor)]
 
 
-def _along(follower: _Follower, tensor: Tensor | None, dim: int, rank: int) -> list[tuple[torch.Size, list[Tensor]]]:
+def _along(follower: Follower, tensor: Tensor | None, dim: int, rank: int) -> list[tuple[torch.Size, list[Tensor]]]:
     """Return a vector as an operand that lies along `dim`."""
     if tensor is None:
         return []
@@ -70,7 +67,7 @@ def _along(follower: _Follower, tensor: Tensor | None, dim: int, rank: int) -> l
     return [(tensor.view(shape).shape, [labels.reshape(shape) for labels in follower.labels_of(tensor)])]
 
 
-def _elementwise(follower: _Follower, name: str, inputs: list[Tensor], output: Tensor) -> list[Tensor]:
+def _elementwise(follower: Follower, name: str, inputs: list[Tensor], output: Tensor) -> list[Tensor]:
     try:
         same = torch.broadcast_shapes(*(tensor.shape for tensor in inputs)) == output.shape
     except RuntimeError:
@@ -83,7 +80,7 @@ def _elementwise(follower: _Follower, name: str, inputs: list[Tensor], output: T
     return follower.combine([_aligned(follower, tensor, output.dim()) for tensor in inputs], set(), name)
 
 
-def _reshaped(follower: _Follower, name: str, func, args, kwargs, outputs: list[Tensor]) -> list[list[Tensor]]:
+def _reshaped(follower: Follower, name: str, func, args, kwargs, outputs: list[Tensor]) -> list[list[Tensor]]:
     """Apply the operation to the labels themselves."""
     source = args[0]
     results: list[list[Tensor]] = [[] for _ in outputs]
@@ -93,10 +90,10 @@ def _reshaped(follower: _Follower, name: str, func, args, kwargs, outputs: list[
         elif name in ("clone", "detach", "alias", "_to_copy", "lift_fresh"):
             moved = [labels]
         elif name in VIEWS:
-            moved = [compress(labels.expand(source.shape).reshape(outputs[0].shape))]
+            moved = [shrunk(labels.expand(source.shape).reshape(outputs[0].shape))]
         else:
             moved = func(labels.expand(source.shape), *args[1:], **kwargs)
-            moved = [compress(part) for part in (moved if isinstance(moved, (list, tuple)) else [moved])]
+            moved = [shrunk(part) for part in (moved if isinstance(moved, (list, tuple)) else [moved])]
         if name in SIZED:
             follower.links.reshapes.append((labels.flatten(), follower.module))
         for result, part in zip(results, moved, strict=True):
@@ -105,7 +102,7 @@ def _reshaped(follower: _Follower, name: str, func, args, kwargs, outputs: list[
     return results
 
 
-def _reduced(follower: _Follower, args, output: Tensor) -> list[Tensor]:
+def _reduced(follower: Follower, args, output: Tensor) -> list[Tensor]:
     source = args[0]
     dims = args[1] if len(args) > 1 and isinstance(args[1], (int, list, tuple)) else None
     if len(args) > 2 and isinstance(args[2], (list, tuple)):  # linalg_vector_norm(x, order, dims)
@@ -119,7 +116,7 @@ def _reduced(follower: _Follower, args, output: Tensor) -> list[Tensor]:
     return arrays
 
 
-def _pooled(follower: _Follower, name: str, source: Tensor) -> list[Tensor]:
+def _pooled(follower: Follower, name: str, source: Tensor) -> list[Tensor]:
     kept = []
     for labels in follower.labels_of(source):
         if max(varying(labels)) < source.dim() - 2:
@@ -129,7 +126,7 @@ def _pooled(follower: _Follower, name: str, source: Tensor) -> list[Tensor]:
     return kept
 
 
-def _contract(follower: _Follower, terms: list[tuple[Tensor, str]], result: str, keep: bool = False) -> list[Tensor]:
+def _contract(follower: Follower, terms: list[tuple[Tensor, str]], result: str, keep: bool = False) -> list[Tensor]:
     """Combine operands whose dimensions have the given one-letter names; names not in `result` are summed over."""
     names = sorted({letter for _, letters in terms for letter in letters} | set(result))
     operands = []
@@ -303,7 +300,7 @@ def _col2im(follower, args, kwargs, output):
     source, _, kernel, _, padding, stride = args
     if list(kernel) == list(stride) and not any(padding):
         arrays = [labels.expand(source.shape) for labels in follower.labels_of(source)]
-        return [compress(torch.ops.aten.col2im(labels, *args[1:])) for labels in arrays]
+        return [shrunk(torch.ops.aten.col2im(labels, *args[1:])) for labels in arrays]
     for labels in follower.labels_of(source):
         follower.fix(labels, f"is folded from overlapping patches in '{follower.module}'")
     return []

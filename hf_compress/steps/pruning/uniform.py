@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hf_compress.checkpoint.layout import REFUSALS, Knob, Shapes, built_shapes, numbers, rebuilt, tensor_shapes
+from hf_compress.checkpoint.layout import REFUSALS, Knob, Sizes, built_shapes, numbers, rebuilt, tensor_shapes
 from hf_compress.errors import RunError
 from hf_compress.steps.pruning.channels import ChannelPruner
 from hf_compress.steps.pruning.config import PruneConfig
@@ -191,7 +191,7 @@ def _place(member) -> tuple[str, int]:
     return f"{member.axis.module}.{member.axis.tensor}".lstrip("."), member.axis.dim
 
 
-def _surplus(group: Group, shapes: Shapes) -> int | None:
+def _surplus(group: Group, shapes: Sizes) -> int | None:
     """Return how many units must go so that every member has its size in `shapes`; None where there is no number."""
     wanted = set()
     for member in group.members:

@@ -1,6 +1,8 @@
 """The `rewrite` step."""
 
-from hf_compress.steps.base import Context, Step, StepResult, register_step
+from hf_compress.context import Context
+from hf_compress.steps.base import Step, StepResult, register_step
+from hf_compress.steps.rewriting import kinds  # noqa: F401  (registers them)
 from hf_compress.steps.rewriting.base import Layer, Rewriting, Unsuitable, register_rewrite
 from hf_compress.steps.rewriting.config import REWRITINGS, RewriteConfig
 

@@ -43,8 +43,6 @@ class RewriteConfig(Section):
     @field_validator("kind")
     @classmethod
     def _known(cls, name: str) -> str:
-        from hf_compress.steps.rewriting import kinds  # noqa: F401  (registers the built-in ones; no torch)
-
         return REWRITINGS.known(name)
 
     @model_validator(mode="after")

@@ -17,7 +17,7 @@ from hf_compress.measure.macs import counting_macs
 
 
 @dataclass(eq=False)
-class Candidate:
+class Proposal:
     """A layer that may be rewritten.
 
     Attributes:
@@ -60,7 +60,7 @@ class Candidate:
             model.set_submodule(name, module.train(model.training))
 
 
-def count_layer_macs(model: PreTrainedModel, candidates: list[Candidate], image: Tensor) -> None:
+def count_layer_macs(model: PreTrainedModel, candidates: list[Proposal], image: Tensor) -> None:
     """Fill `macs` of every candidate for one image, shape (1, 3, height, width)."""
 
     by_module = {candidate.old: candidate for candidate in candidates}
@@ -74,7 +74,7 @@ def count_layer_macs(model: PreTrainedModel, candidates: list[Candidate], image:
         model(pixel_values=image)
 
 
-def measure_output_errors(model: PreTrainedModel, candidates: list[Candidate], images: list[Tensor]) -> Tensor:
+def measure_output_errors(model: PreTrainedModel, candidates: list[Proposal], images: list[Tensor]) -> Tensor:
     """Fill the output error of every candidate, on what the old model feeds it; return the old model's logits."""
 
     by_module = {candidate.old: candidate for candidate in candidates}
@@ -89,7 +89,7 @@ def measure_output_errors(model: PreTrainedModel, candidates: list[Candidate], i
 
 
 def measure_logits_errors(
-    model: PreTrainedModel, candidates: list[Candidate], images: Iterable[Tensor], expected: Tensor
+    model: PreTrainedModel, candidates: list[Proposal], images: Iterable[Tensor], expected: Tensor
 ) -> None:
     """Fill the error of the logits that every candidate alone brings about; `expected` are the old ones."""
     for candidate in track(candidates, "Trying layers", transient=True):

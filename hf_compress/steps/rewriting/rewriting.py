@@ -13,16 +13,17 @@ from transformers import PreTrainedModel
 
 from hf_compress.batching import has_batch_norms
 from hf_compress.checkpoint.rewrites import Rewritten
+from hf_compress.context import Context
 from hf_compress.data.images import batches, evenly_spread, spread
 from hf_compress.errors import RunError
 from hf_compress.measure.cost import count_macs, count_parameters
-from hf_compress.steps.base import Context, StepResult
+from hf_compress.steps.base import StepResult
 from hf_compress.steps.missed import missed
 from hf_compress.steps.rewriting.base import Layer, Rewriting, Unsuitable
 from hf_compress.steps.rewriting.config import REWRITINGS, RewriteConfig
 from hf_compress.steps.rewriting.finding import find_layers
 from hf_compress.steps.rewriting.measuring import (
-    Candidate,
+    Proposal,
     count_layer_macs,
     logits,
     measure_logits_errors,
@@ -32,9 +33,9 @@ from hf_compress.steps.rewriting.measuring import (
 )
 from hf_compress.training import reestimate_batch_norm
 
-BATCH = 32
+REWRITE_BATCH = 32
 TRIAL_IMAGES = 64
-NAMED = 3
+MOST_NAMED_LAYERS = 3
 
 
 def rewrite(model: PreTrainedModel, context: Context, config: RewriteConfig) -> StepResult:
@@ -57,7 +58,7 @@ def rewrite(model: PreTrainedModel, context: Context, config: RewriteConfig) -> 
     expected = measure_output_errors(model, candidates, images)
     if config.budget:
         trial = evenly_spread(len(expected), TRIAL_IMAGES)
-        measure_logits_errors(model, candidates, torch.cat(images)[trial].split(BATCH), expected[trial])
+        measure_logits_errors(model, candidates, torch.cat(images)[trial].split(REWRITE_BATCH), expected[trial])
         candidates = within_budget(candidates, before["macs"], config.budget.macs)
     for candidate in candidates:
         candidate.put_into(model, candidate.new)
@@ -80,7 +81,7 @@ def rewrite(model: PreTrainedModel, context: Context, config: RewriteConfig) -> 
     return StepResult(model, details)
 
 
-def within_budget(candidates: list[Candidate], total: int, fraction: float) -> list[Candidate]:
+def within_budget(candidates: list[Proposal], total: int, fraction: float) -> list[Proposal]:
     """Return candidates that leave at most `fraction` of `total` MACs: least error of the logits a saved MAC first.
 
     What those that came later made superfluous is left out again. Where all are not enough, all are returned.
@@ -100,7 +101,7 @@ def within_budget(candidates: list[Candidate], total: int, fraction: float) -> l
 
 def _candidates(
     model: PreTrainedModel, image: Tensor, rewriting: Rewriting, context: Context, config: RewriteConfig
-) -> tuple[list[Candidate], dict[str, str]]:
+) -> tuple[list[Proposal], dict[str, str]]:
     """Return the layers that can be rewritten, and why the others of the recipe's choice stay.
 
     Raises:
@@ -112,7 +113,7 @@ def _candidates(
     for names, module in found.modules.items():
         layer = Layer(names[0], module, lambda module=module: samples(model, module, training()))
         try:
-            candidate = Candidate(names, module, Rewritten(config.kind, rewriting.replacement(layer, config)))
+            candidate = Proposal(names, module, Rewritten(config.kind, rewriting.replacement(layer, config)))
             _require_usable(model, image, candidate)
         except Unsuitable as reason:
             skipped[names[0]] = str(reason)
@@ -125,12 +126,12 @@ def _candidates(
             skipped[candidate.names[0]] = "saves no MACs: {} before, {} after".format(*candidate.macs)
     if not candidates:
         examples = {reason.partition(":")[0]: f"'{layer}' {reason}" for layer, reason in reversed(skipped.items())}
-        reasons = "; ".join(list(examples.values())[:NAMED])
+        reasons = "; ".join(list(examples.values())[:MOST_NAMED_LAYERS])
         raise RunError(f"'rewrite: {config.kind}' can rewrite none of the {len(skipped)} layers: {reasons}")
     return candidates, skipped
 
 
-def _require_usable(model: PreTrainedModel, image: Tensor, candidate: Candidate) -> None:
+def _require_usable(model: PreTrainedModel, image: Tensor, candidate: Proposal) -> None:
     """Raise `Unsuitable` where the model does not work with the new layers in their place."""
     if len(candidate.names) > 1 and count_parameters(candidate.new):
         raise Unsuitable(f"shares its weights with '{candidate.names[1]}'")
@@ -156,7 +157,7 @@ def _with_statistics(
 
 
 def _pixels(split, context: Context, count: int) -> list[Tensor]:
-    return [batch["pixel_values"] for batch in batches(spread(split, count), context.processor, BATCH)]
+    return [batch["pixel_values"] for batch in batches(spread(split, count), context.processor, REWRITE_BATCH)]
 
 
 def _tell(details: dict[str, Any], log: Callable[[str], None]) -> None:
