@@ -124,12 +124,12 @@ def deploy(
     result = read_json(folder / RESULT)
     for sentence in result["not_deployed"]:
         log(f"not deployed: {sentence}")
-    stage, answers = list(stages.right.items())[-1]
+    stage, by_image = list(stages.by_image.items())[-1]
     for row in result["deployed"]:
         file = open_file(row, folder, student)
         measured = units.value(f"measure {row['stage']}", partial(stages.quality, file))
         row["quality"] = measured["quality"]
-        if found := differences(measured.get("right", {}), {stage: answers}):
+        if found := differences(measured.get("by_image", {}), {stage: by_image}):
             row["differences"] = found
     return result, folder
 

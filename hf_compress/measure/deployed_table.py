@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from hf_compress.measure.intervals import points
+from hf_compress.measure.intervals import range_in_words, unit
 
 
 def deployed_table(rows: list[dict[str, Any]]) -> Table:
@@ -31,12 +31,16 @@ def deployed_table(rows: list[dict[str, Any]]) -> Table:
     line("same class as PyTorch", [_shown(row.get("top1_agreement"), ".2%") for row in rows])
     for key in dict.fromkeys(key for row in rows for key in row["quality"]):
         line(key.replace("_", " "), [_shown(row["quality"].get(key), ".4f") for row in rows])
-    line("  points against PyTorch", [", ".join(map(points, row.get("differences", []))) for row in rows])
+        line(f" {unit(key)} against PyTorch", [_range(row, key) for row in rows])
     for batch in dict.fromkeys(batch for row in rows for batch in row["latency"]):
         for quantile in ("p50_ms", "p95_ms"):
             heading = f"{batch.replace('_', ' ')}, {quantile.removesuffix('_ms')} (against PyTorch)"
             line(heading, [_against_eager(row, batch, quantile) for row in rows])
     return table
+
+
+def _range(row: dict[str, Any], metric: str) -> str:
+    return next((range_in_words(entry) for entry in row.get("differences", []) if entry["metric"] == metric), "")
 
 
 def _shown(value: float | None, form: str) -> str:
