@@ -364,9 +364,10 @@ def _overlap(report: dict[str, Any]) -> Iterator[str]:
 
 def _latency_device(report: dict[str, Any]) -> Iterator[str]:
     if any("latency" in row for row in report["rows"]):
+        files = ", that of a deployed file in its runtime" if report.get("deployed") else ""
         yield (
-            f"Latency was measured on {device(report)} in PyTorch, that of a deployed file in its runtime; another "
-            "device, runtime or batch size gives other ratios."
+            f"Latency was measured on {device(report)} in PyTorch{files}; another device, runtime or batch size gives "
+            "other ratios."
         )
     timed = [entry for row in report["rows"] for entry in row.get("latency", {}).values()]
     spread = max((entry["p95_ms"] / entry["p50_ms"] for entry in timed), default=1)
