@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hf_compress.checkpoint.export.base import Exportable, Logits, runtime
-from hf_compress.checkpoint.export.folding import fold_batch_norms
 from hf_compress.measure.latency import device_name, time_in_turns
+from hf_compress.models.exporting import exportable
+from hf_compress.models.folding import fold_batch_norms
+from hf_compress.runtimes import runtime
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.remove.weights import WeightPruner
 from hf_compress.students import build_registered
@@ -58,7 +59,7 @@ def written(name: str, models: dict[str, nn.Module], image: torch.Tensor, folder
     target = runtime(name)
     files = {kind: folder / f"{kind}{target.suffix}" for kind in models}
     for kind, model in models.items():
-        target.write(Exportable(Logits(model).eval(), image, [], {}, []), files[kind])
+        target.write(exportable(model, image), files[kind])
     if name == "litert":
         from sparse_tflite import without_zeros
 
@@ -69,7 +70,7 @@ def written(name: str, models: dict[str, nn.Module], image: torch.Tensor, folder
 
 def report(name: str, files: dict[str, Path], image: torch.Tensor, arguments: argparse.Namespace) -> None:
     calls = {kind: runtime(name).load(file, arguments.threads) for kind, file in files.items()}
-    logits = {kind: call(image).clone() for kind, call in calls.items()}
+    logits = {kind: call(image)[0].clone() for kind, call in calls.items()}
     times = time_in_turns([partial(call, image) for call in calls.values()], arguments.repeats, name)
     for (kind, file), time in zip(files.items(), times, strict=True):
         size = sum(part.stat().st_size for part in runtime(name).files(file))

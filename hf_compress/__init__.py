@@ -24,20 +24,20 @@ _PUBLIC = {
     "publish": "hf_compress.hub.publish",
     "save": "hf_compress.checkpoint",
     "to_semi_structured": "hf_compress.checkpoint.semi_structured",
-    "export": "hf_compress.checkpoint.export",
-    "register_runtime": "hf_compress.checkpoint.export",
+    "export": "hf_compress.tools.export",
+    "register_runtime": "hf_compress.runtimes",
 }
 __all__ = ["__version__", *_PUBLIC]
 
 if TYPE_CHECKING:
     from hf_compress.checkpoint import save
-    from hf_compress.checkpoint.export import export, register_runtime
     from hf_compress.checkpoint.semi_structured import to_semi_structured
     from hf_compress.hub.load import load
     from hf_compress.hub.publish import publish
     from hf_compress.pipeline import compress
     from hf_compress.recipe import Recipe
     from hf_compress.run import Run
+    from hf_compress.runtimes import register_runtime
     from hf_compress.steps import Step, StepResult, register_step
     from hf_compress.steps.distillation import register_loss
     from hf_compress.steps.pruning import register_importance
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from hf_compress.students import register_student
     from hf_compress.study.config import Study
     from hf_compress.study.running import run_study
+    from hf_compress.tools.export import export
 
 
 # The registration needs transformers' torch half; this package must import without torch, so it waits for it.

@@ -32,8 +32,6 @@ class Context:
         sparse_parameters: names of parameters whose zeros must stay zero.
         projector: maps the student's embeddings to the teacher's where an earlier step learnt to.
         log: prints one line for the user.
-        artifacts: where a step puts files that belong into the run folder beside the model; None keeps them in
-            `work_folder`.
         resumable: whether what lies in `work_folder` is an earlier part of this very work; False starts anew.
     """
 
@@ -45,7 +43,6 @@ class Context:
     sparse_parameters: frozenset[str] = frozenset()
     projector: nn.Linear | None = None
     log: Any = print
-    artifacts: Path | None = None
     resumable: bool = False
     _numbers: Iterator[int] = field(default_factory=lambda: count(1), init=False, repr=False)
 

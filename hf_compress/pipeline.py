@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -12,11 +13,13 @@ from transformers.utils import logging as transformers_logging
 from hf_compress import processes
 from hf_compress.batching import require_pairs
 from hf_compress.chain import build_assistants, teach_assistants
-from hf_compress.checkpoint import is_compressed
+from hf_compress.checkpoint import is_compressed, save
 from hf_compress.config import TrainingConfig
 from hf_compress.context import Context
 from hf_compress.data import ImageData, load_data
 from hf_compress.data.images import IGNORED_LABEL
+from hf_compress.deploy import FOLDER as DEPLOYED
+from hf_compress.deploy import deploy, describe
 from hf_compress.environment import environment
 from hf_compress.errors import UsageError
 from hf_compress.hub.card import write_card
@@ -26,17 +29,17 @@ from hf_compress.hub.publish import publish as publish_folder
 from hf_compress.hub.publish import require_login
 from hf_compress.machine import in_one_sentence
 from hf_compress.measure.layers import layer_changes
-from hf_compress.measure.runtimes import require
 from hf_compress.permissions import permitted
 from hf_compress.recipe import Recipe
 from hf_compress.reload_check import check_reload, some_pictures
 from hf_compress.run import Run, write_run
 from hf_compress.run_folder import RunFolder
+from hf_compress.runtimes import runtime
 from hf_compress.seeds import Seeds
 from hf_compress.selection.config import AUTO
 from hf_compress.selection.select import select_student
 from hf_compress.stages import Stages, quality_measure
-from hf_compress.steps.unit import add_files, apply_once
+from hf_compress.steps.unit import apply_once
 from hf_compress.students import STUDENTS, build_student
 from hf_compress.teacher import as_teacher, load_teachers, train_teachers, unfold
 
@@ -75,7 +78,8 @@ def compress(
     """
     recipe = permitted(recipe, trust_remote_code, publish)
     log = processes.begin(log)
-    require(recipe.measure.runtimes)
+    for name in ["onnx"] * ("onnxruntime" in recipe.measure.runtimes) + [section.to for section in recipe.deploy]:
+        runtime(name)
     if recipe.publish is not None:
         require_login()
     with in_one_sentence(), RunFolder(output, recipe, overwrite, resume) as folder:
@@ -144,24 +148,32 @@ def _work(recipe: Recipe, folder: RunFolder, log) -> Run:
         recipe.data.augmentation, student.processor, *([last_teacher.processor] if last_teacher else [])
     )
     context = Context(data, student.processor, last_teacher, recipe.seed, folder.partial, log=log)
-    results = []
+    saved = None
     for number, (name, step) in enumerate(zip(recipe.step_names, recipe.build_steps(), strict=True), start=1):
         log(f"step {number} of {len(recipe.steps)}: {name}")
         applied = apply_once(step, f"{number} {name}", student, context, folder.units)
-        student, context = applied.student, applied.context
+        student, context, saved = applied.student, applied.context, applied.folder
         stages.add(f"{number} {name}", student, applied.details)
-        results.append(applied.folder)
+    if not recipe.steps:
+        stages.add("unchanged", student)
     stages.add_latency()
+    deployed, exports = deploy(recipe, student, data, stages, folder.units, log) if recipe.deploy else ({}, None)
 
     def write(files: Path) -> None:
-        for result in results:
-            add_files(result, files, model=result is results[-1])
+        if saved is None:
+            save(student.model.eval(), files, student.processor)
+        else:
+            shutil.copytree(saved, files, dirs_exist_ok=True)
+        if exports is not None:
+            shutil.copytree(exports / DEPLOYED, files / DEPLOYED)
+            describe(deployed["deployed"], files, student)
         check_reload(files, student, some_pictures(data.test), None if recipe.task == "features" else data.label_names)
         report = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "task": recipe.task,
             "seconds": round(folder.seconds, 1),
             "rows": stages.rows,
+            **deployed,
             "remarks": stages.remarks,
             "layers": layer_changes(stages.models[-len(recipe.steps) - 1].model, student.model),
             **origins,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from hf_compress.recipe_values import is_study, overridden, read_recipe
 from hf_compress.registry import did_you_mean
 from hf_compress.sections import (
     DataSection,
+    DeploySection,
     EnsembleSection,
     MeasureSection,
     PublishSection,
@@ -26,6 +28,8 @@ from hf_compress.sections import (
 )
 from hf_compress.selection.config import AUTO
 from hf_compress.steps import STEPS
+
+logger = logging.getLogger(__name__)
 
 
 class Recipe(Section):
@@ -44,7 +48,10 @@ class Recipe(Section):
     student: StudentSection = StudentSection(model="teacher")
     data: DataSection
     steps: list[dict[str, SerializeAsAny[BaseModel]]] = Field(
-        min_length=1, description="What is done to the student, in order: one step a list item."
+        description="What is done to the student, in order: one step a list item; none where it is only deployed."
+    )
+    deploy: list[DeploySection] = Field(
+        [], description="Files for other runtimes, written of the final model into the folder `deploy` of the run."
     )
     measure: MeasureSection = Field(default_factory=MeasureSection)
     publish: PublishSection | None = Field(
@@ -56,6 +63,11 @@ class Recipe(Section):
     @classmethod
     def _chain_shorthand(cls, values: Any) -> Any:
         return _without_chain(values) if isinstance(values, dict) and "chain" in values else values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _quantize_is_deployment(cls, values: Any) -> Any:
+        return _without_quantize(values) if isinstance(values, dict) else values
 
     @field_validator("student", mode="before")
     @classmethod
@@ -81,6 +93,20 @@ class Recipe(Section):
     @classmethod
     def _parse_steps(cls, steps: Any) -> Any:
         return [_parse_step(i, step) for i, step in enumerate(steps)] if isinstance(steps, list) else steps
+
+    @field_validator("deploy", mode="before")
+    @classmethod
+    def _runtimes_shorthand(cls, values: Any) -> Any:
+        return all_named(values, "to")
+
+    @model_validator(mode="after")
+    def _something_to_do(self):
+        if not self.steps and not self.deploy:
+            raise UsageError("'steps' cannot be []: name a step, or what to 'deploy'")
+        stages = [section.stage for section in self.deploy]
+        if twice := next((stage for stage in stages if stages.count(stage) > 1), None):
+            raise UsageError(f"'deploy' writes {twice} twice: leave one of them out")
+        return self
 
     @model_validator(mode="after")
     def _fits_the_task(self):
@@ -239,6 +265,7 @@ def recipe_schema() -> dict[str, Any]:
     shorthands = [(recipe["properties"], section) for section in ("teacher", "student", "data")]
     shorthands += [
         (recipe["properties"]["assistants"], "items"),
+        (recipe["properties"]["deploy"], "items"),
         (schema["$defs"]["EnsembleSection"]["properties"]["ensemble"], "items"),
         (schema["$defs"]["DataSection"]["properties"]["unlabelled"], "items"),
     ]
@@ -273,6 +300,28 @@ def _without_chain(values: dict[str, Any]) -> dict[str, Any]:
     *assistants, student = (validate(StudentSection, entry, f"chain.{i}") for i, entry in enumerate(others, start=1))
     rest = {key: value for key, value in values.items() if key != "chain"}
     return rest | {"teacher": _teacher(first, "chain.0"), "assistants": assistants, "student": student}
+
+
+def _without_quantize(values: dict[str, Any]) -> dict[str, Any]:
+    """Write each step `quantize`, as recipes had it before `deploy`, as a deployment."""
+    steps, deploy = values.get("steps"), values.get("deploy", [])
+    for number, step in enumerate(steps if isinstance(steps, list) and isinstance(deploy, list) else []):
+        named = {step: {}} if isinstance(step, str) else step
+        if not isinstance(named, dict) or list(named) != ["quantize"]:
+            continue
+        options = named["quantize"] or {}
+        if isinstance(options, dict):
+            options = {"to": "onnx", "int8": True, "images": 256} | {k: options[k] for k in options if k != "repeats"}
+        section = validate(DeploySection, options, f"steps.{number}.quantize")
+        logger.warning(
+            "'steps.%s.quantize' is no step any more; the final model is quantised instead, as by "
+            "'deploy: [{to: onnx, int8: true, images: %s}]'",
+            number,
+            section.images,
+        )
+        rest = [*steps[:number], *steps[number + 1 :]]
+        return _without_quantize(values | {"steps": rest, "deploy": [*deploy, section]})
+    return values
 
 
 def _teacher(value: Any, key: str) -> Any:

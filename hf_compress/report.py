@@ -120,19 +120,40 @@ class Difference(Part):
     high: Change
 
 
-class Row(Part):
-    """A stage: what was measured of one model."""
+class AnyRow(Part):
+    """What was measured of a model, or of its file."""
 
     stage: Name
     model: Name
     quality: dict[Name, Score] = Field(max_length=100)
+    latency: dict[Batch, Latency] = {}
+    differences: list[Difference] = []
+
+
+class Row(AnyRow):
+    """A stage of the run."""
+
     cost: Cost
     classes: Classes = None
     reliability: Reliability = None
-    latency: dict[Batch, Latency] = {}
     runtimes: dict[Name, dict[Batch, Latency]] = {}
     details: Details = Field(default_factory=Details)
-    differences: list[Difference] = []
+
+
+class FileCost(Part):
+    bytes: Natural
+
+
+class DeployedFile(AnyRow):
+    """The final model in a file for another runtime, and how far what it says there is from PyTorch."""
+
+    runtime: Name
+    precision: Literal["float32", "int8"]
+    file: Name
+    cost: FileCost
+    eager_latency: dict[Batch, Latency]
+    max_difference: dict[Name, Annotated[float, Field(ge=0)]]
+    top1_agreement: Fraction = 1.0
 
 
 class LayerRow(Part):
@@ -293,7 +314,8 @@ class Report(Part):
     seeds: dict[Name, Any] = {}
     measure: Measured
     environment: Environment
-    exports: list[dict[str, Any]] = []
+    deployed: list[DeployedFile] = Field([], max_length=10_000)
+    not_deployed: list[Text] = []
 
     @field_validator("created")
     @classmethod

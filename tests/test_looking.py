@@ -12,7 +12,6 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import ResNetConfig, ResNetForImageClassification, TrainingArguments, ViTImageProcessor
 
-from hf_compress.checkpoint.export.folding import fold_batch_norms
 from hf_compress.context import Context
 from hf_compress.data import Collator, load_data
 from hf_compress.embeddings import embed, embedding_width
@@ -22,6 +21,7 @@ from hf_compress.inspection import inspect_layers
 from hf_compress.measure.cost import bytes_on_disk, cost, count_macs, peak_memory
 from hf_compress.measure.features import FeatureQuality
 from hf_compress.measure.latency import measure_latency
+from hf_compress.models.folding import fold_batch_norms
 from hf_compress.recipe import Recipe
 from hf_compress.sections import DataSection, MeasureSection
 from hf_compress.selection.candidates import Blueprint, Candidate

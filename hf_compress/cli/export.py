@@ -20,7 +20,7 @@ def export(
     to: Annotated[list[str], typer.Option(help="onnx, openvino, executorch, litert or pt2; repeatable.")],
     int8: Annotated[bool, typer.Option("--int8", help="Write an int8 version, too, calibrated with images.")] = False,
     data: Annotated[str | None, typer.Option(help=f"{DATA_HELP} A run folder's own data when not given.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder to write into; FOLDER itself when not given.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Where to write; `deploy` in FOLDER when not given.")] = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Write a model for other runtimes, check each file against PyTorch on test images, and time both in turn.
@@ -29,8 +29,8 @@ def export(
     """
     from rich.console import Console
 
-    from hf_compress.checkpoint.export import export as export_folder
-    from hf_compress.measure.export_table import export_table
+    from hf_compress.measure.deployed_table import deployed_table
+    from hf_compress.tools.export import export as export_folder
 
     rows = export_folder(folder, to, int8=int8, data=data, output=output, trust_remote_code=trust_remote_code)
-    Console().print(export_table(rows))
+    Console().print(deployed_table(rows))

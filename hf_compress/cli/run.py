@@ -71,6 +71,7 @@ def run_recipe(recipe: Recipe, target: Path, **options: bool) -> None:
     Raises:
         Interrupted: the user pressed Ctrl-C.
     """
+    from hf_compress.measure.deployed_table import deployed_table
     from hf_compress.measure.table import report_table
     from hf_compress.pipeline import compress
 
@@ -78,6 +79,8 @@ def run_recipe(recipe: Recipe, target: Path, **options: bool) -> None:
         result = compress(recipe, target, log=tell, **options)
     processes.end()
     tell(report_table(result.report))
+    if deployed := result.report.get("deployed"):
+        tell(deployed_table(deployed))
     tell(f"model, recipe and report: {result.folder}")
 
 

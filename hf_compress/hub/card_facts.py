@@ -21,15 +21,20 @@ def comparison(report: dict[str, Any]) -> list[tuple[str, str, str, str]]:
 
 
 def steps_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Return headings and rows of the table with one line a stage, and how steps differ from the stage before."""
+    """Return headings and rows of the table with one line a stage, and how steps differ from the stage before.
+
+    Below them stand the deployed files, which differ from the last stage.
+    """
+    stages, files = report["rows"], report.get("deployed", [])
     left_out = {"calibration error", "peak memory, one image"}
     if all(row["cost"]["nonzero_parameters"] > 0.99 * row["cost"]["parameters"] for row in report["rows"]):
         left_out.add("non-zero parameters")
     shown = [m for m in measures(report) if m.heading not in left_out and not m.heading.endswith("p95")]
-    rows = [[row["stage"], what_was_done(row), *(m.text(row) for m in shown)] for row in report["rows"]]
+    rows = [[row["stage"], what_was_done(row), *(m.text(row) for m in shown)] for row in (*stages, *files)]
     headings = ["stage", "what was done", *(m.heading for m in shown)]
     for quality in (m for m in shown if m.metric):
-        found = [difference(row, quality.metric, before["stage"]) for before, row in pairwise(report["rows"])]
+        pairs = [*pairwise(stages), *((stages[-1], file) for file in files)]
+        found = [difference(row, quality.metric, before["stage"]) for before, row in pairs]
         if any(found):
             headings.append(f"{quality.heading} against the stage before")
             for row, entry in zip(rows, [None, *found], strict=True):
@@ -39,6 +44,8 @@ def steps_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def what_was_done(row: dict[str, Any]) -> str:
     """Sum up the details of a row."""
+    if "file" in row:
+        return f"{row['file']}, run by {row['runtime']}"
     details = row.get("details", {})
     if epochs := details.get("epochs"):
         best = f", the best: {details['best_epoch']}" if "best_epoch" in details else ""
@@ -59,7 +66,8 @@ def summary(report: dict[str, Any]) -> list[str]:
     first, *_, last = report["rows"]
     classes = f" for {len(report['labels'])} classes" if report.get("labels") else ""
     kind = "backbone for image features" if report.get("task") == "features" else f"image classifier{classes}"
-    made = f"A {model_name(last)} {kind}, made with hf-compress: {', '.join(step_names(report))}."
+    done = [*step_names(report), *(file["stage"] for file in report.get("deployed", []))] or ["unchanged"]
+    made = f"A {model_name(last)} {kind}, made with hf-compress: {', '.join(done)}."
     return [made, _against(first, last, report)]
 
 

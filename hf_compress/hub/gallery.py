@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,17 +32,26 @@ HEAD, MARK = 1000, b'<meta name="generator" content="hf-compress cards">'
 
 @dataclass(frozen=True)
 class Entry:
-    """A run on the page.
+    """A run on the page, or one of its files for other runtimes.
 
     Attributes:
         name: folder or repository.
         link: address of its card.
         report: what its `report.json` holds.
+        deployed: the file's row there; None for the model itself.
     """
 
     name: str
     link: str
     report: dict[str, Any]
+    deployed: dict[str, Any] | None = None
+
+    @property
+    def files(self) -> list[Entry]:
+        return [
+            replace(self, name=f"{self.name}, {one_line(row['stage'])}", deployed=row)
+            for row in self.report.get("deployed", [])
+        ]
 
     @property
     def first(self) -> dict[str, Any]:
@@ -50,7 +59,7 @@ class Entry:
 
     @property
     def last(self) -> dict[str, Any]:
-        return self.report["rows"][-1]
+        return self.deployed or self.report["rows"][-1]
 
     @property
     def images(self) -> tuple[str, int]:
@@ -63,7 +72,8 @@ class Entry:
 
     @property
     def steps(self) -> str:
-        return one_line(", ".join(facts.step_names(self.report)))
+        names = facts.step_names(self.report) + ([self.deployed["stage"]] if self.deployed else [])
+        return one_line(", ".join(names))
 
     @property
     def device(self) -> str:
@@ -84,6 +94,7 @@ class Comparison:
 
     data: str
     test_images: int
+    runs: int
     entries: list[Entry]
     measures: list[Measure]
     plots: list[tuple[str, Markup]]
@@ -109,7 +120,8 @@ def write_gallery(source: str, output: Path, overwrite: bool = False) -> int:
         _refuse_other_file(output)
     folder = user_path(source)
     found = list(local_entries(folder, output) if folder.is_dir() else hub_entries(source))
-    entries = [entry for entry in found if isinstance(entry, Entry)]
+    runs = [entry for entry in found if isinstance(entry, Entry)]
+    entries = [entry for run in runs for entry in (run, *run.files)]
     bad = [entry for entry in found if isinstance(entry, NotShown)]
     for entry in bad:
         logger.warning("left out %s: %s", entry.name, entry.reason)
@@ -129,7 +141,7 @@ def write_gallery(source: str, output: Path, overwrite: bool = False) -> int:
         write_text(Path(output), page)
     except OSError as error:
         raise UsageError(f"'{output}' cannot be written: {error.strerror}") from None
-    return len(entries)
+    return len(runs)
 
 
 def _refuse_other_file(output: Path) -> None:
@@ -201,6 +213,7 @@ def _group(data: str, test_images: int, entries: list[Entry]) -> Comparison:
     return Comparison(
         data,
         test_images,
+        sum(entry.deployed is None for entry in entries),
         entries,
         shown,
         plots,

@@ -17,6 +17,7 @@ def limits(report: dict[str, Any]) -> list[str]:
     """Return the sentences that a reader must know, each from a fact of the report."""
     rules = (
         _missed,
+        _not_deployed,
         _over_budget,
         _small_test,
         _intervals,
@@ -39,6 +40,11 @@ def _missed(report: dict[str, Any]) -> Iterator[str]:
                 f"Step {row['stage']} was to remove {missed['asked']:.1%} of the {what} and removed "
                 f"{missed['reached']:.1%}: {missed['reason']}."
             )
+
+
+def _not_deployed(report: dict[str, Any]) -> Iterator[str]:
+    for sentence in report.get("not_deployed", []):
+        yield f"Not deployed: {sentence}."
 
 
 def _over_budget(report: dict[str, Any]) -> Iterator[str]:
@@ -122,8 +128,9 @@ def _overlap(report: dict[str, Any]) -> Iterator[str]:
 
 def _latency_device(report: dict[str, Any]) -> Iterator[str]:
     if any("latency" in row for row in report["rows"]):
+        files = ", that of a deployed file in its runtime" if report.get("deployed") else ""
         yield (
-            f"Latency was measured on {device(report)} in PyTorch; another device, runtime or batch size gives "
+            f"Latency was measured on {device(report)} in PyTorch{files}; another device, runtime or batch size gives "
             "other ratios."
         )
     timed = [entry for row in report["rows"] for entry in row.get("latency", {}).values()]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -40,29 +41,37 @@ def measure_latency(
     Returns:
         For each model `{"batch_1": {"p50_ms": ..., "p95_ms": ...}, ...}`, milliseconds for the whole batch.
     """
-    usual = torch.get_num_threads()
-    torch.set_num_threads(threads or usual)
     results: list[dict[str, dict[str, float]]] = [{} for _ in models]
     twins = [twin(model) for model in models]
     for model in twins:
         use_channels_last(model)
-    try:
+    with cpu_threads(threads):
         prepared = [
             PREPARE[runtime](model, image, torch.get_num_threads()) for model, image in zip(twins, images, strict=True)
         ]
         for size in batch_sizes:
-            batches = [_batch(image, size) for image in images]
+            batches = [repeated(image, size) for image in images]
             calls = [partial(run, batch) for run, batch in zip(prepared, batches, strict=True)]
             for result, entry in zip(results, time_in_turns(calls, repeats, f"{runtime}, batch {size}"), strict=True):
                 result[f"batch_{size}"] = entry
-    finally:
-        torch.set_num_threads(usual)
     return results
 
 
-def _batch(image: torch.Tensor | tuple[torch.Tensor, ...], size: int) -> torch.Tensor | tuple[torch.Tensor, ...]:
+@contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Let torch use so many threads in a `with` block; its own number when None."""
+    usual = torch.get_num_threads()
+    torch.set_num_threads(count or usual)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(usual)
+
+
+def repeated(image: torch.Tensor | tuple[torch.Tensor, ...], size: int) -> torch.Tensor | tuple[torch.Tensor, ...]:
+    """Return a batch of one image, channels-last; of an ensemble's inputs, a tuple."""
     if isinstance(image, tuple):
-        return tuple(_batch(one, size) for one in image)
+        return tuple(repeated(one, size) for one in image)
     return image.repeat(size, 1, 1, 1).contiguous(memory_format=torch.channels_last)
 
 

@@ -11,6 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_compress.compiling import compiled
+from hf_compress.models.exporting import exportable
+from hf_compress.runtimes import runtime
 
 Prepared = Callable[[Tensor], Any]
 
@@ -25,14 +27,10 @@ def compile(model: PreTrainedModel, image: Tensor, threads: int) -> Prepared:
 
 def onnxruntime(model: PreTrainedModel, image: Tensor, threads: int) -> Prepared:
     """The export of `hf-compress export --to onnx`, in memory only."""
-    from hf_compress.checkpoint.export.base import Exportable, Logits, runtime
-    from hf_compress.checkpoint.export.folding import fold_batch_norms
-
-    onnx = runtime("onnx")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
-        onnx.write(Exportable(Logits(fold_batch_norms(model, image)).eval(), image, [], {}, []), file)
-        return onnx.load(file, threads)
+        runtime("onnx").write(exportable(model, image), file)
+        return runtime("onnx").load(file, threads)
 
 
 PREPARE: dict[str, Callable[[PreTrainedModel, Tensor, int], Prepared]] = {
@@ -40,15 +38,3 @@ PREPARE: dict[str, Callable[[PreTrainedModel, Tensor, int], Prepared]] = {
     "compile": compile,
     "onnxruntime": onnxruntime,
 }
-
-
-def require(runtimes: list[str]) -> None:
-    """Fail before a run, not after it.
-
-    Raises:
-        UsageError: a runtime is not installed; says what to install.
-    """
-    if "onnxruntime" in runtimes:
-        from hf_compress.checkpoint.export import base
-
-        base.runtime("onnx")

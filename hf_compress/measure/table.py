@@ -26,7 +26,7 @@ def report_table(report: dict[str, Any]) -> Table:
         if measure.metric is not None:
             for heading, cells in _differences(rows, measure.metric):
                 table.add_row(heading, *cells)
-    table.caption = "\n".join(report.get("remarks", [])) or None
+    table.caption = "\n".join([*report.get("remarks", []), *report.get("not_deployed", [])]) or None
     return table
 
 

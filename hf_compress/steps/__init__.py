@@ -1,7 +1,7 @@
 """The steps of a recipe. Importing this package registers the built-in ones; it does not import torch."""
 
 from hf_compress.context import Context
-from hf_compress.steps import distillation, feature_distillation, finetuning, pruning, quantization, rewriting
+from hf_compress.steps import distillation, feature_distillation, finetuning, pruning, rewriting
 from hf_compress.steps.base import STEPS, Step, StepResult, register_step
 
 __all__ = [
@@ -13,7 +13,6 @@ __all__ = [
     "feature_distillation",
     "finetuning",
     "pruning",
-    "quantization",
     "register_step",
     "rewriting",
 ]

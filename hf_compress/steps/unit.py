@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from hf_compress.hub.load import LoadedModel
 from hf_compress.steps.base import Step
 from hf_compress.units import Units
 
-MODEL, ARTIFACTS, DETAILS = "model", "artifacts", "step.json"
+MODEL, DETAILS = "model", "step.json"
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Applied:
         student: as the step left it.
         context: for the next step.
         details: for the report.
-        folder: of the result, for `add_files`.
+        folder: of the student's files.
     """
 
     student: LoadedModel
@@ -39,11 +38,7 @@ def apply_once(step: Step, name: str, student: LoadedModel, context: Context, un
     """Apply a step to the student, unless the unit `name` is done."""
 
     def work(new: Path, in_progress: Path) -> None:
-        artifacts = new / ARTIFACTS
-        artifacts.mkdir()
-        result = step.apply(
-            student.model, replace(context, work_folder=in_progress, artifacts=artifacts, resumable=True)
-        )
+        result = step.apply(student.model, replace(context, work_folder=in_progress, resumable=True))
         save(result.model.eval(), new / MODEL, student.processor)
         if (learnt := result.projector or context.projector) is not None:
             save_projector(learnt, new / MODEL)
@@ -57,12 +52,5 @@ def apply_once(step: Step, name: str, student: LoadedModel, context: Context, un
         replace(student, model=load_like(student.model, folder / MODEL), projector=projector),
         replace(context, sparse_parameters=frozenset(found["sparse_parameters"]), projector=projector),
         found["details"],
-        folder,
+        folder / MODEL,
     )
-
-
-def add_files(folder: Path, files: Path, model: bool) -> None:
-    """Put into a run's files what a step left beside the model, and the model itself where it is the final one."""
-    shutil.copytree(folder / ARTIFACTS, files, dirs_exist_ok=True)
-    if model:
-        shutil.copytree(folder / MODEL, files, dirs_exist_ok=True)

@@ -112,6 +112,7 @@ SECTIONS = {
     for section in sections(root)
 }
 NEEDED = {
+    "DeploySection": {"to": "onnx"},
     "Recipe": {"teacher": "a/b", "student": "resnet18", "data": "digits", "steps": ["distill"]},
     "Study": {"runs": {"a": {"student": "resnet18"}}, "teacher": "a/b", "data": "digits", "steps": ["distill"]},
     "TeacherSection": {"model": "a/b"},

@@ -8,8 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from hf_compress.looking import twin
-from hf_compress.steps.pruning.tracing.operations import follow
 from hf_compress.steps.pruning.tracing.labels import Follower, Links
+from hf_compress.steps.pruning.tracing.operations import follow
 
 
 def trace(model: nn.Module, image: Tensor) -> Links:

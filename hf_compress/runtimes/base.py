@@ -1,54 +1,42 @@
-"""The interface of a runtime, and what it is given to export."""
+"""The interface of a runtime, and what it is given to write. Neither torch nor any runtime is imported for it."""
 
 from __future__ import annotations
 
 import importlib
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, ClassVar
 
 from hf_compress.errors import UsageError
 from hf_compress.registry import Registry
 
-INPUT, OUTPUT = "pixel_values", "logits"
-Call = Callable[[Tensor], Tensor]
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+INPUT = "pixel_values"
+Call = Callable[["Tensor"], Sequence["Tensor"]]
 
 
-class Logits(nn.Module):
-    """A model as exporters want it: one tensor in, one tensor out."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        return self.model(pixel_values=pixel_values).logits
-
-
-@dataclass
+@dataclass(frozen=True)
 class Exportable:
-    """A model ready for export.
+    """A model ready for export; `models.exporting.exportable` makes one.
 
     Attributes:
-        module: takes `pixel_values` (batch, 3, height, width), returns logits (batch, classes); in eval mode.
+        module: takes `pixel_values` (batch, 3, height, width), returns a tensor, or a tuple of several; in eval mode.
+        outputs: names of these tensors.
         image: one input, shape (1, 3, height, width).
-        labels: class names in the order of the logits.
-        preprocessing: the image processor's own description, as in `preprocessor_config.json`.
+        metadata: what a program needs beside the weights, as text: `labels` and `preprocessing`, each JSON.
         calibration: images for int8, each of shape (1, 3, height, width); empty for float32.
     """
 
     module: nn.Module
+    outputs: list[str]
     image: Tensor
-    labels: list[str]
-    preprocessing: dict[str, Any]
-    calibration: list[Tensor]
+    metadata: dict[str, str] = field(default_factory=dict)
+    calibration: Sequence[Tensor] = ()
 
     def program(self, dynamic_batch: bool) -> torch.export.ExportedProgram:
         """Return the model as a graph.
@@ -56,15 +44,12 @@ class Exportable:
         Args:
             dynamic_batch: the graph takes batches of any size; otherwise of one image.
         """
+        import torch
+
         batch = self.image.repeat(2, 1, 1, 1) if dynamic_batch else self.image
         shapes = {INPUT: {0: torch.export.Dim.DYNAMIC}} if dynamic_batch else None
         with torch.no_grad():
             return torch.export.export(self.module, (batch,), dynamic_shapes=shapes)
-
-    @cached_property
-    def metadata(self) -> dict[str, str]:
-        """What a program needs beside the weights, as text."""
-        return {"labels": json.dumps(self.labels), "preprocessing": json.dumps(self.preprocessing)}
 
 
 class Runtime(ABC):
@@ -90,7 +75,7 @@ class Runtime(ABC):
 
     @abstractmethod
     def load(self, file: Path, threads: int) -> Call:
-        """Return a function that runs the file on the CPU: pixel values in, logits out."""
+        """Return a function that runs the file on the CPU: pixel values in, all outputs of the model out, in order."""
 
     def files(self, file: Path) -> list[Path]:
         """Return all files that belong to an export."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
-from hf_compress.checkpoint.export.base import Call, Exportable, Runtime, register_runtime
+from hf_compress.runtimes.base import Call, Exportable, Runtime, register_runtime
 
 
 @register_runtime("pt2")
@@ -16,7 +14,17 @@ class TorchExport(Runtime):
     suffix = ".pt2"
 
     def write(self, model: Exportable, file: Path) -> None:
+        import torch
+
         torch.export.save(model.program(dynamic_batch=True), file, extra_files=dict(model.metadata))
 
     def load(self, file: Path, threads: int) -> Call:
-        return torch.export.load(file).module()
+        import torch
+
+        program = torch.export.load(file).module()
+
+        def call(pixel_values):
+            made = program(pixel_values)
+            return [made] if isinstance(made, torch.Tensor) else made
+
+        return call

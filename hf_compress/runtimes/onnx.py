@@ -4,15 +4,8 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from hf_compress.checkpoint.export.base import INPUT, OUTPUT, Call, Exportable, Runtime, register_runtime
-
-if TYPE_CHECKING:
-    import onnxruntime
+from hf_compress.runtimes.base import INPUT, Call, Exportable, Runtime, register_runtime
 
 
 @register_runtime("onnx")
@@ -25,41 +18,43 @@ class Onnx(Runtime):
     int8 = True
 
     def write(self, model: Exportable, file: Path) -> None:
+        import onnx
+
         with tempfile.TemporaryDirectory() as folder:
-            exact = Path(folder) / "model.onnx"
-            _export(model, exact)
+            written = Path(folder) / "model.onnx"
+            _export(model, written)
             if model.calibration:
-                exact = _quantized(model, exact)
-            _copy_with_metadata(exact, file, model.metadata)
+                written = _quantized(model, written)
+            graph = onnx.load(written)
+        onnx.helper.set_model_props(graph, model.metadata)
+        onnx.save(graph, file)
 
     def load(self, file: Path, threads: int) -> Call:
-        run = session(file, threads).run
+        import onnxruntime
+        import torch
 
-        def call(pixel_values: Tensor) -> Tensor:
-            return torch.from_numpy(run([OUTPUT], {INPUT: pixel_values.contiguous().numpy()})[0])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # idle threads leave the cores to others
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+        def call(pixel_values):
+            return [torch.from_numpy(made) for made in session.run(None, {INPUT: pixel_values.contiguous().numpy()})]
 
         return call
 
 
-def session(file: Path, threads: int) -> onnxruntime.InferenceSession:
-    """Return an ONNX Runtime session on the CPU."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # idle threads leave the cores to others
-    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-
-
 def _export(model: Exportable, file: Path) -> None:
+    import torch
+
     program = torch.onnx.export(
         model.module,
         (model.image.repeat(2, 1, 1, 1),),
         dynamo=True,
         dynamic_shapes={INPUT: {0: "batch"}},
         input_names=[INPUT],
-        output_names=[OUTPUT],
+        output_names=model.outputs,
         verbose=False,
     )
     program.save(file)
@@ -75,11 +70,10 @@ def _quantized(model: Exportable, file: Path) -> Path:
 
     class Images(CalibrationDataReader):
         def __init__(self):
-            self.images = iter(model.calibration)
+            self.inputs = ({INPUT: image.numpy()} for image in model.calibration)
 
         def get_next(self):
-            image = next(self.images, None)
-            return None if image is None else {INPUT: image.numpy()}
+            return next(self.inputs, None)
 
     prepared, quantized = file.with_suffix(".prepared.onnx"), file.with_suffix(".int8.onnx")
     quant_pre_process(file, prepared, skip_symbolic_shape=True)
@@ -94,11 +88,3 @@ def _quantized(model: Exportable, file: Path) -> Path:
         weight_type=QuantType.QInt8,
     )
     return quantized
-
-
-def _copy_with_metadata(source: Path, target: Path, metadata: dict[str, str]) -> None:
-    import onnx
-
-    model = onnx.load(source)
-    onnx.helper.set_model_props(model, metadata)
-    onnx.save(model, target)

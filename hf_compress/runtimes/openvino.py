@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from hf_compress.checkpoint.export.base import INPUT, OUTPUT, Call, Exportable, Runtime, register_runtime
+from hf_compress.runtimes.base import INPUT, Call, Exportable, Runtime, register_runtime
 
 
 @register_runtime("openvino")
@@ -27,19 +24,21 @@ class OpenVino(Runtime):
 
         converted = openvino.convert_model(model.program(dynamic_batch=True))
         converted.reshape({INPUT: [-1, *model.image.shape[1:]]})
-        converted.outputs[0].get_tensor().set_names({OUTPUT})
+        for output, name in zip(converted.outputs, model.outputs, strict=True):
+            output.get_tensor().set_names({name})
         for key, text in model.metadata.items():
             converted.set_rt_info(text, ["hf_compress", key])
         openvino.save_model(converted, file, compress_to_fp16=False)
 
     def load(self, file: Path, threads: int) -> Call:
         import openvino
+        import torch
 
         options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
         compiled = openvino.Core().compile_model(file, "CPU", options)
 
-        def call(pixel_values: Tensor) -> Tensor:
-            return torch.from_numpy(compiled(pixel_values.contiguous().numpy())[0])
+        def call(pixel_values):
+            return [torch.from_numpy(made.copy()) for made in compiled(pixel_values.contiguous().numpy()).to_tuple()]
 
         return call
 

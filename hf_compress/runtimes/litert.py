@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from hf_compress.checkpoint.export.base import INPUT, Call, Exportable, Runtime, register_runtime
+from hf_compress.runtimes.base import INPUT, Call, Exportable, Runtime, register_runtime
 
 
 @register_runtime("litert")
@@ -25,13 +22,15 @@ class LiteRt(Runtime):
         litert_torch.convert(model.module, sample_kwargs={INPUT: model.image}).export(str(file))
 
     def load(self, file: Path, threads: int) -> Call:
+        import torch
         from ai_edge_litert.interpreter import Interpreter
 
         interpreter = Interpreter(str(file), num_threads=threads)
         run = interpreter.get_signature_runner()
 
-        def call(pixel_values: Tensor) -> Tensor:
-            (logits,) = run(**{INPUT: pixel_values.contiguous().numpy()}).values()
-            return torch.from_numpy(logits)
+        def call(pixel_values):
+            made = run(**{INPUT: pixel_values.contiguous().numpy()})
+            in_order = sorted(made, key=lambda name: (len(name), name))  # output_0, ..., output_10
+            return [torch.from_numpy(made[name]) for name in in_order]
 
         return call

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+from hf_compress.runtimes.base import Call, Exportable, Runtime, register_runtime
 
-from hf_compress.checkpoint.export.base import Call, Exportable, Runtime, register_runtime
+if TYPE_CHECKING:
+    import torch
 
 
 @register_runtime("executorch")
@@ -34,11 +36,12 @@ class ExecuTorch(Runtime):
 
         _unsafe_reset_threadpool(threads)
         forward = Loader.get().load_program(file).load_method("forward")
-        return lambda pixel_values: forward.execute([pixel_values.contiguous()])[0]
+        return lambda pixel_values: [made.clone() for made in forward.execute([pixel_values.contiguous()])]
 
 
 def _quantized(model: Exportable) -> torch.export.ExportedProgram:
     """Quantise weights per channel and activations with the ranges that the calibration images show (PT2E)."""
+    import torch
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
         XNNPACKQuantizer,
         get_symmetric_quantization_config,

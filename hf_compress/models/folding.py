@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ def fold_batch_norms(model: nn.Module, image: Tensor) -> nn.Module:
         image: one input, shape (1, 3, height, width).
 
     Returns:
-        The copy, in eval mode. Where folding moved its logits, because something else reads a convolution's output
+        The copy, in eval mode. Where folding moved its outputs, because something else reads a convolution's output
         too, nothing is folded.
     """
     model = copy.deepcopy(model).eval()
@@ -28,7 +30,7 @@ def fold_batch_norms(model: nn.Module, image: Tensor) -> nn.Module:
         fused = fuse_conv_bn_eval(folded.get_submodule(convolution), folded.get_submodule(norm))
         folded.set_submodule(convolution, fused)
         folded.set_submodule(norm, nn.Identity())
-    return folded if _same_logits(folded, model, image) else model
+    return folded if _same_outputs(folded, model, image) else model
 
 
 def _pairs(model: nn.Module, image: Tensor) -> list[tuple[str, str]]:
@@ -64,8 +66,16 @@ def _pairs(model: nn.Module, image: Tensor) -> list[tuple[str, str]]:
     return pairs
 
 
-def _same_logits(first: nn.Module, second: nn.Module, image: Tensor) -> bool:
+def _same_outputs(first: nn.Module, second: nn.Module, image: Tensor) -> bool:
     noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        one, other = (model(pixel_values=noise).logits for model in (first, second))
-    return torch.allclose(one, other, rtol=1e-3, atol=1e-3 * other.abs().max().item())
+        ones, others = (tensors(model(pixel_values=noise)) for model in (first, second))
+    return all(
+        torch.allclose(ones[name], other, rtol=1e-3, atol=1e-3 * other.abs().max().item())
+        for name, other in others.items()
+    )
+
+
+def tensors(output: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors that a model gives, by name."""
+    return {name: value for name, value in output.items() if isinstance(value, Tensor)}

@@ -1,0 +1,63 @@
+"""Does an exported model say the same as PyTorch?"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_compress.models.exporting import DeployedModel
+from hf_compress.models.folding import tensors
+
+
+class Agreement:
+    """How far a file is from the model, over images as they come."""
+
+    def __init__(self):
+        self._off: dict[str, list[Tensor]] = defaultdict(list)
+        self._largest: dict[str, list[Tensor]] = defaultdict(list)
+        self._same: list[Tensor] = []
+
+    def add(self, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+        """Count the outputs for some images, of one shape in both."""
+        for name, value in expected.items():
+            self._off[name].append((value - found[name]).abs().max())
+            self._largest[name].append(value.abs().max())
+        if "logits" in expected:
+            self._same.append((expected["logits"].argmax(dim=1) == found["logits"].argmax(dim=1)).flatten())
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """`max_difference` by output, and for logits `top1_agreement`: the fraction with the same best class."""
+        agreed = {"top1_agreement": torch.cat(self._same).float().mean().item()} if self._same else {}
+        return {"max_difference": {name: torch.stack(off).max().item() for name, off in self._off.items()}, **agreed}
+
+    def within(self, tolerance: float) -> bool:
+        """Return whether all is finite, and differs by at most a fraction of the output's largest value, or of 1."""
+        allowed = {name: tolerance * max(1.0, torch.stack(sizes).max()) for name, sizes in self._largest.items()}
+        return all(off < float("inf") and off <= allowed[name] for name, off in self.row["max_difference"].items())
+
+    def __str__(self) -> str:
+        said = [f"{name} differ by {off:.3g}" for name, off in self.row["max_difference"].items()]
+        if self._same:
+            said.append(f"the best class is the same for {self.row['top1_agreement']:.1%} of the images")
+        return ", ".join(said)
+
+
+def agreements(model: nn.Module, files: Sequence[DeployedModel], images: Iterable[Tensor]) -> list[Agreement]:
+    """Compare files with the model that they were written from.
+
+    Args:
+        model: takes `pixel_values`.
+        images: batches of shape (images, 3, height, width).
+    """
+    found = [Agreement() for _ in files]
+    with torch.inference_mode():
+        for batch in images:
+            expected = tensors(model(pixel_values=batch))
+            for agreement, file in zip(found, files, strict=True):
+                agreement.add(expected, file(batch))
+    return found

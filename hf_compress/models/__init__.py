@@ -1,0 +1,1 @@
+"""Models: loaded, built, and prepared for what is done with them."""

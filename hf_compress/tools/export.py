@@ -1,0 +1,84 @@
+"""The export of a saved model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_compress.config import validate
+from hf_compress.deploy import FOLDER, Target, describe, open_file, write_files
+from hf_compress.errors import RunError, UsageError
+from hf_compress.evaluation import load_with_data
+from hf_compress.files import user_path
+from hf_compress.manifest import adding, claim
+from hf_compress.report import read_report
+from hf_compress.run import REPORT, write_report
+from hf_compress.sections import DeploySection, MeasureSection
+from hf_compress.training import evaluate
+
+MEASURE = MeasureSection(batch_size=1, repeats=50)
+
+
+def export(
+    folder: str | Path,
+    to: str | Sequence[str],
+    *,
+    int8: bool = False,
+    data: str | None = None,
+    output: str | Path | None = None,
+    trust_remote_code: bool = False,
+) -> list[dict[str, Any]]:
+    """Export a saved model, check every export against PyTorch on test images, and time it in turn with PyTorch.
+
+    Labels and preprocessing travel with each file: inside it where its format allows, and in a JSON file beside it.
+    A run folder's `report.json` gets the result in its list `deployed`, as from a recipe's section `deploy`.
+
+    Args:
+        folder: run folder, folder in Hub form, or Hub id.
+        to: names of runtimes: `onnx`, `openvino`, `executorch`, `litert`, `pt2`.
+        int8: write an int8 version, too, quantised with at most 128 training images.
+        data: the images; None takes those of a run folder's recipe.
+        output: where to write; None writes into `deploy` in `folder`.
+        trust_remote_code: run Python code of the repository.
+
+    Returns:
+        One row a file, as in the report (`docs/report.md`); `quality` is of the test images, and empty where these
+        have other labels than the model.
+
+    Raises:
+        UsageError: an unknown runtime, one that is not installed or has no int8, or nowhere to write to; or files of
+            these names are there that this package did not write, or that were changed since.
+        RunError: a model that the runtime cannot take, or whose export does not say the same.
+    """
+    sections = [
+        validate(DeploySection, {"to": name, "int8": precision})
+        for name in ([to] if isinstance(to, str) else to)
+        for precision in (False, True)[: 1 + int8]
+    ]
+    targets = [Target.of(section, "" if output else FOLDER) for section in sections]
+    destination = user_path(output or folder)
+    if output is None and not destination.is_dir():
+        raise UsageError(f"'{folder}' is not a folder to write into: pass --output")
+    report = [REPORT] if (destination / REPORT).is_file() else []
+    claim(destination, [*(place.as_posix() for target in targets for place in target.places), *report])
+    loaded, images, same_labels = load_with_data(str(folder), data, trust_remote_code)
+    with adding(destination) as new:
+        rows, problems = write_files(loaded, images, targets, new, MEASURE)
+        if problems:
+            raise RunError(f"{problems[0]}; nothing was kept")
+        for row in rows:
+            file = open_file(row, new, loaded)
+            row["quality"] = evaluate(file.model, file.processor, images, "test") if same_labels else {}
+        describe(rows, new, loaded)
+        if report:
+            _add_to_report(destination, new, rows)
+    return rows
+
+
+def _add_to_report(folder: Path, new: Path, rows: list[dict[str, Any]]) -> None:
+    """Put the rows into a run folder's report; a file that is exported again replaces its row."""
+    report = read_report(folder / REPORT)
+    files = {row["file"] for row in rows}
+    report["deployed"] = [row for row in report.get("deployed", []) if row["file"] not in files] + rows
+    write_report(new / REPORT, report)
