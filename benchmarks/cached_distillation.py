@@ -25,7 +25,7 @@ from hf_compress.sections import DataSection
 from hf_compress.steps.base import Context
 from hf_compress.steps.distillation.config import DistillConfig
 from hf_compress.students import build_registered
-from hf_compress.training import train
+from hf_compress.training.fitting import train
 
 SIZE, EPOCHS, IMAGES, REPEATS = 64, 2, 512, 3
 LABELS = [str(label) for label in range(10)]

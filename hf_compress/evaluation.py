@@ -17,7 +17,7 @@ from hf_compress.measure.features import FeatureQuality
 from hf_compress.recipe import Recipe
 from hf_compress.run import RECIPE
 from hf_compress.sections import DataSection
-from hf_compress.training import evaluate
+from hf_compress.training.predicting import evaluate
 
 
 def evaluate_folder(

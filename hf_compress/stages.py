@@ -18,7 +18,7 @@ from hf_compress.measure.quality import answered_right
 from hf_compress.measure.remarks import speed_remarks
 from hf_compress.recipe import Recipe
 from hf_compress.sections import MeasureSection
-from hf_compress.training import evaluate_in_detail, predict
+from hf_compress.training.predicting import evaluate_in_detail, predict
 from hf_compress.units import Units
 
 

@@ -20,7 +20,7 @@ from hf_compress.recipe import Recipe
 from hf_compress.sections import TeacherSection
 from hf_compress.steps.base import Context
 from hf_compress.students import STUDENTS, build_model
-from hf_compress.training import train
+from hf_compress.training.fitting import train
 from hf_compress.unfolding import unfold_batch_norms
 from hf_compress.units import Units
 

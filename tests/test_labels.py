@@ -19,7 +19,8 @@ from hf_compress.sections import DataSection
 from hf_compress.steps.base import Context
 from hf_compress.steps.distillation.config import DistillConfig, LossConfig
 from hf_compress.students import build_registered
-from hf_compress.training import CompressionTrainer, train
+from hf_compress.training.fitting import train
+from hf_compress.training.trainer import CompressionTrainer
 
 NUMBERS, DEFAULTS = ["0", "1", "2"], ["LABEL_0", "LABEL_1", "LABEL_2"]
 

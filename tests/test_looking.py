@@ -30,7 +30,9 @@ from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.rounding import fastest_multiple
 from hf_compress.steps.pruning.trace import trace
 from hf_compress.teacher_outputs import answered, fingerprint, logits_of
-from hf_compress.training import CompressionTrainer, evaluate, evaluate_in_detail, predict, train
+from hf_compress.training.fitting import train
+from hf_compress.training.predicting import evaluate, evaluate_in_detail, predict
+from hf_compress.training.trainer import CompressionTrainer
 from hf_compress.units import Units
 
 IMAGE = torch.zeros(1, 3, 16, 16)

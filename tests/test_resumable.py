@@ -20,7 +20,9 @@ from hf_compress.steps.distillation import LossConfig, register_loss
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.loop import prune
 from hf_compress.students import build_registered
-from hf_compress.training import predict, reestimate_batch_norm, train
+from hf_compress.training.batch_norms import reestimate_batch_norm
+from hf_compress.training.fitting import train
+from hf_compress.training.predicting import predict
 
 SPLITS = {"train": "train[:64]", "validation": "train[300:330]", "test": "train[400:430]"}
 PROCESSOR = ViTImageProcessor(size={"height": 16, "width": 16})

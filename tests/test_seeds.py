@@ -14,7 +14,7 @@ from hf_compress.selection.config import ProbeSection
 from hf_compress.selection.probe import few_images
 from hf_compress.steps.base import Context
 from hf_compress.students import build_registered
-from hf_compress.training import train
+from hf_compress.training.fitting import train
 
 LAST = 2**32 - 1
 SMALL = {"model": "resnet18", "width": 0.0625, "image_size": 16}

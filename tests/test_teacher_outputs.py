@@ -13,7 +13,8 @@ from hf_compress.sections import DataSection
 from hf_compress.steps.base import Context
 from hf_compress.steps.distillation.config import DistillConfig
 from hf_compress.teacher_outputs import answered, fingerprint, logits_of
-from hf_compress.training import CompressionTrainer, train
+from hf_compress.training.fitting import train
+from hf_compress.training.trainer import CompressionTrainer
 
 SPLITS = {"train": "train[:48]", "validation": "train[300:330]", "test": "train[400:430]"}
 PROCESSOR = ViTImageProcessor(size={"height": 16, "width": 16})

@@ -21,7 +21,10 @@ from hf_compress.steps.feature_distillation.training import distil_features
 from hf_compress.steps.finetuning import Finetune
 from hf_compress.steps.pruning.config import RecoveryConfig
 from hf_compress.students import build_registered
-from hf_compress.training import CompressionTrainer, evaluate, optimizer, predict, train, training_arguments
+from hf_compress.training.arguments import optimizer, training_arguments
+from hf_compress.training.fitting import train
+from hf_compress.training.predicting import evaluate, predict
+from hf_compress.training.trainer import CompressionTrainer
 
 SPLITS = {"train": "train[:100]", "validation": "train[300:400]", "test": "train[400:500]"}
 
@@ -99,7 +102,9 @@ def test_what_is_measured_is_not_augmented():
 @pytest.mark.long
 def test_compiled_models_learn_the_same(tmp_path, monkeypatch):
     """The backend of these graphs makes no machine code, which would take half a minute."""
-    monkeypatch.setattr("hf_compress.training.compiled", partial(torch.compile, backend="aot_eager", dynamic=False))
+    monkeypatch.setattr(
+        "hf_compress.training.trainer.compiled", partial(torch.compile, backend="aot_eager", dynamic=False)
+    )
     torch.manual_seed(0)
     options = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
     untrained = ViTForImageClassification(ViTConfig(**options, image_size=8, patch_size=4, num_labels=10))

@@ -36,7 +36,7 @@ def check_predictions() -> None:
     from hf_compress.data import load_data
     from hf_compress.recipe import Recipe
     from hf_compress.students import build_model
-    from hf_compress.training import predict
+    from hf_compress.training.predicting import predict
 
     recipe = Recipe.from_dict(RECIPE)
     data = load_data(recipe.data, 0)
@@ -130,7 +130,7 @@ def fail_in_process_1() -> None:
     from hf_compress import processes
     from hf_compress.cli import main
     from hf_compress.errors import RunError
-    from hf_compress.training import CompressionTrainer
+    from hf_compress.training.trainer import CompressionTrainer
 
     healthy = CompressionTrainer.compute_loss
 

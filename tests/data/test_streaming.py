@@ -20,7 +20,7 @@ from hf_compress.recipe import Recipe
 from hf_compress.sections import DataSection, StudentSection
 from hf_compress.steps.base import Context
 from hf_compress.students import build_model
-from hf_compress.training import train
+from hf_compress.training.fitting import train
 
 TINY = {"model": "resnet18", "width": 0.125, "image_size": 16}
 TRAIN = 150

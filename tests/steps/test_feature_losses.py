@@ -17,7 +17,8 @@ from hf_compress.steps.distillation.config import LOSSES, DistillConfig, LossCon
 from hf_compress.steps.distillation.criterion import Criterion
 from hf_compress.steps.distillation.features import Answer, as_map, layer_outputs, of_one_size
 from hf_compress.students import build_registered
-from hf_compress.training import CompressionTrainer, train
+from hf_compress.training.fitting import train
+from hf_compress.training.trainer import CompressionTrainer
 
 LABELS = [str(digit) for digit in range(10)]
 STUDENT_LAYER, TEACHER_LAYER = "resnet.encoder.stages.2", "mobilenet_v2.layer.5"

@@ -13,7 +13,7 @@ from hf_compress.errors import RunError
 from hf_compress.steps.pruning import weights as weights_module
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.weights import keep_masks, prunable_weights, prune_weights, sparsity
-from hf_compress.training import HoldMasks
+from hf_compress.training.callbacks import HoldMasks
 
 
 def network(seed=0):

@@ -18,7 +18,9 @@ from hf_compress.measure.features import cosine_similarity
 from hf_compress.resumable import Resumable
 from hf_compress.steps.base import Context
 from hf_compress.teacher_outputs import answered
-from hf_compress.training import CompressionTrainer, ShowEpoch, fit
+from hf_compress.training.callbacks import ShowEpoch
+from hf_compress.training.fitting import fit
+from hf_compress.training.trainer import CompressionTrainer
 
 
 class FeatureTrainer(Resumable, CompressionTrainer):

@@ -9,7 +9,7 @@ from hf_compress.errors import UsageError
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.loop import excluded_layers
 from hf_compress.steps.pruning.weights import prunable_weights, prune_weights, sparsity
-from hf_compress.training import HoldMasks
+from hf_compress.training.callbacks import HoldMasks
 
 logger = logging.getLogger(__name__)
 

@@ -30,7 +30,9 @@ from hf_compress.steps.pruning.rounding import fastest_multiple
 from hf_compress.steps.pruning.targets import is_reached, refuse_unreachable, shortfall
 from hf_compress.steps.pruning.uniform import UniformPruner
 from hf_compress.steps.pruning.weights import prunable_weights, prune_weights, sparsity
-from hf_compress.training import evaluate, reestimate_batch_norm, train
+from hf_compress.training.batch_norms import reestimate_batch_norm
+from hf_compress.training.fitting import train
+from hf_compress.training.predicting import evaluate
 from hf_compress.units import Units
 
 BISECTIONS = 10

@@ -22,7 +22,7 @@ from hf_compress.errors import RunError, UsageError
 from hf_compress.measure.latency import measure_latency
 from hf_compress.steps.base import Context
 from hf_compress.steps.quantization import QuantizeConfig
-from hf_compress.training import evaluate
+from hf_compress.training.predicting import evaluate
 
 FILE = "model_int8.onnx"
 BATCH = 32
