@@ -90,7 +90,7 @@ def ours(
     transfer: dict[str, Any] | None = None,
 ) -> float:
     clock = Clock()
-    layout = contextlib.nullcontext() if channels_last else patch("hf_compress.training.use_channels_last")
+    layout = contextlib.nullcontext() if channels_last else patch("hf_compress.training.trainer.use_channels_last")
     with tempfile.TemporaryDirectory() as folder, layout:
         arguments = TrainingArguments(
             output_dir=folder,
