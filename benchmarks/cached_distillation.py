@@ -42,7 +42,7 @@ def seconds(student, teacher, views: int | None, folder: str) -> float:
     splits = {"train": f"train[:{IMAGES}]", "validation": "train[1600:1664]", "test": "train[1700:1764]"}
     section = DataSection(path="digits", splits=splits, augmentation="light", views=views)
     data = load_data(section, 0)
-    data.set_augmentation("light", student.processor)
+    data = data.augmented("light", student.processor)
     context = Context(data, student.processor, None, 0, Path(folder), log=lambda line: None)
     model = copy.deepcopy(student.model)
     config = DistillConfig(loss="kl", **TRAINING) if teacher else TrainingConfig(**TRAINING)

@@ -55,7 +55,6 @@ def classifier(norms=True):
 def digits():
     splits = {"train": "train[:200]", "validation": "train[300:330]", "test": "train[400:410]"}
     data = load_data(DataSection(path="digits", splits=splits), 0)
-    data.set_augmentation("none", PROCESSOR)
     return data
 
 

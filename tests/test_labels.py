@@ -142,7 +142,11 @@ def by_trainer_with_answers(student, teacher, folder):
     options = {"teacher_labels": teacher.label_names, "loss_config": LossConfig(loss="kl")}
     trainer = CompressionTrainer(student.model, arguments, **options)
     with torch.no_grad():
-        inputs = {"pixel_values": IMAGES, "labels": LABELS, "teacher_outputs": teacher.model(IMAGES).logits}
+        inputs = {
+            "pixel_values": IMAGES,
+            "labels": LABELS,
+            "teacher_outputs": {"logits": teacher.model(IMAGES).logits},
+        }
     return trainer.compute_loss(student.model.train(), inputs)
 
 

@@ -21,6 +21,7 @@ from hf_compress.steps.feature_distillation.training import distil_features
 from hf_compress.steps.finetuning import Finetune
 from hf_compress.steps.pruning.config import RecoveryConfig
 from hf_compress.students import build_registered
+from hf_compress.tasks.features import FEATURES
 from hf_compress.training.arguments import optimizer, training_arguments
 from hf_compress.training.fitting import train
 from hf_compress.training.predicting import evaluate, predict
@@ -71,7 +72,7 @@ def test_the_trainer_gets_what_the_recipe_says(tmp_path):
     config = TrainingConfig(
         epochs=3, batch_size=5, learning_rate=0.2, weight_decay=0.3, warmup=0.4, scheduler="cosine", optimizer="sgd"
     )
-    arguments = training_arguments(config, context, "accuracy", tmp_path, accumulation=2)
+    arguments = training_arguments(config, context, tmp_path, accumulation=2)
     assert (arguments.num_train_epochs, arguments.per_device_train_batch_size) == (3, 5)
     assert (arguments.learning_rate, arguments.weight_decay, arguments.warmup_steps) == (0.2, 0.3, 0.4)
     assert (arguments.lr_scheduler_type, arguments.seed, arguments.gradient_accumulation_steps) == ("cosine", 7, 2)
@@ -94,9 +95,9 @@ def test_a_teacher_answers_without_dropout(tmp_path):
 def test_what_is_measured_is_not_augmented():
     built = build_registered("resnet18", [str(digit) for digit in range(10)], width=0.125, image_size=32)
     data = load_data(DataSection(path="digits", splits=SPLITS), 0)
-    expected = predict(built.model, built.processor, data.train).logits
-    data.set_augmentation("standard", built.processor)
-    assert torch.equal(predict(built.model, built.processor, data.train).logits, expected)
+    expected = predict(built.model, built.processor, data.train).outputs["logits"]
+    train = data.augmented("standard", built.processor).train
+    assert torch.equal(predict(built.model, built.processor, train).outputs["logits"], expected)
 
 
 @pytest.mark.long
@@ -156,6 +157,7 @@ def test_gradients_are_clipped_where_the_recipe_says(work, tmp_path):
         context = Context(data, processor, None, 0, tmp_path / str(clip), log=lambda line: None)
         model = copy.deepcopy(untrained)
         if work == "features":
+            context.task = FEATURES
             context.teacher = LoadedModel(copy.deepcopy(untrained.vit), processor, "a teacher")
             with torch.no_grad():
                 context.teacher.model.embeddings.position_embeddings.mul_(50)

@@ -11,20 +11,13 @@ from typing import Any
 from hf_compress.hub import origin
 from hf_compress.hub.markdown import one_line
 from hf_compress.measure.intervals import difference, in_points, in_words
+from hf_compress.tasks import known_metrics, task_of
 
 FEW_IMAGES = 20
 LOST = 0.05
 UNSTEADY = 2
 MANY_CLASSES, WORST_CLASSES = 30, 15
 NAMED = 5
-
-QUALITY = {
-    "accuracy": "accuracy",
-    "roc_auc": "ROC AUC",
-    "teacher_agreement": "agreement with the teacher",
-    "knn_accuracy": "k-NN accuracy",
-    "cosine_similarity": "cosine similarity to the teacher",
-}
 
 
 @dataclass(frozen=True)
@@ -67,6 +60,12 @@ class Measure:
         return ratio(old, new, self.less)
 
 
+def quality_name(key: str) -> str:
+    """Return how tables call a quality."""
+    known = known_metrics()
+    return known[key].words if key in known else one_line(key).replace("_", " ")
+
+
 def ratio(old: float, new: float, less: str) -> str:
     """Return `4.0x fewer`, `1.2x more`, or `same`."""
     if not old or not new:
@@ -82,10 +81,7 @@ def measures(report: dict[str, Any]) -> list[Measure]:
     qualities = dict.fromkeys(key for row in rows for key in row["quality"])
     batches = dict.fromkeys(batch for row in rows for batch in row.get("latency", {}))
     found = [
-        *(
-            Measure(QUALITY.get(key, one_line(key).replace("_", " ")), _quality(key), _score, metric=key)
-            for key in qualities
-        ),
+        *(Measure(quality_name(key), _quality(key), _score, metric=key) for key in qualities),
         Measure("calibration error", lambda row: row["reliability"]["expected_calibration_error"], _score),
         Measure("parameters", _cost("parameters"), count, "fewer"),
         Measure("non-zero parameters", _cost("nonzero_parameters"), count, "fewer"),
@@ -146,7 +142,8 @@ def summary(report: dict[str, Any]) -> list[str]:
     """Say in two sentences what the model is, and what was gained and lost."""
     first, *_, last = report["rows"]
     classes = f" for {len(report['labels'])} classes" if report.get("labels") else ""
-    kind = "backbone for image features" if report.get("task") == "features" else f"image classifier{classes}"
+    task = task_of(report)
+    kind = task.noun + (classes if task.classes else "")
     made = f"A {model_name(last)} {kind}, made with hf-compress: {', '.join(step_names(report))}."
     return [made, _against(first, last, report)]
 

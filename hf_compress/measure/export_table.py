@@ -6,6 +6,8 @@ from typing import Any
 
 from rich.table import Table
 
+from hf_compress.tasks import known_metrics
+
 
 def export_table(rows: list[dict[str, Any]]) -> Table:
     """Return one column a file: size, how far it is from PyTorch, quality, and latency against PyTorch's."""
@@ -17,7 +19,7 @@ def export_table(rows: list[dict[str, Any]]) -> Table:
     table.add_row("size", *(f"{row['bytes'] / 1e6:.2f} MB" for row in rows))
     table.add_row("largest difference of a logit", *(f"{row['max_difference']:.2g}" for row in rows))
     table.add_row("same class as PyTorch", *(f"{row['top1_agreement']:.2%}" for row in rows))
-    for key in ("accuracy", "roc_auc"):
+    for key in known_metrics():
         if all(key in row for row in rows):
             table.add_row(key.replace("_", " "), *(f"{row[key]:.4f}" for row in rows))
     for quantile in ("p50_ms", "p95_ms"):

@@ -55,12 +55,8 @@ def probed_step(recipe: Recipe) -> tuple[str, TrainingConfig]:
     """Return name and section of the step that probes repeat in short: the first that trains.
 
     Raises:
-        UsageError: there is none, or the task has no accuracy to compare.
+        UsageError: there is none.
     """
-    if recipe.task != "classification":
-        raise UsageError(
-            "'student.model: auto' compares accuracies, which 'task: features' does not have: name a student"
-        )
     for step in recipe.steps:
         for name, config in step.items():
             if isinstance(config, TrainingConfig):

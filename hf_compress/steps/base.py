@@ -7,11 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from hf_compress import processes
 from hf_compress.config import Section
 from hf_compress.registry import Registry
+from hf_compress.tasks.base import Task
+from hf_compress.tasks.classification import CLASSIFICATION
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,6 +41,7 @@ class Context:
         log: prints one line for the user.
         artifacts: where a step puts files that belong into the run folder beside the model; None keeps them in
             `work_folder`.
+        task: what the models are for.
         resumable: whether what lies in `work_folder` is an earlier part of this very work; False starts anew.
     """
 
@@ -51,6 +54,7 @@ class Context:
     projector: nn.Linear | None = None
     log: Any = print
     artifacts: Path | None = None
+    task: Task = CLASSIFICATION
     resumable: bool = False
     parts: int = field(default=0, init=False)
 
@@ -78,13 +82,13 @@ class Step(ABC, Generic[C]):
 
     Attributes:
         Config: pydantic class of the step's section in the recipe.
-        task: the recipe's `task` that the step works for.
+        task: the recipe's `task` that the step is made for; None for one that works for many.
         alone: whether of several processes the main one does it, and the others wait: it trains nothing.
         needs_teacher: whether a recipe without teacher is wrong.
     """
 
     Config: ClassVar[type[Section]]
-    task: ClassVar[Literal["classification", "features"]] = "classification"
+    task: ClassVar[str | None] = None
     alone: ClassVar[bool] = False
 
     def __init__(self, config: C):

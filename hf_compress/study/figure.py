@@ -38,7 +38,7 @@ def quality(report: dict[str, Any]) -> Figure:
                 found["mean"], index, xerr=found["std"], fmt="o", color=BLUE, ecolor=GREY, markersize=5, capsize=3
             )
         axes.set_yticks(range(len(rows)), [_label(row) for row in rows], fontsize=8)
-        axes.set_xlabel(facts.QUALITY.get(key, key))
+        axes.set_xlabel(facts.quality_name(key))
         axes.locator_params(axis="x", nbins=5)
         top_down(axes, len(rows))
     for axes in panels[1:]:

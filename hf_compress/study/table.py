@@ -174,7 +174,7 @@ def _qualities(report: dict[str, Any]) -> list[str]:
 
 
 def _heading(quality: str) -> str:
-    return facts.QUALITY.get(quality, quality.replace("_", " "))
+    return facts.quality_name(quality)
 
 
 def _batches(report: dict[str, Any]) -> list[str]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
+
+from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
 
 from hf_compress.errors import RunError, UsageError
 from hf_compress.registry import Registry
@@ -288,6 +291,21 @@ TASKS: Registry[Task] = Registry("task", "hf_compress.tasks")
 def register_task(task: T) -> T:
     """Register a task under its name, and return it."""
     return TASKS.register(task.name)(task)
+
+
+def _task_name(name: str) -> str:
+    if name not in TASKS:
+        raise PydanticCustomError("literal_error", "unknown task", {"expected": " or ".join(map(repr, TASKS))})
+    return name
+
+
+TaskName = Annotated[str, AfterValidator(_task_name)]
+"""The name of a registered task, where pydantic reads one."""
+
+
+def task_of(report: dict[str, Any]) -> Task:
+    """Return the task of a run's report; before there were several it was classification."""
+    return TASKS.get(report.get("task", "classification"))
 
 
 def known_metrics() -> dict[str, Metric]:

@@ -15,12 +15,11 @@ EVALUATION_BATCH = 128
 
 
 def training_arguments(
-    config: TrainingConfig, context: Context, metric: str, folder: Path, accumulation: int = 1
+    config: TrainingConfig, context: Context, folder: Path, accumulation: int = 1
 ) -> TrainingArguments:
     """Return the Trainer's arguments for a section of the recipe.
 
     Args:
-        metric: the epoch with the highest is the best.
         folder: of the checkpoints.
         accumulation: batches from which one step learns.
     """
@@ -42,7 +41,8 @@ def training_arguments(
         eval_strategy="epoch",
         save_strategy="epoch",
         logging_strategy="epoch",
-        metric_for_best_model=metric,
+        metric_for_best_model=context.task.deciding.name,
+        greater_is_better=context.task.deciding.higher_is_better,
         remove_unused_columns=False,
         label_names=["labels"],
         dataloader_num_workers=context.data.workers,

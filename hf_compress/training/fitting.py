@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -17,13 +16,12 @@ from hf_compress.data import Collator
 from hf_compress.errors import Diverged, RunError
 from hf_compress.hub.load import LoadedModel
 from hf_compress.layout import use_channels_last
-from hf_compress.measure.quality import accuracy
 from hf_compress.memory import in_fitting_batches
 from hf_compress.progress import TrainingProgress
 from hf_compress.resumable import Attempts
 from hf_compress.steps.base import Context
 from hf_compress.steps.distillation.config import LOSSES
-from hf_compress.teacher_outputs import answered, logits_of
+from hf_compress.teacher_outputs import answered
 from hf_compress.training.arguments import optimizer, training_arguments
 from hf_compress.training.callbacks import HoldMasks, ShowEpoch
 from hf_compress.training.trainer import StudentTrainer
@@ -32,7 +30,7 @@ from hf_compress.training.trainer import StudentTrainer
 def train(
     model: PreTrainedModel, context: Context, config: TrainingConfig, teacher: LoadedModel | None = None
 ) -> dict[str, Any]:
-    """Train `model` in place and leave it at the epoch with the best validation accuracy.
+    """Train `model` in place and leave it at the epoch that the task's deciding metric finds best.
 
     Args:
         config: how to train; with `teacher` it is a `LossConfig`.
@@ -53,34 +51,34 @@ def train(
         )
     images = data.training if teacher is None else data.with_unlabelled
     if teacher is not None and not any(term.layers for term in config.terms):
-        images = answered(images, teacher, logits_of, context, config.epochs)
+        images = answered(images, teacher, context, config.epochs)
     live = teacher if images.teacher_outputs is None else None
     sparse = [parameter for name, parameter in model.named_parameters() if name in context.sparse_parameters]
     build = partial(
         StudentTrainer,
         model=model,
-        data_collator=Collator(context.processor, live.processor if live else None),
+        data_collator=Collator(context.processor, live.processor if live else None, context.task.targets),
         train_dataset=images,
         eval_dataset=data.validation,
-        compute_metrics=lambda output: accuracy(torch.tensor(output.predictions), torch.tensor(output.label_ids)),
         callbacks=[HoldMasks(sparse), ShowEpoch(images)],
         teacher=live.model if live else None,
         teacher_labels=teacher.label_names if teacher else None,
         loss_config=config if teacher else None,
+        task=context.task,
         compile=config.compile,
     )
-    return fit(build, config, context, metric="accuracy")
+    return fit(build, config, context)
 
 
-def fit(build: Callable[..., Trainer], config: TrainingConfig, context: Context, metric: str) -> dict[str, Any]:
+def fit(build: Callable[..., Trainer], config: TrainingConfig, context: Context) -> dict[str, Any]:
     """Train, with progress shown, and leave the model at its best epoch, in eval mode on the CPU.
 
     The training goes on where an interrupted one left off. When memory runs out, or when the loss is not finite and
     the recipe says so, it goes on from the last whole epoch with smaller batches or a lower learning rate.
 
     Args:
-        build: makes a `Resumable` trainer of a model from `args` and `optimizer_cls_and_kwargs`.
-        metric: of the trainer's `compute_metrics`; the epoch with the highest is the best.
+        build: makes a `Resumable` trainer of a model from `args` and `optimizer_cls_and_kwargs`; its
+            `compute_metrics` gives the task's deciding metric.
 
     Returns:
         Details for the report: the best epoch and one row an epoch, and what had to be changed to go on.
@@ -89,13 +87,13 @@ def fit(build: Callable[..., Trainer], config: TrainingConfig, context: Context,
         Diverged: the loss is not finite.
         RunError: memory runs out with a single image, too, or batch norms would learn from one at a time.
     """
-    attempts = Attempts(context.part(), config)
+    attempts, metric = Attempts(context.part(), config), context.task.deciding
     initial: dict[str, Tensor] = {}
 
     def attempt(batch_size: int) -> Trainer:
         while True:
             now = config.model_copy(update={"batch_size": batch_size, "learning_rate": attempts.learning_rate})
-            arguments = training_arguments(now, context, metric, attempts.checkpoints, attempts.accumulation)
+            arguments = training_arguments(now, context, attempts.checkpoints, attempts.accumulation)
             trainer = build(args=arguments, optimizer_cls_and_kwargs=optimizer(now))
             require_pairs(trainer.model, trainer.train_dataset, batch_size)
             if initial:
@@ -116,8 +114,8 @@ def fit(build: Callable[..., Trainer], config: TrainingConfig, context: Context,
     trainer = in_fitting_batches(attempt, attempts.batch_size, attempts.shrink)
     trainer.load_best()
     trainer.model.eval().to("cpu")
-    history = _history(trainer.state.log_history, metric)
-    best = max(range(len(history)), key=lambda epoch: history[epoch][f"validation_{metric}"])
+    history = _history(trainer.state.log_history, metric.name)
+    best = metric.best([epoch[f"validation_{metric.name}"] for epoch in history])
     return {"best_epoch": best + 1, "epochs": history, **attempts.details}
 
 

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_model, save_model
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler
 from transformers import PreTrainedModel, Trainer
-from transformers.trainer_utils import TrainOutput, has_length
+from transformers.trainer_utils import EvalPrediction, PredictionOutput, TrainOutput, has_length
 
 from hf_compress.allocator import freed_memory_kept
 from hf_compress.batching import without_single
 from hf_compress.compiling import compiled
-from hf_compress.data.images import IGNORED_LABEL
 from hf_compress.data.streaming import ImageStream
 from hf_compress.errors import Diverged, UsageError
-from hf_compress.labels import labels_of, order_of, reordered
+from hf_compress.labels import labels_of, order_of
 from hf_compress.layout import use_channels_last
 from hf_compress.looking import same_config, twin
 from hf_compress.resumable import Resumable
 from hf_compress.steps.distillation.config import LossConfig
 from hf_compress.steps.distillation.criterion import Criterion
 from hf_compress.steps.distillation.features import Answer, answer
+from hf_compress.tasks.base import Predictions, Task
+from hf_compress.tasks.classification import CLASSIFICATION
 from hf_compress.training.callbacks import ClearGradients
 
 PROJECTORS = "projectors.safetensors"
@@ -42,7 +42,8 @@ class CompressionTrainer(Trainer):
         teacher: model that sees `teacher_pixel_values`, or `pixel_values` where a batch has no own view for it;
             not needed where batches hold its logits as `teacher_outputs`. A twin of it is asked: it stays as it is.
         teacher_labels: class names in the order of the teacher's logits; those of its config when not given.
-        loss_config: names the distillation losses and their options; None trains with cross-entropy alone.
+        loss_config: names the distillation losses and their options; None trains with the loss of the task alone.
+        task: what the models are for.
         compile: train with compiled models; evaluation stays eager.
 
     Attributes:
@@ -59,18 +60,20 @@ class CompressionTrainer(Trainer):
         teacher: PreTrainedModel | None = None,
         teacher_labels: list[str] | None = None,
         loss_config: LossConfig | None = None,
+        task: Task = CLASSIFICATION,
         compile: bool = False,
         **kwargs: Any,
     ):
         with same_config(kwargs["model"] if "model" in kwargs else next(iter(args), None)):
             super().__init__(*args, **kwargs)
+        self.task = task
         self.in_training = cache(compiled) if compile else lambda model: model
         self.model_accepts_loss_kwargs = False
         self.teacher = None if teacher is None else twin(teacher).to(self.args.device)
-        self.criterion = Criterion(loss_config) if loss_config is not None else None
+        self.criterion = Criterion(loss_config, task.compare) if loss_config is not None else None
         if self.criterion is not None:
             self.add_callback(ClearGradients(self.criterion))
-        compares = self.criterion is not None and self.criterion.compares_logits
+        compares = self.criterion is not None and self.criterion.compares_logits and task.classes
         self.teacher_order = (
             order_of(teacher_labels or labels_of(teacher), labels_of(self.model)) if compares else None
         )
@@ -98,18 +101,25 @@ class CompressionTrainer(Trainer):
         return sampler
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Return the distillation loss while training, where there is one, otherwise the cross-entropy."""
-        labels = inputs.get("labels")
+        """Return the distillation loss while training, where there is one, otherwise that of the task."""
         run = self.in_training(model) if model.training else model
         if model.training and self.criterion is not None:
-            student = answer(run, inputs["pixel_values"], self.criterion.student_layers, owner=self.model)
-            logits, loss = student.logits, self.criterion(student, self._teacher_answer(inputs), labels)
+            ask, layers = partial(self.task.answer, run), self.criterion.student_layers
+            student = answer(ask, inputs["pixel_values"], layers, self.model)
+            said, loss = student.outputs, self.criterion(student, self._teacher_answer(inputs), inputs)
         else:
-            logits = run(pixel_values=inputs["pixel_values"]).logits
-            loss = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED_LABEL)
+            output = self.task.forward(run, inputs)
+            said, loss = self.task.outputs(output), self.task.loss(output, inputs)
+        self.output_names = list(said)
         if model.training:
             self.stop_unless_finite(loss)
-        return (loss, {"logits": logits}) if return_outputs else loss
+        return (loss, said) if return_outputs else loss
+
+    def as_predictions(self, output: EvalPrediction | PredictionOutput) -> Predictions:
+        """Return what was said to all images of an evaluation, by name."""
+        given = output.predictions if isinstance(output.predictions, tuple) else (output.predictions,)
+        tensors = map(torch.tensor, given)
+        return Predictions(dict(zip(self.output_names, tensors, strict=True)), torch.tensor(output.label_ids))
 
     def _teacher_answer(self, inputs: dict[str, Any]) -> Answer:
         """Return what the teacher says to a batch, which may hold it already, in the model's order of classes."""
@@ -117,9 +127,9 @@ class CompressionTrainer(Trainer):
             said = Answer(inputs["teacher_outputs"])
         else:
             with torch.no_grad():
-                teacher = self.in_training(self.teacher)
-                said = answer(teacher, _teacher_view(inputs), self.criterion.teacher_layers, owner=self.teacher)
-        return replace(said, logits=reordered(said.logits, self.teacher_order))
+                ask = partial(self.task.answer, self.in_training(self.teacher))
+                said = answer(ask, _teacher_view(inputs), self.criterion.teacher_layers, self.teacher)
+        return replace(said, outputs=self.task.in_order(said.outputs, self.teacher_order))
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Match the layers that losses compare, and train the projectors between them together with the model."""
@@ -161,7 +171,13 @@ class CompressionTrainer(Trainer):
 
 
 class StudentTrainer(Resumable, CompressionTrainer):
-    """The Trainer of a recipe's trainings; its checkpoints hold the projectors of the losses, too."""
+    """The Trainer of a recipe's trainings; its checkpoints hold the projectors of the losses, too.
+
+    After every epoch it is measured by the deciding metric of the task.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, compute_metrics=lambda said: self.task.decide(self.as_predictions(said)), **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         super()._save(output_dir, state_dict)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from hf_compress.ground.outputs import output_tensors
+
 
 def fold_batch_norms(model: nn.Module, image: Tensor) -> nn.Module:
     """Return a copy of `model` whose batch norms are part of the convolutions before them.
@@ -19,7 +21,7 @@ def fold_batch_norms(model: nn.Module, image: Tensor) -> nn.Module:
         image: one input, shape (1, 3, height, width).
 
     Returns:
-        The copy, in eval mode. Where folding moved its logits, because something else reads a convolution's output
+        The copy, in eval mode. Where folding moved an output, because something else reads a convolution's output
         too, nothing is folded.
     """
     model = copy.deepcopy(model).eval()
@@ -28,7 +30,7 @@ def fold_batch_norms(model: nn.Module, image: Tensor) -> nn.Module:
         fused = fuse_conv_bn_eval(folded.get_submodule(convolution), folded.get_submodule(norm))
         folded.set_submodule(convolution, fused)
         folded.set_submodule(norm, nn.Identity())
-    return folded if _same_logits(folded, model, image) else model
+    return folded if _same_outputs(folded, model, image) else model
 
 
 def _pairs(model: nn.Module, image: Tensor) -> list[tuple[str, str]]:
@@ -64,8 +66,11 @@ def _pairs(model: nn.Module, image: Tensor) -> list[tuple[str, str]]:
     return pairs
 
 
-def _same_logits(first: nn.Module, second: nn.Module, image: Tensor) -> bool:
+def _same_outputs(first: nn.Module, second: nn.Module, image: Tensor) -> bool:
     noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        one, other = (model(pixel_values=noise).logits for model in (first, second))
-    return torch.allclose(one, other, rtol=1e-3, atol=1e-3 * other.abs().max().item())
+        found, wanted = (output_tensors(model(pixel_values=noise)) for model in (first, second))
+    return all(
+        torch.allclose(found[name], tensor, rtol=1e-3, atol=1e-3 * tensor.abs().max().item())
+        for name, tensor in wanted.items()
+    )

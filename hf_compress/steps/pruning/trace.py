@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
+from hf_compress.ground.outputs import output_tensors
 from hf_compress.layout import own_tensors
 from hf_compress.looking import twin
 
@@ -59,9 +60,10 @@ def trace(model: nn.Module, image: Tensor) -> Links:
     drop_caches(model)
     follower = _Follower(model)
     with torch.no_grad(), follower.watching(model), follower:
-        logits = model(pixel_values=image).logits
-    for labels in follower.labels_of(logits):
-        follower.fix(labels, "gives the logits")
+        said = output_tensors(model(pixel_values=image))
+    for name, tensor in said.items():
+        for labels in follower.labels_of(tensor):
+            follower.fix(labels, f"gives the {name}")
     return follower.links
 
 
