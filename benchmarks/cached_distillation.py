@@ -25,7 +25,7 @@ from hf_compress.measure.latency import device_name
 from hf_compress.sections import DataSection
 from hf_compress.steps.distillation.config import DistillConfig
 from hf_compress.students import build_registered
-from hf_compress.training import train
+from hf_compress.training.fitting import train
 
 SIZE, EPOCHS, IMAGES, REPEATS = 64, 2, 512, 3
 LABELS = [str(label) for label in range(10)]
@@ -42,7 +42,7 @@ def seconds(student, teacher, views: int | None, folder: str) -> float:
     splits = {"train": f"train[:{IMAGES}]", "validation": "train[1600:1664]", "test": "train[1700:1764]"}
     section = DataSection(path="digits", splits=splits, augmentation="light", views=views)
     data = load_data(section, 0)
-    data.set_augmentation("light", student.processor)
+    data = data.augmented("light", student.processor)
     context = Context(data, student.processor, None, 0, Path(folder), log=lambda line: None)
     model = copy.deepcopy(student.model)
     config = DistillConfig(loss="kl", **TRAINING) if teacher else TrainingConfig(**TRAINING)

@@ -22,7 +22,7 @@ from transformers.trainer_callback import PrinterCallback
 from hf_compress.layout import use_channels_last
 from hf_compress.steps.distillation.config import DistillConfig
 from hf_compress.students import build_registered
-from hf_compress.training import CompressionTrainer
+from hf_compress.training.trainer import CompressionTrainer
 
 SIZE, BATCH, STEPS, REPEATS = 96, 32, 25, 5
 LABELS = [str(label) for label in range(10)]

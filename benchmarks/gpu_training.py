@@ -22,9 +22,11 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from hf_compress import training
+from hf_compress.layout import use_channels_last
 from hf_compress.steps.distillation.config import DistillConfig
 from hf_compress.students import build_registered
+from hf_compress.training.arguments import transfer as usual_transfer
+from hf_compress.training.trainer import CompressionTrainer
 
 SIZE, BATCH, WARM_UP, STEPS, HELD = 224, 128, 10, 30, 1024
 WORKERS = max(1, (os.cpu_count() or 1) - 2)
@@ -88,7 +90,7 @@ def ours(
     transfer: dict[str, Any] | None = None,
 ) -> float:
     clock = Clock()
-    layout = contextlib.nullcontext() if channels_last else patch.object(training, "use_channels_last")
+    layout = contextlib.nullcontext() if channels_last else patch("hf_compress.training.trainer.use_channels_last")
     with tempfile.TemporaryDirectory() as folder, layout:
         arguments = TrainingArguments(
             output_dir=folder,
@@ -102,9 +104,9 @@ def ours(
             dataloader_num_workers=WORKERS,
             disable_tqdm=True,
             report_to="none",
-            **(training.transfer() if transfer is None else transfer),
+            **(usual_transfer() if transfer is None else transfer),
         )
-        trainer = training.CompressionTrainer(
+        trainer = CompressionTrainer(
             model=student,
             args=arguments,
             train_dataset=pictures,
@@ -115,7 +117,7 @@ def ours(
             compile=compile,
         )
         trainer.remove_callback(PrinterCallback)
-        training.use_channels_last(student)
+        use_channels_last(student)
         trainer.train()
     return clock.seconds
 

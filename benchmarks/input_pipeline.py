@@ -25,7 +25,8 @@ from hf_compress.data import load_data
 from hf_compress.measure.latency import device_name
 from hf_compress.sections import DataSection
 from hf_compress.students import build_registered
-from hf_compress.training import StudentTrainer, train
+from hf_compress.training.fitting import train
+from hf_compress.training.trainer import StudentTrainer
 
 SIZE, IMAGES, WIDTH, HEIGHT, EPOCHS, REPEATS = 128, 640, 500, 375, 1, 3
 SETTINGS = [(memory, workers) for workers in (0, 1) for memory in (0, 1024)]

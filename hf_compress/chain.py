@@ -13,14 +13,15 @@ from hf_compress.run_folder import RunFolder
 from hf_compress.stages import Stages
 from hf_compress.steps.unit import apply_once
 from hf_compress.students import STUDENTS, build_student
+from hf_compress.tasks import TASKS
 from hf_compress.teacher import unfold
 
 
 def build_assistants(recipe: Recipe, data: ImageData, teacher: LoadedModel | None, log) -> list[LoadedModel]:
     """Build or load the recipe's assistants; a registered one without image size gets that of its own teacher."""
-    assistants: list[LoadedModel] = []
+    task, assistants = TASKS.get(recipe.task), []
     for section in recipe.assistants:
-        assistant = build_student(section, data.label_names, [teacher, *assistants][-1])
+        assistant = build_student(section, data.label_names, [teacher, *assistants][-1], task)
         if section.model not in STUDENTS and section.pretrained:
             unfold(assistant, data, log)
         assistants.append(assistant)
@@ -44,8 +45,9 @@ def teach_assistants(
     for number, assistant in enumerate(assistants, start=1):
         name = f"assistant {number}"
         log(f"{name} of {len(assistants)}: {assistant.name}, taught by {teacher.name}")
-        data.set_augmentation(recipe.data.augmentation, assistant.processor, teacher.processor)
-        context = Context(data, assistant.processor, teacher, recipe.seed, folder.partial, log=log)
+        shown = data.augmented(recipe.data.augmentation, assistant.processor, teacher.processor)
+        task = TASKS.get(recipe.task)
+        context = Context(shown, assistant.processor, teacher, recipe.seed, folder.partial, log=log, task=task)
         distill = recipe.build_steps()[recipe.step_names.index("distill")]
         taught = apply_once(distill, name, assistant, context, folder.units)
         teacher = taught.student

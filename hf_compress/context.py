@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_compress import processes
+from hf_compress.tasks.base import Task
+from hf_compress.tasks.classification import CLASSIFICATION
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,6 +34,7 @@ class Context:
         sparse_parameters: names of parameters whose zeros must stay zero.
         projector: maps the student's embeddings to the teacher's where an earlier step learnt to.
         log: prints one line for the user.
+        task: what the models are for.
         resumable: whether what lies in `work_folder` is an earlier part of this very work; False starts anew.
     """
 
@@ -43,6 +46,7 @@ class Context:
     sparse_parameters: frozenset[str] = frozenset()
     projector: nn.Linear | None = None
     log: Any = print
+    task: Task = CLASSIFICATION
     resumable: bool = False
     _numbers: Iterator[int] = field(default_factory=lambda: count(1), init=False, repr=False)
 

@@ -6,18 +6,18 @@ from typing import Any
 
 import torch
 
-from hf_compress.data import ImageData, load_data
+from hf_compress.data import ImageData
 from hf_compress.data.images import input_size
-from hf_compress.errors import RunError, UsageError
+from hf_compress.errors import UsageError
 from hf_compress.files import user_path
-from hf_compress.hub.backbone import load_backbone
-from hf_compress.hub.load import LoadedModel, load
+from hf_compress.hub.load import LoadedModel
 from hf_compress.measure.cost import cost
-from hf_compress.measure.features import FeatureQuality
 from hf_compress.recipe import Recipe
 from hf_compress.run import RECIPE
 from hf_compress.sections import DataSection
-from hf_compress.training import evaluate
+from hf_compress.tasks import TASKS, Task
+from hf_compress.tasks.classification import CLASSIFICATION
+from hf_compress.training.predicting import predictor
 
 
 def evaluate_folder(
@@ -41,14 +41,17 @@ def evaluate_folder(
         RunError: the model's labels are not the data's; or a backbone, which a run with `task: features` left, is
             to be measured on images without labels.
     """
-    recipe = _own_recipe(name)
-    measured = _backbone if recipe is not None and recipe.task == "features" else _classifier
-    loaded, data, quality = measured(name, data_path, split, trust_remote_code)
+    task = _task(name)
+    if task.gallery and split == "train":
+        raise UsageError("the training images are the gallery of the k-NN accuracy: choose --split validation or test")
+    loaded, data = _with_data(task, name, data_path, trust_remote_code, divided=split is not None or task.gallery)
+    task.require_labels(loaded, data)
+    examine = task.examiner(data, split or "test", None, predictor(task, data.workers))
     return {
         "model": name,
         "split": {"name": split or "test", **data.facts["splits"][split or "test"]},
         **{key: data.facts[key] for key in ("left_out", "leaks", "conflicting_labels")},
-        "quality": quality,
+        "quality": examine(loaded)["quality"],
         "cost": cost(loaded.model, torch.zeros(1, 3, *input_size(loaded.processor))),
     }
 
@@ -69,30 +72,22 @@ def load_with_data(
     Raises:
         UsageError: no data was named, and the folder has no recipe that names it.
     """
-    section, seed, own = _data_section(name, data_path)
-    loaded = load(name, trust_remote_code=trust_remote_code)
-    data = load_data(section, seed, to_evaluate=not own and not divided)
+    loaded, data = _with_data(CLASSIFICATION, name, data_path, trust_remote_code, divided)
     return loaded, data, data.labelled and data.align_labels(loaded.label_names)
 
 
-def _classifier(name: str, data_path: str | None, split: str | None, trust_remote_code: bool):
-    loaded, data, same_labels = load_with_data(name, data_path, trust_remote_code, divided=split is not None)
-    if not same_labels:
-        raise RunError(
-            f"the labels of {data.facts['path']} are not those of {name}: {', '.join(loaded.label_names[:5])} ..."
-        )
-    return loaded, data, evaluate(loaded.model, loaded.processor, data, split or "test")
+def _with_data(
+    task: Task, name: str, data_path: str | None, trust_remote_code: bool, divided: bool
+) -> tuple[LoadedModel, ImageData]:
+    section, seed, own = _data_section(name, data_path)
+    loaded = task.load(name, trust_remote_code=trust_remote_code)
+    return loaded, task.read(section, seed, to_evaluate=not own and not divided)
 
 
-def _backbone(name: str, data_path: str | None, split: str | None, trust_remote_code: bool):
-    if split == "train":
-        raise UsageError("the training images are the gallery of the k-NN accuracy: choose --split validation or test")
-    section, seed, _ = _data_section(name, data_path)
-    loaded = load_backbone(name, trust_remote_code=trust_remote_code)
-    data = load_data(section, seed)
-    if not data.labelled:
-        raise RunError(f"{section.path} has no labels, which the k-NN accuracy of {name} needs: name labelled images")
-    return loaded, data, FeatureQuality(data, split=split or "test")(loaded)
+def _task(name: str) -> Task:
+    """Return the task of a run folder; whatever else has a name is a classifier."""
+    recipe = _own_recipe(name)
+    return CLASSIFICATION if recipe is None else TASKS.get(recipe.task)
 
 
 def _own_recipe(name: str) -> Recipe | None:

@@ -16,7 +16,7 @@ from hf_compress.chain import build_assistants, teach_assistants
 from hf_compress.checkpoint import is_compressed, save
 from hf_compress.config import TrainingConfig
 from hf_compress.context import Context
-from hf_compress.data import ImageData, load_data
+from hf_compress.data import ImageData
 from hf_compress.data.images import IGNORED_LABEL
 from hf_compress.deploy import FOLDER as DEPLOYED
 from hf_compress.deploy import deploy, describe
@@ -38,10 +38,12 @@ from hf_compress.runtimes import runtime
 from hf_compress.seeds import Seeds
 from hf_compress.selection.config import AUTO
 from hf_compress.selection.select import select_student
-from hf_compress.stages import Stages, quality_measure
+from hf_compress.stages import Stages
 from hf_compress.steps.unit import apply_once
 from hf_compress.students import STUDENTS, build_student
+from hf_compress.tasks import TASKS
 from hf_compress.teacher import as_teacher, load_teachers, train_teachers, unfold
+from hf_compress.training.predicting import predictor
 
 
 def compress(
@@ -109,7 +111,8 @@ def _work(recipe: Recipe, folder: RunFolder, log) -> Run:
     seeds = Seeds.of(recipe)
     recipe = folder.pin(recipe)
     log(f"data: {recipe.data.path}")
-    data = load_data(recipe.data, recipe.seed)
+    task = TASKS.get(recipe.task)
+    data = task.read(recipe.data, recipe.seed)
     folder.remember(images=data.facts)
     teachers = load_teachers(recipe, data, seeds.teachers, log)
     recipe = folder.pin(
@@ -121,13 +124,14 @@ def _work(recipe: Recipe, folder: RunFolder, log) -> Run:
     _foresee(recipe, data, teachers)
     teachers, training_details = train_teachers(recipe, teachers, data, seeds.teachers, folder.units, log)
     teacher = as_teacher(teachers, data)
-    quality = quality_measure(recipe, data, teacher)
+    predict = predictor(task, data.workers)
+    if task.needs_targets and not data.labelled:
+        data = task.labelled_by(teacher, data, predict)
+    examine = task.examiner(data, "test", teacher, predict)
     recipe, selection = select_student(recipe, data, teacher, folder.units, log)
     set_seed(seeds.student)
     assistants = build_assistants(recipe, data, teacher, log)
-    student = build_student(
-        recipe.student, data.label_names, [teacher, *assistants][-1], headless=recipe.task == "features"
-    )
+    student = build_student(recipe.student, data.label_names, [teacher, *assistants][-1], task)
     own_student = recipe.student.model != "teacher"
     recipe = folder.pin(
         recipe,
@@ -138,16 +142,15 @@ def _work(recipe: Recipe, folder: RunFolder, log) -> Run:
         unfold(student, data, log)
     origins = _origins(recipe, teachers, assistants, student)
 
-    stages = Stages(recipe.measure, quality, folder.units)
+    stages = Stages(recipe.measure, examine, folder.units)
     if teacher is not None:
         stages.add_teacher(teacher, training_details)
     last_teacher = teach_assistants(recipe, assistants, teacher, data, stages, folder, log)
     if own_student:
         stages.add("student", student)
-    data.set_augmentation(
-        recipe.data.augmentation, student.processor, *([last_teacher.processor] if last_teacher else [])
-    )
-    context = Context(data, student.processor, last_teacher, recipe.seed, folder.partial, log=log)
+    processors = [student.processor, *([last_teacher.processor] if last_teacher else [])]
+    shown = data.augmented(recipe.data.augmentation, *processors)
+    context = Context(shown, student.processor, last_teacher, recipe.seed, folder.partial, log=log, task=task)
     saved = None
     for number, (name, step) in enumerate(zip(recipe.step_names, recipe.build_steps(), strict=True), start=1):
         log(f"step {number} of {len(recipe.steps)}: {name}")
@@ -167,7 +170,7 @@ def _work(recipe: Recipe, folder: RunFolder, log) -> Run:
         if exports is not None:
             shutil.copytree(exports / DEPLOYED, files / DEPLOYED)
             describe(deployed["deployed"], files, student)
-        check_reload(files, student, some_pictures(data.test), None if recipe.task == "features" else data.label_names)
+        check_reload(files, student, some_pictures(data.test), task, data.label_names)
         report = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "task": recipe.task,
@@ -200,8 +203,9 @@ def _foresee(recipe: Recipe, data: ImageData, teachers: list[LoadedModel]) -> No
     cannot learn, and what the first step that does not only train cannot do; the later ones get models that are not
     known yet, as is the student that `auto` selects.
     """
+    task = TASKS.get(recipe.task)
     for role in ("validation", "test"):
-        if recipe.task != "features" and data.labelled and set(data.splits[role].labels) == {IGNORED_LABEL}:
+        if task.needs_targets and data.labelled and set(data.splits[role].labels) == {IGNORED_LABEL}:
             origin = data.facts["splits"][role]["from"]
             raise UsageError(
                 f"'data.splits.{role}': no image of {origin} has a label, so nothing can be measured on it: name a "
@@ -212,10 +216,7 @@ def _foresee(recipe: Recipe, data: ImageData, teachers: list[LoadedModel]) -> No
             require_pairs(teacher.model, data.training, section.finetune.batch_size)
     if recipe.student.model == AUTO:
         return
-    headless = recipe.task == "features"
-    student = cache(
-        lambda: build_student(recipe.student, data.label_names, next(iter(teachers), None), headless=headless)
-    )
+    student = cache(lambda: build_student(recipe.student, data.label_names, next(iter(teachers), None), task))
     steps = recipe.build_steps()
     sections = [each for step in steps for each in (step.config, getattr(step.config, "recovery", None))]
     least = min((each.batch_size for each in sections if isinstance(each, TrainingConfig)), default=2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, Field, SerializeAsAny, field_validator, model_validator
@@ -28,6 +28,8 @@ from hf_compress.sections import (
 )
 from hf_compress.selection.config import AUTO
 from hf_compress.steps import STEPS
+from hf_compress.tasks import TASKS
+from hf_compress.tasks.base import TaskName
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +37,7 @@ logger = logging.getLogger(__name__)
 class Recipe(Section):
     """What to compress, how, and with which data."""
 
-    task: Literal["classification", "features"] = Field(
+    task: TaskName = Field(
         "classification",
         description="`features`: teacher and student are backbones without a classifier; labels are not needed.",
     )
@@ -110,23 +112,16 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _fits_the_task(self):
+        task = TASKS.get(self.task)
         for number, name in enumerate(self.step_names):
-            if STEPS.get(name).task != self.task:
-                fitting = ", ".join(other for other in STEPS if STEPS.get(other).task == self.task)
+            if not task.takes(STEPS.get(name)):
+                fitting = ", ".join(other for other in STEPS if task.takes(STEPS.get(other)))
+                other = next(other for other in TASKS if TASKS.get(other).takes(STEPS.get(name)))
                 raise UsageError(
-                    f"'steps.{number}.{name}' is a step of task '{STEPS.get(name).task}', the recipe's task is "
-                    f"'{self.task}': use {fitting}, or set 'task: {STEPS.get(name).task}'"
+                    f"'steps.{number}.{name}' is a step of task '{other}', the recipe's task is '{self.task}': use "
+                    f"{fitting}, or set 'task: {other}'"
                 )
-        if self.task == "features" and self.student.model == "teacher":
-            raise UsageError(
-                "'student.model' is the teacher, which has nothing to learn from itself: name a smaller one"
-            )
-        if self.task == "features" and isinstance(self.teacher, EnsembleSection):
-            raise UsageError(
-                "'teacher.ensemble' averages classes, which 'task: features' leaves out: name one teacher"
-            )
-        if self.task == "features" and self.teacher is not None and self.teacher.finetune is not None:
-            raise UsageError("'teacher.finetune' trains a classifier, which 'task: features' leaves out: remove it")
+        task.check_recipe(self)
         return self
 
     @model_validator(mode="after")
@@ -156,8 +151,6 @@ class Recipe(Section):
     def _assistants_can_learn(self):
         if not self.assistants:
             return self
-        if self.task != "classification":
-            raise UsageError(f"'assistants' learn to classify: leave them out, or 'task: {self.task}'")
         if self.teacher is None:
             raise UsageError("'assistants' learn from a teacher: add 'teacher.model' to the recipe")
         if "distill" not in self.step_names:

@@ -6,12 +6,13 @@ import json
 import math
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hf_compress.errors import UsageError, shown
 from hf_compress.files import read_text
+from hf_compress.tasks.base import TASKS, TaskName
 
 MOST_OF_A_REPORT = 200_000_000
 MOST_NAMES = 1_000_000
@@ -35,6 +36,9 @@ class Part(BaseModel):
     """
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+
+P = TypeVar("P", bound=Part)
 
 
 class Latency(Part):
@@ -75,6 +79,10 @@ class Round(Part):
     parameters: Score
     validation_accuracy: Fraction = 0.0
 
+    @model_validator(mode="after")
+    def _metrics_are_numbers(self):
+        return _with_scores(self, "validation_")
+
 
 class Missed(Part):
     """What a step removed beside what it was asked for, as fractions of the model before."""
@@ -99,15 +107,12 @@ class Details(Part):
 
     @model_validator(mode="after")
     def _whole(self):
-        for shows, needed in (
-            ("rounds", {"unpruned_validation_accuracy"}),
-            ("rewritten_layers", {"rewrite", "logits_error"}),
-        ):
-            if getattr(self, shows) and (lacks := sorted(needed - self.model_fields_set)):
-                raise ValueError(f"{shows} need '{lacks[0]}' beside them")
+        needed = {"rewrite", "logits_error"} if self.rewritten_layers else set()
+        if lacks := sorted(needed - self.model_fields_set):
+            raise ValueError(f"rewritten_layers need '{lacks[0]}' beside them")
         if self.rewritten_layers and not self.logits_error:
             raise ValueError("logits_error is empty")
-        return self
+        return _with_scores(self, "unpruned_validation_")
 
 
 class Difference(Part):
@@ -298,7 +303,7 @@ class Report(Part):
     """The report of a run."""
 
     created: Text
-    task: Literal["classification", "features"] = "classification"
+    task: TaskName = "classification"
     seconds: Annotated[float, Field(ge=0)]
     rows: list[Row] = Field(min_length=2, max_length=10_000)
     remarks: list[Text] = []
@@ -328,7 +333,10 @@ class Report(Part):
         if not any(row.quality for row in self.rows):
             raise ValueError("no row has a quality")
         batches = next((row.latency.keys() for row in self.rows if row.latency), None)
+        start = f"unpruned_validation_{TASKS.get(self.task).deciding.name}"
         for number, row in enumerate(self.rows):
+            if row.details.rounds and start not in row.details.model_fields_set:
+                raise ValueError(f"'rows.{number}.details': rounds need '{start}' beside them")
             if row.latency and row.latency.keys() != batches:
                 raise ValueError(f"'rows.{number}.latency' has other batch sizes than the rows before it")
             if row.classes is not None:
@@ -370,6 +378,14 @@ def check_report(values: Any, name: str) -> None:
         form.model_validate(values)
     except ValidationError as error:
         raise UsageError(f"'{name}' is no report of a run: {_said(error.errors()[0])}") from None
+
+
+def _with_scores(part: P, prefix: str) -> P:
+    """Require that values of any metric are scores."""
+    for name, value in part.model_extra.items():
+        if name.startswith(prefix) and not (type(value) in (int, float) and abs(value) <= 1):
+            raise ValueError(f"'{name}' is no score")
+    return part
 
 
 def _said(error: dict[str, Any]) -> str:

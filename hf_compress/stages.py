@@ -7,18 +7,13 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from hf_compress.data import ImageData
 from hf_compress.data.images import example_input
 from hf_compress.hub.load import LoadedModel
 from hf_compress.measure.cost import cost
-from hf_compress.measure.features import FeatureQuality
 from hf_compress.measure.intervals import ByImage, differences
 from hf_compress.measure.latency import measure_latency
-from hf_compress.measure.quality import answered_right
 from hf_compress.measure.remarks import speed_remarks
-from hf_compress.recipe import Recipe
 from hf_compress.sections import MeasureSection
-from hf_compress.training import evaluate_in_detail, predict
 from hf_compress.units import Units
 
 
@@ -27,7 +22,7 @@ class Stages:
 
     Args:
         measure: section of the recipe.
-        quality: see `quality_measure`.
+        quality: gives `quality`, `by_image` and the details of a row: see `Task.examiner`.
         units: where measurements are kept.
 
     Attributes:
@@ -96,34 +91,6 @@ class Stages:
             for index, latency in zip(single, found, strict=True):
                 rows[index].setdefault("runtimes", {})[runtime] = latency
         return {"rows": rows, "remarks": remarks}
-
-
-def quality_measure(
-    recipe: Recipe, data: ImageData, teacher: LoadedModel | None
-) -> Callable[[LoadedModel], dict[str, Any]]:
-    """Return what measures a model on the test images: it gives `quality`, `by_image`, and the details of a row.
-
-    Without labels, a student is judged by how often it agrees with the teacher, whose answers become the labels of
-    validation and test images; it never trains on these.
-    """
-    if recipe.task == "features":
-        features = FeatureQuality(data, teacher)
-        return features.in_detail
-    if data.labelled:
-        return lambda loaded: evaluate_in_detail(loaded, data, "test")
-    for images in (data.validation, data.test):
-        images.labels = predict(teacher.model, teacher.processor, images, data.workers).logits.argmax(dim=1).tolist()
-    data.label_names = teacher.label_names
-
-    def agreement(loaded: LoadedModel) -> dict[str, Any]:
-        output = predict(loaded.model, loaded.processor, data.test, data.workers)
-        right = answered_right(output.logits, output.labels)
-        return {
-            "quality": {"teacher_agreement": float(right.double().mean())},
-            "by_image": {"teacher_agreement": right.int().tolist()},
-        }
-
-    return agreement
 
 
 def _inputs(models: list[LoadedModel]) -> tuple[list, list]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from hf_compress.errors import UsageError
 from hf_compress.registry import Registry, did_you_mean
@@ -15,6 +15,14 @@ if TYPE_CHECKING:
 
     from hf_compress.hub.load import LoadedModel
     from hf_compress.sections import StudentSection, TeacherSection
+
+
+class Kind(Protocol):
+    """What of a task tells how its models are made: see `tasks.base.Task`."""
+
+    auto_class: str
+    classes: bool
+    load: Callable[..., LoadedModel]
 
 
 @dataclass(frozen=True)
@@ -40,27 +48,31 @@ def register_student(name: str, description: str) -> Callable:
 
 
 def build_registered(
-    name: str, labels: list[str] | None, *, width: float = 1.0, image_size: int | None = None
+    name: str,
+    labels: list[str] | None,
+    *,
+    width: float = 1.0,
+    image_size: int | None = None,
+    auto_class: str = "AutoModelForImageClassification",
 ) -> LoadedModel:
     """Build a registered architecture with random weights, and an image processor with ImageNet's normalisation.
 
     Args:
         name: one of `STUDENTS`.
-        labels: class names; None builds the backbone without a classifier.
+        labels: class names; None for a model that names no classes.
         width: multiplies the number of channels of every layer.
         image_size: height and width of the input in pixels, 224 when not given.
+        auto_class: of transformers, which makes the model of the architecture's config.
     """
-    from transformers import AutoModel, AutoModelForImageClassification, ViTImageProcessor
+    import transformers
+    from transformers import ViTImageProcessor
     from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
     from hf_compress.hub.load import LoadedModel, use_torch_momentum
     from hf_compress.labels import label_options
 
-    if labels is None:
-        model = AutoModel.from_config(STUDENTS.get(name).build(width))
-    else:
-        config = STUDENTS.get(name).build(width, **label_options(labels))
-        model = AutoModelForImageClassification.from_config(config)
+    config = STUDENTS.get(name).build(width, **({} if labels is None else label_options(labels)))
+    model = getattr(transformers, auto_class).from_config(config)
     use_torch_momentum(model)
     size = image_size or DEFAULT_IMAGE_SIZE
     processor = ViTImageProcessor(
@@ -69,25 +81,21 @@ def build_registered(
     return LoadedModel(model.eval(), processor, name, new_head=True)
 
 
-def build_model(
-    section: TeacherSection | StudentSection, labels: list[str] | None, headless: bool = False
-) -> LoadedModel:
+def build_model(section: TeacherSection | StudentSection, labels: list[str] | None, kind: Kind) -> LoadedModel:
     """Build or load what a recipe's teacher or student section names.
 
     Args:
         section: the section; `model: teacher` is the caller's business.
         labels: wanted class names; None keeps those of the checkpoint.
-        headless: build the backbone without a classifier.
+        kind: of model, as the recipe's task says.
 
     Raises:
         UsageError: options that do not fit the kind of model.
     """
-    from hf_compress.hub.backbone import load_backbone
-    from hf_compress.hub.load import load
-
     if section.model in STUDENTS:
-        names = None if headless else labels or []
-        return build_registered(section.model, names, width=section.width, image_size=section.image_size)
+        names = labels or [] if kind.classes else None
+        size = {"width": section.width, "image_size": section.image_size}
+        return build_registered(section.model, names, **size, auto_class=kind.auto_class)
     for option, default in (("width", 1.0), ("image_size", None)):
         if getattr(section, option) != default:
             raise UsageError(
@@ -102,12 +110,10 @@ def build_model(
         "trust_remote_code": section.trust_remote_code,
         "pretrained": getattr(section, "pretrained", True),
     }
-    return load_backbone(section.model, **options) if headless else load(section.model, labels=labels, **options)
+    return kind.load(section.model, labels=labels, **options)
 
 
-def build_student(
-    section: StudentSection, labels: list[str], teacher: LoadedModel | None, headless: bool = False
-) -> LoadedModel:
+def build_student(section: StudentSection, labels: list[str], teacher: LoadedModel | None, kind: Kind) -> LoadedModel:
     """Return the model to compress: a copy of the teacher, or what `section` names.
 
     A registered student that names no image size gets the teacher's, so that both see the same detail.
@@ -119,7 +125,7 @@ def build_student(
         return LoadedModel(copy.deepcopy(teacher.model), teacher.processor, teacher.name, teacher.commit)
     if section.model in STUDENTS and section.image_size is None and teacher is not None:
         section = section.model_copy(update={"image_size": input_size(teacher.processor)[0]})
-    return build_model(section, labels, headless)
+    return build_model(section, labels, kind)
 
 
 def _scaled(channels: int, width: float) -> int:

@@ -20,7 +20,8 @@ from hf_compress.labels import positions, some_labels
 from hf_compress.recipe import Recipe
 from hf_compress.sections import TeacherSection
 from hf_compress.students import STUDENTS, build_model
-from hf_compress.training import train
+from hf_compress.tasks import TASKS, Task
+from hf_compress.training.fitting import train
 from hf_compress.unfolding import unfold_batch_norms
 from hf_compress.units import Units
 
@@ -44,7 +45,7 @@ def load_teachers(recipe: Recipe, data: ImageData, seeds: list[int], log) -> lis
     for section, seed in zip(recipe.teacher.members, seeds, strict=True):
         log(f"teacher: {section.model}")
         set_seed(seed)
-        loaded.append(_feature_teacher(section) if recipe.task == "features" else _classifier(section, data, log))
+        loaded.append(_load(section, data, TASKS.get(recipe.task), log))
     return loaded
 
 
@@ -67,8 +68,9 @@ def train_teachers(
             continue
         name = "teacher" if len(teachers) == 1 else f"teacher {number}"
         data.align_labels(teacher.label_names)
-        data.set_augmentation(recipe.data.augmentation, teacher.processor)
-        trained.append(_train_once(name, section, teacher, Units(units.folder, seed), data, log))
+        shown = data.augmented(recipe.data.augmentation, teacher.processor)
+        task, own = TASKS.get(recipe.task), Units(units.folder, seed)
+        trained.append(_train_once(name, section, teacher, task, own, shown, log))
     return [teacher for teacher, _ in trained], [details for _, details in trained]
 
 
@@ -90,12 +92,13 @@ def as_teacher(teachers: list[LoadedModel], data: ImageData) -> LoadedModel | No
 
 
 def _train_once(
-    name: str, section: TeacherSection, teacher: LoadedModel, units: Units, data: ImageData, log
+    name: str, section: TeacherSection, teacher: LoadedModel, task: Task, units: Units, data: ImageData, log
 ) -> tuple[LoadedModel, dict[str, Any]]:
     def work(new: Path, in_progress: Path) -> None:
         if section.finetune.layers == "head":
             _freeze_all_but_head(teacher)
-        context = Context(data, teacher.processor, None, units.seed, in_progress, log=log, resumable=True)
+        facts = {"log": log, "task": task, "resumable": True}
+        context = Context(data, teacher.processor, None, units.seed, in_progress, **facts)
         details = train(teacher.model, context, section.finetune)
         save(teacher.model, new, teacher.processor)
         write_json(new / TRAINING, details)
@@ -110,19 +113,21 @@ def unfold(loaded: LoadedModel, data: ImageData, log) -> None:
         log(f"{loaded.name}: its batch norms came folded; given the statistics of training images, same logits")
 
 
-def _classifier(section: TeacherSection, data: ImageData, log) -> LoadedModel:
-    teacher = _with_labels_of(data, section)
-    if section.model not in STUDENTS:
+def _load(section: TeacherSection, data: ImageData, task: Task, log) -> LoadedModel:
+    if section.model in STUDENTS and not task.trains_teachers:
+        raise RunError(f"teacher {section.model} starts from random weights: name a checkpoint to learn from")
+    teacher = _with_labels_of(data, section, task) if task.classes else build_model(section, None, task)
+    if section.model not in STUDENTS and task.trains_teachers:
         unfold(teacher, data, log)
     if section.finetune is None and teacher.new_head:
-        raise RunError(f"teacher {section.model} starts from random weights: add 'teacher.finetune'")
+        task.untrained_teacher(teacher)
     return teacher
 
 
-def _with_labels_of(data: ImageData, section: TeacherSection) -> LoadedModel:
+def _with_labels_of(data: ImageData, section: TeacherSection, task: Task) -> LoadedModel:
     if section.model in STUDENTS:
-        return build_model(section, data.label_names)
-    teacher = build_model(section, None)
+        return build_model(section, data.label_names, task)
+    teacher = build_model(section, None, task)
     if not data.labelled or data.align_labels(teacher.label_names):
         return teacher
     if section.finetune is None:
@@ -130,17 +135,7 @@ def _with_labels_of(data: ImageData, section: TeacherSection) -> LoadedModel:
             f"{_label_mismatch(teacher, data.label_names, 'the data')}: add 'teacher.finetune' to train a new head, "
             "for example --set teacher.finetune.epochs=5"
         )
-    return build_model(section, data.label_names)
-
-
-def _feature_teacher(section: TeacherSection) -> LoadedModel:
-    """Load the backbone to learn from; a pooling layer that its checkpoint lacks would scramble the embeddings."""
-    if section.model in STUDENTS:
-        raise RunError(f"teacher {section.model} starts from random weights: name a checkpoint to learn from")
-    teacher = build_model(section, None, headless=True)
-    if teacher.new_head:
-        teacher.model.pooler = None
-    return teacher
+    return build_model(section, data.label_names, task)
 
 
 def _label_mismatch(teacher: LoadedModel, wanted: list[str], of: str) -> str:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import math
 from functools import partial
-from typing import Any
 
 import torch
 from accelerate.utils import send_to_device
 from rich.progress import track
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
@@ -24,46 +23,41 @@ from hf_compress.hub.load import LoadedModel
 from hf_compress.layout import use_channels_last
 from hf_compress.looking import twin
 from hf_compress.memory import in_fitting_batches
+from hf_compress.tasks.base import Task
 from hf_compress.tensor_cache import TensorCache
 
 TEACHER_BATCH = 128
 PLACES = {"_name_or_path"}  # in a config: where the model was loaded from
 
-Ask = Callable[[nn.Module, Any], Tensor]
 
-
-def logits_of(model: nn.Module, pixel_values: Any) -> Tensor:
-    """Return the logits of a classifier, shape (batch, classes)."""
-    return model(pixel_values=pixel_values).logits
-
-
-def answered(images: ImageSplit, teacher: LoadedModel, ask: Ask, context: Context, epochs: int) -> ImageSplit:
+def answered(images: ImageSplit, teacher: LoadedModel, context: Context, epochs: int) -> ImageSplit:
     """Return images with what the teacher says to each, where their views repeat; otherwise the images as they are.
 
     The teacher is asked in float32, in the order of the images, in batches of one size, whatever learns from it; what
     follows reads the answers from a file, whoever wrote it. So a run gives the same result whether they were there.
 
     Args:
-        ask: `ask(model, pixel_values)` gives what is learnt from, shape (batch, outputs).
-        context: gives the folder for answers that are not shared.
+        context: gives the task, which reads the answers, and the folder for those that are not shared.
         epochs: views that only later epochs would show are left out.
     """
     if images.repeats_after is None:
         return images
     views = range(min(images.repeats_after, epochs))
-    size = 4 * len(views) * len(images) * _width(teacher, ask)
+    task = context.task
+    shapes = _shapes(teacher, task)
+    size = 4 * len(views) * len(images) * sum(map(math.prod, shapes.values()))
     cache = TensorCache.for_bytes(size, context.work_folder / "teacher-outputs")
-    model = fingerprint(teacher, ask)
+    model = fingerprint(teacher, task)
     shown = [images.in_epoch(view) for view in views]
     with processes.main_first():
         outputs = [
-            cache.get(_digest(model, view.fingerprint), partial(_ask_all, view, teacher, ask, context.data.workers))
+            cache.get(_digest(model, view.fingerprint), partial(_ask_all, view, teacher, task, context.data.workers))
             for view in shown
         ]
-    return images.answered(outputs)
+    return images.answered([_by_name(packed, shapes) for packed in outputs])
 
 
-def fingerprint(teacher: LoadedModel, ask: Ask) -> str:
+def fingerprint(teacher: LoadedModel, task: Task) -> str:
     """Return what identifies a teacher's answers to given views: model, processor, versions and hardware."""
     configs = [
         {key: value for key, value in module.config.to_dict().items() if key not in PLACES}
@@ -71,7 +65,7 @@ def fingerprint(teacher: LoadedModel, ask: Ask) -> str:
         if isinstance(module, PreTrainedModel)
     ]
     facts = {
-        "ask": f"{ask.__module__}.{ask.__qualname__}",
+        "task": task.name,
         "structure": repr(teacher.model),
         "configs": configs,
         "processor": teacher.processor.to_dict(),
@@ -84,8 +78,8 @@ def fingerprint(teacher: LoadedModel, ask: Ask) -> str:
     return digest.hexdigest()
 
 
-def _ask_all(images: ImageSplit, teacher: LoadedModel, ask: Ask, workers: int) -> Tensor:
-    """Return the answers to all images, float32 on the CPU, without drawing a random number."""
+def _ask_all(images: ImageSplit, teacher: LoadedModel, task: Task, workers: int) -> Tensor:
+    """Return the answers to all images, a row an image, float32 on the CPU, without drawing a random number."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = twin(teacher.model).to(device)
     use_channels_last(model)
@@ -97,7 +91,7 @@ def _ask_all(images: ImageSplit, teacher: LoadedModel, ask: Ask, workers: int) -
         )
         with torch.no_grad():
             parts = [
-                ask(model, send_to_device(batch["pixel_values"], device)).float().cpu()
+                _packed(task.answer(model, send_to_device(batch["pixel_values"], device)))
                 for batch in track(loader, "Asking the teacher", transient=True)
             ]
         return torch.cat(parts)
@@ -105,10 +99,21 @@ def _ask_all(images: ImageSplit, teacher: LoadedModel, ask: Ask, workers: int) -
     return in_fitting_batches(run, TEACHER_BATCH)
 
 
-def _width(teacher: LoadedModel, ask: Ask) -> int:
+def _shapes(teacher: LoadedModel, task: Task) -> dict[str, torch.Size]:
+    """Return the shape of each output for one image."""
     device = next(teacher.model.parameters()).device
     with torch.no_grad():
-        return ask(twin(teacher.model), send_to_device(example_input(teacher.processor), device)).shape[1]
+        said = task.answer(twin(teacher.model), send_to_device(example_input(teacher.processor), device))
+    return {name: tensor.shape[1:] for name, tensor in said.items()}
+
+
+def _packed(outputs: dict[str, Tensor]) -> Tensor:
+    return torch.cat([tensor.float().cpu().flatten(1) for tensor in outputs.values()], dim=1)
+
+
+def _by_name(packed: Tensor, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
+    parts = packed.split([math.prod(shape) for shape in shapes.values()], dim=1)
+    return {name: part.view(len(part), *shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
 
 
 def _digest(*parts: str) -> str:

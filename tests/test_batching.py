@@ -26,7 +26,9 @@ from hf_compress.steps.distillation import LossConfig
 from hf_compress.steps.feature_distillation.training import distil_features
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.loop import prune
-from hf_compress.training import CompressionTrainer, reestimate_batch_norm, train
+from hf_compress.training.batch_norms import reestimate_batch_norm
+from hf_compress.training.fitting import train
+from hf_compress.training.trainer import CompressionTrainer
 
 PROCESSOR = ViTImageProcessor(size={"height": 8, "width": 8})
 
@@ -53,7 +55,6 @@ def classifier(norms=True):
 def digits():
     splits = {"train": "train[:200]", "validation": "train[300:330]", "test": "train[400:410]"}
     data = load_data(DataSection(path="digits", splits=splits), 0)
-    data.set_augmentation("none", PROCESSOR)
     return data
 
 

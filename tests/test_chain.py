@@ -6,9 +6,10 @@ import pytest
 import torch
 import yaml
 
-from hf_compress import Recipe, compress, training
+from hf_compress import Recipe, compress
 from hf_compress.errors import UsageError
 from hf_compress.hub.origin import publishable_license
+from hf_compress.training import fitting
 
 SPLITS = {"train": "train[:100]", "validation": "train[300:340]", "test": "train[400:450]"}
 SMALL = {"model": "resnet18", "width": 0.125}
@@ -88,7 +89,7 @@ def test_the_licence_of_an_assistant_counts():
 @pytest.fixture(scope="module")
 def links(tmp_path_factory):
     """A finished chain of three models, and for each training who learned from whom, and what that one said then."""
-    seen, train = [], training.train
+    seen, train = [], fitting.train
     images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
     def spy(model, context, config, teacher=None):
@@ -98,7 +99,7 @@ def links(tmp_path_factory):
 
     lines: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "train", spy)
+        patch.setattr(fitting, "train", spy)
         folder = tmp_path_factory.mktemp("chain") / "out"
         run = compress(Recipe.from_dict(CHAIN), folder, log=lines.append)
     return run, seen, images, lines

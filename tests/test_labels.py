@@ -18,7 +18,8 @@ from hf_compress.labels import label_names, order_of, positions, set_labels
 from hf_compress.sections import DataSection
 from hf_compress.steps.distillation.config import DistillConfig, LossConfig
 from hf_compress.students import build_registered
-from hf_compress.training import CompressionTrainer, train
+from hf_compress.training.fitting import train
+from hf_compress.training.trainer import CompressionTrainer
 
 NUMBERS, DEFAULTS = ["0", "1", "2"], ["LABEL_0", "LABEL_1", "LABEL_2"]
 
@@ -140,7 +141,11 @@ def by_trainer_with_answers(student, teacher, folder):
     options = {"teacher_labels": teacher.label_names, "loss_config": LossConfig(loss="kl")}
     trainer = CompressionTrainer(student.model, arguments, **options)
     with torch.no_grad():
-        inputs = {"pixel_values": IMAGES, "labels": LABELS, "teacher_outputs": teacher.model(IMAGES).logits}
+        inputs = {
+            "pixel_values": IMAGES,
+            "labels": LABELS,
+            "teacher_outputs": {"logits": teacher.model(IMAGES).logits},
+        }
     return trainer.compute_loss(student.model.train(), inputs)
 
 

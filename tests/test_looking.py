@@ -27,14 +27,17 @@ from hf_compress.sections import DataSection, MeasureSection
 from hf_compress.selection.candidates import Blueprint, Candidate
 from hf_compress.selection.config import ProbeSection
 from hf_compress.selection.probe import Probe, few_images
-from hf_compress.stages import Stages, quality_measure
+from hf_compress.stages import Stages
 from hf_compress.steps.distillation.config import DistillConfig
 from hf_compress.steps.pruning.allocate.rounding import fastest_multiple
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
 from hf_compress.steps.pruning.tracing.trace import trace
-from hf_compress.teacher_outputs import answered, fingerprint, logits_of
-from hf_compress.training import CompressionTrainer, evaluate, evaluate_in_detail, predict, train
+from hf_compress.tasks.classification import CLASSIFICATION
+from hf_compress.teacher_outputs import answered, fingerprint
+from hf_compress.training.fitting import train
+from hf_compress.training.predicting import evaluate, predict, predictor
+from hf_compress.training.trainer import CompressionTrainer
 from hf_compress.units import Units
 
 IMAGE = torch.zeros(1, 3, 16, 16)
@@ -92,15 +95,10 @@ def data():
 
 
 def stages(model, data, folder):
-    measured = Stages(
-        MeasureSection(repeats=3, batch_size=2), quality_measure(RECIPE, data, None), Units(folder / "units", 0)
-    )
+    examine = CLASSIFICATION.examiner(data, "test", None, predictor(CLASSIFICATION, 0))
+    measured = Stages(MeasureSection(repeats=3, batch_size=2), examine, Units(folder / "units", 0))
     measured.add("teacher", loaded(model))
     measured.add_latency()
-
-
-class RECIPE:
-    task = "classification"
 
 
 def trained_by_the_trainer(model, data, folder):
@@ -119,8 +117,7 @@ def trained_by_the_trainer(model, data, folder):
 
 
 def distilled(model, data, folder, augmentation="none"):
-    data.set_augmentation(augmentation, PROCESSOR)
-    context = Context(data, PROCESSOR, None, 0, folder, log=lambda line: None)
+    context = Context(data.augmented(augmentation, PROCESSOR), PROCESSOR, None, 0, folder, log=lambda line: None)
     train(resnet(1), context, LOSS, loaded(model))
 
 
@@ -148,16 +145,15 @@ LOOKS = {
     "inspection": lambda model, data, folder: inspect_layers(model, IMAGE),
     "predict": lambda model, data, folder: predict(model, PROCESSOR, data.test),
     "evaluate": lambda model, data, folder: evaluate(model, PROCESSOR, data, "test"),
-    "evaluate_in_detail": lambda model, data, folder: evaluate_in_detail(loaded(model), data, "test"),
     "predict of an ensemble": lambda model, data, folder: predict(*ensemble(model), data.test),
     "stages": stages,
     "trace": lambda model, data, folder: trace(model, IMAGE),
     "trials of channels": lambda model, data, folder: ChannelPruner(model, IMAGE, PruneConfig(round_to=1), set()),
     "fastest_multiple": lambda model, data, folder: fastest_multiple(model, IMAGE),
     "fold_batch_norms": lambda model, data, folder: fold_batch_norms(model, IMAGE),
-    "fingerprint": lambda model, data, folder: fingerprint(loaded(model), logits_of),
+    "fingerprint": lambda model, data, folder: fingerprint(loaded(model), CLASSIFICATION),
     "teacher, asked once": lambda model, data, folder: answered(
-        data.train, loaded(model), logits_of, Context(data, PROCESSOR, None, 0, folder, log=print), 1
+        data.train, loaded(model), Context(data, PROCESSOR, None, 0, folder, log=print), 1
     ),
 }
 LOOKS_AT_BACKBONES = {
@@ -192,7 +188,7 @@ def test_a_model_stays_as_it_was(name, data, tmp_path):
     assert [key for key in before if before[key] != after[key]] == []
 
 
-@pytest.mark.parametrize("name", ["predict", "evaluate_in_detail", "cost", "latency", "inspection", "trace"])
+@pytest.mark.parametrize("name", ["predict", "evaluate", "cost", "latency", "inspection", "trace"])
 def test_random_numbers_go_on_as_if_nothing_was_measured(name, data, tmp_path):
     model = resnet()
     before = random_state()

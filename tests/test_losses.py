@@ -15,6 +15,7 @@ from hf_compress.steps.distillation.config import LOSSES, LossConfig
 from hf_compress.steps.distillation.criterion import Criterion
 from hf_compress.steps.distillation.features import Answer
 from hf_compress.steps.distillation.losses import kl, mse
+from hf_compress.tasks.classification import CLASSIFICATION
 
 STUDENT = np.array([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0]])
 TEACHER = np.array([[2.0, 1.0, 0.0], [0.5, 0.5, 2.0]])
@@ -122,16 +123,19 @@ def test_a_batch_of_one_image_with_or_without_label_has_finite_gradients(name, l
 
 
 def answers():
-    return Answer(torch.tensor(STUDENT)), Answer(torch.tensor(TEACHER)), torch.tensor(LABELS)
+    student, teacher = (Answer({"logits": torch.tensor(values)}) for values in (STUDENT, TEACHER))
+    return student, teacher, {"labels": torch.tensor(LABELS)}
 
 
 def test_several_losses_are_a_weighted_sum_and_one_is_a_list_of_one():
     several = LossConfig(losses=[{"loss": "kl", "temperature": 2, "weight": 0.9}, {"loss": "ce", "weight": 0.1}])
-    assert Criterion(several)(*answers()).item() == pytest.approx(0.9 * ours("kl", temperature=2) + 0.1 * ours("ce"))
+    assert Criterion(several, CLASSIFICATION.compare)(*answers()).item() == pytest.approx(
+        0.9 * ours("kl", temperature=2) + 0.1 * ours("ce")
+    )
     one = LossConfig(loss="mse_ce", ce_weight=0.5)
-    assert Criterion(one)(*answers()).item() == ours("mse_ce", ce_weight=0.5)
+    assert Criterion(one, CLASSIFICATION.compare)(*answers()).item() == ours("mse_ce", ce_weight=0.5)
     with pytest.raises(RunError, match="loss 'ce' needs 'labels' in every batch"):
-        Criterion(several)(*answers()[:2], None)
+        Criterion(several, CLASSIFICATION.compare)(*answers()[:2], {})
 
 
 @pytest.mark.parametrize(

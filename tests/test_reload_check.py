@@ -26,6 +26,8 @@ from hf_compress.hub.contents import checked_contents
 from hf_compress.reload_check import check_reload
 from hf_compress.sections import PublishSection
 from hf_compress.steps.base import STEPS, Step, StepResult
+from hf_compress.tasks.classification import CLASSIFICATION
+from hf_compress.tasks.features import FEATURES
 
 TINY = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
 MULTI = {"problem_type": "multi_label_classification"}
@@ -121,7 +123,7 @@ def classifier(tmp_path):
 
 def test_a_folder_that_answers_as_its_model_passes(classifier):
     folder, own = classifier
-    check_reload(folder, own, noise(3), ["cat", "dog"])
+    check_reload(folder, own, noise(3), CLASSIFICATION, ["cat", "dog"])
 
 
 @pytest.mark.parametrize(("change", "message"), CHANGES)
@@ -129,17 +131,17 @@ def test_a_folder_that_answers_otherwise_is_refused(change, message, classifier)
     folder, own = classifier
     change(folder)
     with pytest.raises(RunError, match=rf"does not reload as it was: .*({message})"):
-        check_reload(folder, own, noise(3), ["cat", "dog"])
+        check_reload(folder, own, noise(3), CLASSIFICATION, ["cat", "dog"])
 
 
 @pytest.mark.parametrize(("change", "message"), [(change_weights, "embeddings"), (change_processor, "embeddings")])
 def test_a_backbone_is_compared_by_its_embeddings(change, message, tmp_path):
     save(ResNetModel(ResNetConfig(**TINY)), tmp_path, PROCESSOR)
     own = load_backbone(str(tmp_path))
-    check_reload(tmp_path, own, noise(3), None)
+    check_reload(tmp_path, own, noise(3), FEATURES, [])
     change(tmp_path)
     with pytest.raises(RunError, match=rf"does not reload as it was: .*{message}"):
-        check_reload(tmp_path, own, noise(3), None)
+        check_reload(tmp_path, own, noise(3), FEATURES, [])
 
 
 class Spoil(Step):

@@ -21,7 +21,9 @@ from hf_compress.steps.distillation import LossConfig, register_loss
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.loop import prune
 from hf_compress.students import build_registered
-from hf_compress.training import predict, reestimate_batch_norm, train
+from hf_compress.training.batch_norms import reestimate_batch_norm
+from hf_compress.training.fitting import train
+from hf_compress.training.predicting import predict
 
 SPLITS = {"train": "train[:64]", "validation": "train[300:330]", "test": "train[400:430]"}
 PROCESSOR = ViTImageProcessor(size={"height": 16, "width": 16})
@@ -34,7 +36,6 @@ def data():
 
 @pytest.fixture
 def context(data, tmp_path):
-    data.set_augmentation("none", PROCESSOR)
     return Context(data, PROCESSOR, None, 0, tmp_path, log=lambda line: None, resumable=True)
 
 
@@ -69,7 +70,7 @@ def interrupt_at(text):
 )
 def test_an_interrupted_training_gives_the_same_weights_and_the_same_report(data, tmp_path, options):
     """With augmentation and dropout, which draw random numbers, and with weights that stay zero."""
-    data.set_augmentation("light", PROCESSOR)
+    data = data.augmented("light", PROCESSOR)
     config = TrainingConfig(epochs=3, learning_rate=0.01, batch_size=16, **options)
 
     def trained(folder, log=lambda line: None):
@@ -95,7 +96,6 @@ def test_an_interrupted_training_gives_the_same_weights_and_the_same_report(data
 
 
 def test_checkpoints_of_other_work_are_not_taken(data, tmp_path):
-    data.set_augmentation("none", PROCESSOR)
     low, high = (TrainingConfig(epochs=1, batch_size=32, learning_rate=rate) for rate in (1e-3, 1e-2))
 
     def trained(context, config):
@@ -232,12 +232,12 @@ def test_predictions_embeddings_and_batch_norms_come_in_smaller_batches(context,
     small = copy.deepcopy(whole)
     short_of_memory(small.model, 10)
     context = replace(context, processor=whole.processor)
-    predictions = [predict(loaded.model, loaded.processor, data.test).logits for loaded in (whole, small)]
+    predictions = [predict(loaded.model, loaded.processor, data.test).outputs["logits"] for loaded in (whole, small)]
     torch.testing.assert_close(*predictions, **TOLERANCE)
     assert "memory ran out with batches of 128 images: going on with 64" in caplog.text
     for loaded in (whole, small):
         reestimate_batch_norm(loaded.model, context, images=16)
-    assert not torch.equal(predict(whole.model, whole.processor, data.test).logits, predictions[0])
+    assert not torch.equal(predict(whole.model, whole.processor, data.test).outputs["logits"], predictions[0])
     norms = [loaded.model.resnet.embedder.embedder.normalization.running_mean for loaded in (whole, small)]
     torch.testing.assert_close(*norms, rtol=1e-3, atol=max(1e-4, TOLERANCE["atol"]))
     whole.model, small.model = whole.model.resnet, short_of_memory(copy.deepcopy(whole.model.resnet), 10)

@@ -14,7 +14,7 @@ from hf_compress.seeds import Seeds
 from hf_compress.selection.config import ProbeSection
 from hf_compress.selection.probe import few_images
 from hf_compress.students import build_registered
-from hf_compress.training import train
+from hf_compress.training.fitting import train
 
 LAST = 2**32 - 1
 SMALL = {"model": "resnet18", "width": 0.0625, "image_size": 16}
@@ -50,8 +50,9 @@ def test_derived_seeds_are_what_they_were_where_there_is_room():
 def test_a_training_with_the_last_seed(tmp_path):
     student = build_registered("resnet18", [str(digit) for digit in range(10)], width=0.0625, image_size=16)
     data = load_data(recipe().data, LAST)
-    data.set_augmentation("light", student.processor)
-    context = Context(data, student.processor, None, LAST, tmp_path, log=lambda line: None)
+    context = Context(
+        data.augmented("light", student.processor), student.processor, None, LAST, tmp_path, log=lambda line: None
+    )
     assert len(train(student.model, context, TrainingConfig(epochs=2))["epochs"]) == 2
 
 
@@ -60,7 +61,7 @@ def test_data_and_probes_take_the_last_seed():
     section = DataSection(path="digits", splits=fractions, labelled=0.5, augmentation="light", views=2)
     data = load_data(section, LAST)
     few = few_images(data, ProbeSection(images=20), LAST)
-    few.set_augmentation("light", ViTImageProcessor(size={"height": 8, "width": 8}))
+    few = few.augmented("light", ViTImageProcessor(size={"height": 8, "width": 8}))
     assert len(few.train) == 20
     assert few.train[0]["view"].shape == (3, 8, 8)
 

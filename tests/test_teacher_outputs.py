@@ -12,8 +12,10 @@ from hf_compress.data import Collator, load_data
 from hf_compress.hub.load import LoadedModel
 from hf_compress.sections import DataSection
 from hf_compress.steps.distillation.config import DistillConfig
-from hf_compress.teacher_outputs import answered, fingerprint, logits_of
-from hf_compress.training import CompressionTrainer, train
+from hf_compress.tasks.classification import CLASSIFICATION
+from hf_compress.teacher_outputs import answered, fingerprint
+from hf_compress.training.fitting import train
+from hf_compress.training.trainer import CompressionTrainer
 
 SPLITS = {"train": "train[:48]", "validation": "train[300:330]", "test": "train[400:430]"}
 PROCESSOR = ViTImageProcessor(size={"height": 16, "width": 16})
@@ -40,7 +42,7 @@ def teacher():
 
 def context(folder, **options):
     data = load_data(DataSection(path="digits", splits=SPLITS, **options), 0)
-    data.set_augmentation(options.get("augmentation", "none"), PROCESSOR, OF_TEACHER)
+    data = data.augmented(options.get("augmentation", "none"), PROCESSOR, OF_TEACHER)
     return Context(data, PROCESSOR, None, 0, folder, log=lambda line: None, resumable=True)
 
 
@@ -76,7 +78,7 @@ def test_answers_of_another_run_give_the_same_weights(tmp_path, shared, teacher,
     with monkeypatch.context() as patch:
         patch.setattr(teacher.model, "forward", None)
         patch.setattr(teacher_outputs, "_ask_all", never)
-        patch.setattr(teacher_outputs, "_width", lambda *_: 10)
+        patch.setattr(teacher_outputs, "_shapes", lambda *_: {"logits": (10,)})
         assert same(first, distilled(tmp_path / "second", teacher, **options))
     monkeypatch.setenv("HF_COMPRESS_CACHE_GB", "0")
     assert same(first, distilled(tmp_path / "own", teacher, **options))
@@ -100,7 +102,7 @@ def test_an_interrupted_training_with_views_gives_the_same_weights(tmp_path, sha
 def test_the_loss_is_that_of_the_teacher_looking_on(tmp_path, shared, teacher, loss):
     """To rounding: it was asked in batches of another size."""
     given = context(tmp_path, augmentation="light", views=2)
-    images = answered(given.data.train, teacher, logits_of, given, epochs=2)
+    images = answered(given.data.train, teacher, given, epochs=2)
     student, config = vit(0), DistillConfig(loss=loss)
     for epoch in range(2):
         items, live = (split.in_epoch(epoch) for split in (images, given.data.train))
@@ -111,13 +113,13 @@ def test_the_loss_is_that_of_the_teacher_looking_on(tmp_path, shared, teacher, l
         assert torch.equal(batch["pixel_values"], shown["pixel_values"])
         with torch.no_grad():
             expected = teacher.model(pixel_values=shown["teacher_pixel_values"]).logits
-        assert torch.allclose(batch["teacher_outputs"], expected, atol=1e-5)
+        assert torch.allclose(batch["teacher_outputs"]["logits"], expected, atol=1e-5)
         losses = [
             loss_of(student, config, inputs, watching)
             for inputs, watching in ((batch, None), (shown, copy.deepcopy(teacher.model)))
         ]
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-    first, second = images.teacher_outputs
+    first, second = (outputs["logits"] for outputs in images.teacher_outputs)
     assert not torch.allclose(first, second, atol=1e-2)
 
 
@@ -136,18 +138,20 @@ def test_every_epoch_shows_its_own_view_and_answers(tmp_path, shared, teacher, m
 
     def recorded(self, model, inputs, *args, **kwargs):
         if model.training:
-            seen.append((self.state.epoch, inputs["pixel_values"].clone(), inputs["teacher_outputs"].clone()))
+            seen.append(
+                (self.state.epoch, inputs["pixel_values"].clone(), inputs["teacher_outputs"]["logits"].clone())
+            )
         return compute(self, model, inputs, *args, **kwargs)
 
     monkeypatch.setattr(CompressionTrainer, "compute_loss", recorded)
     options = {"augmentation": "light", "views": 2}
     distilled(tmp_path / "own", teacher, **options)
     given = context(tmp_path, **options)
-    images = answered(given.data.train, teacher, logits_of, given, epochs=2)
+    images = answered(given.data.train, teacher, given, epochs=2)
     expected = []
     for view in range(2):
         pixels = Collator(PROCESSOR)(given.data.train.in_epoch(view).__getitems__(list(range(48))))["pixel_values"]
-        rows = zip(pixels, images.teacher_outputs[view], strict=True)
+        rows = zip(pixels, images.teacher_outputs[view]["logits"], strict=True)
         expected.append({pixel.numpy().tobytes(): output.numpy().tobytes() for pixel, output in rows})
     for epoch, pixels, outputs in seen:
         for pixel, output in zip(pixels, outputs, strict=True):
@@ -170,7 +174,7 @@ def test_where_answers_are_of_no_use_none_are_kept(tmp_path, shared, teacher, op
 def test_asking_draws_no_random_number(tmp_path, shared, teacher):
     given = context(tmp_path)
     torch.manual_seed(3)
-    answered(given.data.train, teacher, logits_of, given, epochs=1)
+    answered(given.data.train, teacher, given, epochs=1)
     drawn = torch.rand(4)
     torch.manual_seed(3)
     assert torch.equal(drawn, torch.rand(4))
@@ -196,9 +200,9 @@ def changed_module(loaded):
 def test_another_teacher_has_another_fingerprint(teacher, change):
     other = copy.deepcopy(teacher)
     other.model.config._name_or_path = "elsewhere"
-    assert fingerprint(other, logits_of) == fingerprint(teacher, logits_of)
+    assert fingerprint(other, CLASSIFICATION) == fingerprint(teacher, CLASSIFICATION)
     change(other)
-    assert fingerprint(other, logits_of) != fingerprint(teacher, logits_of)
+    assert fingerprint(other, CLASSIFICATION) != fingerprint(teacher, CLASSIFICATION)
 
 
 def test_answers_are_those_of_the_own_teacher_and_views(tmp_path, shared, teacher):
@@ -207,7 +211,8 @@ def test_answers_are_those_of_the_own_teacher_and_views(tmp_path, shared, teache
     other.model.classifier.bias.data += 1
 
     def answers(which):
-        return torch.stack(answered(given.data.train, which, logits_of, given, epochs=2).teacher_outputs)
+        views = answered(given.data.train, which, given, epochs=2).teacher_outputs
+        return torch.stack([outputs["logits"] for outputs in views])
 
     first = answers(teacher)
     assert torch.allclose(answers(other), first + 1, atol=1e-5)
@@ -215,9 +220,9 @@ def test_answers_are_those_of_the_own_teacher_and_views(tmp_path, shared, teache
 
 
 def test_other_threads_are_another_fingerprint(teacher):
-    before, threads = fingerprint(teacher, logits_of), torch.get_num_threads()
+    before, threads = fingerprint(teacher, CLASSIFICATION), torch.get_num_threads()
     try:
         torch.set_num_threads(threads + 1)
-        assert fingerprint(teacher, logits_of) != before
+        assert fingerprint(teacher, CLASSIFICATION) != before
     finally:
         torch.set_num_threads(threads)

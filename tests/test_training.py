@@ -22,7 +22,11 @@ from hf_compress.steps.feature_distillation.training import distil_features
 from hf_compress.steps.finetuning import Finetune
 from hf_compress.steps.pruning.config import RecoveryConfig
 from hf_compress.students import build_registered
-from hf_compress.training import CompressionTrainer, evaluate, optimizer, predict, train, training_arguments
+from hf_compress.tasks.features import FEATURES
+from hf_compress.training.arguments import optimizer, training_arguments
+from hf_compress.training.fitting import train
+from hf_compress.training.predicting import evaluate, predict
+from hf_compress.training.trainer import CompressionTrainer
 
 SPLITS = {"train": "train[:100]", "validation": "train[300:400]", "test": "train[400:500]"}
 
@@ -69,7 +73,7 @@ def test_the_trainer_gets_what_the_recipe_says(tmp_path):
     config = TrainingConfig(
         epochs=3, batch_size=5, learning_rate=0.2, weight_decay=0.3, warmup=0.4, scheduler="cosine", optimizer="sgd"
     )
-    arguments = training_arguments(config, context, "accuracy", tmp_path, accumulation=2)
+    arguments = training_arguments(config, context, tmp_path, accumulation=2)
     assert (arguments.num_train_epochs, arguments.per_device_train_batch_size) == (3, 5)
     assert (arguments.learning_rate, arguments.weight_decay, arguments.warmup_steps) == (0.2, 0.3, 0.4)
     assert (arguments.lr_scheduler_type, arguments.seed, arguments.gradient_accumulation_steps) == ("cosine", 7, 2)
@@ -92,15 +96,17 @@ def test_a_teacher_answers_without_dropout(tmp_path):
 def test_what_is_measured_is_not_augmented():
     built = build_registered("resnet18", [str(digit) for digit in range(10)], width=0.125, image_size=32)
     data = load_data(DataSection(path="digits", splits=SPLITS), 0)
-    expected = predict(built.model, built.processor, data.train).logits
-    data.set_augmentation("standard", built.processor)
-    assert torch.equal(predict(built.model, built.processor, data.train).logits, expected)
+    expected = predict(built.model, built.processor, data.train).outputs["logits"]
+    train = data.augmented("standard", built.processor).train
+    assert torch.equal(predict(built.model, built.processor, train).outputs["logits"], expected)
 
 
 @pytest.mark.long
 def test_compiled_models_learn_the_same(tmp_path, monkeypatch):
     """The backend of these graphs makes no machine code, which would take half a minute."""
-    monkeypatch.setattr("hf_compress.training.compiled", partial(torch.compile, backend="aot_eager", dynamic=False))
+    monkeypatch.setattr(
+        "hf_compress.training.trainer.compiled", partial(torch.compile, backend="aot_eager", dynamic=False)
+    )
     torch.manual_seed(0)
     options = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
     untrained = ViTForImageClassification(ViTConfig(**options, image_size=8, patch_size=4, num_labels=10))
@@ -152,7 +158,8 @@ def test_gradients_are_clipped_where_the_recipe_says(work, tmp_path):
         context = Context(data, processor, None, 0, tmp_path / str(clip), log=lambda line: None)
         model = copy.deepcopy(untrained)
         if work == "features":
-            context = replace(context, teacher=LoadedModel(copy.deepcopy(untrained.vit), processor, "a teacher"))
+            teacher = LoadedModel(copy.deepcopy(untrained.vit), processor, "a teacher")
+            context = replace(context, task=FEATURES, teacher=teacher)
             with torch.no_grad():
                 context.teacher.model.embeddings.position_embeddings.mul_(50)
             moved[clip] = update(model.vit, context, validate(TrainingConfig, given))

@@ -36,19 +36,20 @@ def check_predictions() -> None:
     from hf_compress.data import load_data
     from hf_compress.recipe import Recipe
     from hf_compress.students import build_model
-    from hf_compress.training import predict
+    from hf_compress.tasks.classification import CLASSIFICATION
+    from hf_compress.training.predicting import predict
 
     recipe = Recipe.from_dict(RECIPE)
     data = load_data(recipe.data, 0)
     torch.manual_seed(0)
-    loaded = build_model(recipe.student, data.label_names)
+    loaded = build_model(recipe.student, data.label_names, CLASSIFICATION)
     loaded.model.eval()
     whole = torch.stack([image["view"] for image in data.test])
     with torch.no_grad():
         expected = loaded.model(**loaded.processor(list(whole), return_tensors="pt")).logits
     for count in (1, 2, 3, 7, 251):
         found = predict(loaded.model, loaded.processor, data.test.subset(range(count)), batch_size=2)
-        torch.testing.assert_close(found.logits, expected[:count], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found.outputs["logits"], expected[:count], rtol=1e-4, atol=1e-5)
         assert found.labels.tolist() == data.test.labels[:count]
 
 
@@ -80,6 +81,7 @@ def check_decisions(folder: Path) -> None:
     from hf_compress.steps.base import STEPS
     from hf_compress.steps.pruning.config import CRITERIA
     from hf_compress.students import build_model
+    from hf_compress.tasks.classification import CLASSIFICATION
 
     @register_importance("by_process")
     def by_process(weight, dim, n):
@@ -90,7 +92,7 @@ def check_decisions(folder: Path) -> None:
     data = load_data(recipe.data, 0)
     for granularity in ("weight", "channel"):
         torch.manual_seed(0)
-        loaded = build_model(recipe.student, data.label_names)
+        loaded = build_model(recipe.student, data.label_names, CLASSIFICATION)
         options = {"granularity": granularity, "importance": "by_process", "amount": 0.4, "iterative": False}
         recovery = RECOVERY | {"epochs": int(granularity == "channel")}
         step = STEPS.get("prune")(STEPS.get("prune").Config(**options, recovery=recovery))
@@ -131,7 +133,7 @@ def fail_in_process_1() -> None:
     from hf_compress import processes
     from hf_compress.cli import main
     from hf_compress.errors import RunError
-    from hf_compress.training import CompressionTrainer
+    from hf_compress.training.trainer import CompressionTrainer
 
     healthy = CompressionTrainer.compute_loss
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from hf_compress import processes, training
+from hf_compress import processes
 from hf_compress.config import Section, TrainingConfig, sentence
 from hf_compress.errors import UsageError
 from hf_compress.manifest import adding
@@ -23,6 +23,7 @@ from hf_compress.run import Run
 from hf_compress.steps.distillation.config import DistillConfig
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.gradual import GradualPruning
+from hf_compress.training.trainer import CompressionTrainer as DistillationTrainer
 
 try:
     from optimum.configuration_utils import BaseConfig
@@ -175,7 +176,7 @@ class Compressor(OptimumQuantizer):
         return self.compress(save_dir=save_dir, **kwargs)
 
 
-class CompressionTrainer(training.CompressionTrainer):
+class CompressionTrainer(DistillationTrainer):
     """transformers' Trainer that distils and prunes while it trains, as INCTrainer did.
 
     Batches are those of an ordinary script: `pixel_values` and `labels`. The teacher sees `teacher_pixel_values` where

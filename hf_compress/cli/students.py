@@ -98,10 +98,12 @@ def _within(texts: list[str], teacher_name: str | None, image_size: int | None, 
 def _teacher(name: str, trust_remote_code: bool) -> LoadedModel:
     from hf_compress.sections import TeacherSection
     from hf_compress.students import STUDENTS, build_model
+    from hf_compress.tasks.classification import CLASSIFICATION
 
     model, _, revision = name.partition("@")
     section = TeacherSection(model=model, revision=revision or None, trust_remote_code=trust_remote_code)
-    return build_model(section, [str(label) for label in range(10)] if model in STUDENTS else None)
+    labels = [str(label) for label in range(10)] if model in STUDENTS else None
+    return build_model(section, labels, CLASSIFICATION)
 
 
 def _table(candidates: list[Candidate], teacher_parameters: int | None) -> Table:

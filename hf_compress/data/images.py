@@ -88,7 +88,8 @@ class ImageSplit(torch.utils.data.Dataset):
         views: how many views of a picture are shown, one an epoch in turn; None draws new ones for ever.
         seed: of these views.
         epoch: counted from 0.
-        teacher_outputs: for each view number, what a teacher says to the pictures, shape (pictures, outputs).
+        teacher_outputs: for each view number, what a teacher says to the pictures: tensors by name, the pictures along
+            the first dimension.
     """
 
     def __init__(self, pictures: datasets.Dataset, image_column: str, labels: list[int], decoded: Decoded):
@@ -100,7 +101,7 @@ class ImageSplit(torch.utils.data.Dataset):
         self.views: int | None = None
         self.seed = 0
         self.epoch = 0
-        self.teacher_outputs: list[Tensor] | None = None
+        self.teacher_outputs: list[dict[str, Tensor]] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -117,7 +118,7 @@ class ImageSplit(torch.utils.data.Dataset):
         if self.teacher_outputs is not None:
             outputs = self.teacher_outputs[self.view_number]
             for item, index in zip(items, indices, strict=True):
-                item["teacher_output"] = outputs[index]
+                item["teacher_output"] = {name: tensor[index] for name, tensor in outputs.items()}
         return items
 
     @property
@@ -152,13 +153,21 @@ class ImageSplit(torch.utils.data.Dataset):
             decoded=Decoded.joined([self.decoded, others.decoded]),
         )
 
+    def augmented(self, augment: Callable[[Tensor], Tensor] | None) -> ImageSplit:
+        """Return these images in the views that `augment` makes."""
+        return self._changed(augment=augment)
+
     def without_augmentation(self) -> ImageSplit:
-        return self._changed(augment=None)
+        return self.augmented(None)
+
+    def with_labels(self, labels: list[Any]) -> ImageSplit:
+        """Return these images with other labels, one an image."""
+        return self._changed(labels=labels)
 
     def in_epoch(self, epoch: int) -> ImageSplit:
         return self._changed(epoch=epoch)
 
-    def answered(self, teacher_outputs: list[Tensor]) -> ImageSplit:
+    def answered(self, teacher_outputs: list[dict[str, Tensor]]) -> ImageSplit:
         """Return these images, each with what a teacher says to it: see `teacher_outputs`."""
         return self._changed(teacher_outputs=teacher_outputs)
 
@@ -189,32 +198,42 @@ class ImageSplit(torch.utils.data.Dataset):
             return self.augment(picture)
 
 
+Targets = Callable[[list[dict[str, Any]]], dict[str, Tensor]]
+
+
+def class_indices(items: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """Return the labels of items as `labels` (batch,)."""
+    return {"labels": torch.tensor([item["label"] for item in items])}
+
+
 class Collator:
     """Makes a batch: each model gets the same views in its own size and normalisation.
 
     Args:
         processor: image processor of the model that is trained or measured.
         teacher_processor: image processor of the teacher, when one looks on.
+        targets: makes of the items what a batch holds beside the pixels.
 
     Returns (when called with items of an `ImageSplit`):
-        `pixel_values` (batch, 3, height, width), `labels` (batch,), and with a teacher `teacher_pixel_values`, or
-        instead of these `teacher_outputs` (batch, outputs) where the items have what it says.
+        `pixel_values` (batch, 3, height, width), what `targets` gives, and with a teacher `teacher_pixel_values`, or
+        instead of these `teacher_outputs`, tensors by name, where the items have what it says.
     """
 
-    def __init__(self, processor, teacher_processor=None):
+    def __init__(self, processor, teacher_processor=None, targets: Targets = class_indices):
         self.processor = processor
+        self.targets = targets
         same = teacher_processor is not None and teacher_processor.to_dict() == processor.to_dict()
         self.teacher_processor = None if same else teacher_processor
         self.share_view = same
 
     def __call__(self, items: list[dict[str, Any]]) -> dict[str, Tensor]:
         views = [item["view"] for item in items]
-        batch = {
-            "pixel_values": preprocess(self.processor, views),
-            "labels": torch.tensor([item["label"] for item in items]),
-        }
+        batch = {"pixel_values": preprocess(self.processor, views), **self.targets(items)}
         if "teacher_output" in items[0]:
-            batch["teacher_outputs"] = torch.stack([item["teacher_output"] for item in items])
+            batch["teacher_outputs"] = {
+                name: torch.stack([item["teacher_output"][name] for item in items])
+                for name in items[0]["teacher_output"]
+            }
         elif self.share_view:
             batch["teacher_pixel_values"] = batch["pixel_values"]
         elif self.teacher_processor is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import datasets
@@ -38,6 +38,7 @@ class ImageData:
         label_names: class names in the order of the labels; empty when the data has no labels.
         named: whether the names come from the data; plain numbers carry no name.
         facts: counts and origins for the report.
+        by_teacher: whether the labels of validation and test images are a teacher's answers.
     """
 
     train: ImageSplit
@@ -49,6 +50,7 @@ class ImageData:
     stream: ImageStream | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     workers: int = 0
+    by_teacher: bool = False
 
     @property
     def splits(self) -> dict[str, ImageSplit]:
@@ -89,10 +91,13 @@ class ImageData:
         self.label_names = list(names)
         return True
 
-    def set_augmentation(self, name: str, *processors: BaseImageProcessor) -> None:
-        """Augment the training images, in the largest size that one of the image processors makes."""
+    def augmented(self, name: str, *processors: BaseImageProcessor) -> ImageData:
+        """Return the same images, those that train augmented in the largest size that an image processor makes."""
         heights, widths = zip(*map(input_size, processors), strict=True)
-        self.training.augment = build_augmentation(name, (max(heights), max(widths)))
+        augment = build_augmentation(name, (max(heights), max(widths)))
+        if self.stream is None:
+            return replace(self, train=self.train.augmented(augment))
+        return replace(self, stream=self.stream.augmented(augment))
 
 
 def load_data(section: DataSection, seed: int, to_evaluate: bool = False) -> ImageData:

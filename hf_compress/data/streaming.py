@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import logging
@@ -73,6 +74,12 @@ class ImageStream(torch.utils.data.IterableDataset):
 
     def __len__(self) -> int:
         return self.length
+
+    def augmented(self, augment: Callable[[Tensor], Tensor] | None) -> ImageStream:
+        """Return this stream in the views that `augment` makes."""
+        other = copy.copy(self)
+        other.augment = augment
+        return other
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch

@@ -22,11 +22,11 @@ from hf_compress.hub.template import page_template
 from hf_compress.manifest import adding, claim
 from hf_compress.measure.figures import CAPTIONS, draw_figures
 from hf_compress.run import RECIPE, Run
+from hf_compress.tasks import task_of
 
 CARD = "README.md"
 RESULTS = ".eval_results/hf-compress.yaml"
 HUB_TAG = "hf-compress"
-METRICS = {"accuracy": "Accuracy", "roc_auc": "ROC AUC"}
 
 
 def render_card(folder: Path, template: Path | None = None, **overrides: Any) -> ModelCard:
@@ -88,7 +88,7 @@ def card_data(report: dict[str, Any], repo_id: str | None, **overrides: Any) -> 
     name = (repo_id or facts.model_name(report["rows"][-1])).rpartition("/")[2]
     metadata = {
         **lineage(report),
-        "pipeline_tag": "image-feature-extraction" if report.get("task") == "features" else "image-classification",
+        "pipeline_tag": task_of(report).pipeline_tag,
         "library_name": "transformers",
         "tags": [HUB_TAG, *sorted(_methods(report))],
         "metrics": [result.metric_type for result in results] or None,
@@ -103,37 +103,37 @@ def card_data(report: dict[str, Any], repo_id: str | None, **overrides: Any) -> 
 
 
 def _results(report: dict[str, Any]) -> list[EvalResult]:
-    data, quality = report["data"], report["rows"][-1]["quality"]
+    data, quality, task = report["data"], report["rows"][-1]["quality"], task_of(report)
     path = one_line(facts.short_name(data["path"]))
     kind, _, split = data["splits"]["test"]["from"].partition(" (")[0].partition(" ")
     return [
         EvalResult(
-            task_type="image-classification",
-            task_name="Image classification",
+            task_type=task.pipeline_tag,
+            task_name=task.pipeline_tag.replace("-", " ").capitalize(),
             dataset_type=path if data.get("revision") or path == "digits" else "imagefolder",
             dataset_name=path,
             dataset_split=one_line(split) if kind == "split" else None,
             dataset_revision=data.get("revision"),
-            metric_type=metric,
-            metric_name=name,
-            metric_value=round(quality[metric], 6),
+            metric_type=metric.name,
+            metric_name=metric.hub_name,
+            metric_value=round(quality[metric.name], 6),
         )
-        for metric, name in METRICS.items()
-        if metric in quality
+        for metric in task.metrics
+        if metric.hub_name is not None and metric.name in quality
     ]
 
 
 def eval_results(report: dict[str, Any]) -> list[EvalResultEntry]:
     """Return the results in the form of the Hub's `.eval_results`; empty where the test images are not on the Hub."""
-    data, last = report["data"], report["rows"][-1]
-    if not data.get("revision") or "accuracy" not in last["quality"]:
+    data, last, metric = report["data"], report["rows"][-1], task_of(report).deciding
+    if not data.get("revision") or metric.full_name is None or metric.name not in last["quality"]:
         return []
-    note = f"top-1 accuracy in percent on {facts.test_images(report)} images: {data['splits']['test']['from']}"
+    note = f"{metric.full_name} in percent on {facts.test_images(report)} images: {data['splits']['test']['from']}"
     return [
         EvalResultEntry(
             dataset_id=data["path"],
             task_id="default",
-            value=round(100 * last["quality"]["accuracy"], 4),
+            value=round(100 * last["quality"][metric.name], 4),
             dataset_revision=data["revision"],
             date=report["created"],
             notes=one_line(note),
@@ -172,7 +172,8 @@ def _context(report: dict[str, Any], folder: Path, repo_id: str | None) -> dict[
 def _snippet(report: dict[str, Any], repo_id: str | None) -> str:
     """Return Python that loads the model and looks at `photo.jpg`; without `repo_id` it runs inside the folder."""
     lines = ["import torch", "from PIL import Image"]
-    head = "AutoModel" if report.get("task") == "features" else "AutoModelForImageClassification"
+    task = task_of(report)
+    head = task.auto_class
     lines.append(f"from transformers import AutoImageProcessor, {head}")
     if report.get("loads_with") == "hf_compress":
         lines += ["", "import hf_compress  # rebuilds the layers that were changed"]
@@ -184,15 +185,8 @@ def _snippet(report: dict[str, Any], repo_id: str | None) -> str:
         f"model = {head}.from_pretrained(model_id)",
         'inputs = processor(Image.open("photo.jpg").convert("RGB"), return_tensors="pt")',
         "with torch.inference_mode():",
+        *task.usage,
     ]
-    if head == "AutoModel":
-        lines.append("    embedding = model(**inputs).pooler_output")
-    else:
-        lines += [
-            "    probabilities = model(**inputs).logits.softmax(dim=-1)[0]",
-            "for index in probabilities.argsort(descending=True)[:3].tolist():",
-            '    print(f"{model.config.id2label[index]}: {probabilities[index]:.1%}")',
-        ]
     return "\n".join(lines)
 
 

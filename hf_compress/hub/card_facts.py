@@ -9,6 +9,7 @@ from typing import Any
 from hf_compress.hub import origin
 from hf_compress.hub.measures import measures, score
 from hf_compress.measure.intervals import difference, in_words, with_range
+from hf_compress.tasks import task_of
 
 MANY_CLASSES, WORST_CLASSES = 30, 15
 
@@ -65,7 +66,8 @@ def summary(report: dict[str, Any]) -> list[str]:
     """Say in two sentences what the model is, and what was gained and lost."""
     first, *_, last = report["rows"]
     classes = f" for {len(report['labels'])} classes" if report.get("labels") else ""
-    kind = "backbone for image features" if report.get("task") == "features" else f"image classifier{classes}"
+    task = task_of(report)
+    kind = task.noun + (classes if task.classes else "")
     done = [*step_names(report), *(file["stage"] for file in report.get("deployed", []))] or ["unchanged"]
     made = f"A {model_name(last)} {kind}, made with hf-compress: {', '.join(done)}."
     return [made, _against(first, last, report)]

@@ -16,6 +16,7 @@ from hf_compress.hub.secrets import refuse_secrets
 from hf_compress.manifest import MANIFEST, Manifest, digest, is_plain_file
 from hf_compress.run import Run
 from hf_compress.sections import PublishSection
+from hf_compress.tasks import Task, task_of
 
 Contents = dict[str, bytes | Path]
 
@@ -36,7 +37,7 @@ def checked_contents(
     report = Run.open(folder).report
     license = publishable_license(report, section.license)
     contents: Contents = {name: _file(folder, name) for name in _named(folder, include)}
-    _check_model(folder, report.get("task", "classification"), report.get("labels"), trust_remote_code)
+    _check_model(folder, task_of(report), report.get("labels"), trust_remote_code)
     contents[CARD] = _card(folder, section, license).encode()
     digests = {name: [digest(content)] for name, content in contents.items()}
     contents[MANIFEST] = Manifest(kind="run", files=digests).text().encode()
@@ -81,21 +82,17 @@ def _card(folder: Path, section: PublishSection, license: str | None) -> str:
     return str(card)
 
 
-def _check_model(folder: Path, task: str, labels: list[str] | None, trust_remote_code: bool) -> None:
+def _check_model(folder: Path, task: Task, labels: list[str] | None, trust_remote_code: bool) -> None:
     """Load the model as users will, and let it look at noise."""
     import torch
 
     from hf_compress.data.images import input_size, noise
-    from hf_compress.embeddings import pooled_embedding
-    from hf_compress.hub.backbone import load_backbone
-    from hf_compress.hub.load import load
     from hf_compress.reload_check import check_reload
 
-    loader = load_backbone if task == "features" else load
-    loaded = loader(str(folder), trust_remote_code=trust_remote_code)
+    loaded = task.load(str(folder), trust_remote_code=trust_remote_code)
     image = torch.randn(2, 3, *input_size(loaded.processor), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        answer = pooled_embedding(loaded.model, image) if task == "features" else loaded.model(image).logits
-    if not answer.isfinite().all():
+        answer = task.answer(loaded.model, image)
+    if not all(tensor.isfinite().all() for tensor in answer.values()):
         raise RunError(f"the model in '{folder}' answers with numbers that are not finite: it was not published")
-    check_reload(folder, loaded, noise(4), None if task == "features" else labels or loaded.label_names)
+    check_reload(folder, loaded, noise(4), task, labels or loaded.label_names)

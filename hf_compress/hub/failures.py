@@ -11,7 +11,16 @@ from typing import TypeVar
 
 import httpx2
 from huggingface_hub import get_session, get_token
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    RevisionResolutionError,
+)
 
 from hf_compress.errors import CompressError, RunError, UsageError
 
@@ -79,7 +88,38 @@ def redacted(text: str) -> str:
     return line.replace(token, "<token>") if token else line
 
 
-def explained(error: Exception, repo: str, maybe_sent: bool, made: list[str], again: str) -> CompressError:
+def not_loaded(name: str, error: Exception) -> CompressError:
+    """Return what transformers and huggingface_hub raise where a model cannot be loaded as one sentence."""
+    chain = list(_chain(error))
+    text = " ".join(str(error).split())
+
+    def caused_by(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(link, kinds) for link in chain)
+
+    if get_token() and any(isinstance(link, HfHubHTTPError) and status_of(link) == 401 for link in chain):
+        return RunError(f"{name}: the Hub does not accept the access token; renew it: `hf auth login` or HF_TOKEN")
+    if caused_by(GatedRepoError):
+        return RunError(f"{name} is gated: ask for access on its Hub page, then `hf auth login`")
+    if caused_by(RevisionNotFoundError):
+        return UsageError(f"{name} has no such revision: check 'revision'")
+    if caused_by(RepositoryNotFoundError, HFValidationError):
+        return UsageError(f"there is no model '{name}' on the Hub or as a folder: check the id, or log in if private")
+    if "weights_only" in text or "Unpickl" in text:
+        return RunError(
+            f"{name} cannot be loaded: its weights are a pickle that holds more than tensors, which could run code; "
+            "have it saved as model.safetensors by someone you trust"
+        )
+    if "trust_remote_code" in text:
+        return UsageError(f"{name} contains its own Python code: read it, then pass --trust-remote-code")
+    unreachable = (OfflineModeIsEnabled, LocalEntryNotFoundError, RevisionResolutionError, ConnectionError)
+    if caused_by(*unreachable, httpx2.TransportError) or "couldn't connect" in text.lower():
+        return RunError(f"{name} is not cached and the Hub is out of reach: check the network, or give a local folder")
+    if "preprocessor_config.json" in text or "image processor" in text.lower():
+        return RunError(f"{name} has no usable preprocessor_config.json: add one to the repository or copy it local")
+    return RunError(f"{name} cannot be loaded: {text}")
+
+
+def not_published(error: Exception, repo: str, maybe_sent: bool, made: list[str], again: str) -> CompressError:
     """Turn what failed while publishing into one sentence.
 
     Args:

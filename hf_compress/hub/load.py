@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from httpx2 import TransportError
-from huggingface_hub import get_token, resolve_revision
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-    RevisionResolutionError,
-)
+from huggingface_hub import resolve_revision
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -30,7 +21,7 @@ from transformers import (
 from hf_compress.errors import CompressError, RunError, UsageError
 from hf_compress.files import user_path
 from hf_compress.hub.declared import refuse_huge, refuse_huge_pictures
-from hf_compress.hub.failures import limit_waits
+from hf_compress.hub.failures import limit_waits, not_loaded
 from hf_compress.hub.head import permute_classes, renew_head
 from hf_compress.hub.shards import refuse_outside
 from hf_compress.labels import label_names, label_options, numbered, positions, set_labels
@@ -65,6 +56,83 @@ class LoadedModel:
         return [self]
 
 
+@dataclass
+class Opened:
+    """What lies under a name, as transformers loads it.
+
+    Attributes:
+        config: of the whole checkpoint.
+        missing, mismatched: names of weights that are random, because the checkpoint lacks them or has other shapes.
+        commit: see `LoadedModel`.
+    """
+
+    model: PreTrainedModel
+    processor: BaseImageProcessor
+    config: PretrainedConfig
+    missing: set[str]
+    mismatched: set[str]
+    commit: str | None
+
+
+def open_model(
+    name: str,
+    auto: type,
+    refusal: str,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    pretrained: bool = True,
+    part: Callable[[PretrainedConfig], PretrainedConfig] = lambda config: config,
+    changes: Callable[[PretrainedConfig], dict[str, Any]] = lambda config: {},
+) -> Opened:
+    """Load a model of any kind and its image processor in float32; see `load` for the arguments and errors.
+
+    Args:
+        auto: the auto class of transformers.
+        refusal: what is said after the name of a model that has none of this class, before its type.
+        part: gives the config of the part that is loaded.
+        changes: gives what replaces values of the config, weights that do not fit it then being random.
+    """
+    limit_waits()
+    folder = local_folder(name)
+    source = folder or name
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        if folder is None:  # all files are those of one commit, from the cache where the Hub is out of reach
+            options["revision"] = resolve_revision(name, revision=revision)
+        refuse_huge(name, PretrainedConfig.get_config_dict(source, revision=options["revision"])[0])
+        whole = AutoConfig.from_pretrained(source, **options)
+        config = part(whole)
+        if auto.__name__ not in getattr(config, "auto_map", {}) and type(config) not in auto._model_mapping:
+            raise RunError(f"{name} {refusal} '{config.model_type}'")
+        processor = AutoImageProcessor.from_pretrained(source, **options)
+        refuse_huge_pictures(name, processor)
+        wanted = changes(config)
+        info: dict[str, Any] = {}
+        if pretrained:
+            refuse_outside(name, source, whole, options["revision"])
+            model, info = auto.from_pretrained(
+                source,
+                **({} if config is whole else {"config": config}),
+                **options,
+                **wanted,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=bool(wanted),
+                output_loading_info=True,
+            )
+        else:
+            config.update(wanted)
+            model = auto.from_config(config, trust_remote_code=trust_remote_code)
+    except CompressError:
+        raise
+    except Exception as error:
+        raise not_loaded(name, error) from error
+    use_torch_momentum(model)
+    commit = None if folder else options["revision"].resolved
+    missing, mismatched = info.get("missing_keys", set()), info.get("mismatched_keys", set())
+    return Opened(model.eval(), processor, whole, missing, mismatched, commit)
+
+
 def load(
     name: str,
     *,
@@ -87,52 +155,36 @@ def load(
         UsageError: the id or folder does not exist, or needs `trust_remote_code`.
         RunError: the repository is gated or out of reach, or holds no image classifier.
     """
-    limit_waits()
-    folder = local_folder(name)
-    source = folder or name
-    options = {"revision": revision, "trust_remote_code": trust_remote_code}
-    try:
-        if folder is None:  # all files are those of one commit, from the cache where the Hub is out of reach
-            options["revision"] = resolve_revision(name, revision=revision)
-        refuse_huge(name, PretrainedConfig.get_config_dict(source, revision=options["revision"])[0])
-        config = AutoConfig.from_pretrained(source, **options)
-        _refuse_other_tasks(name, config)
-        processor = AutoImageProcessor.from_pretrained(source, **options)
-        refuse_huge_pictures(name, processor)
-        known = label_names(config)
-        wanted = {} if labels is None or len(labels) == len(known) else label_options(labels)
-        if pretrained:
-            refuse_outside(name, source, config, options["revision"])
-            model, info = AutoModelForImageClassification.from_pretrained(
-                source,
-                **options,
-                **wanted,
-                dtype=torch.float32,
-                ignore_mismatched_sizes=bool(wanted),
-                output_loading_info=True,
-            )
-            new_head = bool(wanted or info["missing_keys"] or info["mismatched_keys"])
-        else:
-            config.update(wanted)
-            model = AutoModelForImageClassification.from_config(config, trust_remote_code=trust_remote_code)
-            new_head = True
-    except CompressError:
-        raise
-    except Exception as error:
-        raise explained(name, error) from error
-    if pretrained:
-        _refuse_missing_body(name, model, info["missing_keys"])
+    known: list[str] = []
+
+    def other_classes(config: PretrainedConfig) -> dict[str, Any]:
+        known[:] = label_names(config)
+        return {} if labels is None or len(labels) == len(known) else label_options(labels)
+
+    opened = open_model(
+        name,
+        AutoModelForImageClassification,
+        "is not an image classifier: transformers has none of the type",
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        pretrained=pretrained,
+        changes=other_classes,
+    )
+    model, processor = opened.model, opened.processor
+    new_head = bool(
+        not pretrained or opened.missing or opened.mismatched or (labels is not None and len(labels) != len(known))
+    )
+    _refuse_missing_body(name, model, opened.missing)
     if new_head and labels is None and pretrained:
         raise RunError(
             f"{name} is not an image classifier: its checkpoint lacks the weights of the classification head; "
             "to learn from the embeddings of a backbone, set 'task: features' (recipe distill-features)"
         )
-    use_torch_momentum(model)
-    _refuse_other_inputs(name, model.eval(), processor)
+    _refuse_other_inputs(name, model, processor)
     if labels is not None and not new_head:
         new_head = _relabel(model, processor, known, labels)
     set_labels(model.config, known if labels is None else labels)
-    return LoadedModel(model, processor, name, None if folder else options["revision"].resolved, new_head)
+    return LoadedModel(model, processor, name, opened.commit, new_head)
 
 
 def _relabel(model: PreTrainedModel, processor: BaseImageProcessor, known: list[str], labels: list[str]) -> bool:
@@ -176,12 +228,6 @@ def local_folder(name: str) -> str | None:
     return None
 
 
-def _refuse_other_tasks(name: str, config: PretrainedConfig) -> None:
-    custom = "AutoModelForImageClassification" in getattr(config, "auto_map", {})
-    if not custom and type(config) not in AutoModelForImageClassification._model_mapping:
-        raise RunError(f"{name} is not an image classifier: transformers has none of the type '{config.model_type}'")
-
-
 def _refuse_other_inputs(name: str, model: PreTrainedModel, processor: BaseImageProcessor) -> None:
     """Let the model see a picture as its processor makes it, and require a logit a label."""
     from hf_compress.data.images import preprocess, refuse_many_sizes
@@ -219,38 +265,3 @@ def _refuse_missing_body(name: str, model: PreTrainedModel, missing: set[str]) -
             f"{name} cannot be loaded: its checkpoint lacks {len(lacks)} weights of its config, the first is "
             f"'{lacks[0]}'"
         )
-
-
-def explained(name: str, error: Exception) -> CompressError:
-    """Return what transformers and huggingface_hub raise as one sentence."""
-    chain = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in chain:
-        chain.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    text = " ".join(str(error).split())
-
-    def caused_by(*kinds: type[BaseException]) -> bool:
-        return any(isinstance(link, kinds) for link in chain)
-
-    if get_token() and any(isinstance(link, HfHubHTTPError) and link.response.status_code == 401 for link in chain):
-        return RunError(f"{name}: the Hub does not accept the access token; renew it: `hf auth login` or HF_TOKEN")
-    if caused_by(GatedRepoError):
-        return RunError(f"{name} is gated: ask for access on its Hub page, then `hf auth login`")
-    if caused_by(RevisionNotFoundError):
-        return UsageError(f"{name} has no such revision: check 'revision'")
-    if caused_by(RepositoryNotFoundError, HFValidationError):
-        return UsageError(f"there is no model '{name}' on the Hub or as a folder: check the id, or log in if private")
-    if "weights_only" in text or "Unpickl" in text:
-        return RunError(
-            f"{name} cannot be loaded: its weights are a pickle that holds more than tensors, which could run code; "
-            "have it saved as model.safetensors by someone you trust"
-        )
-    if "trust_remote_code" in text:
-        return UsageError(f"{name} contains its own Python code: read it, then pass --trust-remote-code")
-    unreachable = (OfflineModeIsEnabled, LocalEntryNotFoundError, RevisionResolutionError, ConnectionError)
-    if caused_by(*unreachable, TransportError) or "couldn't connect" in text.lower():
-        return RunError(f"{name} is not cached and the Hub is out of reach: check the network, or give a local folder")
-    if "preprocessor_config.json" in text or "image processor" in text.lower():
-        return RunError(f"{name} has no usable preprocessor_config.json: add one to the repository or copy it local")
-    return RunError(f"{name} cannot be loaded: {text}")

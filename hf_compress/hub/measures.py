@@ -9,14 +9,7 @@ from typing import Any
 from hf_compress.hub.markdown import one_line
 from hf_compress.measure.intervals import difference, with_range
 from hf_compress.measure.remarks import latencies
-
-QUALITY = {
-    "accuracy": "accuracy",
-    "roc_auc": "ROC AUC",
-    "teacher_agreement": "agreement with the teacher",
-    "knn_accuracy": "k-NN accuracy",
-    "cosine_similarity": "cosine similarity to the teacher",
-}
+from hf_compress.tasks import known_metrics
 
 
 @dataclass(frozen=True)
@@ -88,7 +81,8 @@ def _latency(runtime: str, batch: str, quantile: str) -> Measure:
 
 
 def quality_name(key: str) -> str:
-    return QUALITY.get(key, one_line(key).replace("_", " "))
+    known = known_metrics()
+    return known[key].words if key in known else one_line(key).replace("_", " ")
 
 
 def latency_name(batch: str, quantile: str = "p50", runtime: str = "eager") -> str:

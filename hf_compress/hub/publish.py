@@ -14,7 +14,7 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 from hf_compress.config import validate
 from hf_compress.errors import UsageError
 from hf_compress.hub.contents import CARD, checked_contents
-from hf_compress.hub.failures import RETRIED, WAITS, explained, limit_waits, patiently, pause, status_of
+from hf_compress.hub.failures import RETRIED, WAITS, limit_waits, not_published, patiently, pause, status_of
 from hf_compress.manifest import MANIFEST, Manifest, entries
 from hf_compress.sections import PublishSection
 
@@ -154,7 +154,7 @@ class _Push:
             self._open()
             head, commit = self._commit()
         except (*RETRIED, OSError, ValueError, RuntimeError) as error:
-            raise explained(error, self.section.to, self.sent, self.made, self.again) from None
+            raise not_published(error, self.section.to, self.sent, self.made, self.again) from None
         changed = commit.oid != head
         url = commit.pr_url or commit.commit_url
         return Publication(commit.oid, url, changed, self.removed if changed else [], self.left)

@@ -22,6 +22,7 @@ from hf_compress.measure.style import (
     top_down,
 )
 from hf_compress.selection.figure import selection
+from hf_compress.tasks import task_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,30 +64,31 @@ def draw_figures(report: dict[str, Any], folder: Path) -> list[Path]:
 
 
 def rounds(report: dict[str, Any]) -> Figure | None:
-    """Draw validation accuracy over the rounds of every pruning step."""
+    """Draw the deciding metric over the rounds of every pruning step."""
     steps = [row for row in report["rows"] if row.get("details", {}).get("rounds")]
     if not steps:
         return None
+    metric = task_of(report).deciding
+    key = f"validation_{metric.name}"
     figure, axes = make_axes(height=3.2)
     removed = any(entry["parameters"] > 0 for row in steps for entry in row["details"]["rounds"])
     gone = "parameters" if removed else "sparsity"
     for row, colour in zip(steps, _colours(len(steps)), strict=True):
         details = row["details"]
-        start = {gone: 0.0, "validation_accuracy": details["unpruned_validation_accuracy"], "kept": True}
-        entries = [start, *(entry for entry in details["rounds"] if "validation_accuracy" in entry)]
+        start = {gone: 0.0, key: details[f"unpruned_{key}"], "kept": True}
+        entries = [start, *(entry for entry in details["rounds"] if key in entry)]
         kept = [entry for entry in entries if entry["kept"]]
         dropped = [entry for entry in entries if not entry["kept"]]
-        axes.plot(*_points(kept, gone), "o-", color=colour, markersize=4, label=f"{row['stage']}: kept")
+        axes.plot(*_points(kept, gone, key), "o-", color=colour, markersize=4, label=f"{row['stage']}: kept")
         if dropped:
-            axes.plot(*_points(dropped, gone), "x", color=GREY, label=f"{row['stage']}: too far, rolled back")
-        axes.plot(*_points(kept[-1:], gone), "o", color=ORANGE, markersize=11, fillstyle="none", markeredgewidth=2)
-        axes.annotate(
-            "chosen", *_points(kept[-1:], gone, pairs=True), xytext=(0, 10), textcoords="offset points", ha="center"
-        )
+            axes.plot(*_points(dropped, gone, key), "x", color=GREY, label=f"{row['stage']}: too far, rolled back")
+        (chosen,) = _points(kept[-1:], gone, key, pairs=True)
+        axes.plot(*chosen, "o", color=ORANGE, markersize=11, fillstyle="none", markeredgewidth=2)
+        axes.annotate("chosen", chosen, xytext=(0, 10), textcoords="offset points", ha="center")
     axes.invert_xaxis()
     axes.margins(x=0.06, y=0.18)
     axes.set_xlabel("parameters left, %" if removed else "weights that are not zero, %")
-    axes.set_ylabel("validation accuracy")
+    axes.set_ylabel(f"validation {metric.words}")
     axes.legend()
     return figure
 
@@ -242,8 +244,8 @@ def _short(milliseconds: float) -> str:
     return f"{milliseconds:.2f}" if milliseconds < 100 else f"{milliseconds:,.0f}"
 
 
-def _points(entries: list[dict[str, Any]], gone: str, pairs: bool = False) -> list:
-    points = [(100 * (1 - entry[gone]), entry["validation_accuracy"]) for entry in entries]
+def _points(entries: list[dict[str, Any]], gone: str, key: str, pairs: bool = False) -> list:
+    points = [(100 * (1 - entry[gone]), entry[key]) for entry in entries]
     return points if pairs else [list(values) for values in zip(*points, strict=True)]
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from hf_compress.tasks import known_metrics
+
 RESAMPLES = 2000
 TAILS = 0.025, 0.975
 
 ByImage = Mapping[str, Sequence[float]]  # by metric: one number a test image, their mean is the metric
-
-FRACTIONS = {"roc_auc", "cosine_similarity"}  # differences of these are not told in points
 
 
 def differences(by_image: ByImage, others: Mapping[str, ByImage]) -> list[dict[str, Any]]:
@@ -62,7 +62,8 @@ def difference(row: dict[str, Any], metric: str | None, against: str) -> dict[st
 
 def unit(metric: str | None) -> str:
     """Return in what differences of a metric are told: ` points`, or nothing where it is no percentage."""
-    return "" if metric in FRACTIONS else " points"
+    known = known_metrics()
+    return " points" if metric in known and known[metric].share else ""
 
 
 def range_in_words(entry: dict[str, Any]) -> str:
@@ -85,4 +86,4 @@ def in_words(entry: dict[str, Any], images: int) -> str:
 
 
 def _signed(entry: dict[str, Any], key: str) -> str:
-    return f"{entry[key]:+.4f}" if entry["metric"] in FRACTIONS else f"{100 * entry[key]:+.2f}"
+    return f"{100 * entry[key]:+.2f}" if unit(entry["metric"]) else f"{entry[key]:+.4f}"

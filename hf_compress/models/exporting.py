@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 
+from hf_compress.ground.outputs import output_tensors
 from hf_compress.looking import twin
-from hf_compress.models.folding import fold_batch_norms, tensors
+from hf_compress.models.folding import fold_batch_norms
 from hf_compress.runtimes.base import Call, Exportable
 
 
@@ -26,7 +27,7 @@ class TensorsAlone(nn.Module):
         self.model = model
         self.eval()
         with torch.no_grad():
-            self.outputs = list(tensors(model(pixel_values=image)))
+            self.outputs = list(output_tensors(model(pixel_values=image)))
 
     def forward(self, pixel_values: Tensor) -> Tensor | tuple[Tensor, ...]:
         output = self.model(pixel_values=pixel_values)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from hf_compress.ground.outputs import output_tensors
 
 
 def fold_batch_norms(model: nn.Module, image: Tensor) -> nn.Module:
@@ -69,13 +69,8 @@ def _pairs(model: nn.Module, image: Tensor) -> list[tuple[str, str]]:
 def _same_outputs(first: nn.Module, second: nn.Module, image: Tensor) -> bool:
     noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        ones, others = (tensors(model(pixel_values=noise)) for model in (first, second))
+        ones, others = (output_tensors(model(pixel_values=noise)) for model in (first, second))
     return all(
         torch.allclose(ones[name], other, rtol=1e-3, atol=1e-3 * other.abs().max().item())
         for name, other in others.items()
     )
-
-
-def tensors(output: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the tensors that a model gives, by name."""
-    return {name: value for name, value in output.items() if isinstance(value, Tensor)}

@@ -17,6 +17,7 @@ from hf_compress.recipe import Recipe
 from hf_compress.selection.candidates import Blueprint, Candidate
 from hf_compress.selection.config import ProbeSection
 from hf_compress.steps import STEPS
+from hf_compress.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -46,18 +47,26 @@ class Probe:
         set_seed(self.recipe.seed)
         student = self.blueprint.build(candidate)
         processors = [loaded.processor for loaded in (student, self.teacher) if loaded is not None]
-        self.data.set_augmentation(self.recipe.data.augmentation, *processors)
+        data = self.data.augmented(self.recipe.data.augmentation, *processors)
         context = Context(
-            self.data, student.processor, self.teacher, self.recipe.seed, self.folder, log=lambda line: None
+            data,
+            student.processor,
+            self.teacher,
+            self.recipe.seed,
+            self.folder,
+            log=lambda line: None,
+            task=TASKS.get(self.recipe.task),
         )
         try:
             epochs = step.apply(student.model, context).details["epochs"]
         except RunError as error:
             self.log(f"  {candidate}: {error}")
             return 0.0
-        accuracy = max(epoch["validation_accuracy"] for epoch in epochs)
-        self.log(f"  rung {rung + 1}, {len(epochs)} epochs: {candidate} has validation accuracy {accuracy:.4f}")
-        return accuracy
+        metric = context.task.deciding
+        values = [epoch[f"validation_{metric.name}"] for epoch in epochs]
+        best = values[metric.best(values)]
+        self.log(f"  rung {rung + 1}, {len(epochs)} epochs: {candidate} has validation {metric.words} {best:.4f}")
+        return best
 
 
 def few_images(data: ImageData, section: ProbeSection, seed: int) -> ImageData:

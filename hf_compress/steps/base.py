@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from hf_compress.config import Section
 from hf_compress.context import Context
@@ -42,13 +42,13 @@ class Step(ABC, Generic[C]):
 
     Attributes:
         Config: pydantic class of the step's section in the recipe.
-        task: the recipe's `task` that the step works for.
+        task: the recipe's `task` that the step is made for; None for one that works for many.
         alone: whether of several processes the main one does it, and the others wait: it trains nothing.
         needs_teacher: whether a recipe without teacher is wrong.
     """
 
     Config: ClassVar[type[Section]]
-    task: ClassVar[Literal["classification", "features"]] = "classification"
+    task: ClassVar[str | None] = None
     alone: ClassVar[bool] = False
 
     def __init__(self, config: C):

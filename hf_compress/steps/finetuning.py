@@ -12,6 +12,6 @@ class Finetune(Step[TrainingConfig]):
     Config = TrainingConfig
 
     def apply(self, model, context: Context) -> StepResult:
-        from hf_compress.training import train
+        from hf_compress.training.fitting import train
 
         return StepResult(model, train(model, context, self.config))

@@ -14,8 +14,6 @@ from hf_compress import manifest, processes
 from hf_compress.data.images import input_size
 from hf_compress.errors import CompressError, UsageError, shown
 from hf_compress.files import user_path, write_text
-from hf_compress.hub.backbone import load_backbone
-from hf_compress.hub.load import LoadedModel, load
 from hf_compress.inputs import refuse_overlap
 from hf_compress.measure.latency import measure_latency
 from hf_compress.permissions import permitted
@@ -25,6 +23,7 @@ from hf_compress.run_folder import RunFolder, changed_keys, comparable, is_taken
 from hf_compress.study.config import Study
 from hf_compress.study.page import PAGE_FILES, write_results
 from hf_compress.study.resolving import run_folder
+from hf_compress.tasks import TASKS
 
 STUDY = "study.yaml"
 Finished = dict[tuple[str, int], dict[str, Any]]
@@ -201,7 +200,8 @@ def _latencies(study: Study, folder: Path, trusted: bool) -> dict[str, dict[str,
     """Time the final models of the first seed in turn; see `measure_latency` for the values by run."""
     recipes = {name: study.recipe(name, study.seeds[0], folder) for name in study.runs}
     models = [
-        _load(run_folder(folder, name, study.seeds[0]), recipe.task, trusted) for name, recipe in recipes.items()
+        TASKS.get(recipe.task).load(str(run_folder(folder, name, study.seeds[0])), trust_remote_code=trusted)
+        for name, recipe in recipes.items()
     ]
     measure = next(iter(recipes.values())).measure
     latencies = measure_latency(
@@ -212,7 +212,3 @@ def _latencies(study: Study, folder: Path, trusted: bool) -> dict[str, dict[str,
         measure.threads,
     )
     return dict(zip(recipes, latencies, strict=True))
-
-
-def _load(folder: Path, task: str, trusted: bool) -> LoadedModel:
-    return (load_backbone if task == "features" else load)(str(folder), trust_remote_code=trusted)

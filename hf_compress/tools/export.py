@@ -15,7 +15,7 @@ from hf_compress.manifest import adding, claim
 from hf_compress.report import read_report
 from hf_compress.run import REPORT, write_report
 from hf_compress.sections import DeploySection, MeasureSection
-from hf_compress.training import evaluate
+from hf_compress.training.predicting import evaluate
 
 MEASURE = MeasureSection(batch_size=1, repeats=50)
 

@@ -79,7 +79,7 @@ def test_what_models_see_does_not_depend_on_memory_or_workers(photos):
     seen = []
     for memory, workers in ((0, 0), (1, 0), (1, 2)):
         data = load(photos, cache_mb=memory, augmentation="light")
-        data.set_augmentation("light", PROCESSOR)
+        data = data.augmented("light", PROCESSOR)
         assert any(data.train.decoded[index] is None for index in range(12)) == (memory == 0)
         torch.manual_seed(0)
         items = DataLoader(data.train.without_augmentation(), 5, collate_fn=Collator(PROCESSOR), num_workers=workers)
@@ -104,7 +104,7 @@ def test_pictures_in_memory_are_decoded_once_and_others_each_time(photos, monkey
 
 def test_an_image_shows_its_views_in_turn_whatever_was_drawn_before(photos):
     data = load(photos, augmentation="light", views=3)
-    data.set_augmentation("light", PROCESSOR)
+    data = data.augmented("light", PROCESSOR)
     train = data.train
 
     def shown(epoch):

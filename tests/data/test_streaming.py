@@ -20,7 +20,8 @@ from hf_compress.errors import RunError, UsageError
 from hf_compress.recipe import Recipe
 from hf_compress.sections import DataSection, StudentSection
 from hf_compress.students import build_model
-from hf_compress.training import train
+from hf_compress.tasks.classification import CLASSIFICATION
+from hf_compress.training.fitting import train
 
 TINY = {"model": "resnet18", "width": 0.125, "image_size": 16}
 TRAIN = 150
@@ -44,7 +45,7 @@ def streamed(folder, **options):
 
 def student(data):
     torch.manual_seed(0)
-    return build_model(StudentSection(**TINY), data.label_names)
+    return build_model(StudentSection(**TINY), data.label_names, CLASSIFICATION)
 
 
 def keys(items):
@@ -99,7 +100,7 @@ def test_the_labels_of_a_stream_follow_those_of_a_model(folder):
 def test_a_training_reads_the_stream_anew_each_epoch(folder, tmp_path):
     data = streamed(folder, augmentation="light")
     loaded = student(data)
-    data.set_augmentation("light", loaded.processor)
+    data = data.augmented("light", loaded.processor)
     assert data.stream.augment is not None
     context = Context(data, loaded.processor, None, 0, tmp_path, log=lambda line: None)
     before = loaded.model.classifier[-1].weight.clone()
@@ -113,7 +114,7 @@ def test_an_interrupted_epoch_reads_the_same_images_again(folder, tmp_path):
     def weights(place, log):
         data = streamed(folder, augmentation="light")
         loaded = student(data)
-        data.set_augmentation("light", loaded.processor)
+        data = data.augmented("light", loaded.processor)
         set_seed(0)
         context = Context(data, loaded.processor, None, 0, tmp_path / place, log=log, resumable=True)
         train(loaded.model, context, TrainingConfig(epochs=2, learning_rate=1e-3))

@@ -17,7 +17,8 @@ from hf_compress.hub.card_facts import data_rows
 from hf_compress.sections import DataSection
 from hf_compress.steps.distillation.config import DistillConfig
 from hf_compress.students import build_registered
-from hf_compress.training import CompressionTrainer, train
+from hf_compress.training.fitting import train
+from hf_compress.training.trainer import CompressionTrainer
 
 THIRDS = {"train": 0.6, "validation": 0.1, "test": 0.3}
 SMALL = {"train": "train[:100]", "validation": "train[300:330]", "test": "train[400:430]"}

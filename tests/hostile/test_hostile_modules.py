@@ -23,7 +23,7 @@ from hf_compress.sections import DataSection
 from hf_compress.steps.distillation.config import DistillConfig
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.loop import prune
-from hf_compress.training import train
+from hf_compress.training.fitting import train
 
 LABELS = [str(digit) for digit in range(10)]
 SPLITS = {"train": "train[:64]", "validation": "train[300:332]", "test": "train[400:432]"}

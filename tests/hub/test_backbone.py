@@ -122,7 +122,7 @@ def test_from_scratch_ignores_the_weights(tmp_path):
 
 
 def test_a_registered_architecture_without_a_classifier_is_its_backbone():
-    built = build_registered("resnet18", None, width=0.125, image_size=32)
+    built = build_registered("resnet18", None, width=0.125, image_size=32, auto_class="AutoModel")
     assert type(built.model) is ResNetModel
     assert embedding(built.model).shape == (2, 64)
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from transformers import ResNetConfig, ResNetModel, ViTImageProcessor
 
+from hf_compress.ground.outputs import output_tensors
 from hf_compress.hub.load import LoadedModel
 from hf_compress.layout import use_channels_last
 from hf_compress.models.exporting import DeployedModel, exportable
-from hf_compress.models.folding import tensors
 from hf_compress.runtimes import runtime
 
 
@@ -29,7 +29,9 @@ def test_a_file_gives_all_outputs_of_a_model(loaded, name, tmp_path):
     deployed = DeployedModel(call, model.outputs, loaded.model, chosen.batches)
     images = torch.randn(2, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
-        torch.testing.assert_close(tensors(deployed(images)), tensors(loaded.model(images)), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            output_tensors(deployed(images)), output_tensors(loaded.model(images)), rtol=1e-3, atol=1e-4
+        )
 
 
 def test_channels_last_weights_become_ordinary_ones_in_the_copy_that_is_exported(loaded):

@@ -8,7 +8,8 @@ from torch import nn
 from transformers import ResNetConfig, ResNetForImageClassification, ResNetModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from hf_compress.models.folding import fold_batch_norms, tensors
+from hf_compress.ground.outputs import output_tensors
+from hf_compress.models.folding import fold_batch_norms
 
 
 @pytest.mark.parametrize("kind", [ResNetForImageClassification, ResNetModel])
@@ -23,7 +24,7 @@ def test_folding_changes_no_output_and_leaves_the_model_alone(kind):
     folded = fold_batch_norms(model, torch.zeros(1, 3, 32, 32))
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
     pictures = torch.randn(4, 3, 32, 32)
-    torch.testing.assert_close(tensors(folded(pictures)), tensors(model(pictures)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(output_tensors(folded(pictures)), output_tensors(model(pictures)), rtol=1e-4, atol=1e-5)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 

@@ -17,7 +17,9 @@ from hf_compress.steps.distillation.config import LOSSES, DistillConfig, LossCon
 from hf_compress.steps.distillation.criterion import Criterion
 from hf_compress.steps.distillation.features import Answer, as_map, layer_outputs, of_one_size
 from hf_compress.students import build_registered
-from hf_compress.training import CompressionTrainer, train
+from hf_compress.tasks.classification import CLASSIFICATION
+from hf_compress.training.fitting import train
+from hf_compress.training.trainer import CompressionTrainer
 
 LABELS = [str(digit) for digit in range(10)]
 STUDENT_LAYER, TEACHER_LAYER = "resnet.encoder.stages.2", "mobilenet_v2.layer.5"
@@ -171,11 +173,11 @@ def test_projectors_are_trained_as_if_they_belonged_to_the_student(tmp_path):
 
 def test_equal_channels_need_no_projector():
     model, image = resnet().model, torch.randn(1, 3, 32, 32)
-    criterion = Criterion(LossConfig(loss="hints", layers={STUDENT_LAYER: STUDENT_LAYER}))
+    criterion = Criterion(LossConfig(loss="hints", layers={STUDENT_LAYER: STUDENT_LAYER}), CLASSIFICATION.compare)
     criterion.match_layers(model, resnet().model.eval(), image, image)
     assert not criterion.projectors
-    answer = Answer(torch.zeros(1, 10), {STUDENT_LAYER: torch.ones(1, 4, 2, 2)})
-    assert criterion(answer, answer, None) == 0
+    answer = Answer({"logits": torch.zeros(1, 10)}, {STUDENT_LAYER: torch.ones(1, 4, 2, 2)})
+    assert criterion(answer, answer, {}) == 0
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
 from hf_compress.steps.pruning.remove.weights import WeightPruner, prunable_weights
 from hf_compress.students import build_registered
-from hf_compress.training import evaluate
+from hf_compress.training.predicting import evaluate
 
 DIGITS = list("0123456789")
 SPLITS = {"train": "train[:60]", "validation": "train[60:100]", "test": "train[100:120]"}

@@ -35,7 +35,6 @@ def classifier():
 def context(tmp_path):
     splits = {"train": "train[:40]", "validation": "train[40:60]", "test": "train[60:80]"}
     data = load_data(DataSection(path="digits", splits=splits), 0)
-    data.set_augmentation("none", PROCESSOR)
     lines = []
     return Context(data, PROCESSOR, None, 0, tmp_path, log=lines.append), lines
 

@@ -14,7 +14,7 @@ from hf_compress.steps.pruning.allocate import masks as masks_module
 from hf_compress.steps.pruning.allocate.masks import keep_masks
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.remove.weights import WeightPruner, prunable_weights, sparsity
-from hf_compress.training import HoldMasks
+from hf_compress.training.callbacks import HoldMasks
 
 
 def network(seed=0):

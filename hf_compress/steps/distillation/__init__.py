@@ -20,6 +20,6 @@ class Distill(Step[DistillConfig]):
         return True
 
     def apply(self, model, context: Context) -> StepResult:
-        from hf_compress.training import train
+        from hf_compress.training.fitting import train
 
         return StepResult(model, train(model, context, self.config, teacher=context.teacher))

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from hf_compress.errors import RunError, UsageError
 from hf_compress.steps.distillation.config import LOSSES, LossConfig, LossTerm
-from hf_compress.steps.distillation.features import Answer, answer, as_map, of_one_size, require_layers
+from hf_compress.steps.distillation.features import Answer, as_map, layer_outputs, of_one_size, require_layers
 
 
 class Criterion(nn.Module):
     """The weighted sum of the losses of a section. Its parameters are trained together with the student.
+
+    Args:
+        compare: applies a loss of logits to the outputs of student and teacher, as the task says: see
+            `tasks.base.Task.compare`.
 
     Attributes:
         compares_logits: whether a loss reads the teacher's logits, so that its classes must be the student's.
@@ -19,21 +27,22 @@ class Criterion(nn.Module):
         projectors: by pair of layers, see `_key`, the 1x1 convolution from the student's channels to the teacher's.
     """
 
-    def __init__(self, config: LossConfig):
+    def __init__(self, config: LossConfig, compare: Callable[..., Tensor]):
         super().__init__()
+        self.compare = compare
         self.terms = config.terms
         self.compares_logits = any(not term.layers and term.loss != "ce" for term in self.terms)
         self.student_layers = {layer for term in self.terms for layer in term.layers}
         self.teacher_layers = {layer for term in self.terms for layer in term.layers.values()}
         self.projectors = nn.ModuleDict()
 
-    def forward(self, student: Answer, teacher: Answer, labels: Tensor | None) -> Tensor:
-        """Return the loss of a batch, a scalar.
+    def forward(self, student: Answer, teacher: Answer, batch: dict[str, Any]) -> Tensor:
+        """Return the loss of a batch with what was said to it, a scalar.
 
         Raises:
             RunError: a loss needs labels, and there are none.
         """
-        return sum(term.weight * self._value(term, student, teacher, labels) for term in self.terms)
+        return sum(term.weight * self._value(term, student, teacher, batch) for term in self.terms)
 
     def match_layers(self, student: nn.Module, teacher: nn.Module, pixel_values: Tensor, teacher_view: Tensor) -> None:
         """Check the layers against a batch, and build projectors where losses ask for them and channels differ.
@@ -45,8 +54,10 @@ class Criterion(nn.Module):
         require_layers(teacher, self.teacher_layers, "teacher")
         was_training = student.training
         with torch.no_grad():
-            given = answer(student.eval(), pixel_values, self.student_layers).features
-            wanted = answer(teacher, teacher_view, self.teacher_layers).features
+            with layer_outputs(student, self.student_layers) as given:
+                student.eval()(pixel_values=pixel_values)
+            with layer_outputs(teacher, self.teacher_layers) as wanted:
+                teacher(pixel_values=teacher_view)
         student.train(was_training)
         self.match(given, wanted)
 
@@ -61,14 +72,14 @@ class Criterion(nn.Module):
                 if LOSSES.get(term.loss).projects and inputs != outputs and key not in self.projectors:
                     self.projectors[key] = nn.Conv2d(inputs, outputs, 1).to(given[mine].device)
 
-    def _value(self, term: LossTerm, student: Answer, teacher: Answer, labels: Tensor | None) -> Tensor:
+    def _value(self, term: LossTerm, student: Answer, teacher: Answer, batch: dict[str, Any]) -> Tensor:
         loss = LOSSES.get(term.loss)
         if loss.compares_layers:
             pairs = [self._maps(student, teacher, pair, loss.projects) for pair in term.layers.items()]
             return sum(loss.function(mine, theirs, term) for mine, theirs in pairs)
-        if labels is None and loss.needs_labels:
+        if batch.get("labels") is None and loss.needs_labels:
             raise RunError(f"loss '{term.loss}' needs 'labels' in every batch; mse, kl and dist do without")
-        return loss.function(student.logits, teacher.logits, labels, term)
+        return self.compare(partial(loss.function, options=term), student.outputs, teacher.outputs, batch)
 
     def _maps(self, student: Answer, teacher: Answer, pair: tuple[str, str], projects: bool) -> tuple[Tensor, Tensor]:
         maps = as_map(student.features[pair[0]], pair[0]), as_map(teacher.features[pair[1]], pair[1])

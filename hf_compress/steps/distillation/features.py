@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,19 +19,19 @@ EXTRA_TOKENS = 5
 
 @dataclass
 class Answer:
-    """What a model says to a batch: float32 logits (batch, classes), and what the named layers gave."""
+    """What a model says to a batch: float32 outputs by name, and what the named layers gave."""
 
-    logits: Tensor
+    outputs: dict[str, Tensor]
     features: dict[str, Tensor] = field(default_factory=dict)
 
 
 def answer(
-    model: nn.Module, pixel_values: Tensor, layers: Iterable[str] = (), owner: nn.Module | None = None
+    ask: Callable[[Any], dict[str, Tensor]], pixel_values: Any, layers: Iterable[str], model: nn.Module
 ) -> Answer:
-    """Run `model`, recording the outputs of `layers`, which are those of `owner` where the model only wraps it."""
-    with layer_outputs(owner or model, layers) as features:
-        logits = model(pixel_values=pixel_values).logits
-    return Answer(logits.float(), features)
+    """Return what `ask` gives for pixel values, which runs `model`, and what its `layers` gave meanwhile."""
+    with layer_outputs(model, layers) as features:
+        outputs = ask(pixel_values)
+    return Answer({name: tensor.float() for name, tensor in outputs.items()}, features)
 
 
 @contextmanager

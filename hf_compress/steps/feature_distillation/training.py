@@ -18,7 +18,9 @@ from hf_compress.measure.features import cosine_similarity
 from hf_compress.resumable import Resumable
 from hf_compress.steps.base import StepResult
 from hf_compress.teacher_outputs import answered
-from hf_compress.training import CompressionTrainer, ShowEpoch, fit
+from hf_compress.training.callbacks import ShowEpoch
+from hf_compress.training.fitting import fit
+from hf_compress.training.trainer import CompressionTrainer
 
 
 class FeatureTrainer(Resumable, CompressionTrainer):
@@ -31,6 +33,8 @@ class FeatureTrainer(Resumable, CompressionTrainer):
         if targets is None:
             with torch.no_grad():
                 targets = pooled_embedding(self.in_training(self.teacher), inputs["teacher_pixel_values"]).float()
+        else:
+            targets = targets["embeddings"]
         loss = F.mse_loss(embeddings, targets)
         if model.training:
             self.stop_unless_finite(loss)
@@ -57,9 +61,9 @@ def distil_features(model: PreTrainedModel, context: Context, config: TrainingCo
     if projector is None and width != teacher_width:
         torch.manual_seed(context.seed)
         projector = nn.Linear(width, teacher_width)
-    images = answered(context.data.with_unlabelled, teacher, pooled_embedding, context, config.epochs)
-    validation = answered(context.data.validation, teacher, pooled_embedding, context, config.epochs)
-    baseline = _similarity_of_mean(*validation.teacher_outputs)
+    images = answered(context.data.with_unlabelled, teacher, context, config.epochs)
+    validation = answered(context.data.validation, teacher, context, config.epochs)
+    baseline = _similarity_of_mean(validation.teacher_outputs[0]["embeddings"])
     context.log(f"the teacher's mean embedding for every image: validation cosine similarity {baseline:.4f}")
     build = partial(
         FeatureTrainer,
@@ -72,13 +76,14 @@ def distil_features(model: PreTrainedModel, context: Context, config: TrainingCo
         },
         callbacks=[ShowEpoch(images)],
         teacher=teacher.model if images.teacher_outputs is None else None,
+        task=context.task,
         compile=config.compile,
     )
     details = {
         "width": width,
         "teacher_width": teacher_width,
         "validation_cosine_similarity_of_mean": baseline,
-        **fit(build, config, context, metric="cosine_similarity"),
+        **fit(build, config, context),
     }
     return StepResult(model, details, projector=projector)
 

@@ -10,7 +10,7 @@ from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.loop import excluded_layers
 from hf_compress.steps.pruning.remove.weights import WeightPruner, sparsity
 from hf_compress.steps.pruning.score.scoring import require_weights_suffice
-from hf_compress.training import HoldMasks
+from hf_compress.training.callbacks import HoldMasks
 
 logger = logging.getLogger(__name__)
 

@@ -33,7 +33,9 @@ from hf_compress.steps.pruning.repair import repair
 from hf_compress.steps.pruning.score.calibration import Calibration
 from hf_compress.steps.pruning.score.scoring import score
 from hf_compress.steps.pruning.targets import Gone, is_reached, refuse_unreachable, removed_to_target, shortfall
-from hf_compress.training import evaluate, train
+from hf_compress.tasks.base import Metric
+from hf_compress.training.fitting import train
+from hf_compress.training.predicting import evaluate
 from hf_compress.units import Units
 
 ROW = "round.json"
@@ -75,10 +77,9 @@ def prune(model: PreTrainedModel, context: Context, config: PruneConfig) -> Step
     gone = _fractions_gone(model, image, pruner)
     refuse_unreachable(model, pruner, gone, config)
     unpruned = LoadedModel(copy.deepcopy(model), context.processor, "the unpruned model")
-    baseline = units.value(
-        "unpruned", lambda: evaluate(model, context.processor, context.data, "validation")["accuracy"]
-    )
-    context.log(f"unpruned: validation accuracy {baseline:.4f}")
+    baseline = units.value("unpruned", lambda: _validated(model, context))
+    metric = context.task.deciding
+    context.log(f"unpruned: validation {metric.words} {baseline:.4f}")
     best, rows, reached = _Rounds(context, config, pruner, gone, unpruned, baseline, units).run(model)
     if not rows:
         raise RunError("nothing was pruned: every width is already at its floor; lower 'floor' or 'round_to'")
@@ -86,7 +87,7 @@ def prune(model: PreTrainedModel, context: Context, config: PruneConfig) -> Step
         best,
         {
             "rounds": rows,
-            "unpruned_validation_accuracy": baseline,
+            f"unpruned_validation_{metric.name}": baseline,
             "target_reached": reached if config.target else None,
             "protected_layers": pruner.protected,
             **rounding,
@@ -131,7 +132,7 @@ class _Rounds:
                 done = row["amount"]
                 continue
             rows.append({"round": len(rows) + 1} | {key: value for key, value in row.items() if key != "unchanged"})
-            self.context.log(_round_line(rows[-1]))
+            self.context.log(_round_line(rows[-1], self.context.task.deciding))
             if row["kept"]:
                 best, done = candidate, row["amount"]
                 reached = is_reached(row, config)
@@ -190,13 +191,14 @@ class _Rounds:
         """Train a pruned model and judge it; one whose loss is not finite any more has fallen too far."""
         config, context = self.config, replace(self.context, work_folder=in_progress)
         try:
-            accuracy = _recover(candidate, context, config, self.unpruned)
+            found = _recover(candidate, context, config, self.unpruned)
         except Diverged as error:
             if not config.iterative:
                 raise
             return {"diverged": str(error).partition(":")[0], "kept": False}
-        kept = not config.iterative or accuracy >= self.baseline - config.max_drop
-        return {"validation_accuracy": accuracy, "kept": kept}
+        metric = context.task.deciding
+        kept = not config.iterative or metric.keeps(found, self.baseline, config.max_drop)
+        return {f"validation_{metric.name}": found, "kept": kept}
 
 
 def build_pruner(model: PreTrainedModel, image: Tensor, config: PruneConfig, exclude: set[str]) -> Pruner:
@@ -211,11 +213,17 @@ def build_pruner(model: PreTrainedModel, image: Tensor, config: PruneConfig, exc
 
 
 def _recover(model: PreTrainedModel, context: Context, config: PruneConfig, unpruned: LoadedModel) -> float:
-    """Repair and train the model after pruning and return its validation accuracy."""
+    """Repair and train the model after pruning and return what `_validated` does."""
     repair(model, context, config)
     if config.recovery.epochs:
         train(model, context, config.recovery, teacher=None if config.recovery.labels_only else unpruned)
-    return evaluate(model, context.processor, context.data, "validation")["accuracy"]
+    return _validated(model, context)
+
+
+def _validated(model: PreTrainedModel, context: Context) -> float:
+    """Return the task's deciding metric on the validation images."""
+    task = context.task
+    return evaluate(model, context.processor, context.data, "validation", task)[task.deciding.name]
 
 
 def _fractions_gone(model: PreTrainedModel, image: Tensor, pruner: Pruner) -> Gone:
@@ -245,9 +253,9 @@ def excluded_layers(model: PreTrainedModel, patterns: list[str]) -> set[str]:
     return {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
 
 
-def _round_line(row: dict[str, Any]) -> str:
+def _round_line(row: dict[str, Any], metric: Metric) -> str:
     verdict = "kept" if row["kept"] else "too far, rolled back"
-    outcome = row.get("diverged") or f"validation accuracy {row['validation_accuracy']:.4f}"
+    outcome = row.get("diverged") or f"validation {metric.words} {row[f'validation_{metric.name}']:.4f}"
     return (
         f"round {row['round']}: sparsity {row['sparsity']:.1%}, parameters -{row['parameters']:.1%}, "
         f"MACs -{row['macs']:.1%}, {outcome}: {verdict}"

@@ -31,7 +31,7 @@ from hf_compress.steps.rewriting.measuring import (
     relative_error,
     samples,
 )
-from hf_compress.training import reestimate_batch_norm
+from hf_compress.training.batch_norms import reestimate_batch_norm
 
 REWRITE_BATCH = 32
 TRIAL_IMAGES = 64

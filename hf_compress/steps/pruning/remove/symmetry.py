@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from hf_compress.ground.outputs import output_tensors
 from hf_compress.layout import copy_with_same_tensors, own_tensors
 from hf_compress.steps.pruning.tracing.groups import Group
 from hf_compress.steps.pruning.tracing.trace import drop_caches
@@ -20,7 +21,7 @@ TOLERANCE = 1e-4
 
 
 class Symmetry:
-    """A trial of groups: exchanging their channels must leave the logits as they are.
+    """A trial of groups: exchanging their channels must leave all outputs as they are.
 
     The model is given values with which every parameter matters. Single precision is mostly enough for the comparison;
     where it is not, as in a deep model without norms, double precision decides.
@@ -32,7 +33,7 @@ class Symmetry:
     def __init__(self, model: nn.Module, image: Tensor):
         self.model = copy_with_same_tensors(model)
         self.image = torch.rand(image.shape, generator=torch.Generator().manual_seed(0))
-        self._known: dict[torch.dtype, tuple[Values, Tensor]] = {}
+        self._known: dict[torch.dtype, tuple[Values, list[Tensor]]] = {}
 
     def holds(self, groups: list[Group]) -> bool:
         return any(self._holds(groups, dtype) for dtype in (torch.float32, torch.float64))
@@ -40,20 +41,21 @@ class Symmetry:
     def _holds(self, groups: list[Group], dtype: torch.dtype) -> bool:
         try:
             values, expected = self._unchanged(dtype)
-            logits = self._logits(permuted(self.model, values, groups), dtype)
+            found = self._outputs(permuted(self.model, values, groups), dtype)
         except FAILURES as error:
             logger.debug("forward failed after exchanging channels: %s", error)
             return False
-        return bool(((logits - expected).abs() <= TOLERANCE * expected.abs().max()).all())
+        pairs = zip(found, expected, strict=True)
+        return all(bool(((one - other).abs() <= TOLERANCE * other.abs().max()).all()) for one, other in pairs)
 
-    def _unchanged(self, dtype: torch.dtype) -> tuple[Values, Tensor]:
-        """Return the values before any exchange, and the logits that they give."""
+    def _unchanged(self, dtype: torch.dtype) -> tuple[Values, list[Tensor]]:
+        """Return the values before any exchange, and the outputs that they give."""
         if dtype not in self._known:
             values = scrambled(self.model, dtype)
-            self._known[dtype] = values, self._logits(values, dtype)
+            self._known[dtype] = values, self._outputs(values, dtype)
         return self._known[dtype]
 
-    def _logits(self, values: Values, dtype: torch.dtype) -> Tensor:
+    def _outputs(self, values: Values, dtype: torch.dtype) -> list[Tensor]:
         drop_caches(self.model)
         tensors = {
             f"{name}.{key}" if name else key: values[id(tensor)]
@@ -62,7 +64,8 @@ class Symmetry:
         }
         inputs = {"pixel_values": self.image.to(dtype)}
         with torch.no_grad():
-            return functional_call(self.model, tensors, kwargs=inputs, tie_weights=False).logits
+            said = functional_call(self.model, tensors, kwargs=inputs, tie_weights=False)
+        return list(output_tensors(said).values())
 
 
 def scrambled(model: nn.Module, dtype: torch.dtype) -> Values:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from hf_compress.ground.outputs import output_tensors
 from hf_compress.looking import twin
 from hf_compress.steps.pruning.tracing.labels import Follower, Links
 from hf_compress.steps.pruning.tracing.operations import follow
@@ -18,9 +19,10 @@ def trace(model: nn.Module, image: Tensor) -> Links:
     drop_caches(model)
     follower = Follower(model)
     with torch.no_grad(), follower.watching(model), _Dispatch(follower):
-        logits = model(pixel_values=image).logits
-    for labels in follower.labels_of(logits):
-        follower.fix(labels, "gives the logits")
+        said = output_tensors(model(pixel_values=image))
+    for name, tensor in said.items():
+        for labels in follower.labels_of(tensor):
+            follower.fix(labels, f"gives the {name}")
     return follower.links
 
 

@@ -1,0 +1,26 @@
+"""Everything that a model says, whatever it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+
+def output_tensors(output: Any, name: str = "output") -> dict[str, Tensor]:
+    """Return all floating tensors of a model's output, by name, in the order of the output.
+
+    Args:
+        output: a tensor, or nested mappings (as transformers' `ModelOutput`), tuples and lists of such.
+        name: of a tensor that stands by itself. Parts are `logits`, or `hidden_states.0`.
+    """
+    if isinstance(output, Tensor):
+        return {name: output} if output.is_floating_point() else {}
+    if isinstance(output, Mapping):
+        parts = output.items()
+    elif isinstance(output, tuple | list):
+        parts = ((f"{name}.{index}", part) for index, part in enumerate(output))
+    else:
+        return {}
+    return {key: tensor for part_name, part in parts for key, tensor in output_tensors(part, part_name).items()}

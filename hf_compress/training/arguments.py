@@ -1,0 +1,69 @@
+"""From the section of a recipe to the Trainer's arguments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from hf_compress.config import TrainingConfig
+from hf_compress.steps.base import Context
+
+EVALUATION_BATCH = 128
+
+
+def training_arguments(
+    config: TrainingConfig, context: Context, folder: Path, accumulation: int = 1
+) -> TrainingArguments:
+    """Return the Trainer's arguments for a section of the recipe.
+
+    Args:
+        folder: of the checkpoints.
+        accumulation: batches from which one step learns.
+    """
+    return TrainingArguments(
+        output_dir=str(folder),
+        gradient_accumulation_steps=accumulation,
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=EVALUATION_BATCH,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        lr_scheduler_type=config.scheduler
+        if not (config.scheduler == "constant" and config.warmup)
+        else "constant_with_warmup",
+        warmup_steps=config.warmup,
+        bf16=config.precision == "bf16",
+        fp16=config.precision == "fp16",
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        logging_strategy="epoch",
+        metric_for_best_model=context.task.deciding.name,
+        greater_is_better=context.task.deciding.higher_is_better,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        dataloader_num_workers=context.data.workers,
+        **transfer(),
+        logging_nan_inf_filter=False,  # `stop_unless_finite` has looked already
+        disable_tqdm=True,
+        seed=context.seed,
+        report_to="none",
+    )
+
+
+def transfer() -> dict[str, Any]:
+    """Return the Trainer's arguments for where it works, and how batches get there."""
+    gpu = torch.cuda.is_available()
+    return {"use_cpu": not gpu, "dataloader_pin_memory": gpu, "accelerator_config": {"non_blocking": gpu}}
+
+
+def optimizer(config: TrainingConfig) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+    """Return the class and the options of the optimizer that a section of the recipe names."""
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+    options: dict[str, Any] = {"lr": config.learning_rate}
+    if config.optimizer == "sgd":
+        options |= {"momentum": 0.9, "nesterov": True}
+    return kinds[config.optimizer], options

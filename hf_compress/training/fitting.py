@@ -1,0 +1,144 @@
+"""A training from its first epoch, or its last checkpoint, to the weights of its best one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel, Trainer
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from hf_compress.batching import require_pairs
+from hf_compress.config import TrainingConfig
+from hf_compress.data import Collator
+from hf_compress.errors import Diverged, RunError
+from hf_compress.hub.load import LoadedModel
+from hf_compress.layout import use_channels_last
+from hf_compress.memory import in_fitting_batches
+from hf_compress.progress import TrainingProgress
+from hf_compress.resumable import Attempts
+from hf_compress.steps.base import Context
+from hf_compress.steps.distillation.config import LOSSES
+from hf_compress.teacher_outputs import answered
+from hf_compress.training.arguments import optimizer, training_arguments
+from hf_compress.training.callbacks import HoldMasks, ShowEpoch
+from hf_compress.training.trainer import StudentTrainer
+
+
+def train(
+    model: PreTrainedModel, context: Context, config: TrainingConfig, teacher: LoadedModel | None = None
+) -> dict[str, Any]:
+    """Train `model` in place and leave it at the epoch that the task's deciding metric finds best.
+
+    Args:
+        config: how to train; with `teacher` it is a `LossConfig`.
+        teacher: distil from this model; None trains on the labels.
+
+    Returns:
+        Details for the report: the best epoch and one row an epoch.
+
+    Raises:
+        RunError: the loss is not finite, or labels are missing.
+    """
+    data = context.data
+    names = ["ce"] if teacher is None else [term.loss for term in config.terms]
+    wanted = [name for name in names if LOSSES.get(name).needs_labels]
+    if wanted and not data.train.labelled:
+        raise RunError(
+            f"loss '{wanted[0]}' needs labels, and no training image has one; mse, kl and dist do without them"
+        )
+    images = data.training if teacher is None else data.with_unlabelled
+    if teacher is not None and not any(term.layers for term in config.terms):
+        images = answered(images, teacher, context, config.epochs)
+    live = teacher if images.teacher_outputs is None else None
+    sparse = [parameter for name, parameter in model.named_parameters() if name in context.sparse_parameters]
+    build = partial(
+        StudentTrainer,
+        model=model,
+        data_collator=Collator(context.processor, live.processor if live else None, context.task.targets),
+        train_dataset=images,
+        eval_dataset=data.validation,
+        callbacks=[HoldMasks(sparse), ShowEpoch(images)],
+        teacher=live.model if live else None,
+        teacher_labels=teacher.label_names if teacher else None,
+        loss_config=config if teacher else None,
+        task=context.task,
+        compile=config.compile,
+    )
+    return fit(build, config, context)
+
+
+def fit(build: Callable[..., Trainer], config: TrainingConfig, context: Context) -> dict[str, Any]:
+    """Train, with progress shown, and leave the model at its best epoch, in eval mode on the CPU.
+
+    The training goes on where an interrupted one left off. When memory runs out, or when the loss is not finite and
+    the recipe says so, it goes on from the last whole epoch with smaller batches or a lower learning rate.
+
+    Args:
+        build: makes a `Resumable` trainer of a model from `args` and `optimizer_cls_and_kwargs`; its
+            `compute_metrics` gives the task's deciding metric.
+
+    Returns:
+        Details for the report: the best epoch and one row an epoch, and what had to be changed to go on.
+
+    Raises:
+        Diverged: the loss is not finite.
+        RunError: memory runs out with a single image, too, or batch norms would learn from one at a time.
+    """
+    attempts, metric = Attempts(context.part(), config), context.task.deciding
+    initial: dict[str, Tensor] = {}
+
+    def attempt(batch_size: int) -> Trainer:
+        while True:
+            now = config.model_copy(update={"batch_size": batch_size, "learning_rate": attempts.learning_rate})
+            arguments = training_arguments(now, context, attempts.checkpoints, attempts.accumulation)
+            trainer = build(args=arguments, optimizer_cls_and_kwargs=optimizer(now))
+            require_pairs(trainer.model, trainer.train_dataset, batch_size)
+            if initial:
+                trainer.model.load_state_dict(initial)
+            else:
+                initial.update((name, tensor.cpu().clone()) for name, tensor in trainer.model.state_dict().items())
+            try:
+                _train(trainer, context.log)
+                return trainer
+            except Diverged as error:
+                attempts.lower_rate(error)
+                context.log(
+                    f"  {error.reason}: learning rate {attempts.learning_rate:.3g} from the last good epoch on"
+                )
+            finally:
+                _leave_autocast(trainer)
+
+    trainer = in_fitting_batches(attempt, attempts.batch_size, attempts.shrink)
+    trainer.load_best()
+    trainer.model.eval().to("cpu")
+    history = _history(trainer.state.log_history, metric.name)
+    best = metric.best([epoch[f"validation_{metric.name}"] for epoch in history])
+    return {"best_epoch": best + 1, "epochs": history, **attempts.details}
+
+
+def _train(trainer: Trainer, log: Callable[[str], None]) -> None:
+    progress = TrainingProgress(log)
+    trainer.add_callback(progress)
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    use_channels_last(trainer.model)
+    with progress.bar:
+        trainer.train_on()
+
+
+def _leave_autocast(trainer: Trainer) -> None:
+    """Accelerate wraps a model's forward for bf16 and fp16, and the Trainer leaves it so: measure in float32 again."""
+    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    vars(trainer.model).pop("forward", None)
+
+
+def _history(log: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
+    losses = [entry["loss"] for entry in log if "loss" in entry]
+    evaluations = [entry for entry in log if f"eval_{metric}" in entry]
+    return [
+        {"epoch": epoch, "training_loss": loss, f"validation_{metric}": entry[f"eval_{metric}"]}
+        for epoch, (loss, entry) in enumerate(zip(losses, evaluations, strict=True), start=1)
+    ]

@@ -1,0 +1,83 @@
+"""What a model says to every image of a split."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import partial
+
+from transformers import BaseImageProcessor, PreTrainedModel, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from hf_compress.data import Collator, ImageData, ImageSplit
+from hf_compress.layout import use_channels_last
+from hf_compress.looking import same_random_state, twin
+from hf_compress.memory import in_fitting_batches
+from hf_compress.progress import EvaluationProgress
+from hf_compress.tasks.base import Predict, Predictions, Task
+from hf_compress.tasks.classification import CLASSIFICATION
+from hf_compress.training.arguments import EVALUATION_BATCH, transfer
+from hf_compress.training.trainer import CompressionTrainer
+
+
+def predict(
+    model: PreTrainedModel,
+    processor: BaseImageProcessor,
+    images: ImageSplit,
+    workers: int = 0,
+    batch_size: int = EVALUATION_BATCH,
+    task: Task = CLASSIFICATION,
+) -> Predictions:
+    """Return the model's outputs for every image of a split, without augmentation.
+
+    When memory runs out, batches are halved; see `memory.in_fitting_batches`.
+    """
+    return in_fitting_batches(partial(_predict, model, processor, images, workers, task), batch_size)
+
+
+def _predict(
+    model: PreTrainedModel,
+    processor: BaseImageProcessor,
+    images: ImageSplit,
+    workers: int,
+    task: Task,
+    batch_size: int,
+) -> Predictions:
+    arguments = TrainingArguments(
+        output_dir=tempfile.gettempdir(),  # nothing is written there
+        per_device_eval_batch_size=batch_size,
+        dataloader_num_workers=workers,
+        **transfer(),
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        report_to="none",
+    )
+    model, progress = twin(model), EvaluationProgress()
+    use_channels_last(model)
+    with same_random_state(), progress.bar:
+        trainer = CompressionTrainer(
+            model=model,
+            args=arguments,
+            data_collator=Collator(processor, targets=task.targets),
+            callbacks=[progress],
+            task=task,
+        )
+        trainer.remove_callback(PrinterCallback)
+        output = trainer.predict(images.without_augmentation())
+    return trainer.as_predictions(output)
+
+
+def evaluate(
+    model: PreTrainedModel,
+    processor: BaseImageProcessor,
+    data: ImageData,
+    split: str,
+    task: Task = CLASSIFICATION,
+) -> dict[str, float]:
+    """Return the quality of `model` on one split: see `Task.quality`."""
+    return task.quality(predict(model, processor, data.splits[split], data.workers, task=task))
+
+
+def predictor(task: Task, workers: int) -> Predict:
+    """Return `predict` as tasks call it."""
+    return lambda loaded, images: predict(loaded.model, loaded.processor, images, workers, task=task)

@@ -1,0 +1,194 @@
+"""transformers' Trainer, which here may learn from a teacher."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_model, save_model
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler
+from transformers import PreTrainedModel, Trainer
+from transformers.trainer_utils import EvalPrediction, PredictionOutput, TrainOutput, has_length
+
+from hf_compress.allocator import freed_memory_kept
+from hf_compress.batching import without_single
+from hf_compress.compiling import compiled
+from hf_compress.data.streaming import ImageStream
+from hf_compress.errors import Diverged, UsageError
+from hf_compress.labels import labels_of, order_of
+from hf_compress.layout import use_channels_last
+from hf_compress.looking import same_config, twin
+from hf_compress.resumable import Resumable
+from hf_compress.steps.distillation.config import LossConfig
+from hf_compress.steps.distillation.criterion import Criterion
+from hf_compress.steps.distillation.features import Answer, answer
+from hf_compress.tasks.base import Predictions, Task
+from hf_compress.tasks.classification import CLASSIFICATION
+from hf_compress.training.callbacks import ClearGradients
+
+PROJECTORS = "projectors.safetensors"
+
+
+class CompressionTrainer(Trainer):
+    """transformers' Trainer with two changes: the training loss may compare the outputs with a teacher's, and no batch
+    of several images is followed by a last one of a single image, from which a batch norm cannot learn.
+
+    Args:
+        teacher: model that sees `teacher_pixel_values`, or `pixel_values` where a batch has no own view for it;
+            not needed where batches hold its logits as `teacher_outputs`. A twin of it is asked: it stays as it is.
+        teacher_labels: class names in the order of the teacher's logits; those of its config when not given.
+        loss_config: names the distillation losses and their options; None trains with the loss of the task alone.
+        task: what the models are for.
+        compile: train with compiled models; evaluation stays eager.
+
+    Attributes:
+        criterion: the loss against the teacher.
+        teacher_order: index, among the teacher's logits, of each class of the model; None where the order is the same.
+
+    Raises:
+        UsageError: logits are compared, and the teacher's classes are not those of the model.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        teacher: PreTrainedModel | None = None,
+        teacher_labels: list[str] | None = None,
+        loss_config: LossConfig | None = None,
+        task: Task = CLASSIFICATION,
+        compile: bool = False,
+        **kwargs: Any,
+    ):
+        with same_config(kwargs["model"] if "model" in kwargs else next(iter(args), None)):
+            super().__init__(*args, **kwargs)
+        self.task = task
+        self.in_training = cache(compiled) if compile else lambda model: model
+        self.model_accepts_loss_kwargs = False
+        self.teacher = None if teacher is None else twin(teacher).to(self.args.device)
+        self.criterion = Criterion(loss_config, task.compare) if loss_config is not None else None
+        if self.criterion is not None:
+            self.add_callback(ClearGradients(self.criterion))
+        compares = self.criterion is not None and self.criterion.compares_logits and task.classes
+        self.teacher_order = (
+            order_of(teacher_labels or labels_of(teacher), labels_of(self.model)) if compares else None
+        )
+        if self.teacher is not None:
+            use_channels_last(self.teacher)
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Train as ever, with the memory of a step left to the next."""
+        with freed_memory_kept():
+            return super().train(*args, **kwargs)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Tell a stream the size of its batches: the last one is divided among the processes, two images at least."""
+        if isinstance(self.train_dataset, ImageStream):
+            self.train_dataset.batch_size = self._train_batch_size
+            self.train_dataset.least = self.args.world_size + 1
+        return super().get_train_dataloader()
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        """Leave out the last image of an epoch's random order where it would be a batch alone."""
+        sampler = super()._get_train_sampler(train_dataset)
+        if isinstance(sampler, RandomSampler):
+            shown = without_single(len(sampler), self._train_batch_size)
+            return RandomSampler(sampler.data_source, num_samples=shown)
+        return sampler
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Return the distillation loss while training, where there is one, otherwise that of the task."""
+        run = self.in_training(model) if model.training else model
+        if model.training and self.criterion is not None:
+            ask, layers = partial(self.task.answer, run), self.criterion.student_layers
+            student = answer(ask, inputs["pixel_values"], layers, self.model)
+            said, loss = student.outputs, self.criterion(student, self._teacher_answer(inputs), inputs)
+        else:
+            output = self.task.forward(run, inputs)
+            said, loss = self.task.outputs(output), self.task.loss(output, inputs)
+        self.output_names = list(said)
+        if model.training:
+            self.stop_unless_finite(loss)
+        return (loss, said) if return_outputs else loss
+
+    def as_predictions(self, output: EvalPrediction | PredictionOutput) -> Predictions:
+        """Return what was said to all images of an evaluation, by name."""
+        given = output.predictions if isinstance(output.predictions, tuple) else (output.predictions,)
+        tensors = map(torch.tensor, given)
+        return Predictions(dict(zip(self.output_names, tensors, strict=True)), torch.tensor(output.label_ids))
+
+    def _teacher_answer(self, inputs: dict[str, Any]) -> Answer:
+        """Return what the teacher says to a batch, which may hold it already, in the model's order of classes."""
+        if "teacher_outputs" in inputs:
+            said = Answer(inputs["teacher_outputs"])
+        else:
+            with torch.no_grad():
+                ask = partial(self.task.answer, self.in_training(self.teacher))
+                said = answer(ask, _teacher_view(inputs), self.criterion.teacher_layers, self.teacher)
+        return replace(said, outputs=self.task.in_order(said.outputs, self.teacher_order))
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """Match the layers that losses compare, and train the projectors between them together with the model."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if self.criterion is None or not self.criterion.student_layers:
+            return optimizer
+        if max(self.args.n_gpu, self.args.world_size) > 1:
+            raise UsageError(
+                "losses that compare layers train on one device: start one process, with one of them in "
+                "CUDA_VISIBLE_DEVICES"
+            )
+        batch = self._prepare_inputs(next(iter(self.get_train_dataloader())))
+        self.criterion.match_layers(self.model, self.teacher, batch["pixel_values"], _teacher_view(batch))
+        held = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+        if added := [parameter for parameter in self.criterion.parameters() if parameter not in held]:
+            optimizer.add_param_group({"params": added})
+        return optimizer
+
+    def stop_unless_finite(self, loss: Tensor) -> None:
+        """Raise `Diverged`, which names step, epoch and batch, when the training loss is not a number any more.
+
+        That of any process counts: one that stopped alone would leave the others waiting for its gradients.
+        """
+        loss = self.accelerator.reduce(loss.detach(), "mean")
+        if not torch.isfinite(loss):
+            where = {"step": self.state.global_step + 1}
+            loader = self.callback_handler.train_dataloader
+            if has_length(loader):
+                steps = math.ceil(len(loader) / self.args.gradient_accumulation_steps)
+                epoch, batch = divmod(self.state.global_step, steps)
+                where |= {"epoch": epoch + 1, "batch": batch + 1}
+            raise Diverged(f"the training loss became {loss.item()}", where)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        """Count the teacher's view, and what it says, among the columns that are used."""
+        if self._signature_columns is None:
+            super()._set_signature_columns_if_needed()
+            self._signature_columns += ["teacher_pixel_values", "teacher_outputs"]
+
+
+class StudentTrainer(Resumable, CompressionTrainer):
+    """The Trainer of a recipe's trainings; its checkpoints hold the projectors of the losses, too.
+
+    After every epoch it is measured by the deciding metric of the task.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, compute_metrics=lambda said: self.task.decide(self.as_predictions(said)), **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.criterion is not None:
+            save_model(self.criterion, str(Path(output_dir or self.args.output_dir) / PROJECTORS))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.criterion is not None and checkpoint is not None:
+            load_model(self.criterion, str(Path(checkpoint) / PROJECTORS))
+
+
+def _teacher_view(inputs: dict[str, Any]) -> Tensor:
+    return inputs.get("teacher_pixel_values", inputs["pixel_values"])

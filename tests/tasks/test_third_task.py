@@ -1,0 +1,152 @@
+"""A task that the package does not know: a detector with several outputs, judged by an error, in one class."""
+
+import json
+
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import AutoModelForObjectDetection, ViTImageProcessor, YolosConfig, YolosForObjectDetection
+
+from hf_compress import Recipe, compress
+from hf_compress.checkpoint import save
+from hf_compress.errors import UsageError
+from hf_compress.evaluation import evaluate_folder
+from hf_compress.hub.load import LoadedModel, open_model
+from hf_compress.tasks import TASKS, Metric, Task, register_task
+
+SPLITS = {"train": "train[:60]", "validation": "train[60:90]", "test": "train[90:120]"}
+DATA = {"path": "digits", "splits": SPLITS}
+FAST = {"epochs": 2, "batch_size": 20, "learning_rate": 0.003}
+
+
+class Centres(Task):
+    """The first query tells a digit's class and where its ink is: the mean row and column."""
+
+    name = "centres"
+    auto_class = "AutoModelForObjectDetection"
+    pipeline_tag = "object-detection"
+    noun = "finder of digits"
+    usage = ("    boxes = model(**inputs).pred_boxes",)
+    deciding = Metric("centre_error", "error of the centre", higher_is_better=False)
+    metrics = (deciding, Metric("first_accuracy", "accuracy of the first query", share=True, hub_name="Accuracy"))
+
+    def load(self, name, *, labels=None, **options):
+        opened = open_model(name, AutoModelForObjectDetection, "is no detector: transformers has none of", **options)
+        return LoadedModel(opened.model, opened.processor, name, opened.commit, bool(opened.missing))
+
+    def targets(self, items):
+        ink = torch.stack([item["view"].float().mean(dim=0) + 1 for item in items])
+        places = torch.linspace(0, 1, ink.shape[-1])
+        centres = [(ink.sum(dim=dim) * places).sum(dim=1) / ink.sum(dim=(1, 2)) for dim in (1, 2)]
+        return {"labels": torch.stack([torch.tensor([float(item["label"]) for item in items]), *centres], dim=1)}
+
+    def loss(self, output, batch):
+        return self._distance(output.logits, output.pred_boxes, batch["labels"])
+
+    def compare(self, loss, student, teacher, batch):
+        rows = [outputs["logits"].flatten(0, 1) for outputs in (student, teacher)]
+        return loss(*rows, None) + F.l1_loss(student["pred_boxes"], teacher["pred_boxes"])
+
+    def quality(self, predictions):
+        boxes, labels = predictions.outputs["pred_boxes"], predictions.labels
+        right = predictions.outputs["logits"][:, 0].argmax(dim=1) == labels[:, 0]
+        error = (boxes[:, 0, :2] - labels[:, 1:]).abs().mean()
+        return {"centre_error": error.item(), "first_accuracy": right.double().mean().item()}
+
+    @staticmethod
+    def _distance(logits, boxes, labels):
+        return F.cross_entropy(logits[:, 0], labels[:, 0].long()) + F.l1_loss(boxes[:, 0, :2], labels[:, 1:])
+
+
+@pytest.fixture
+def task():
+    yield register_task(Centres())
+    TASKS._entries.pop(Centres.name)
+
+
+def saved(folder, intermediate_size):
+    torch.manual_seed(0)
+    config = YolosConfig(
+        image_size=[32, 32],
+        patch_size=8,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=intermediate_size,
+        num_detection_tokens=3,
+        id2label={index: str(index) for index in range(10)},
+        use_mid_position_embeddings=False,
+    )
+    save(YolosForObjectDetection(config).eval(), folder, ViTImageProcessor(size={"height": 32, "width": 32}))
+    return str(folder)
+
+
+@pytest.fixture
+def recipe(task, tmp_path):
+    prune = {"amount": 0.5, "iterative": False, "round_to": 1, "recovery": FAST}
+    return Recipe.from_dict(
+        {
+            "task": "centres",
+            "teacher": {"model": saved(tmp_path / "teacher", 48), "finetune": FAST},
+            "student": saved(tmp_path / "student", 32),
+            "data": DATA,
+            "steps": [{"distill": FAST}, {"finetune": FAST}, {"prune": prune}],
+            "measure": {"repeats": 3},
+        }
+    )
+
+
+def test_it_goes_from_a_recipe_to_a_published_folder_without_a_change_of_the_package(recipe, tmp_path):
+    lines = []
+    run = compress(recipe, tmp_path / "run", log=lines.append)
+    rows = {row["stage"]: row for row in run.report["rows"]}
+    assert list(rows) == ["teacher", "student", "1 distill", "2 finetune", "3 prune"]
+    assert all(set(row["quality"]) == {"centre_error", "first_accuracy"} for row in rows.values())
+    assert rows["3 prune"]["cost"]["parameters"] < 0.95 * rows["2 finetune"]["cost"]["parameters"]
+    for stage in ("teacher", "1 distill", "2 finetune"):
+        details = rows[stage]["details"]
+        errors = [epoch["validation_centre_error"] for epoch in details["epochs"]]
+        assert errors[details["best_epoch"] - 1] == min(errors)
+    (done,) = rows["3 prune"]["details"]["rounds"]
+    assert any(f"error of the centre {done['validation_centre_error']:.4f}" in line for line in lines)
+
+    model = AutoModelForObjectDetection.from_pretrained(run.folder)
+    assert model(torch.zeros(1, 3, 32, 32)).pred_boxes.shape == (1, 3, 4)
+    again = evaluate_folder(str(run.folder), None)["quality"]
+    assert again == pytest.approx(rows["3 prune"]["quality"], abs=1e-6)
+
+    card = (run.folder / "README.md").read_text()
+    assert "pipeline_tag: object-detection" in card
+    assert "finder of digits for 10 classes" in card
+    assert "AutoModelForObjectDetection.from_pretrained" in card
+    assert "boxes = model(**inputs).pred_boxes" in card
+    assert "| error of the centre" in card
+    assert json.loads((run.folder / "report.json").read_text())["task"] == "centres"
+
+
+def test_a_round_that_makes_the_error_larger_than_allowed_is_rolled_back(task):
+    metric = task.deciding
+    assert metric.keeps(0.21, before=0.2, most=0.02) and not metric.keeps(0.23, before=0.2, most=0.02)
+    assert metric.best([0.3, 0.1, 0.1, 0.2]) == 1
+    rising = Metric("accuracy", "accuracy")
+    assert rising.keeps(0.19, before=0.2, most=0.02) and not rising.keeps(0.17, before=0.2, most=0.02)
+    assert rising.best([0.1, 0.3, 0.3]) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"steps": ["distill_features"]}, "'distill_features' is a step of task 'features', .* use distill, finetune"),
+        ({"student": {"model": "auto", "budget": {"macs": 1e6}}}, "'task: centres' does not have: name a student"),
+        ({"teacher": {"ensemble": ["a/b", "c/d"]}}, "'task: centres' leaves out: name one teacher"),
+    ],
+)
+def test_what_it_does_not_offer_is_refused(task, change, says):
+    values = {"task": "centres", "teacher": "a/b", "student": "c/d", "data": DATA, "steps": ["distill"]}
+    with pytest.raises(UsageError, match=says):
+        Recipe.from_dict(values | change)
+
+
+def test_a_student_without_labelled_images_is_refused_where_answers_are_no_targets(task, tmp_path):
+    with pytest.raises(Exception, match="needs labels"):
+        task.as_targets(None)
