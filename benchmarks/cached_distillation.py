@@ -18,13 +18,13 @@ from pathlib import Path
 import rich
 import torch
 
-from hf_compress.config import TrainingConfig
-from hf_compress.context import Context
 from hf_compress.data import load_data
-from hf_compress.measure.latency import device_name
-from hf_compress.sections import DataSection
-from hf_compress.steps.distillation.config import DistillConfig
-from hf_compress.students import build_registered
+from hf_compress.ground.processor import device_name
+from hf_compress.models.students import build_registered
+from hf_compress.sections.base import TrainingConfig
+from hf_compress.sections.data import DataSection
+from hf_compress.sections.distillation import DistillConfig
+from hf_compress.training.context import Context
 from hf_compress.training.fitting import train
 
 SIZE, EPOCHS, IMAGES, REPEATS = 64, 2, 512, 3

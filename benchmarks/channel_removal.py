@@ -17,9 +17,9 @@ import torch_pruning
 from torch import nn
 
 from hf_compress.measure.cost import count_parameters
+from hf_compress.models.students import build_registered
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
-from hf_compress.students import build_registered
 
 AMOUNT, ROUND_TO, REPEATS = 0.5, 8, 5
 LABELS = [str(label) for label in range(1000)]

@@ -22,8 +22,8 @@ from distillation_step import BATCH, LABELS, REPEATS, SIZE, STEPS, Pictures, our
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from hf_compress.layout import use_channels_last
-from hf_compress.students import build_registered
+from hf_compress.ground.tensors import use_channels_last
+from hf_compress.models.students import build_registered
 
 TEMPERATURE = 4.0
 

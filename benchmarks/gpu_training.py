@@ -22,9 +22,9 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from hf_compress.layout import use_channels_last
-from hf_compress.steps.distillation.config import DistillConfig
-from hf_compress.students import build_registered
+from hf_compress.ground.tensors import use_channels_last
+from hf_compress.models.students import build_registered
+from hf_compress.sections.distillation import DistillConfig
 from hf_compress.training.arguments import transfer as usual_transfer
 from hf_compress.training.trainer import CompressionTrainer
 

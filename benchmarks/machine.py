@@ -3,7 +3,7 @@
 python benchmarks/machine.py
 """
 
-from hf_compress.environment import environment
+from hf_compress.ground.environment import environment
 
 if __name__ == "__main__":
     print("| machine | |")

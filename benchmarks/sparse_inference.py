@@ -15,13 +15,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hf_compress.measure.latency import device_name, time_in_turns
+from hf_compress.ground.processor import device_name
+from hf_compress.measure.latency import time_in_turns
 from hf_compress.models.exporting import exportable
 from hf_compress.models.folding import fold_batch_norms
+from hf_compress.models.students import build_registered
 from hf_compress.runtimes import runtime
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.remove.weights import WeightPruner
-from hf_compress.students import build_registered
 
 SIZE = 225  # odd, so that a padding of one on each side is the format's own and needs no separate operation
 

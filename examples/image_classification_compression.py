@@ -31,7 +31,7 @@ from transformers import (
 
 from hf_compress import load
 from hf_compress.adapters.optimum import CompressionTrainer, DistillationConfig, PruningConfig
-from hf_compress.students import STUDENTS, build_registered
+from hf_compress.models.students import STUDENTS, build_registered
 
 
 @dataclass

@@ -8,9 +8,9 @@ import wrapt
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "Recipe": "hf_compress.recipe",
-    "compress": "hf_compress.pipeline",
-    "Run": "hf_compress.run",
+    "Recipe": "hf_compress.run.recipe",
+    "compress": "hf_compress.run.pipeline",
+    "Run": "hf_compress.report.run",
     "Study": "hf_compress.study.config",
     "run_study": "hf_compress.study.running",
     "Step": "hf_compress.steps",
@@ -19,8 +19,8 @@ _PUBLIC = {
     "register_loss": "hf_compress.steps.distillation",
     "register_importance": "hf_compress.steps.pruning",
     "register_rewrite": "hf_compress.steps.rewriting",
-    "register_student": "hf_compress.students",
-    "load": "hf_compress.hub.load",
+    "register_student": "hf_compress.models.students",
+    "load": "hf_compress.models.load",
     "publish": "hf_compress.hub.publish",
     "save": "hf_compress.checkpoint",
     "to_semi_structured": "hf_compress.checkpoint.semi_structured",
@@ -32,17 +32,17 @@ __all__ = ["__version__", *_PUBLIC]
 if TYPE_CHECKING:
     from hf_compress.checkpoint import save
     from hf_compress.checkpoint.semi_structured import to_semi_structured
-    from hf_compress.hub.load import load
     from hf_compress.hub.publish import publish
-    from hf_compress.pipeline import compress
-    from hf_compress.recipe import Recipe
-    from hf_compress.run import Run
+    from hf_compress.models.load import load
+    from hf_compress.models.students import register_student
+    from hf_compress.report.run import Run
+    from hf_compress.run.pipeline import compress
+    from hf_compress.run.recipe import Recipe
     from hf_compress.runtimes import register_runtime
     from hf_compress.steps import Step, StepResult, register_step
     from hf_compress.steps.distillation import register_loss
     from hf_compress.steps.pruning import register_importance
     from hf_compress.steps.rewriting import register_rewrite
-    from hf_compress.students import register_student
     from hf_compress.study.config import Study
     from hf_compress.study.running import run_study
     from hf_compress.tools.export import export

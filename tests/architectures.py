@@ -17,17 +17,17 @@ from unittest import mock
 import torch
 
 from hf_compress import load, save
-from hf_compress.context import Context
 from hf_compress.data import ImageData, load_data
 from hf_compress.data.images import input_size
-from hf_compress.errors import CompressError
-from hf_compress.hub.load import LoadedModel
+from hf_compress.ground.errors import CompressError
 from hf_compress.measure.cost import count_macs, count_parameters
-from hf_compress.sections import DataSection
+from hf_compress.models.load import LoadedModel
+from hf_compress.sections.data import DataSection
 from hf_compress.steps.pruning import loop
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
 from hf_compress.steps.pruning.remove.weights import WeightPruner, prunable_weights, sparsity
+from hf_compress.training.context import Context
 from tests.families import FAMILIES, Family
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "architectures.md"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_compress import load
-from hf_compress.labels import label_options
+from hf_compress.checkpoint.labels import label_options
 
 CUSTOM = Path(__file__).resolve().parents[2] / "shared" / "models" / "resnet56-cifar10"
 LABELS = label_options([str(digit) for digit in range(10)])

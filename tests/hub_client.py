@@ -17,7 +17,7 @@ from pathlib import Path
 
 ALICE = "hf_AliceHasARecognisableToken"
 BOB = "hf_BobHasARecognisableToken"
-PRELOADED = ["torch", "transformers.pipelines", "hf_compress.pipeline", "hf_compress.steps.pruning.loop"]
+PRELOADED = ["torch", "transformers.pipelines", "hf_compress.run.pipeline", "hf_compress.steps.pruning.loop"]
 
 
 @dataclass

@@ -129,7 +129,7 @@ def chain(folder: Path, kills: int, seed: int) -> dict:
 if __name__ == "__main__":
     import matplotlib.figure  # noqa: F401
 
-    import hf_compress.pipeline
+    import hf_compress.run.pipeline
     import hf_compress.steps.pruning.loop  # noqa: F401
 
     print(json.dumps(chain(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))

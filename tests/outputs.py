@@ -6,10 +6,10 @@ import os
 import pytest
 from reports import report
 
-from hf_compress.manifest import MANIFEST, adding, entries
-from hf_compress.recipe import Recipe
-from hf_compress.run import write_run
-from hf_compress.run_folder import RunFolder
+from hf_compress.ground.manifest import MANIFEST, adding, entries
+from hf_compress.report.run import write_run
+from hf_compress.run.folder import RunFolder
+from hf_compress.run.recipe import Recipe
 
 MINE = "years of work"
 

@@ -6,7 +6,7 @@ from transformers import AutoModelForImageClassification
 
 from hf_compress import Recipe, compress
 from hf_compress.checkpoint.rewrites import record_rewrites
-from hf_compress.hub.card_facts import what_was_done
+from hf_compress.report.card_facts import what_was_done
 
 TRAINING = {"epochs": 2, "learning_rate": 3e-3}
 OVERRIDES = {

@@ -34,8 +34,8 @@ MESSAGE = "this process was told to fail"
 def check_predictions() -> None:
     """Every image of a split is answered once, in its order, however the split is divided."""
     from hf_compress.data import load_data
-    from hf_compress.recipe import Recipe
-    from hf_compress.students import build_model
+    from hf_compress.models.students import build_model
+    from hf_compress.run.recipe import Recipe
     from hf_compress.tasks.classification import CLASSIFICATION
     from hf_compress.training.predicting import predict
 
@@ -55,8 +55,8 @@ def check_predictions() -> None:
 
 def check_units(folder: Path) -> None:
     """The main process's values are everyone's, and what is done alone is done by it."""
-    from hf_compress import processes
-    from hf_compress.units import Units
+    from hf_compress.ground import processes
+    from hf_compress.ground.units import Units
 
     rank, units = processes.rank(), Units(folder, seed=0)
     assert processes.count() == 2
@@ -74,14 +74,15 @@ def check_units(folder: Path) -> None:
 
 def check_decisions(folder: Path) -> None:
     """Process 1 ranks weights the other way round, and yet prunes what the main process prunes."""
-    from hf_compress import processes, register_importance
-    from hf_compress.context import Context
+    from hf_compress import register_importance
     from hf_compress.data import load_data
-    from hf_compress.recipe import Recipe
+    from hf_compress.ground import processes
+    from hf_compress.models.students import build_model
+    from hf_compress.run.recipe import Recipe
     from hf_compress.steps.base import STEPS
     from hf_compress.steps.pruning.config import CRITERIA
-    from hf_compress.students import build_model
     from hf_compress.tasks.classification import CLASSIFICATION
+    from hf_compress.training.context import Context
 
     @register_importance("by_process")
     def by_process(weight, dim, n):
@@ -112,10 +113,10 @@ def check_stream() -> None:
     import datasets
     from accelerate import Accelerator
 
-    from hf_compress import processes
     from hf_compress.data.sources import load_raw
     from hf_compress.data.streaming import ImageStream
-    from hf_compress.sections import DataSection
+    from hf_compress.ground import processes
+    from hf_compress.sections.data import DataSection
 
     digits = load_raw(DataSection(path="digits"), "data").rows["train"].select(range(128))
     rows = digits.to_iterable_dataset(num_shards=3).cast_column("image", datasets.Image(decode=False))
@@ -130,9 +131,9 @@ def check_stream() -> None:
 
 def fail_in_process_1() -> None:
     """Begin the run; process 1 raises in the second epoch of the distillation."""
-    from hf_compress import processes
     from hf_compress.cli import main
-    from hf_compress.errors import RunError
+    from hf_compress.ground import processes
+    from hf_compress.ground.errors import RunError
     from hf_compress.training.trainer import CompressionTrainer
 
     healthy = CompressionTrainer.compute_loss

@@ -12,15 +12,15 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from hf_compress import processes
-from hf_compress.config import Section, TrainingConfig, sentence
-from hf_compress.errors import UsageError
-from hf_compress.manifest import adding
-from hf_compress.pipeline import compress
-from hf_compress.recipe import Recipe, model_overrides
-from hf_compress.registry import did_you_mean
-from hf_compress.run import Run
-from hf_compress.steps.distillation.config import DistillConfig
+from hf_compress.ground import processes
+from hf_compress.ground.errors import UsageError
+from hf_compress.ground.manifest import adding
+from hf_compress.ground.registry import did_you_mean
+from hf_compress.report.run import Run
+from hf_compress.run.pipeline import compress
+from hf_compress.run.recipe import Recipe, model_overrides
+from hf_compress.sections.base import Section, TrainingConfig, sentence
+from hf_compress.sections.distillation import DistillConfig
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.gradual import GradualPruning
 from hf_compress.training.trainer import CompressionTrainer as DistillationTrainer

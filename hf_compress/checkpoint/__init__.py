@@ -26,7 +26,7 @@ def save(model: PreTrainedModel, folder: str | Path, processor: BaseImageProcess
         UsageError: `folder` is a file.
     """
     from hf_compress.checkpoint.quantizer import attach
-    from hf_compress.errors import UsageError
+    from hf_compress.ground.errors import UsageError
 
     if Path(folder).is_file():
         raise UsageError(f"'{folder}' is a file: name a folder for the model")
@@ -47,8 +47,8 @@ def load_like(model: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
     import torch
 
     from hf_compress.checkpoint import quantizer  # noqa: F401  (registers the form in which `save` writes)
-    from hf_compress.hub.load import use_torch_momentum
-    from hf_compress.layout import use_channels_last
+    from hf_compress.checkpoint.momentum import use_torch_momentum
+    from hf_compress.ground.tensors import use_channels_last
 
     loaded = type(model).from_pretrained(folder, dtype=torch.float32)
     use_torch_momentum(loaded)

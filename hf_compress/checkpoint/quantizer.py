@@ -23,7 +23,7 @@ from hf_compress.checkpoint.sparse_files import (
     recorded_names,
     with_decoding,
 )
-from hf_compress.errors import RunError
+from hf_compress.ground.errors import RunError
 
 if TYPE_CHECKING:
     import torch

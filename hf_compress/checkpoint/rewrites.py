@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, TypeAdapter, ValidationError
 from torch import nn
 
-from hf_compress.errors import RunError
+from hf_compress.ground.errors import RunError
 
 Rewrites = dict[str, dict[str, Any]]
 Count = Annotated[int, Field(strict=True, ge=1)]

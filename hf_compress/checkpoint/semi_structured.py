@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hf_compress.errors import RunError
+from hf_compress.ground.errors import RunError
 
 CAPABILITY = (8, 0)
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from hf_compress.checkpoint.rewrites import apply_rewrites, record_rewrites
-from hf_compress.errors import RunError
-from hf_compress.layout import own_tensors
+from hf_compress.ground.errors import RunError
+from hf_compress.ground.tensors import own_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_compress.errors import RunError
+from hf_compress.ground.errors import RunError
 
 HEADER = struct.Struct("<IBB")
 CRC_BYTES = 4

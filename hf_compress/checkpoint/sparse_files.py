@@ -28,7 +28,7 @@ from transformers.core_model_loading import (
 )
 
 from hf_compress.checkpoint.sparse import pack, unpack
-from hf_compress.errors import RunError
+from hf_compress.ground.errors import RunError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -7,7 +7,6 @@ import sys
 
 import typer
 
-from hf_compress import processes
 from hf_compress.cli.cards import card, cards
 from hf_compress.cli.evaluate import evaluate
 from hf_compress.cli.export import export
@@ -19,8 +18,9 @@ from hf_compress.cli.schema import schema
 from hf_compress.cli.sensitivity import sensitivity
 from hf_compress.cli.students import students
 from hf_compress.cli.terminal import forget_output, let_pipes_break
-from hf_compress.errors import CompressError, UsageError
-from hf_compress.machine import CLOSED_PIPE, in_one_sentence
+from hf_compress.ground import processes
+from hf_compress.ground.errors import CompressError, UsageError
+from hf_compress.ground.machine import CLOSED_PIPE, in_one_sentence
 
 TOGETHER = {"run", "prune", "distill"}  # commands that several processes can work at
 

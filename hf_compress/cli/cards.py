@@ -16,7 +16,7 @@ def card(
     template: Annotated[Path | None, typer.Option(help="Jinja template instead of the package's own.")] = None,
 ) -> None:
     """Write README.md and the figures of a run again, from its report and recipe alone."""
-    from hf_compress.hub.card import CARD, write_card
+    from hf_compress.report.card import CARD, write_card
 
     write_card(folder, template)
     typer.echo(f"card: {folder / CARD}")
@@ -29,7 +29,7 @@ def cards(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace any other file in --output, too.")] = False,
 ) -> None:
     """Compare runs on one page that needs no network: a sortable table, and accuracy against size and latency."""
-    from hf_compress.hub.gallery import write_gallery
+    from hf_compress.report.gallery import write_gallery
 
     number = write_gallery(source, output, overwrite)
     typer.echo(f"{number} runs: {output}")

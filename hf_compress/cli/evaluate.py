@@ -27,6 +27,6 @@ def evaluate(
     The images of a run folder's own recipe are divided as in that run: its test images were never trained on; with
     --split, other images are divided in the same way. Of a run with `task: features`, the k-NN accuracy is measured.
     """
-    from hf_compress.evaluation import evaluate_folder
+    from hf_compress.tools.evaluation import evaluate_folder
 
     typer.echo(json.dumps(evaluate_folder(folder, data, split, trust_remote_code), indent=2))

@@ -19,8 +19,8 @@ def inspect(
     """Show the layers of a model: shapes before and after pruning, sparsity, parameters, MACs and share of time."""
     from rich.console import Console
 
-    from hf_compress.inspection import inspect as inspect_model
-    from hf_compress.inspection import layer_table
+    from hf_compress.tools.inspection import inspect as inspect_model
+    from hf_compress.tools.inspection import layer_table
 
     rows = inspect_model(folder, trust_remote_code)
     if json_:

@@ -10,9 +10,10 @@ import typer
 from hf_compress.cli.options import DATA_HELP, Publish, Resume, Set, TrustRemoteCode, assignments, examples
 from hf_compress.cli.run import run_recipe
 from hf_compress.cli.sections import Group, options_from
-from hf_compress.recipe import Recipe, model_overrides
-from hf_compress.sections import DataSection, StudentSection
-from hf_compress.steps.distillation.config import DistillConfig
+from hf_compress.run.recipe import Recipe, model_overrides
+from hf_compress.sections.data import DataSection
+from hf_compress.sections.distillation import DistillConfig
+from hf_compress.sections.models import StudentSection
 from hf_compress.steps.pruning.config import PruneConfig, PruningTarget, RecoveryConfig
 
 Output = Annotated[Path, typer.Argument(help="Run folder to make: model, recipe and report.")]

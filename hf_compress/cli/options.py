@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from hf_compress.errors import UsageError, shown
+from hf_compress.ground.errors import UsageError, shown
 
 C = TypeVar("C", bound=Callable)
 DATA_HELP = "Hub data set, folder of images or parquet, or digits."
@@ -49,7 +49,7 @@ def parse_value(option: str, text: str) -> Any:
     Raises:
         UsageError: it is none.
     """
-    from hf_compress.bounded_yaml import read_yaml
+    from hf_compress.ground.bounded_yaml import read_yaml
 
     try:
         return read_yaml(text)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_compress import processes
 from hf_compress.cli.options import DATA_HELP, Publish, Resume, Set, TrustRemoteCode, assignments, examples
-from hf_compress.errors import Interrupted, UsageError
+from hf_compress.ground import processes
+from hf_compress.ground.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
-    from hf_compress.recipe import Recipe
+    from hf_compress.run.recipe import Recipe
     from hf_compress.study.config import Study
 
 
@@ -43,8 +43,8 @@ def run(
 
     A study (a file with `runs`) makes one such folder a run and seed, and a table of all of them.
     """
-    from hf_compress.recipe import Recipe, model_overrides
-    from hf_compress.recipe_values import is_study, read_recipe
+    from hf_compress.run.recipe import Recipe, model_overrides
+    from hf_compress.sections.values import is_study, read_recipe
     from hf_compress.study.config import Study
 
     overrides: dict[str, Any] = {}
@@ -71,9 +71,9 @@ def run_recipe(recipe: Recipe, target: Path, **options: bool) -> None:
     Raises:
         Interrupted: the user pressed Ctrl-C.
     """
-    from hf_compress.measure.deployed_table import deployed_table
-    from hf_compress.measure.table import report_table
-    from hf_compress.pipeline import compress
+    from hf_compress.report.deployed_table import deployed_table
+    from hf_compress.report.table import report_table
+    from hf_compress.run.pipeline import compress
 
     with _telling(f"interrupted: '{target}' was not written") as tell:
         result = compress(recipe, target, log=tell, **options)

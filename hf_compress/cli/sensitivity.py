@@ -28,8 +28,8 @@ def sensitivity(
 
     Channels that must go together go together. Accuracy is that of validation images, without training in between.
     """
-    from hf_compress.sensitivity import RATIOS
-    from hf_compress.sensitivity import sensitivity as measure
+    from hf_compress.tools.sensitivity import RATIOS
+    from hf_compress.tools.sensitivity import sensitivity as measure
 
     measured = measure(
         folder,

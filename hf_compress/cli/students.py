@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hf_compress.cli.options import TrustRemoteCode, assignments, examples
-from hf_compress.errors import UsageError
+from hf_compress.ground.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from hf_compress.hub.load import LoadedModel
-    from hf_compress.selection.candidates import Candidate
+    from hf_compress.models.load import LoadedModel
+    from hf_compress.run.selection.candidates import Candidate
 
 SKIPPED = "without latency: not measured, since another cost, or a narrower one, is too high already"
 
@@ -53,7 +53,7 @@ def _registered() -> Table:
     from rich.table import Table
 
     from hf_compress.measure.cost import count_parameters
-    from hf_compress.students import STUDENTS, build_registered
+    from hf_compress.models.students import STUDENTS, build_registered
 
     table = Table("name", "architecture", "parameters, width 1", "width 0.5")
     labels = [str(label) for label in range(10)]
@@ -71,12 +71,12 @@ def _within(texts: list[str], teacher_name: str | None, image_size: int | None, 
     """
     from rich.console import Console
 
-    from hf_compress.config import validate
     from hf_compress.measure.cost import count_parameters
-    from hf_compress.selection.candidates import Blueprint
-    from hf_compress.selection.config import BudgetSection
-    from hf_compress.selection.fitting import Timer, budget_in_words, fit_to_budget, nothing_fits
-    from hf_compress.selection.select import pixels
+    from hf_compress.run.selection.candidates import Blueprint
+    from hf_compress.run.selection.fitting import Timer, budget_in_words, fit_to_budget, nothing_fits
+    from hf_compress.run.selection.select import pixels
+    from hf_compress.sections.base import validate
+    from hf_compress.sections.selection import BudgetSection
 
     budget = validate(BudgetSection, assignments(texts, "--budget"), "budget")
     teacher = _teacher(teacher_name, trust_remote_code) if teacher_name else None
@@ -96,8 +96,8 @@ def _within(texts: list[str], teacher_name: str | None, image_size: int | None, 
 
 
 def _teacher(name: str, trust_remote_code: bool) -> LoadedModel:
-    from hf_compress.sections import TeacherSection
-    from hf_compress.students import STUDENTS, build_model
+    from hf_compress.models.students import STUDENTS, build_model
+    from hf_compress.sections.models import TeacherSection
     from hf_compress.tasks.classification import CLASSIFICATION
 
     model, _, revision = name.partition("@")
@@ -110,8 +110,8 @@ def _table(candidates: list[Candidate], teacher_parameters: int | None) -> Table
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from hf_compress.hub.measures import count, milliseconds, size
-    from hf_compress.selection.candidates import hint
+    from hf_compress.report.measures import count, milliseconds, size
+    from hf_compress.run.selection.candidates import hint
 
     table = Table("student", box=SIMPLE_HEAD, padding=0, caption_justify="left", caption=SKIPPED)
     for heading in ("parameters", "MACs", "size", "latency"):

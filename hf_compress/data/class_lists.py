@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hf_compress.data.addresses import opened
-from hf_compress.errors import UsageError
+from hf_compress.ground.errors import UsageError
 
 NUMBERS = ("int", "uint", "float", "bool")
 Footer = tuple[int, datasets.Features]  # of a parquet file: its rows and columns

@@ -11,7 +11,7 @@ import datasets
 from hf_compress.data.addresses import local_copy
 from hf_compress.data.folders import File, Folder, FolderError, LeftOut, some
 from hf_compress.data.layout import PathParts, in_order, pictures_under
-from hf_compress.sections import SourceSection
+from hf_compress.sections.data import SourceSection
 
 
 def load_described(

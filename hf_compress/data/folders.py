@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hf_compress.data.formats import kind_of
-from hf_compress.errors import RunError
+from hf_compress.ground.errors import RunError
 
 SYSTEM = {"__macosx", "__pycache__", "$recycle.bin", "system volume information", "lost+found"}
 SYSTEM |= {"thumbs.db", "desktop.ini"}

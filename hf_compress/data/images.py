@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as F
 
 from hf_compress.data.addresses import with_bytes
 from hf_compress.data.decoded import Decoded
-from hf_compress.errors import RunError
+from hf_compress.ground.errors import RunError
 
 IGNORED_LABEL = -100
 MOST_PIXELS = 90_000_000  # a few bytes can hold a picture that fills the memory

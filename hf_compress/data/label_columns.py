@@ -7,11 +7,11 @@ from typing import Any
 import datasets
 import numpy as np
 
+from hf_compress.checkpoint.labels import MOST_LABELS
 from hf_compress.data.class_lists import Footer, aligned, class_lists
 from hf_compress.data.sources import features_of
-from hf_compress.errors import RunError, UsageError
-from hf_compress.labels import MOST_LABELS
-from hf_compress.sections import DataSection
+from hf_compress.ground.errors import RunError, UsageError
+from hf_compress.sections.data import DataSection
 
 TEXT = ("string", "large_string", "string_view")
 

@@ -8,9 +8,9 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from hf_compress.checkpoint.labels import MOST_LABELS
 from hf_compress.data.folders import File, Folder, FolderError, reasons_in_words, shown_path, some
 from hf_compress.data.splits import USUAL_NAMES
-from hf_compress.labels import MOST_LABELS
 
 PathParts = tuple[str, ...]
 OTHER = "other"  # images without labels beside the splits

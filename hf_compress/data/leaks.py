@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from hf_compress.data.images import IGNORED_LABEL, ImageSplit
-from hf_compress.errors import RunError
-from hf_compress.files import user_path
+from hf_compress.ground.errors import RunError
+from hf_compress.ground.files import user_path
 
 PAIRS = (
     ("validation", "test"),

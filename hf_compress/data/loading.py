@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import datasets
 
+from hf_compress.checkpoint.labels import positions
 from hf_compress.data.augmentation import build_augmentation
 from hf_compress.data.built import Source
 from hf_compress.data.class_lists import unequal_files
@@ -19,9 +20,8 @@ from hf_compress.data.sources import features_of, image_column_of, load_raw
 from hf_compress.data.splits import USUAL_NAMES, choose, choose_to_evaluate, labelled_splits, sizes_of
 from hf_compress.data.streaming import ImageStream, open_stream, split_names
 from hf_compress.data.unlabelled import load_unlabelled
-from hf_compress.errors import RunError, UsageError
-from hf_compress.labels import positions
-from hf_compress.sections import DataSection
+from hf_compress.ground.errors import RunError, UsageError
+from hf_compress.sections.data import DataSection
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor

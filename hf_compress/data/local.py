@@ -16,7 +16,7 @@ from hf_compress.data.folders import Folder, FolderError, LeftOut, reasons_in_wo
 from hf_compress.data.hints import refuse_labels_elsewhere
 from hf_compress.data.layout import PathParts, find_splits, lay_out
 from hf_compress.data.tables import find_tables, load_tables
-from hf_compress.sections import SourceSection, UnlabelledSection
+from hf_compress.sections.data import SourceSection, UnlabelledSection
 
 MOST_SHARDS = 512  # of a stream: as many workers can read it
 

@@ -17,8 +17,8 @@ from hf_compress.data.leaks import conflicting_labels, same_pictures, settle_lea
 from hf_compress.data.sources import read_pictures
 from hf_compress.data.splits import Chosen, divide
 from hf_compress.data.unlabelled import Unlabelled, set_aside
-from hf_compress.errors import RunError
-from hf_compress.sections import DataSection
+from hf_compress.ground.errors import RunError
+from hf_compress.sections.data import DataSection
 
 logger = logging.getLogger(__name__)
 

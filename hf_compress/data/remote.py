@@ -18,8 +18,8 @@ from hf_compress.data.folders import FolderError, listed, some
 from hf_compress.data.formats import METADATA, ending_of, readable
 from hf_compress.data.local import card_names_files, load_files, load_folder, wanted_splits, wants_labels
 from hf_compress.data.tables import table_splits
-from hf_compress.errors import RunError
-from hf_compress.sections import SourceSection
+from hf_compress.ground.errors import RunError
+from hf_compress.sections.data import SourceSection
 
 ARCHIVES = (".zip", ".tar")  # that `datasets` looks into
 UNPACK = "load an unpacked copy from a folder"

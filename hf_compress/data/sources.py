@@ -20,10 +20,10 @@ from hf_compress.data.folders import FolderError
 from hf_compress.data.images import decode
 from hf_compress.data.local import load_folder
 from hf_compress.data.remote import load_remote
-from hf_compress.errors import RunError, UsageError, shown
-from hf_compress.files import user_path
-from hf_compress.machine import failure_of
-from hf_compress.sections import SourceSection
+from hf_compress.ground.errors import RunError, UsageError, shown
+from hf_compress.ground.files import user_path
+from hf_compress.ground.machine import failure_of
+from hf_compress.sections.data import SourceSection
 
 ENCODED = ("binary", "string", "large_binary", "large_string")  # bytes or paths of images
 logger = logging.getLogger(__name__)

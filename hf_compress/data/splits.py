@@ -11,9 +11,9 @@ import datasets
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from hf_compress.errors import RunError, UsageError
-from hf_compress.registry import did_you_mean
-from hf_compress.sections import SplitsSection
+from hf_compress.ground.errors import RunError, UsageError
+from hf_compress.ground.registry import did_you_mean
+from hf_compress.sections.data import SplitsSection
 
 USUAL_NAMES = {
     "train": ("train", "training"),

@@ -20,10 +20,10 @@ from hf_compress.data.images import IGNORED_LABEL, ImageSplit, decode
 from hf_compress.data.parts import Parts
 from hf_compress.data.sources import read_pictures
 from hf_compress.data.splits import USUAL_NAMES
-from hf_compress.errors import RunError, UsageError
-from hf_compress.machine import failure_of
-from hf_compress.registry import did_you_mean
-from hf_compress.sections import DataSection
+from hf_compress.ground.errors import RunError, UsageError
+from hf_compress.ground.machine import failure_of
+from hf_compress.ground.registry import did_you_mean
+from hf_compress.sections.data import DataSection
 
 BUFFER = 2048
 SAMPLED_LABELS = 2048

@@ -12,8 +12,8 @@ from hf_compress.data.folders import LeftOut
 from hf_compress.data.images import IGNORED_LABEL, ImageSplit
 from hf_compress.data.sources import image_column_of, load_raw, read_pictures
 from hf_compress.data.splits import named_slice, sizes_of, stratified
-from hf_compress.errors import UsageError
-from hf_compress.sections import DataSection
+from hf_compress.ground.errors import UsageError
+from hf_compress.sections.data import DataSection
 
 
 @dataclass

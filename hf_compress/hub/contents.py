@@ -9,13 +9,13 @@ from pathlib import Path
 
 import yaml
 
-from hf_compress.errors import RunError, UsageError
-from hf_compress.hub.card import CARD, render_card
-from hf_compress.hub.origin import publishable_license
+from hf_compress.ground.errors import RunError, UsageError
+from hf_compress.ground.manifest import MANIFEST, Manifest, digest, is_plain_file
 from hf_compress.hub.secrets import refuse_secrets
-from hf_compress.manifest import MANIFEST, Manifest, digest, is_plain_file
-from hf_compress.run import Run
-from hf_compress.sections import PublishSection
+from hf_compress.models.origin import publishable_license
+from hf_compress.report.card import CARD, render_card
+from hf_compress.report.run import Run
+from hf_compress.sections.publish import PublishSection
 from hf_compress.tasks import Task, task_of
 
 Contents = dict[str, bytes | Path]
@@ -87,7 +87,7 @@ def _check_model(folder: Path, task: Task, labels: list[str] | None, trust_remot
     import torch
 
     from hf_compress.data.images import input_size, noise
-    from hf_compress.reload_check import check_reload
+    from hf_compress.hub.reload_check import check_reload
 
     loaded = task.load(str(folder), trust_remote_code=trust_remote_code)
     image = torch.randn(2, 3, *input_size(loaded.processor), generator=torch.Generator().manual_seed(0))

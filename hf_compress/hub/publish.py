@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-from hf_compress.config import validate
-from hf_compress.errors import UsageError
+from hf_compress.ground.errors import UsageError
+from hf_compress.ground.hub_failures import RETRIED, WAITS, limit_waits, not_published, patiently, pause, status_of
+from hf_compress.ground.manifest import MANIFEST, Manifest, entries
 from hf_compress.hub.contents import CARD, checked_contents
-from hf_compress.hub.failures import RETRIED, WAITS, limit_waits, not_published, patiently, pause, status_of
-from hf_compress.manifest import MANIFEST, Manifest, entries
-from hf_compress.sections import PublishSection
+from hf_compress.sections.base import validate
+from hf_compress.sections.publish import PublishSection
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from huggingface_hub import get_token
 
-from hf_compress.errors import UsageError
+from hf_compress.ground.errors import UsageError
 
 CHUNK, LONGEST = 2**20, 2**12
 KINDS = {  # each begins with fixed letters, for which whole files are searched fast

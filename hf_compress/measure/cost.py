@@ -10,10 +10,10 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from transformers import PreTrainedModel
 
 from hf_compress.checkpoint import save
-from hf_compress.ensemble import Ensemble
-from hf_compress.layout import use_channels_last
-from hf_compress.looking import twin
+from hf_compress.ground.looking import twin
+from hf_compress.ground.tensors import use_channels_last
 from hf_compress.measure.macs import counting_macs
+from hf_compress.models.ensemble import Ensemble
 
 
 def cost(model: PreTrainedModel | Ensemble, image: torch.Tensor | tuple[torch.Tensor, ...]) -> dict[str, int]:

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hf_compress.data import ImageData
-from hf_compress.embeddings import embed
-from hf_compress.hub.load import LoadedModel
+from hf_compress.models.embeddings import embed
+from hf_compress.models.load import LoadedModel
 
 NEIGHBOURS = 20
 TEMPERATURE = 0.07

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,8 +12,8 @@ import torch
 from rich.progress import track
 from transformers import PreTrainedModel
 
-from hf_compress.layout import use_channels_last
-from hf_compress.looking import twin
+from hf_compress.ground.looking import twin
+from hf_compress.ground.tensors import use_channels_last
 from hf_compress.measure.runtimes import PREPARE
 
 WARM_UP = 3
@@ -101,12 +100,3 @@ def _quantiles(seconds: list[float]) -> dict[str, float]:
     quantiles = torch.tensor(seconds, dtype=torch.float64).quantile(torch.tensor([0.5, 0.95]).double())
     p50, p95 = (1000 * quantiles).tolist()
     return {"p50_ms": p50, "p95_ms": p95}
-
-
-def device_name() -> str:
-    """Return the processor's name as the operating system tells it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

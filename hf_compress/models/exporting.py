@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 
+from hf_compress.ground.looking import twin
 from hf_compress.ground.outputs import output_tensors
-from hf_compress.looking import twin
 from hf_compress.models.folding import fold_batch_norms
 from hf_compress.runtimes.base import Call, Exportable
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from hf_compress.errors import UsageError
-from hf_compress.registry import Registry
+from hf_compress.ground.errors import UsageError
+from hf_compress.ground.registry import Registry
 
 if TYPE_CHECKING:
     import torch

@@ -1,8 +1,8 @@
 """The steps of a recipe. Importing this package registers the built-in ones; it does not import torch."""
 
-from hf_compress.context import Context
 from hf_compress.steps import distillation, feature_distillation, finetuning, pruning, rewriting
 from hf_compress.steps.base import STEPS, Step, StepResult, register_step
+from hf_compress.training.context import Context
 
 __all__ = [
     "STEPS",

@@ -7,15 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from hf_compress.config import Section
-from hf_compress.context import Context
-from hf_compress.registry import Registry
+from hf_compress.ground.registry import Registry
+from hf_compress.sections.base import Section
+from hf_compress.training.context import Context
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-    from hf_compress.hub.load import LoadedModel
+    from hf_compress.models.load import LoadedModel
 
 C = TypeVar("C", bound=Section)
 

@@ -1,8 +1,8 @@
 """The `finetune` step: ordinary training with cross-entropy, also the control for every distillation."""
 
-from hf_compress.config import TrainingConfig
-from hf_compress.context import Context
+from hf_compress.sections.base import TrainingConfig
 from hf_compress.steps.base import Step, StepResult, register_step
+from hf_compress.training.context import Context
 
 
 @register_step("finetune")

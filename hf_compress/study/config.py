@@ -11,11 +11,11 @@ from typing import Annotated, Any
 import yaml
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from hf_compress.config import Section, TrainingConfig, validate
-from hf_compress.errors import UsageError, shown
-from hf_compress.recipe import Recipe, recipe_schema
-from hf_compress.recipe_values import is_study, overridden, read_recipe
-from hf_compress.registry import did_you_mean
+from hf_compress.ground.errors import UsageError, shown
+from hf_compress.ground.registry import did_you_mean
+from hf_compress.run.recipe import Recipe, recipe_schema
+from hf_compress.sections.base import Section, TrainingConfig, validate
+from hf_compress.sections.values import is_study, overridden, read_recipe
 from hf_compress.study.resolving import references, resolved_model, resolved_steps, run_folder
 
 SECTIONS = [*(name for name in Recipe.model_fields if name not in ("seed", "publish")), "chain"]

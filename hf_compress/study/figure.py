@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_compress.hub.measures import count, quality_name
-from hf_compress.measure.style import BLUE, GREY, PALE, STYLE, drawable, make_panels, save_figure, top_down
+from hf_compress.report.measures import count, quality_name
+from hf_compress.report.style import BLUE, GREY, PALE, STYLE, drawable, make_panels, save_figure, top_down
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,13 +7,13 @@ from typing import Any
 
 from markupsafe import Markup
 
-from hf_compress.files import write_text
-from hf_compress.hub import card_facts as facts
-from hf_compress.hub.card import CARD
-from hf_compress.hub.markdown import fenced
-from hf_compress.hub.template import page_template
-from hf_compress.manifest import adding
-from hf_compress.run import REPORT, write_report
+from hf_compress.ground.files import write_text
+from hf_compress.ground.manifest import adding
+from hf_compress.report import card_facts as facts
+from hf_compress.report.card import CARD
+from hf_compress.report.markdown import fenced
+from hf_compress.report.run import REPORT, write_report
+from hf_compress.report.template import page_template
 from hf_compress.study.config import Study
 from hf_compress.study.figure import draw_quality
 from hf_compress.study.table import csv_table, markdown_table, run_rows, study_report

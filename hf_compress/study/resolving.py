@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hf_compress.config import TrainingConfig
+from hf_compress.models.students import STUDENTS
+from hf_compress.sections.base import TrainingConfig
 from hf_compress.steps import STEPS
-from hf_compress.students import STUDENTS
 
 
 def run_folder(output: Path, name: str, seed: int) -> Path:

@@ -10,16 +10,16 @@ from typing import Any
 
 import torch
 
-from hf_compress import manifest, processes
 from hf_compress.data.images import input_size
-from hf_compress.errors import CompressError, UsageError, shown
-from hf_compress.files import user_path, write_text
-from hf_compress.inputs import refuse_overlap
+from hf_compress.ground import manifest, processes
+from hf_compress.ground.errors import CompressError, UsageError, shown
+from hf_compress.ground.files import user_path, write_text
 from hf_compress.measure.latency import measure_latency
-from hf_compress.permissions import permitted
-from hf_compress.pipeline import compress
-from hf_compress.run import REPORT, Run
-from hf_compress.run_folder import RunFolder, changed_keys, comparable, is_taken, refuse_other_work
+from hf_compress.report.run import REPORT, Run
+from hf_compress.run.folder import RunFolder, changed_keys, comparable, is_taken, refuse_other_work
+from hf_compress.run.inputs import refuse_overlap
+from hf_compress.run.permissions import permitted
+from hf_compress.run.pipeline import compress
 from hf_compress.study.config import Study
 from hf_compress.study.page import PAGE_FILES, write_results
 from hf_compress.study.resolving import run_folder

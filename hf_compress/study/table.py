@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
-from hf_compress.environment import environment
-from hf_compress.hub.markdown import escaped
-from hf_compress.hub.measures import count, latency_name, milliseconds, quality_name, score
+from hf_compress.ground.environment import environment
+from hf_compress.report.markdown import escaped
+from hf_compress.report.measures import count, latency_name, milliseconds, quality_name, score
 from hf_compress.study.config import Study
 from hf_compress.study.resolving import run_folder
 

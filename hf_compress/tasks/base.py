@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
-from hf_compress.errors import RunError, UsageError
-from hf_compress.registry import Registry
-from hf_compress.sections import EnsembleSection
+from hf_compress.ground.errors import RunError, UsageError
+from hf_compress.ground.registry import Registry
+from hf_compress.sections.models import EnsembleSection
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from hf_compress.data import ImageData, ImageSplit
-    from hf_compress.hub.load import LoadedModel
-    from hf_compress.sections import DataSection
+    from hf_compress.models.load import LoadedModel
+    from hf_compress.sections.data import DataSection
 
 AGREEMENT = "teacher_agreement"
 TOLERANCE = 0.01

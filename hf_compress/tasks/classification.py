@@ -26,7 +26,7 @@ class Classification(Task):
     selects = True
 
     def load(self, name, **options):
-        from hf_compress.hub.load import load
+        from hf_compress.models.load import load
 
         return load(name, **options)
 
@@ -44,7 +44,7 @@ class Classification(Task):
         return loss(student["logits"], teacher["logits"], batch.get("labels"))
 
     def in_order(self, outputs, order):
-        from hf_compress.labels import reordered
+        from hf_compress.checkpoint.labels import reordered
 
         return outputs | {"logits": reordered(outputs["logits"], order)}
 

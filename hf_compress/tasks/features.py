@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hf_compress.errors import RunError, UsageError
+from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.tasks.base import Metric, Task, register_task
 
 
@@ -34,7 +34,7 @@ class Features(Task):
             raise UsageError("'assistants' learn to classify: leave them out, or set 'task: classification'")
 
     def load(self, name, labels=None, **options):
-        from hf_compress.hub.backbone import load_backbone
+        from hf_compress.models.backbone import load_backbone
 
         return load_backbone(name, **options)
 
@@ -50,7 +50,7 @@ class Features(Task):
             )
 
     def answer(self, model, pixel_values):
-        from hf_compress.embeddings import pooled_embedding
+        from hf_compress.models.embeddings import pooled_embedding
 
         return {"embeddings": pooled_embedding(model, pixel_values)}
 

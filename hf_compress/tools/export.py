@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_compress.config import validate
-from hf_compress.deploy import FOLDER, Target, describe, open_file, write_files
-from hf_compress.errors import RunError, UsageError
-from hf_compress.evaluation import load_with_data
-from hf_compress.files import user_path
-from hf_compress.manifest import adding, claim
-from hf_compress.report import read_report
-from hf_compress.run import REPORT, write_report
-from hf_compress.sections import DeploySection, MeasureSection
+from hf_compress.ground.errors import RunError, UsageError
+from hf_compress.ground.files import user_path
+from hf_compress.ground.manifest import adding, claim
+from hf_compress.report.run import REPORT, write_report
+from hf_compress.report.schema import read_report
+from hf_compress.run.deploy import FOLDER, Target, describe, open_file, write_files
+from hf_compress.sections.base import validate
+from hf_compress.sections.deploy import DeploySection
+from hf_compress.sections.measure import MeasureSection
+from hf_compress.tools.evaluation import load_with_data
 from hf_compress.training.predicting import evaluate
 
 MEASURE = MeasureSection(batch_size=1, repeats=50)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from hf_compress.config import TrainingConfig
+from hf_compress.sections.base import TrainingConfig
 from hf_compress.steps.base import Context
 
 EVALUATION_BATCH = 128

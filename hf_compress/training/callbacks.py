@@ -9,7 +9,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from hf_compress.data import ImageSplit
-from hf_compress.steps.distillation.criterion import Criterion
+from hf_compress.losses.criterion import Criterion
 
 
 class ClearGradients(TrainerCallback):

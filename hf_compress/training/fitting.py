@@ -10,20 +10,20 @@ from torch import Tensor
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from hf_compress.batching import require_pairs
-from hf_compress.config import TrainingConfig
 from hf_compress.data import Collator
-from hf_compress.errors import Diverged, RunError
-from hf_compress.hub.load import LoadedModel
-from hf_compress.layout import use_channels_last
-from hf_compress.memory import in_fitting_batches
-from hf_compress.progress import TrainingProgress
-from hf_compress.resumable import Attempts
+from hf_compress.ground.errors import Diverged, RunError
+from hf_compress.ground.memory import in_fitting_batches
+from hf_compress.ground.tensors import use_channels_last
+from hf_compress.models.load import LoadedModel
+from hf_compress.sections.base import TrainingConfig
+from hf_compress.sections.distillation import LOSSES
 from hf_compress.steps.base import Context
-from hf_compress.steps.distillation.config import LOSSES
-from hf_compress.teacher_outputs import answered
 from hf_compress.training.arguments import optimizer, training_arguments
+from hf_compress.training.batching import require_pairs
 from hf_compress.training.callbacks import HoldMasks, ShowEpoch
+from hf_compress.training.progress import TrainingProgress
+from hf_compress.training.resumable import Attempts
+from hf_compress.training.teacher_outputs import answered
 from hf_compress.training.trainer import StudentTrainer
 
 

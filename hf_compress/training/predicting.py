@@ -9,13 +9,13 @@ from transformers import BaseImageProcessor, PreTrainedModel, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from hf_compress.data import Collator, ImageData, ImageSplit
-from hf_compress.layout import use_channels_last
-from hf_compress.looking import same_random_state, twin
-from hf_compress.memory import in_fitting_batches
-from hf_compress.progress import EvaluationProgress
+from hf_compress.ground.looking import same_random_state, twin
+from hf_compress.ground.memory import in_fitting_batches
+from hf_compress.ground.tensors import use_channels_last
 from hf_compress.tasks.base import Predict, Predictions, Task
 from hf_compress.tasks.classification import CLASSIFICATION
 from hf_compress.training.arguments import EVALUATION_BATCH, transfer
+from hf_compress.training.progress import EvaluationProgress
 from hf_compress.training.trainer import CompressionTrainer
 
 

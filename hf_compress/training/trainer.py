@@ -15,21 +15,21 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import EvalPrediction, PredictionOutput, TrainOutput, has_length
 
-from hf_compress.allocator import freed_memory_kept
-from hf_compress.batching import without_single
-from hf_compress.compiling import compiled
+from hf_compress.checkpoint.labels import labels_of, order_of
 from hf_compress.data.streaming import ImageStream
-from hf_compress.errors import Diverged, UsageError
-from hf_compress.labels import labels_of, order_of
-from hf_compress.layout import use_channels_last
-from hf_compress.looking import same_config, twin
-from hf_compress.resumable import Resumable
-from hf_compress.steps.distillation.config import LossConfig
-from hf_compress.steps.distillation.criterion import Criterion
-from hf_compress.steps.distillation.features import Answer, answer
+from hf_compress.ground.allocator import freed_memory_kept
+from hf_compress.ground.compiling import compiled
+from hf_compress.ground.errors import Diverged, UsageError
+from hf_compress.ground.looking import same_config, twin
+from hf_compress.ground.tensors import use_channels_last
+from hf_compress.losses.criterion import Criterion
+from hf_compress.losses.layer_maps import Answer, answer
+from hf_compress.sections.distillation import LossConfig
 from hf_compress.tasks.base import Predictions, Task
 from hf_compress.tasks.classification import CLASSIFICATION
+from hf_compress.training.batching import without_single
 from hf_compress.training.callbacks import ClearGradients
+from hf_compress.training.resumable import Resumable
 
 PROJECTORS = "projectors.safetensors"
 

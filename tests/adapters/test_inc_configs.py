@@ -10,8 +10,8 @@ from torch import nn
 
 from hf_compress.adapters.neural_compressor import Composition, DistillConfig, PruneConfig
 from hf_compress.adapters.neural_compressor.configs import register
-from hf_compress.errors import UsageError
-from hf_compress.steps.distillation.config import DistillConfig as DistillSection
+from hf_compress.ground.errors import UsageError
+from hf_compress.sections.distillation import DistillConfig as DistillSection
 from hf_compress.steps.pruning.config import PruneConfig as PruneSection
 
 

@@ -17,12 +17,12 @@ from hf_compress.adapters.neural_compressor import (
     prepare,
     quantize,
 )
-from hf_compress.errors import UsageError
-from hf_compress.looking import twin
-from hf_compress.steps.distillation.config import LOSSES, LossConfig
-from hf_compress.steps.distillation.criterion import Criterion
-from hf_compress.steps.distillation.features import answer
-from hf_compress.students import build_registered
+from hf_compress.ground.errors import UsageError
+from hf_compress.ground.looking import twin
+from hf_compress.losses.criterion import Criterion
+from hf_compress.losses.layer_maps import answer
+from hf_compress.models.students import build_registered
+from hf_compress.sections.distillation import LOSSES, LossConfig
 
 
 def classifier(seed=0):

@@ -21,10 +21,10 @@ from transformers import (
 from transformers import Trainer as OrdinaryTrainer
 
 from hf_compress import Recipe, compress, save
-from hf_compress.errors import RunError, UsageError
-from hf_compress.manifest import Manifest
+from hf_compress.ground.errors import RunError, UsageError
+from hf_compress.ground.manifest import Manifest
+from hf_compress.models.students import build_registered
 from hf_compress.steps.pruning.remove.weights import prunable_weights, sparsity
-from hf_compress.students import build_registered
 
 pytest.importorskip("optimum.quantization_base")
 

@@ -18,14 +18,14 @@ from hf_compress.checkpoint.quantizer import CompressionConfig
 from hf_compress.checkpoint.rewrites import Rewritten, apply_rewrites, record_rewrites
 from hf_compress.checkpoint.shapes import record_shapes
 from hf_compress.cli import app
-from hf_compress.errors import RunError
+from hf_compress.ground.errors import RunError
+from hf_compress.models.students import build_registered
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
 from hf_compress.steps.pruning.remove.weights import WeightPruner
 from hf_compress.steps.rewriting.activations import piecewise_linear
 from hf_compress.steps.rewriting.convolutions import factorized, separable
 from hf_compress.steps.rewriting.strided_pool import strided_pool
-from hf_compress.students import build_registered
 from tests.families import FAMILIES
 
 IMAGE = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageClassification, ConvNextConfig, ViTConfig, ViTImageProcessor, pipeline
 
 from hf_compress import save
+from hf_compress.models.students import build_registered
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
 from hf_compress.steps.pruning.remove.uniform import UniformPruner
 from hf_compress.steps.pruning.remove.weights import WeightPruner
-from hf_compress.students import build_registered
 
 IMAGE = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 VIT = ViTConfig(

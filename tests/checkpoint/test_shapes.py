@@ -14,10 +14,10 @@ from transformers import (
 
 from hf_compress import save
 from hf_compress.checkpoint.shapes import apply_shapes, record_shapes
-from hf_compress.errors import RunError
+from hf_compress.ground.errors import RunError
+from hf_compress.models.students import build_registered
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
-from hf_compress.students import build_registered
 
 IMAGE = torch.randn(2, 3, 32, 32)
 

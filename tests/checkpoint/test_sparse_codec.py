@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_compress.checkpoint.sparse import Encoding, pack, unpack
-from hf_compress.errors import RunError
+from hf_compress.ground.errors import RunError
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.uint8]
 SPECIAL = [-0.0, float("nan"), float("inf"), float("-inf")]

@@ -21,7 +21,7 @@ from transformers import (
 
 from hf_compress import load, save
 from hf_compress.checkpoint.sparse_files import SUFFIX
-from hf_compress.errors import CompressError, RunError
+from hf_compress.ground.errors import CompressError, RunError
 from hf_compress.measure.cost import bytes_on_disk
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.remove.weights import WeightPruner

@@ -13,9 +13,9 @@ from transformers import ViTImageProcessor
 from hf_compress.data import Collator, images, load_data
 from hf_compress.data.decoded import Decoded, Room
 from hf_compress.data.images import decode
-from hf_compress.errors import UsageError
-from hf_compress.recipe import Recipe
-from hf_compress.sections import DataSection
+from hf_compress.ground.errors import UsageError
+from hf_compress.run.recipe import Recipe
+from hf_compress.sections.data import DataSection
 
 PROCESSOR = ViTImageProcessor(size={"height": 16, "width": 16})
 SIZES = [(9, 7), (16, 16), (5, 12), (20, 31), (8, 8), (30, 10)]

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from hf_compress.data.sources import load_raw
-from hf_compress.errors import RunError, UsageError
-from hf_compress.sections import DataSection, UnlabelledSection
+from hf_compress.ground.errors import RunError, UsageError
+from hf_compress.sections.data import DataSection, UnlabelledSection
 
 
 def picture(number, kind="PNG"):

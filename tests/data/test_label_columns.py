@@ -7,12 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from hf_compress.checkpoint.labels import MOST_LABELS
 from hf_compress.data import layout, load_data
 from hf_compress.data.images import IGNORED_LABEL
 from hf_compress.data.label_columns import encoded
-from hf_compress.errors import RunError, UsageError
-from hf_compress.labels import MOST_LABELS
-from hf_compress.sections import DataSection
+from hf_compress.ground.errors import RunError, UsageError
+from hf_compress.sections.data import DataSection
 
 FEATURES = {"image": datasets.Image()}
 NONE = IGNORED_LABEL

@@ -14,9 +14,9 @@ from reports import report
 from hf_compress.data import load_data
 from hf_compress.data.images import IGNORED_LABEL
 from hf_compress.data.splits import Chosen, divide
-from hf_compress.errors import RunError
-from hf_compress.hub.limits import limits
-from hf_compress.sections import DataSection
+from hf_compress.ground.errors import RunError
+from hf_compress.report.limits import limits
+from hf_compress.sections.data import DataSection
 
 CLASSES = datasets.ClassLabel(names=["cat", "dog"])
 

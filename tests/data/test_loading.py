@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from hf_compress.data import load_data
-from hf_compress.errors import RunError, UsageError
-from hf_compress.sections import DataSection
+from hf_compress.ground.errors import RunError, UsageError
+from hf_compress.sections.data import DataSection
 
 
 def write(folder, counts, start=0, apart=10):

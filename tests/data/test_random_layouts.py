@@ -21,8 +21,8 @@ from PIL import Image
 
 from hf_compress.data import load_data
 from hf_compress.data.sources import load_raw
-from hf_compress.errors import RunError, UsageError
-from hf_compress.sections import DataSection
+from hf_compress.ground.errors import RunError, UsageError
+from hf_compress.sections.data import DataSection
 
 ROLES = {
     "train": {"train", "training"},

@@ -7,8 +7,8 @@ from sklearn.model_selection import train_test_split
 
 from hf_compress.data import load_data
 from hf_compress.data.splits import choose, choose_to_evaluate, stratified
-from hf_compress.errors import RunError, UsageError
-from hf_compress.sections import DataSection, SplitsSection
+from hf_compress.ground.errors import RunError, UsageError
+from hf_compress.sections.data import DataSection, SplitsSection
 
 
 @pytest.mark.parametrize("seed", [0, 7])

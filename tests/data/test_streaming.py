@@ -11,16 +11,17 @@ import torch
 from PIL import Image
 from transformers import set_seed
 
-from hf_compress.config import TrainingConfig
-from hf_compress.context import Context
 from hf_compress.data import load_data
 from hf_compress.data.sources import load_raw
 from hf_compress.data.streaming import ImageStream
-from hf_compress.errors import RunError, UsageError
-from hf_compress.recipe import Recipe
-from hf_compress.sections import DataSection, StudentSection
-from hf_compress.students import build_model
+from hf_compress.ground.errors import RunError, UsageError
+from hf_compress.models.students import build_model
+from hf_compress.run.recipe import Recipe
+from hf_compress.sections.base import TrainingConfig
+from hf_compress.sections.data import DataSection
+from hf_compress.sections.models import StudentSection
 from hf_compress.tasks.classification import CLASSIFICATION
+from hf_compress.training.context import Context
 from hf_compress.training.fitting import train
 
 TINY = {"model": "resnet18", "width": 0.125, "image_size": 16}

@@ -6,17 +6,17 @@ import torch
 from PIL import Image
 
 from hf_compress import Recipe, compress
-from hf_compress.context import Context
 from hf_compress.data import load_data
 from hf_compress.data.decoded import Room
 from hf_compress.data.images import IGNORED_LABEL, decode
 from hf_compress.data.unlabelled import load_unlabelled, set_aside
-from hf_compress.errors import RunError, UsageError
-from hf_compress.evaluation import evaluate_folder
-from hf_compress.hub.card_facts import data_rows
-from hf_compress.sections import DataSection
-from hf_compress.steps.distillation.config import DistillConfig
-from hf_compress.students import build_registered
+from hf_compress.ground.errors import RunError, UsageError
+from hf_compress.models.students import build_registered
+from hf_compress.report.card_facts import data_rows
+from hf_compress.sections.data import DataSection
+from hf_compress.sections.distillation import DistillConfig
+from hf_compress.tools.evaluation import evaluate_folder
+from hf_compress.training.context import Context
 from hf_compress.training.fitting import train
 from hf_compress.training.trainer import CompressionTrainer
 
@@ -114,7 +114,7 @@ def test_the_same_view_is_augmented():
     ],
 )
 def test_mistakes_name_the_key(sources, says):
-    from hf_compress.config import validate
+    from hf_compress.sections.base import validate
 
     with pytest.raises(UsageError, match=says):
         load_data(validate(DataSection, {"path": "digits", "unlabelled": sources}), 0)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hf_compress.errors import RunError, UsageError
+from hf_compress.ground.errors import RunError, UsageError
 
 LONGEST = 1010
 

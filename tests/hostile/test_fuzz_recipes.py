@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hf_compress.bounded_yaml import read_yaml
 from hf_compress.cli.options import assignments
-from hf_compress.errors import UsageError
-from hf_compress.recipe import Recipe
-from hf_compress.recipe_values import is_study, read_recipe, shipped_recipes
+from hf_compress.ground.bounded_yaml import read_yaml
+from hf_compress.ground.errors import UsageError
+from hf_compress.run.recipe import Recipe
+from hf_compress.sections.values import is_study, read_recipe, shipped_recipes
 from hf_compress.steps import STEPS
 from hf_compress.study.config import Study
 

@@ -10,7 +10,7 @@ from refusals import ends
 
 from hf_compress.data import load_data
 from hf_compress.data.images import IGNORED_LABEL
-from hf_compress.sections import DataSection
+from hf_compress.sections.data import DataSection
 
 IMAGES = 24
 

@@ -14,8 +14,8 @@ from refusals import refusal
 from hf_compress.data import load_data
 from hf_compress.data.augmentation import build_augmentation
 from hf_compress.data.images import decode, preprocess
-from hf_compress.sections import DataSection
-from hf_compress.students import build_registered
+from hf_compress.models.students import build_registered
+from hf_compress.sections.data import DataSection
 
 RANDOM = np.random.default_rng(0)
 

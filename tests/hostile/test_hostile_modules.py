@@ -16,13 +16,13 @@ from transformers import (
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from hf_compress import load, save
-from hf_compress.context import Context
 from hf_compress.data import load_data
-from hf_compress.hub.load import LoadedModel, label_options
-from hf_compress.sections import DataSection
-from hf_compress.steps.distillation.config import DistillConfig
+from hf_compress.models.load import LoadedModel, label_options
+from hf_compress.sections.data import DataSection
+from hf_compress.sections.distillation import DistillConfig
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.loop import prune
+from hf_compress.training.context import Context
 from hf_compress.training.fitting import train
 
 LABELS = [str(digit) for digit in range(10)]

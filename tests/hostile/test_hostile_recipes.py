@@ -10,11 +10,11 @@ from pydantic import BaseModel
 from refusals import ends, refusal
 from reports import report
 
-from hf_compress.config import Section, validate
-from hf_compress.recipe import Recipe
-from hf_compress.recipe_values import read_recipe
-from hf_compress.run import write_report
-from hf_compress.run_folder import RunFolder
+from hf_compress.report.run import write_report
+from hf_compress.run.folder import RunFolder
+from hf_compress.run.recipe import Recipe
+from hf_compress.sections.base import Section, validate
+from hf_compress.sections.values import read_recipe
 from hf_compress.steps import STEPS
 from hf_compress.study.config import Study
 

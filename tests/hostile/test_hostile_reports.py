@@ -11,10 +11,10 @@ from markdown_it import MarkdownIt
 from refusals import ends
 from reports import SELECTION, report
 
-from hf_compress.errors import UsageError
-from hf_compress.hub.card import render_card
-from hf_compress.hub.gallery import write_gallery
-from hf_compress.run import Run, write_report
+from hf_compress.ground.errors import UsageError
+from hf_compress.report.card import render_card
+from hf_compress.report.gallery import write_gallery
+from hf_compress.report.run import Run, write_report
 
 MISSING = object()
 

@@ -13,8 +13,8 @@ from refusals import refusal
 
 from hf_compress import Recipe, compress
 from hf_compress.data import ImageSplit
-from hf_compress.errors import RunError
-from hf_compress.machine import in_one_sentence
+from hf_compress.ground.errors import RunError
+from hf_compress.ground.machine import in_one_sentence
 
 RECIPE = {
     "student": {"model": "resnet18", "width": 0.0625, "image_size": 32},

@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from hf_compress import save
-from hf_compress.students import build_registered
+from hf_compress.models.students import build_registered
 
 CARD = b"---\nlicense: apache-2.0\n---\n# A teacher\n"
 RECIPE = {

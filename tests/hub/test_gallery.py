@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from reports import report
 
-from hf_compress.errors import RunError, UsageError
-from hf_compress.hub.gallery import write_gallery
-from hf_compress.hub.scatter import pareto
+from hf_compress.ground.errors import RunError, UsageError
+from hf_compress.report.gallery import write_gallery
+from hf_compress.report.scatter import pareto
 
 NAMES = ["a", '<b>"bold"', "c & d"]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

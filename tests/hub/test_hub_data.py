@@ -41,8 +41,8 @@ def load(target, options, offline) -> None:
 
     huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = offline
     from hf_compress.data import load_data
-    from hf_compress.errors import UsageError
-    from hf_compress.sections import DataSection
+    from hf_compress.ground.errors import UsageError
+    from hf_compress.sections.data import DataSection
 
     try:
         data = load_data(DataSection(**options), seed=0)
@@ -110,7 +110,7 @@ def footers(target) -> None:
 
     from hf_compress.data.class_lists import unequal_files
     from hf_compress.data.sources import load_raw
-    from hf_compress.sections import DataSection
+    from hf_compress.sections.data import DataSection
 
     source = load_raw(DataSection(path="alice/large", streaming=True, train_images=2), "data", streaming=True)
     fetched, fetch = [], HfFileSystemFile._fetch_range

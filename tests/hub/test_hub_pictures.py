@@ -21,8 +21,8 @@ def pictures(*folders):
 def load(path: str, target, streaming: bool) -> None:
     """Write what is found, or the sentence of a refusal."""
     from hf_compress.data.sources import load_raw
-    from hf_compress.errors import UsageError
-    from hf_compress.sections import DataSection
+    from hf_compress.ground.errors import UsageError
+    from hf_compress.sections.data import DataSection
 
     try:
         source = load_raw(DataSection(path=path), "data", streaming)
@@ -92,7 +92,7 @@ def test_pictures_of_a_stream_are_read_from_the_hub(hub, client):
 def read(path: str, target) -> None:
     """Write the first byte and the label of all training images."""
     from hf_compress.data import load_data
-    from hf_compress.sections import DataSection
+    from hf_compress.sections.data import DataSection
 
     data = load_data(DataSection(path=path, streaming=True), seed=0)
     target.write_text(json.dumps(sorted([int(item["view"].ravel()[0]), item["label"]] for item in data.stream)))

@@ -11,9 +11,9 @@ from hub_client import ALICE, BOB, same_predictions
 from hub_storage import card_metadata
 from safetensors.torch import load_file, save_file
 
-from hf_compress.errors import UsageError
+from hf_compress.ground.errors import UsageError
+from hf_compress.ground.manifest import MANIFEST, adding
 from hf_compress.hub import secrets
-from hf_compress.manifest import MANIFEST, adding
 
 
 def push(client, folder, to, *options, token=ALICE):

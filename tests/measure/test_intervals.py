@@ -7,12 +7,12 @@ from rich.console import Console
 from scipy.stats import bootstrap
 from sklearn.metrics import roc_auc_score
 
-from hf_compress.hub.card_facts import comparison, steps_table, summary
-from hf_compress.hub.limits import limits
-from hf_compress.hub.measures import measures
 from hf_compress.measure.intervals import RESAMPLES, differences, in_words, interval, with_range
 from hf_compress.measure.quality import quality, quality_by_image
-from hf_compress.measure.table import report_table
+from hf_compress.report.card_facts import comparison, steps_table, summary
+from hf_compress.report.limits import limits
+from hf_compress.report.measures import measures
+from hf_compress.report.table import report_table
 from tests.reports import report
 
 

@@ -10,9 +10,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModelForImageClassification, Swinv2Config, ViTConfig, ViTForImageClassification
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from hf_compress.inspection import inspect_layers
 from hf_compress.measure.cost import count_macs
 from hf_compress.measure.macs import counting_macs
+from hf_compress.tools.inspection import inspect_layers
 
 aten = torch.ops.aten
 BATCH, HEADS, QUERIES, KEYS, KEY_WIDTH = 2, 4, 5, 7, 16

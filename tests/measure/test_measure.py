@@ -14,7 +14,7 @@ from hf_compress.measure import latency
 from hf_compress.measure.cost import bytes_on_disk, cost, count_macs, peak_memory
 from hf_compress.measure.latency import WARM_UP, measure_latency
 from hf_compress.measure.quality import quality
-from hf_compress.students import build_registered
+from hf_compress.models.students import build_registered
 
 GENERATOR = torch.Generator().manual_seed(0)
 

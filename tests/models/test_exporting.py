@@ -5,9 +5,9 @@ import torch
 from transformers import ResNetConfig, ResNetModel, ViTImageProcessor
 
 from hf_compress.ground.outputs import output_tensors
-from hf_compress.hub.load import LoadedModel
-from hf_compress.layout import use_channels_last
+from hf_compress.ground.tensors import use_channels_last
 from hf_compress.models.exporting import DeployedModel, exportable
+from hf_compress.models.load import LoadedModel
 from hf_compress.runtimes import runtime
 
 

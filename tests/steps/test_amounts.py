@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parameters_to_vector
 
-from hf_compress.errors import RunError
+from hf_compress.ground.errors import RunError
 from hf_compress.steps.pruning.allocate.masks import keep_masks
 from hf_compress.steps.pruning.allocate.units import Ranked, allocate, kept_width
 from hf_compress.steps.pruning.config import PruneConfig

@@ -7,12 +7,12 @@ import torch
 import torch_pruning as tp
 from transformers import ResNetConfig, ResNetForImageClassification
 
-from hf_compress.errors import RunError
+from hf_compress.ground.errors import RunError
 from hf_compress.measure.cost import count_macs, count_parameters
+from hf_compress.models.students import build_registered
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
 from hf_compress.steps.pruning.score.scoring import score
-from hf_compress.students import build_registered
 
 IMAGE = torch.randn(1, 3, 32, 32)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.nn.utils import prune
 from transformers import ResNetConfig, ResNetForImageClassification, Trainer, TrainerCallback, TrainingArguments
 
-from hf_compress.errors import RunError, UsageError
+from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.gradual import GradualPruning
 from hf_compress.steps.pruning.remove.weights import prunable_weights, sparsity

@@ -9,9 +9,9 @@ from transformers import AutoModelForImageClassification
 
 from hf_compress import compress, to_semi_structured
 from hf_compress.checkpoint.semi_structured import CAPABILITY, is_two_of_four
-from hf_compress.config import validate
-from hf_compress.errors import RunError, UsageError
-from hf_compress.recipe import Recipe
+from hf_compress.ground.errors import RunError, UsageError
+from hf_compress.run.recipe import Recipe
+from hf_compress.sections.base import validate
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.remove.weights import PatternPruner, pattern_mask
 

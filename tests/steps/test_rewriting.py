@@ -7,16 +7,16 @@ import torch
 from torch import nn
 
 from hf_compress.checkpoint.rewrites import Rewritten, record_rewrites
-from hf_compress.config import validate
-from hf_compress.context import Context
 from hf_compress.data import load_data
 from hf_compress.data.images import Collator
-from hf_compress.errors import RunError, UsageError
+from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.measure.cost import count_macs, count_parameters
-from hf_compress.sections import DataSection
+from hf_compress.sections.base import validate
+from hf_compress.sections.data import DataSection
 from hf_compress.steps.rewriting import REWRITINGS, Rewrite, RewriteConfig, Rewriting, Unsuitable, register_rewrite
 from hf_compress.steps.rewriting.measuring import Proposal
 from hf_compress.steps.rewriting.rewriting import within_budget
+from hf_compress.training.context import Context
 from tests.families import FAMILIES
 
 BLOCK = "resnet.encoder.stages.0.layers.0.layer.{}.convolution"

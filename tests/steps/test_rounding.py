@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from hf_compress import Recipe, compress
-from hf_compress.errors import UsageError
+from hf_compress.ground.errors import UsageError
+from hf_compress.models.students import build_registered
 from hf_compress.steps.pruning.allocate import rounding
-from hf_compress.students import build_registered
 
 PRUNE = {"iterative": False, "amount": 0.3, "round_to": "auto", "recovery": {"epochs": 0}}
 

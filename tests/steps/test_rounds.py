@@ -7,13 +7,13 @@ import pytest
 import torch
 from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
 
-from hf_compress.context import Context
 from hf_compress.data import load_data
 from hf_compress.data.images import IGNORED_LABEL, batches, spread
-from hf_compress.sections import DataSection
+from hf_compress.sections.data import DataSection
 from hf_compress.steps.pruning import loop
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.score.scoring import score
+from hf_compress.training.context import Context
 
 SPLITS = {"train": "train[:40]", "validation": "train[300:340]", "test": "train[400:440]"}
 

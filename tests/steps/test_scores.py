@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from hf_compress.data.images import IGNORED_LABEL
-from hf_compress.errors import RunError, UsageError
+from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.gradual import GradualPruning
 from hf_compress.steps.pruning.remove.weights import WeightPruner

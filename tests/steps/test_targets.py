@@ -7,18 +7,18 @@ import torch
 from transformers import ResNetConfig, ResNetForImageClassification, TrainerControl, TrainerState, ViTImageProcessor
 
 from hf_compress import Recipe, compress
-from hf_compress.config import validate
-from hf_compress.context import Context
 from hf_compress.data import load_data
-from hf_compress.errors import RunError, UsageError
-from hf_compress.hub.card_facts import what_was_done
-from hf_compress.hub.limits import limits
-from hf_compress.hub.load import LoadedModel
-from hf_compress.sections import DataSection
+from hf_compress.ground.errors import RunError, UsageError
+from hf_compress.models.load import LoadedModel
+from hf_compress.report.card_facts import what_was_done
+from hf_compress.report.limits import limits
+from hf_compress.sections.base import validate
+from hf_compress.sections.data import DataSection
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.gradual import GradualPruning
 from hf_compress.steps.pruning.loop import foresee, prune
 from hf_compress.steps.pruning.targets import shortfall
+from hf_compress.training.context import Context
 from tests.reports import report
 
 PROCESSOR = ViTImageProcessor(size={"height": 32, "width": 32})

@@ -15,12 +15,12 @@ from transformers import (
 )
 
 from hf_compress import compress
-from hf_compress.checkpoint.layout import rebuilt
 from hf_compress.checkpoint.shapes import record_shapes
-from hf_compress.config import validate
-from hf_compress.errors import RunError, UsageError
+from hf_compress.checkpoint.widths import rebuilt
+from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.measure.cost import count_macs, count_parameters
-from hf_compress.recipe import Recipe
+from hf_compress.run.recipe import Recipe
+from hf_compress.sections.base import validate
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.remove.uniform import UniformPruner
 

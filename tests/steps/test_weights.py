@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import prune
 
-from hf_compress.errors import RunError
+from hf_compress.ground.errors import RunError
 from hf_compress.steps.pruning.allocate import masks as masks_module
 from hf_compress.steps.pruning.allocate.masks import keep_masks
 from hf_compress.steps.pruning.config import PruneConfig

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from hf_compress import Recipe, Study
-from hf_compress.errors import UsageError
-from hf_compress.recipe_values import is_study, read_recipe, shipped_recipes
+from hf_compress.ground.errors import UsageError
+from hf_compress.sections.values import is_study, read_recipe, shipped_recipes
 from hf_compress.study.config import study_schema
 
 VALUES = {

@@ -6,9 +6,9 @@ import pytest
 from outputs import MINE, contents, interrupted, put, recipe, run, without_manifest, write
 
 from hf_compress import Study
-from hf_compress.errors import UsageError
-from hf_compress.manifest import MANIFEST, adding
-from hf_compress.run_folder import RunFolder
+from hf_compress.ground.errors import UsageError
+from hf_compress.ground.manifest import MANIFEST, adding
+from hf_compress.run.folder import RunFolder
 from hf_compress.study import running
 
 

@@ -10,10 +10,10 @@ import pytest
 from transformers import AutoModelForImageClassification
 
 from hf_compress import Study, cli, run_study
-from hf_compress.errors import RunError, UsageError
-from hf_compress.hub.gallery import write_gallery
-from hf_compress.manifest import MANIFEST
-from hf_compress.run import Run
+from hf_compress.ground.errors import RunError, UsageError
+from hf_compress.ground.manifest import MANIFEST
+from hf_compress.report.gallery import write_gallery
+from hf_compress.report.run import Run
 from hf_compress.study import figure, running
 
 VALUES = {

@@ -9,10 +9,10 @@ from transformers import AutoModelForObjectDetection, ViTImageProcessor, YolosCo
 
 from hf_compress import Recipe, compress
 from hf_compress.checkpoint import save
-from hf_compress.errors import UsageError
-from hf_compress.evaluation import evaluate_folder
-from hf_compress.hub.load import LoadedModel, open_model
+from hf_compress.ground.errors import UsageError
+from hf_compress.models.load import LoadedModel, open_model
 from hf_compress.tasks import TASKS, Metric, Task, register_task
+from hf_compress.tools.evaluation import evaluate_folder
 
 SPLITS = {"train": "train[:60]", "validation": "train[60:90]", "test": "train[90:120]"}
 DATA = {"path": "digits", "splits": SPLITS}

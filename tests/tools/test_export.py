@@ -12,13 +12,13 @@ from typer.testing import CliRunner
 import hf_compress
 from hf_compress import Recipe, register_runtime, save
 from hf_compress.cli import app
-from hf_compress.errors import RunError, UsageError
-from hf_compress.hub.load import label_options
-from hf_compress.manifest import MANIFEST, record
-from hf_compress.measure.deployed_table import deployed_table
-from hf_compress.run import REPORT, write_report
+from hf_compress.ground.errors import RunError, UsageError
+from hf_compress.ground.manifest import MANIFEST, record
+from hf_compress.models.load import label_options
+from hf_compress.models.students import build_registered
+from hf_compress.report.deployed_table import deployed_table
+from hf_compress.report.run import REPORT, write_report
 from hf_compress.runtimes import RUNTIMES, Runtime, runtime
-from hf_compress.students import build_registered
 
 DIGITS = list("0123456789")
 SPLITS = {"train": "train[:60]", "validation": "train[60:80]", "test": "train[80:120]"}

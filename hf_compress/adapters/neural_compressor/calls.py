@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hf_compress.adapters.neural_compressor.distillation import distillation_of
 from hf_compress.adapters.neural_compressor.pruning import pruning_of
-from hf_compress.errors import UsageError
+from hf_compress.ground.errors import UsageError
 
 LEFT_BEHIND = ("is_quantized", "is_prepared", "quant_config", "example_inputs", "dynamic_shapes", "_exported")
 

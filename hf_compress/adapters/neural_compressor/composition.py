@@ -11,8 +11,8 @@ from typing import Any
 from neural_compressor.common.base_config import BaseConfig, ComposableConfig, config_registry
 from torch import nn
 
-from hf_compress.errors import UsageError
-from hf_compress.registry import did_you_mean
+from hf_compress.ground.errors import UsageError
+from hf_compress.ground.registry import did_you_mean
 
 PRUNE, DISTILL = "prune", "distill"
 

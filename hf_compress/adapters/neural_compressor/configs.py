@@ -19,11 +19,11 @@ from pydantic_core import to_jsonable_python
 from torch import nn
 
 from hf_compress.adapters.neural_compressor.composition import DISTILL, PRUNE, Composition
-from hf_compress.config import Section, TrainingConfig, validate
-from hf_compress.errors import UsageError, shown
-from hf_compress.hub.load import load
-from hf_compress.registry import did_you_mean
-from hf_compress.steps.distillation.config import LossConfig
+from hf_compress.ground.errors import UsageError, shown
+from hf_compress.ground.registry import did_you_mean
+from hf_compress.models.load import load
+from hf_compress.sections.base import Section, TrainingConfig, validate
+from hf_compress.sections.distillation import LossConfig
 from hf_compress.steps.pruning.config import PruneConfig as PruneSection
 from hf_compress.steps.pruning.remove.weights import PRUNABLE
 

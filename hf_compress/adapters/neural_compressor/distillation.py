@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from hf_compress.adapters.neural_compressor.configs import DistillConfig
-from hf_compress.errors import UsageError
-from hf_compress.labels import labels_of, order_of, reordered
-from hf_compress.looking import twin
-from hf_compress.steps.distillation.config import LOSSES
-from hf_compress.steps.distillation.criterion import Criterion
-from hf_compress.steps.distillation.features import Answer, layer_outputs, require_layers
+from hf_compress.checkpoint.labels import labels_of, order_of, reordered
+from hf_compress.ground.errors import UsageError
+from hf_compress.ground.looking import twin
+from hf_compress.losses.criterion import Criterion
+from hf_compress.losses.layer_maps import Answer, layer_outputs, require_layers
+from hf_compress.sections.distillation import LOSSES
 
 STATE, PROJECTOR = "hf_compress_distillation", "hf_compress_projector_"
 

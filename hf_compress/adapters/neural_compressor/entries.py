@@ -13,8 +13,8 @@ from hf_compress.adapters.neural_compressor.composition import DISTILL, PRUNE
 from hf_compress.adapters.neural_compressor.configs import StepConfig
 from hf_compress.adapters.neural_compressor.distillation import Distillation, distillation_of
 from hf_compress.adapters.neural_compressor.pruning import Pruning, pruning_of
-from hf_compress.errors import UsageError
-from hf_compress.steps.distillation.config import LOSSES
+from hf_compress.ground.errors import UsageError
+from hf_compress.sections.distillation import LOSSES
 
 Configs = dict[tuple[str, str], StepConfig]
 

@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-from hf_compress.errors import UsageError
+from hf_compress.ground.errors import UsageError
 
 
 def require_supported() -> None:

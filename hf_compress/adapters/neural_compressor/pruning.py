@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_compress.adapters.neural_compressor.configs import PruneConfig
-from hf_compress.errors import UsageError
+from hf_compress.ground.errors import UsageError
 from hf_compress.steps.pruning.allocate.rounding import fastest_multiple
 from hf_compress.steps.pruning.loop import Pruner, build_pruner, excluded_layers
 from hf_compress.steps.pruning.remove.weights import PRUNABLE

@@ -1,10 +1,10 @@
 """The `distill` step."""
 
-from hf_compress.context import Context
+from hf_compress.losses import layers as feature_losses  # noqa: F401  (registers them)
+from hf_compress.losses.logits import register_loss
+from hf_compress.sections.distillation import LOSSES, DistillConfig, LossConfig
 from hf_compress.steps.base import Step, StepResult, register_step
-from hf_compress.steps.distillation import feature_losses  # noqa: F401  (registers them)
-from hf_compress.steps.distillation.config import LOSSES, DistillConfig, LossConfig
-from hf_compress.steps.distillation.losses import register_loss
+from hf_compress.training.context import Context
 
 __all__ = ["LOSSES", "Distill", "DistillConfig", "LossConfig", "register_loss"]
 

@@ -1,8 +1,8 @@
 """The `distill_features` step."""
 
-from hf_compress.config import TrainingConfig
-from hf_compress.context import Context
+from hf_compress.sections.base import TrainingConfig
 from hf_compress.steps.base import Step, StepResult, register_step
+from hf_compress.training.context import Context
 
 
 @register_step("distill_features")

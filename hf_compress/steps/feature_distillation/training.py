@@ -9,17 +9,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from hf_compress.config import TrainingConfig
-from hf_compress.context import Context
 from hf_compress.data import Collator
-from hf_compress.embeddings import Embedder, embedding_width, pooled_embedding
-from hf_compress.hub.load import LoadedModel
 from hf_compress.measure.features import cosine_similarity
-from hf_compress.resumable import Resumable
+from hf_compress.models.embeddings import Embedder, embedding_width, pooled_embedding
+from hf_compress.models.load import LoadedModel
+from hf_compress.sections.base import TrainingConfig
 from hf_compress.steps.base import StepResult
-from hf_compress.teacher_outputs import answered
 from hf_compress.training.callbacks import ShowEpoch
+from hf_compress.training.context import Context
 from hf_compress.training.fitting import fit
+from hf_compress.training.resumable import Resumable
+from hf_compress.training.teacher_outputs import answered
 from hf_compress.training.trainer import CompressionTrainer
 
 

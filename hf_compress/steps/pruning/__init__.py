@@ -1,9 +1,9 @@
 """The `prune` step."""
 
-from hf_compress.context import Context
 from hf_compress.steps.base import Step, StepResult, register_step
 from hf_compress.steps.pruning.config import CRITERIA, PruneConfig
 from hf_compress.steps.pruning.score.criteria import register_importance
+from hf_compress.training.context import Context
 
 __all__ = ["CRITERIA", "Prune", "PruneConfig", "register_importance"]
 

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from hf_compress.config import MOST, Section
-from hf_compress.steps.distillation.config import LossConfig
+from hf_compress.sections.base import MOST, Section
+from hf_compress.sections.distillation import LossConfig
 from hf_compress.steps.pruning.score.criteria import CRITERIA
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 
-from hf_compress.errors import UsageError
+from hf_compress.ground.errors import UsageError
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.loop import excluded_layers
 from hf_compress.steps.pruning.remove.weights import WeightPruner, sparsity

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hf_compress import processes
 from hf_compress.checkpoint import load_like, save
-from hf_compress.context import Context
 from hf_compress.data.images import input_size, spread
-from hf_compress.errors import Diverged, RunError
-from hf_compress.files import read_json, write_json
-from hf_compress.hub.load import LoadedModel
-from hf_compress.layout import use_channels_last
+from hf_compress.ground import processes
+from hf_compress.ground.errors import Diverged, RunError
+from hf_compress.ground.files import read_json, write_json
+from hf_compress.ground.tensors import use_channels_last
+from hf_compress.ground.units import Units
 from hf_compress.measure.cost import count_macs, count_parameters
+from hf_compress.models.load import LoadedModel
 from hf_compress.steps.base import StepResult
 from hf_compress.steps.pruning.allocate.rounding import fastest_multiple
 from hf_compress.steps.pruning.config import PruneConfig
@@ -34,9 +34,9 @@ from hf_compress.steps.pruning.score.calibration import Calibration
 from hf_compress.steps.pruning.score.scoring import score
 from hf_compress.steps.pruning.targets import Gone, is_reached, refuse_unreachable, removed_to_target, shortfall
 from hf_compress.tasks.base import Metric
+from hf_compress.training.context import Context
 from hf_compress.training.fitting import train
 from hf_compress.training.predicting import evaluate
-from hf_compress.units import Units
 
 ROW = "round.json"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from transformers import PreTrainedModel
 
-from hf_compress.context import Context
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.training.batch_norms import reestimate_batch_norm
+from hf_compress.training.context import Context
 
 
 def repair(model: PreTrainedModel, context: Context, config: PruneConfig) -> None:

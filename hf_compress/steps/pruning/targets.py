@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from hf_compress.errors import RunError
+from hf_compress.ground.errors import RunError
 from hf_compress.steps.missed import missed
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.remove.pruner import Pruner

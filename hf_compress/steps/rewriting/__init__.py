@@ -1,10 +1,10 @@
 """The `rewrite` step."""
 
-from hf_compress.context import Context
 from hf_compress.steps.base import Step, StepResult, register_step
 from hf_compress.steps.rewriting import kinds  # noqa: F401  (registers them)
 from hf_compress.steps.rewriting.base import Layer, Rewriting, Unsuitable, register_rewrite
 from hf_compress.steps.rewriting.config import REWRITINGS, RewriteConfig
+from hf_compress.training.context import Context
 
 __all__ = ["REWRITINGS", "Layer", "Rewrite", "RewriteConfig", "Rewriting", "Unsuitable", "register_rewrite"]
 

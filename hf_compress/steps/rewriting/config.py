@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from hf_compress.config import MOST, Section
-from hf_compress.registry import Registry
+from hf_compress.ground.registry import Registry
+from hf_compress.sections.base import MOST, Section
 
 REWRITINGS: Registry = Registry("rewrite", "hf_compress.rewrites")
 OWN_OPTIONS = {"energy": "factorize", "rank": "separable", "to": "activations"}

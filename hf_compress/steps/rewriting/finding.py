@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 
-from hf_compress.errors import RunError
+from hf_compress.ground.errors import RunError
 from hf_compress.steps.rewriting.base import Rewriting
 from hf_compress.steps.rewriting.config import RewriteConfig
 

@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hf_compress.batching import has_batch_norms
 from hf_compress.checkpoint.rewrites import Rewritten
-from hf_compress.context import Context
 from hf_compress.data.images import batches, evenly_spread, spread
-from hf_compress.errors import RunError
+from hf_compress.ground.errors import RunError
 from hf_compress.measure.cost import count_macs, count_parameters
 from hf_compress.steps.base import StepResult
 from hf_compress.steps.missed import missed
@@ -32,6 +30,8 @@ from hf_compress.steps.rewriting.measuring import (
     samples,
 )
 from hf_compress.training.batch_norms import reestimate_batch_norm
+from hf_compress.training.batching import has_batch_norms
+from hf_compress.training.context import Context
 
 REWRITE_BATCH = 32
 TRIAL_IMAGES = 64

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hf_compress.looking import twin
+from hf_compress.ground.looking import twin
 from hf_compress.measure.latency import time_in_turns
 
 MULTIPLES = (1, 2, 4, 8, 16, 32)

@@ -6,8 +6,8 @@ import csv
 
 import numpy as np
 
-from hf_compress.errors import RunError
-from hf_compress.files import user_path
+from hf_compress.ground.errors import RunError
+from hf_compress.ground.files import user_path
 
 COLUMNS = ("name", "size", "ratio", "accuracy", "drop")
 BISECTIONS = 50

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hf_compress.errors import RunError
-from hf_compress.layout import copy_with_same_tensors, use_channels_last
-from hf_compress.looking import twin
+from hf_compress.ground.errors import RunError
+from hf_compress.ground.looking import twin
+from hf_compress.ground.tensors import copy_with_same_tensors, use_channels_last
 from hf_compress.steps.pruning.allocate.units import Plan, Ranked, allocate, kept_width
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.remove.pruner import Pruner

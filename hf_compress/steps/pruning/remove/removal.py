@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hf_compress.layout import own_tensors
+from hf_compress.ground.tensors import own_tensors
 from hf_compress.steps.pruning.allocate.units import Plan
 from hf_compress.steps.pruning.tracing.groups import LAYERS, Group
 from hf_compress.steps.pruning.tracing.trace import drop_caches

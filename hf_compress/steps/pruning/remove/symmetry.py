@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from hf_compress.ground.outputs import output_tensors
-from hf_compress.layout import copy_with_same_tensors, own_tensors
+from hf_compress.ground.tensors import copy_with_same_tensors, own_tensors
 from hf_compress.steps.pruning.tracing.groups import Group
 from hf_compress.steps.pruning.tracing.trace import drop_caches
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hf_compress.checkpoint.layout import REFUSALS, Knob, Sizes, built_shapes, numbers, rebuilt, tensor_shapes
-from hf_compress.errors import RunError
+from hf_compress.checkpoint.widths import REFUSALS, Knob, Sizes, built_shapes, numbers, rebuilt, tensor_shapes
+from hf_compress.ground.errors import RunError
 from hf_compress.steps.pruning.allocate.units import least_important
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.remove.channels import ChannelPruner

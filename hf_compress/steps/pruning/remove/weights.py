@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hf_compress.errors import RunError
+from hf_compress.ground.errors import RunError
 from hf_compress.steps.pruning.allocate.masks import keep_masks, pattern_mask
 from hf_compress.steps.pruning.allocate.shares import shares_for_budget
 from hf_compress.steps.pruning.config import PruneConfig

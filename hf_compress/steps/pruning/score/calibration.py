@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_compress.data.images import batches
-from hf_compress.looking import twin
+from hf_compress.ground.looking import twin
 
 BATCH = 16
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hf_compress.registry import Registry
+from hf_compress.ground.registry import Registry
 
 
 @dataclass(frozen=True)

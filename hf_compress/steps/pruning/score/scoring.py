@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from hf_compress.errors import RunError, UsageError
+from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.steps.pruning.config import PruneConfig
 from hf_compress.steps.pruning.score.calibration import Calibration
 from hf_compress.steps.pruning.score.criteria import CRITERIA

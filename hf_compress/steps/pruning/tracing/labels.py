@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from hf_compress.layout import own_tensors
+from hf_compress.ground.tensors import own_tensors
 
 FIXED = 0.0
 

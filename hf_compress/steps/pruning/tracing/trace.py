@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from hf_compress.ground.looking import twin
 from hf_compress.ground.outputs import output_tensors
-from hf_compress.looking import twin
 from hf_compress.steps.pruning.tracing.labels import Follower, Links
 from hf_compress.steps.pruning.tracing.operations import follow
 

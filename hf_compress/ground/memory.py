@@ -1,0 +1,64 @@
+"""Going on with smaller batches when memory runs out."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+from accelerate import find_executable_batch_size
+
+from hf_compress.ground import processes
+from hf_compress.ground.errors import CompressError, RunError
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+
+def in_fitting_batches(
+    run: Callable[[int], T], batch_size: int, smaller: Callable[[int], int] = lambda size: size // 2
+) -> T:
+    """Call `run` with the size of its batches; as often as memory runs out, again with a smaller one.
+
+    Args:
+        run: can be called again after it ran out of memory.
+        batch_size: tried first.
+        smaller: gives the next size to try; halves it when not given.
+
+    Returns:
+        What `run` returns.
+
+    Raises:
+        RunError: memory runs out with a single image, too.
+        CompressError: memory runs out in one of several processes. No caller may go on after that: the others do not
+            know, and wait.
+    """
+
+    def reduced() -> int:
+        nonlocal batch_size
+        if processes.count() > 1:
+            raise CompressError(
+                f"memory runs out with {batch_size} images in process {processes.rank()}: lower 'batch_size', which "
+                "counts for each process, or use smaller images; one process alone finds the size itself"
+            )
+        if batch_size == 1:
+            raise RunError("memory runs out with a single image: use smaller images or a smaller model")
+        previous, batch_size = batch_size, smaller(batch_size)
+        logger.warning("memory ran out with batches of %d images: going on with %d", previous, batch_size)
+        return batch_size
+
+    return find_executable_batch_size(run, batch_size, reduced)()
+
+
+def machine_bytes() -> int:
+    """Return how much memory this machine has; where it does not say, more than there can be."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not on Windows
+        return 2**60
+
+
+def next_divisor(number: int, size: int) -> int:
+    """Return the largest divisor of `number` that is at most half of `size`: batches that add up to `number` again."""
+    return next(divisor for divisor in range(size // 2, 0, -1) if number % divisor == 0)

@@ -1,0 +1,99 @@
+"""Files and folders of unfinished work that tell when they were damaged: a checksum lies beside or in them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hf_compress.ground.errors import RunError
+from hf_compress.ground.files import read_json, whole_folder, write_json
+
+SEAL = ".sums-"
+
+
+@contextmanager
+def sealed_folder(path: Path) -> Iterator[Path]:
+    """Give an empty temporary folder that becomes `path` when it is whole; what it holds then is known."""
+    with whole_folder(path) as new:
+        yield new
+        write_json(_seal(path), _sums(new))
+
+
+def sealed_in(folder: Path) -> list[Path]:
+    """Return the places of the sealed folders in a folder, also of those that are gone."""
+    return [
+        seal.with_name(seal.name.removeprefix(SEAL).removesuffix(".json")) for seal in folder.glob(f"{SEAL}*.json")
+    ]
+
+
+def remove_sealed(path: Path) -> None:
+    """Remove a sealed folder, and what is known of it."""
+    shutil.rmtree(path)
+    _seal(path).unlink(missing_ok=True)
+
+
+def refuse_damaged(path: Path, work: Path) -> None:
+    """Look whether a sealed folder is as it was written.
+
+    Args:
+        work: the folder whose content `--resume` makes anew when it is removed.
+
+    Raises:
+        RunError: a file is missing, added or changed.
+    """
+    try:
+        written = read_json(_seal(path))
+    except (OSError, ValueError):
+        written = None
+    found = _sums(path)
+    if written == found:
+        return
+    sums = written if isinstance(written, dict) else {}
+    file = next((name for name in sorted(found.keys() | sums) if found.get(name) != sums.get(name)), None)
+    place = path if file is None else path / file
+    raise RunError(
+        f"'{place}' was damaged since it was written: remove '{work}', so that --resume does that part again, or "
+        "start anew with --overwrite"
+    )
+
+
+def write_sealed(path: Path, value: Any) -> None:
+    """Replace a JSON file by a whole one that holds `value` and its checksum."""
+    write_json(path, {"value": value, "sha256": _digest(value)})
+
+
+def read_sealed(path: Path) -> Any:
+    """Return the value of such a file.
+
+    Raises:
+        RunError: it is missing, or was damaged.
+    """
+    try:
+        content = read_json(path)
+        if content["sha256"] == _digest(content["value"]):
+            return content["value"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        pass
+    raise RunError(f"'{path}' is missing or was damaged: restore it, or start anew with --overwrite")
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    found = {}
+    for place in sorted(folder.rglob("*")):
+        if place.is_file():
+            with place.open("rb") as file:
+                found[place.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def _seal(folder: Path) -> Path:
+    return folder.with_name(f"{SEAL}{folder.name}.json")

@@ -1,0 +1,1 @@
+"""Distillation losses: of logits and of layers."""

@@ -1,0 +1,118 @@
+"""Embeddings: the one vector that a backbone without a classifier gives an image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from rich.progress import track
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel
+
+from hf_compress.data import Collator, ImageSplit
+from hf_compress.data.images import input_size
+from hf_compress.ground.errors import RunError
+from hf_compress.ground.looking import twin
+from hf_compress.ground.memory import in_fitting_batches
+from hf_compress.models.load import LoadedModel
+
+PROJECTOR = "projector.safetensors"
+CLASS_TOKENS = {"cls_token", "class_token", "class_embedding"}
+EMBEDDING_BATCH = 128
+
+
+def pooled_embedding(model: PreTrainedModel, pixel_values: Tensor) -> Tensor:
+    """Return one vector an image, shape (batch, width).
+
+    The first of these that the model gives: `image_embeds` (CLIP with its projection), `pooler_output` (DINOv2, the
+    vision towers of CLIP and SigLIP, ConvNeXt, ResNet, timm, ...), the class token of `last_hidden_state` where the
+    model has one, and otherwise the mean over its tokens. Feature maps, as in ResNet and PoolFormer, are averaged over
+    their positions.
+
+    Raises:
+        RunError: the model gives none of them.
+    """
+    output = model(pixel_values=pixel_values)
+    for name in ("image_embeds", "pooler_output", "last_hidden_state"):
+        values = getattr(output, name, None)
+        if isinstance(values, Tensor):
+            break
+    else:
+        raise RunError(
+            f"{type(model).__name__} gives no image_embeds, pooler_output or last_hidden_state to learn from"
+        )
+    if values.dim() == 4:
+        return values.mean(dim=(2, 3))
+    if values.dim() == 3:
+        return values[:, 0] if _has_class_token(model) else values.mean(dim=1)
+    return values
+
+
+class Embedder(nn.Module):
+    """A backbone, with the projector into another model's space where there is one, as one module.
+
+    Args:
+        backbone: see `pooled_embedding`.
+        projector: applied to the pooled embedding.
+    """
+
+    def __init__(self, backbone: PreTrainedModel, projector: nn.Linear | None = None):
+        super().__init__()
+        self.backbone = backbone
+        self.projector = projector
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        embedding = pooled_embedding(self.backbone, pixel_values)
+        return embedding if self.projector is None else self.projector(embedding)
+
+
+def embed(loaded: LoadedModel, images: ImageSplit, workers: int = 0) -> Tensor:
+    """Return the pooled embeddings of a split without augmentation, shape (images, width), float32 on the CPU."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    images, collate = images.without_augmentation(), Collator(loaded.processor)
+    model = twin(loaded.model).to(device)
+
+    def run(batch_size: int) -> Tensor:
+        loader = DataLoader(images, batch_size, collate_fn=collate, num_workers=workers)
+        with torch.inference_mode():
+            parts = [
+                pooled_embedding(model, batch["pixel_values"].to(device)).float().cpu()
+                for batch in track(loader, "Embedding images", transient=True)
+            ]
+        return torch.cat(parts)
+
+    return in_fitting_batches(run, EMBEDDING_BATCH)
+
+
+def embedding_width(loaded: LoadedModel) -> int:
+    """Return the length of a model's embeddings."""
+    image = torch.zeros(1, 3, *input_size(loaded.processor), device=loaded.model.device)
+    with torch.inference_mode():
+        return pooled_embedding(twin(loaded.model), image).shape[1]
+
+
+def load_projector(folder: str | Path) -> nn.Linear | None:
+    """Return the projector that `save_projector` wrote; None where there is none."""
+    file = Path(folder) / PROJECTOR
+    if not file.is_file():
+        return None
+    state = load_file(file)
+    teacher_width, width = state["weight"].shape
+    projector = nn.Linear(width, teacher_width)
+    projector.load_state_dict(state)
+    return projector
+
+
+def save_projector(projector: nn.Linear, folder: str | Path) -> None:
+    """Write the projector beside its backbone, as `projector.safetensors` with `weight` and `bias`.
+
+    It is no part of the backbone, which reloads without it. To compare with the teacher's embeddings:
+    `torch.nn.functional.linear(embedding, **safetensors.torch.load_file(path))`.
+    """
+    save_file({name: tensor.contiguous() for name, tensor in projector.state_dict().items()}, Path(folder) / PROJECTOR)
+
+
+def _has_class_token(model: PreTrainedModel) -> bool:
+    return any(name.rpartition(".")[2] in CLASS_TOKENS for name, _ in model.named_parameters())

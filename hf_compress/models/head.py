@@ -1,0 +1,100 @@
+"""The classifier at the end of a model, found by what it does: no architecture is known here by name."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import BaseImageProcessor, PreTrainedModel
+
+from hf_compress.data.images import noise, preprocess
+from hf_compress.ground.errors import RunError
+
+
+def find_head(model: PreTrainedModel, processor: BaseImageProcessor) -> dict[str, int]:
+    """Return the parameters that make the logits, each with the dimension along which it holds the classes.
+
+    Logit k depends on slice k of such a parameter alone, as its gradients tell. Where the logits of several
+    classifiers are averaged (DeiT, LeViT), these are the parameters of all.
+
+    Args:
+        model: in eval mode.
+
+    Raises:
+        RunError: there is none with weights, as where the logits are computed without gradients.
+    """
+    classes = model.config.num_labels
+    candidates = {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if classes in parameter.shape and parameter.is_floating_point()
+    }
+    frozen = [parameter.requires_grad_() for parameter in candidates.values() if not parameter.requires_grad]
+    with torch.enable_grad():
+        logits = _logits(model, processor)
+        gradients = {last: _gradients(logits[:, last].sum(), candidates) for last in {0, classes - 1}}
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    head = {}
+    for name, parameter in candidates.items():
+        for dimension in [d for d, length in enumerate(parameter.shape) if length == classes]:
+            if all(_touches_only(found[name], dimension, index) for index, found in gradients.items()):
+                head[name] = dimension
+    if not any(candidates[name].dim() > 1 for name in head):
+        raise RunError(
+            f"the classifier of {type(model).__name__} was not found: no parameter holds a slice for each of its "
+            f"{classes} logits"
+        )
+    return head
+
+
+def permute_classes(model: PreTrainedModel, processor: BaseImageProcessor, order: list[int]) -> None:
+    """Make logit `order[i]` logit i, by moving the rows of the classifier.
+
+    Raises:
+        RunError: the model has no such classifier, or something else in it depends on the order.
+    """
+    head = find_head(model, processor)
+    with torch.no_grad():
+        wanted = _logits(model, processor)[:, order]
+        for name, dimension in head.items():
+            parameter = model.get_parameter(name)
+            parameter.copy_(parameter.index_select(dimension, torch.tensor(order)))
+        if not torch.allclose(_logits(model, processor), wanted, rtol=1e-3, atol=1e-4 * wanted.abs().max().item()):
+            raise RunError(
+                f"the labels of {type(model).__name__} cannot be put into another order: not only its head has one"
+            )
+
+
+def renew_head(model: PreTrainedModel, processor: BaseImageProcessor) -> None:
+    """Forget the classes: random weights, and biases that are the same for all.
+
+    Raises:
+        RunError: see `find_head`.
+    """
+    deviation = getattr(model.config, "initializer_range", None) or 0.02
+    with torch.no_grad():
+        for name in find_head(model, processor):
+            parameter = model.get_parameter(name)
+            if parameter.dim() > 1:
+                parameter.normal_(0, deviation)
+            else:
+                parameter.fill_(parameter.mean())
+
+
+def _logits(model: PreTrainedModel, processor: BaseImageProcessor) -> Tensor:
+    """Return what the model says to some pictures of noise."""
+    return model(pixel_values=preprocess(processor, noise(4))).logits
+
+
+def _gradients(value: Tensor, parameters: dict[str, Tensor]) -> dict[str, Tensor | None]:
+    if not value.requires_grad or not parameters:
+        return dict.fromkeys(parameters)
+    found = torch.autograd.grad(value, list(parameters.values()), retain_graph=True, allow_unused=True)
+    return dict(zip(parameters, found, strict=True))
+
+
+def _touches_only(gradient: Tensor | None, dimension: int, index: int) -> bool:
+    if gradient is None:
+        return False
+    touched = gradient.movedim(dimension, 0).flatten(1).any(dim=1) if gradient.dim() > 1 else gradient != 0
+    return touched.nonzero().flatten().tolist() == [index]

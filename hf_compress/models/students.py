@@ -1,0 +1,217 @@
+"""Students built by name from transformers' own classes, with random weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from hf_compress.ground.errors import UsageError
+from hf_compress.ground.registry import Registry, did_you_mean
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from hf_compress.models.load import LoadedModel
+    from hf_compress.sections.models import StudentSection, TeacherSection
+
+
+class Kind(Protocol):
+    """What of a task tells how its models are made: see `tasks.base.Task`."""
+
+    auto_class: str
+    classes: bool
+    load: Callable[..., LoadedModel]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A registered student: `build(width, **label_options) -> transformers config`."""
+
+    build: Callable[..., PretrainedConfig]
+    description: str
+
+
+STUDENTS: Registry[Architecture] = Registry("student", "hf_compress.students")
+DEFAULT_IMAGE_SIZE = 224
+
+
+def register_student(name: str, description: str) -> Callable:
+    """Return a decorator for `build(width, **label_options)`, which returns the student's transformers config."""
+
+    def store(build: Callable[..., PretrainedConfig]) -> Callable[..., PretrainedConfig]:
+        STUDENTS.register(name)(Architecture(build, description))
+        return build
+
+    return store
+
+
+def build_registered(
+    name: str,
+    labels: list[str] | None,
+    *,
+    width: float = 1.0,
+    image_size: int | None = None,
+    auto_class: str = "AutoModelForImageClassification",
+) -> LoadedModel:
+    """Build a registered architecture with random weights, and an image processor with ImageNet's normalisation.
+
+    Args:
+        name: one of `STUDENTS`.
+        labels: class names; None for a model that names no classes.
+        width: multiplies the number of channels of every layer.
+        image_size: height and width of the input in pixels, 224 when not given.
+        auto_class: of transformers, which makes the model of the architecture's config.
+    """
+    import transformers
+    from transformers import ViTImageProcessor
+    from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+    from hf_compress.checkpoint.labels import label_options
+    from hf_compress.checkpoint.momentum import use_torch_momentum
+    from hf_compress.models.load import LoadedModel
+
+    config = STUDENTS.get(name).build(width, **({} if labels is None else label_options(labels)))
+    model = getattr(transformers, auto_class).from_config(config)
+    use_torch_momentum(model)
+    size = image_size or DEFAULT_IMAGE_SIZE
+    processor = ViTImageProcessor(
+        size={"height": size, "width": size}, image_mean=IMAGENET_DEFAULT_MEAN, image_std=IMAGENET_DEFAULT_STD
+    )
+    return LoadedModel(model.eval(), processor, name, new_head=True)
+
+
+def build_model(section: TeacherSection | StudentSection, labels: list[str] | None, kind: Kind) -> LoadedModel:
+    """Build or load what a recipe's teacher or student section names.
+
+    Args:
+        section: the section; `model: teacher` is the caller's business.
+        labels: wanted class names; None keeps those of the checkpoint.
+        kind: of model, as the recipe's task says.
+
+    Raises:
+        UsageError: options that do not fit the kind of model.
+    """
+    if section.model in STUDENTS:
+        names = labels or [] if kind.classes else None
+        size = {"width": section.width, "image_size": section.image_size}
+        return build_registered(section.model, names, **size, auto_class=kind.auto_class)
+    for option, default in (("width", 1.0), ("image_size", None)):
+        if getattr(section, option) != default:
+            raise UsageError(
+                f"'{option}' belongs to registered architectures ({', '.join(STUDENTS)}), not to {section.model}"
+            )
+    if "/" not in section.model and not section.model.startswith((".", "~")):
+        near = did_you_mean(section.model, STUDENTS)
+        if "did you mean" in near:
+            raise UsageError(f"unknown model '{section.model}'{near}")
+    options = {
+        "revision": section.revision,
+        "trust_remote_code": section.trust_remote_code,
+        "pretrained": getattr(section, "pretrained", True),
+    }
+    return kind.load(section.model, labels=labels, **options)
+
+
+def build_student(section: StudentSection, labels: list[str], teacher: LoadedModel | None, kind: Kind) -> LoadedModel:
+    """Return the model to compress: a copy of the teacher, or what `section` names.
+
+    A registered student that names no image size gets the teacher's, so that both see the same detail.
+    """
+    from hf_compress.data.images import input_size
+    from hf_compress.models.load import LoadedModel
+
+    if section.model == "teacher":
+        return LoadedModel(copy.deepcopy(teacher.model), teacher.processor, teacher.name, teacher.commit)
+    if section.model in STUDENTS and section.image_size is None and teacher is not None:
+        section = section.model_copy(update={"image_size": input_size(teacher.processor)[0]})
+    return build_model(section, labels, kind)
+
+
+def _scaled(channels: int, width: float) -> int:
+    """Multiples of eight, as hardware likes them."""
+    return max(8, round(channels * width / 8) * 8)
+
+
+def _resnet(layer_type: str, depths: list[int], expansion: int) -> Callable[..., PretrainedConfig]:
+    def build(width: float, **label_options) -> PretrainedConfig:
+        from transformers import ResNetConfig
+
+        return ResNetConfig(
+            layer_type=layer_type,
+            depths=depths,
+            embedding_size=_scaled(64, width),
+            hidden_sizes=[_scaled(channels * expansion, width) for channels in (64, 128, 256, 512)],
+            **label_options,
+        )
+
+    return build
+
+
+register_student("resnet18", "ResNet-18 (He et al., 2016)")(_resnet("basic", [2, 2, 2, 2], 1))
+register_student("resnet34", "ResNet-34 (He et al., 2016)")(_resnet("basic", [3, 4, 6, 3], 1))
+register_student("resnet50", "ResNet-50 (He et al., 2016)")(_resnet("bottleneck", [3, 4, 6, 3], 4))
+
+
+@register_student("mobilenet_v2", "MobileNetV2 (Sandler et al., 2018)")
+def _mobilenet_v2(width: float, **label_options) -> PretrainedConfig:
+    """Dropout and padding as in PyTorch versions: transformers' defaults fit converted TensorFlow weights."""
+    from transformers import MobileNetV2Config
+
+    return MobileNetV2Config(
+        depth_multiplier=width, classifier_dropout_prob=0.2, tf_padding=False, layer_norm_eps=1e-5, **label_options
+    )
+
+
+@register_student("mobilenet_v1", "MobileNetV1 (Howard et al., 2017)")
+def _mobilenet_v1(width: float, **label_options) -> PretrainedConfig:
+    """Dropout, padding and epsilon as in `mobilenet_v2`."""
+    from transformers import MobileNetV1Config
+
+    return MobileNetV1Config(
+        depth_multiplier=width, classifier_dropout_prob=0.2, tf_padding=False, layer_norm_eps=1e-5, **label_options
+    )
+
+
+@register_student("efficientnet_b0", "EfficientNet-B0 (Tan and Le, 2019)")
+def _efficientnet_b0(width: float, **label_options) -> PretrainedConfig:
+    """transformers' defaults are those of B7, and so small at first that training does not begin."""
+    from transformers import EfficientNetConfig
+    from transformers.models.efficientnet.modeling_efficientnet import round_filters
+
+    config = EfficientNetConfig(
+        width_coefficient=width,
+        depth_coefficient=1.0,
+        dropout_rate=0.2,
+        initializer_range=0.1,
+        batch_norm_eps=1e-5,
+        **label_options,
+    )
+    config.hidden_dim = round_filters(config, 1280)
+    return config
+
+
+@register_student("regnet_y_400mf", "RegNetY-400MF (Radosavovic et al., 2020)")
+def _regnet_y_400mf(width: float, **label_options) -> PretrainedConfig:
+    from transformers import RegNetConfig
+
+    return RegNetConfig(
+        layer_type="y",
+        depths=[1, 3, 6, 6],
+        embedding_size=_scaled(32, width),
+        hidden_sizes=[_scaled(channels, width) for channels in (48, 104, 208, 440)],
+        groups_width=8,
+        **label_options,
+    )
+
+
+@register_student("convnext_atto", "ConvNeXt-Atto (Liu et al., 2022; the size is timm's)")
+def _convnext_atto(width: float, **label_options) -> PretrainedConfig:
+    from transformers import ConvNextConfig
+
+    return ConvNextConfig(
+        depths=[2, 2, 6, 2],
+        hidden_sizes=[_scaled(channels, width) for channels in (40, 80, 160, 320)],
+        **label_options,
+    )

@@ -1,0 +1,1 @@
+"""The report of a run, and what is made of it: card, figures, tables, gallery."""

@@ -1,0 +1,216 @@
+"""The model card of a run folder: rendered from its report and recipe, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from markupsafe import Markup
+
+from hf_compress.ground.bounded_yaml import MOST_CHARACTERS
+from hf_compress.ground.errors import UsageError
+from hf_compress.ground.files import read_text, write_text
+from hf_compress.ground.manifest import adding, claim
+from hf_compress.models.origin import lineage
+from hf_compress.report import card_facts as facts
+from hf_compress.report.figures import CAPTIONS, draw_figures
+from hf_compress.report.limits import limits
+from hf_compress.report.markdown import fenced, one_line
+from hf_compress.report.run import RECIPE, Run
+from hf_compress.report.template import page_template
+from hf_compress.tasks import task_of
+
+CARD = "README.md"
+RESULTS = ".eval_results/hf-compress.yaml"
+HUB_TAG = "hf-compress"
+
+
+def render_card(folder: Path, template: Path | None = None, **overrides: Any) -> ModelCard:
+    """Return the card of a run folder.
+
+    Args:
+        folder: the run folder; its `report.json` and `recipe.yaml` are all that is read, and which figures it holds.
+        template: Jinja template in place of the package's own `model_cards/template.md`, which lists the variables.
+            Whatever a template writes is escaped.
+        **overrides: metadata of the Hub (`license`, `base_model`, `datasets`, ...), and `repo_id`: where the card will
+            be published.
+
+    Raises:
+        UsageError: there is no run folder or template, or the template is wrong.
+    """
+    report = _report(folder)
+    repo_id = overrides.pop("repo_id", None)
+    page = page_template(template)
+    data = card_data(report, repo_id, **overrides)
+    text = page.render(**_context(report, folder, repo_id), card_data=Markup(data.to_yaml()))
+    try:
+        return ModelCard(text)
+    except (ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"the template '{template}' makes a card without valid metadata: {reason}") from None
+
+
+def write_card(folder: Path, template: Path | None = None) -> ModelCard:
+    """Draw the figures of a run folder, and write its README.md and its results in the form of the Hub.
+
+    Raises:
+        UsageError: see `render_card`; or one of the files that are there already was not written by this package, or
+            was changed since.
+    """
+    report, folder = _report(folder), Path(folder)
+    page_template(template)
+    claim(folder, [CARD, RESULTS])
+    with adding(folder) as new:
+        draw_figures(report, new / "figures")
+    card = render_card(folder, template)
+    with adding(folder) as new:
+        write_text(new / CARD, str(card))
+        if entries := eval_results(report):
+            (new / RESULTS).parent.mkdir()
+            write_text(new / RESULTS, yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False))
+    return card
+
+
+def _report(folder: Path) -> dict[str, Any]:
+    report = Run.open(folder).report
+    if report.get("kind") == "study":
+        raise UsageError(f"'{folder}' holds a study, whose README.md is its card: give the folder of one of its runs")
+    return report
+
+
+def card_data(report: dict[str, Any], repo_id: str | None, **overrides: Any) -> ModelCardData:
+    """Return the metadata of a card, its results as `model-index`."""
+    results = _results(report)
+    name = (repo_id or facts.model_name(report["rows"][-1])).rpartition("/")[2]
+    metadata = {
+        **lineage(report),
+        "pipeline_tag": task_of(report).pipeline_tag,
+        "library_name": "transformers",
+        "tags": [HUB_TAG, *sorted(_methods(report))],
+        "metrics": [result.metric_type for result in results] or None,
+        "model_name": one_line(name) if results else None,
+        "eval_results": results or None,
+        **overrides,
+    }
+    named = metadata["base_model"] or []
+    bases = [base for base in ([named] if isinstance(named, str) else named) if _is_repo_id(base)]
+    relation = metadata["base_model_relation"] if bases else None
+    return ModelCardData(**metadata | {"base_model": bases or None, "base_model_relation": relation})
+
+
+def _results(report: dict[str, Any]) -> list[EvalResult]:
+    data, quality, task = report["data"], report["rows"][-1]["quality"], task_of(report)
+    path = one_line(facts.short_name(data["path"]))
+    kind, _, split = data["splits"]["test"]["from"].partition(" (")[0].partition(" ")
+    return [
+        EvalResult(
+            task_type=task.pipeline_tag,
+            task_name=task.pipeline_tag.replace("-", " ").capitalize(),
+            dataset_type=path if data.get("revision") or path == "digits" else "imagefolder",
+            dataset_name=path,
+            dataset_split=one_line(split) if kind == "split" else None,
+            dataset_revision=data.get("revision"),
+            metric_type=metric.name,
+            metric_name=metric.hub_name,
+            metric_value=round(quality[metric.name], 6),
+        )
+        for metric in task.metrics
+        if metric.hub_name is not None and metric.name in quality
+    ]
+
+
+def eval_results(report: dict[str, Any]) -> list[EvalResultEntry]:
+    """Return the results in the form of the Hub's `.eval_results`; empty where the test images are not on the Hub."""
+    data, last, metric = report["data"], report["rows"][-1], task_of(report).deciding
+    if not data.get("revision") or metric.full_name is None or metric.name not in last["quality"]:
+        return []
+    note = f"{metric.full_name} in percent on {facts.test_images(report)} images: {data['splits']['test']['from']}"
+    return [
+        EvalResultEntry(
+            dataset_id=data["path"],
+            task_id="default",
+            value=round(100 * last["quality"][metric.name], 4),
+            dataset_revision=data["revision"],
+            date=report["created"],
+            notes=one_line(note),
+        )
+    ]
+
+
+def _context(report: dict[str, Any], folder: Path, repo_id: str | None) -> dict[str, Any]:
+    """Return the variables of the template."""
+    headings, steps = facts.steps_table(report)
+    first, *_, last = report["rows"]
+    recipe = Path(folder) / RECIPE
+    return {
+        "report": report,
+        "title": repo_id or f"{facts.model_name(last)}, compressed",
+        "repo_id": repo_id,
+        "summary": facts.summary(report),
+        "reference": facts.reference(first),
+        "comparison": facts.comparison(report),
+        "step_headings": headings,
+        "steps": steps,
+        "figures": _figures(Path(folder)),
+        "snippet": fenced(_snippet(report, repo_id), "python"),
+        "needs_package": report.get("loads_with") == "hf_compress",
+        "recipe": fenced(_text(recipe), "yaml") if recipe.is_file() else None,
+        "environment": facts.environment_rows(report),
+        "device": facts.device(report) if "latency" in last else None,
+        "data_name": facts.short_name(report["data"]["path"]),
+        "data_rows": facts.data_rows(report),
+        "classes": facts.class_table(report),
+        "sources": [source | {"id": facts.short_name(source["id"])} for source in facts.sources(report)],
+        "limits": limits(report),
+    }
+
+
+def _snippet(report: dict[str, Any], repo_id: str | None) -> str:
+    """Return Python that loads the model and looks at `photo.jpg`; without `repo_id` it runs inside the folder."""
+    lines = ["import torch", "from PIL import Image"]
+    task = task_of(report)
+    head = task.auto_class
+    lines.append(f"from transformers import AutoImageProcessor, {head}")
+    if report.get("loads_with") == "hf_compress":
+        lines += ["", "import hf_compress  # rebuilds the layers that were changed"]
+    place = f'"{repo_id}"' if repo_id else '"."  # this folder'
+    lines += [
+        "",
+        f"model_id = {place}",
+        "processor = AutoImageProcessor.from_pretrained(model_id)",
+        f"model = {head}.from_pretrained(model_id)",
+        'inputs = processor(Image.open("photo.jpg").convert("RGB"), return_tensors="pt")',
+        "with torch.inference_mode():",
+        *task.usage,
+    ]
+    return "\n".join(lines)
+
+
+def _text(recipe: Path) -> str:
+    try:
+        return read_text(recipe, MOST_CHARACTERS)
+    except ValueError as error:
+        raise UsageError(f"the recipe '{recipe}' cannot be read: {error}") from None
+
+
+def _figures(folder: Path) -> list[tuple[str, str]]:
+    return [
+        (f"figures/{name}.png", text) for name, text in CAPTIONS.items() if (folder / f"figures/{name}.png").is_file()
+    ]
+
+
+def _methods(report: dict[str, Any]) -> set[str]:
+    tags = {"distill": "distillation", "prune": "pruning"}
+    return {tags[name] for name in facts.step_names(report) if name in tags}
+
+
+def _is_repo_id(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True

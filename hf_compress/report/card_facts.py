@@ -1,0 +1,172 @@
+"""What a report says, in the words and tables of a card; what was not measured is absent."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from hf_compress.measure.intervals import difference, in_words, with_range
+from hf_compress.models import origin
+from hf_compress.report.measures import measures, score
+from hf_compress.tasks import task_of
+
+MANY_CLASSES, WORST_CLASSES = 30, 15
+
+
+def comparison(report: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Return the before/after table: heading, first model, final model, change."""
+    first, *_, last = report["rows"]
+    rows = [(m.heading, m.text(first), m.text(last), m.change(first, last)) for m in measures(report)]
+    return [row for row in rows if row[2]]
+
+
+def steps_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows of the table with one line a stage, and how steps differ from the stage before.
+
+    Below them stand the deployed files, which differ from the last stage.
+    """
+    stages, files = report["rows"], report.get("deployed", [])
+    left_out = {"calibration error", "peak memory, one image"}
+    if all(row["cost"]["nonzero_parameters"] > 0.99 * row["cost"]["parameters"] for row in report["rows"]):
+        left_out.add("non-zero parameters")
+    shown = [m for m in measures(report) if m.heading not in left_out and not m.heading.endswith("p95")]
+    rows = [[row["stage"], what_was_done(row), *(m.text(row) for m in shown)] for row in (*stages, *files)]
+    headings = ["stage", "what was done", *(m.heading for m in shown)]
+    for quality in (m for m in shown if m.metric):
+        pairs = [*pairwise(stages), *((stages[-1], file) for file in files)]
+        found = [difference(row, quality.metric, before["stage"]) for before, row in pairs]
+        if any(found):
+            headings.append(f"{quality.heading} against the stage before")
+            for row, entry in zip(rows, [None, *found], strict=True):
+                row.append(with_range(entry) if entry else "")
+    return headings, rows
+
+
+def what_was_done(row: dict[str, Any]) -> str:
+    """Sum up the details of a row."""
+    if "file" in row:
+        return f"{row['file']}, run by {row['runtime']}"
+    details = row.get("details", {})
+    if epochs := details.get("epochs"):
+        best = f", the best: {details['best_epoch']}" if "best_epoch" in details else ""
+        return number(len(epochs), "epoch") + best
+    if layers := details.get("rewritten_layers"):
+        off = min(details["logits_error"].values())
+        return f"{number(len(layers), 'layer')} rewritten ({details['rewrite']}), logits off by {off:.1%}"
+    if rounds := details.get("rounds"):
+        kept = [entry for entry in rounds if entry["kept"]]
+        gone = f", sparsity {kept[-1]['sparsity']:.1%}" if kept else ""
+        missed = ", not as asked" if "missed" in details else ""
+        return f"{number(len(rounds), 'round')}, {len(kept)} kept{gone}{missed}"
+    return ""
+
+
+def summary(report: dict[str, Any]) -> list[str]:
+    """Say in two sentences what the model is, and what was gained and lost."""
+    first, *_, last = report["rows"]
+    classes = f" for {len(report['labels'])} classes" if report.get("labels") else ""
+    task = task_of(report)
+    kind = task.noun + (classes if task.classes else "")
+    done = [*step_names(report), *(file["stage"] for file in report.get("deployed", []))] or ["unchanged"]
+    made = f"A {model_name(last)} {kind}, made with hf-compress: {', '.join(done)}."
+    return [made, _against(first, last, report)]
+
+
+def _against(first: dict[str, Any], last: dict[str, Any], report: dict[str, Any]) -> str:
+    by = {measure.heading: measure for measure in measures(report)}
+    changes = {heading: by[heading].change(first, last) for heading in ("parameters", "MACs") if heading in by}
+    gains = [f"{change} {heading}" for heading, change in changes.items() if change not in ("", "same")]
+    sentence = f"Against the {reference(first)} it has {' and '.join(gains) or 'as many parameters'}"
+    quality = next((measure for measure in by.values() if measure.less is None), None)
+    if quality is None:
+        return f"{sentence}."
+    instead = f" instead of {quality.text(first)}" if quality.of(first) is not None else ""
+    images = number(test_images(report), "test image")
+    entry = difference(last, quality.metric, first["stage"])
+    sure = f": {in_words(entry, test_images(report))}" if entry else ""
+    return f"{sentence}; its {quality.heading} on {images} is {quality.text(last)}{instead}{sure}."
+
+
+def step_names(report: dict[str, Any]) -> list[str]:
+    return [row["stage"].partition(" ")[2] for row in report["rows"] if row["stage"][0].isdigit()]
+
+
+def reference(row: dict[str, Any]) -> str:
+    """Name the model that the final one is compared with."""
+    return f"teacher {model_name(row)}" if row["stage"] == "teacher" else f"{model_name(row)} before"
+
+
+def model_name(row: dict[str, Any]) -> str:
+    """Return a model's name; of a folder, its last part."""
+    return short_name(row["model"])
+
+
+def short_name(name: str) -> str:
+    return Path(name).name if name.startswith(("/", ".", "~")) else name
+
+
+def data_rows(report: dict[str, Any]) -> list[tuple[str, int, str, int | str, int | str]]:
+    """Return one row a split: name, images, origin, unlabelled, skipped as corrupt; a stream is not counted."""
+
+    def count(part: dict[str, Any], key: str) -> int | str:
+        return "not counted" if part[key] is None else part[key]
+
+    return [
+        (name, part["images"], part["from"], count(part, "unlabelled_images"), count(part, "corrupt_images_skipped"))
+        for name, part in report["data"]["splits"].items()
+    ]
+
+
+def class_table(report: dict[str, Any]) -> list[tuple[str, int | str, int, str, str]]:
+    """Return one row a class: name, training images, test images, recall of the first and of the final model.
+
+    Of more than 30 classes, the 15 with the lowest recall.
+    """
+    first, *_, last = report["rows"]
+    if "classes" not in last:
+        return []
+    trained = report["data"]["splits"]["train"]["images_by_class"]
+    before = recall(first["classes"]) if "classes" in first else [None] * len(report["labels"])
+    after = recall(last["classes"])
+    order = range(len(after))
+    if len(after) > MANY_CLASSES:
+        order = sorted((i for i in order if after[i] is not None), key=after.__getitem__)[:WORST_CLASSES]
+    return [
+        (
+            report["labels"][i],
+            trained.get(report["labels"][i], ""),
+            last["classes"]["images"][i],
+            *("" if value is None else score(value) for value in (before[i], after[i])),
+        )
+        for i in order
+    ]
+
+
+def environment_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(name, str(value)) for name, value in report["environment"].items() if value is not None]
+
+
+def test_images(report: dict[str, Any]) -> int:
+    part = report["data"]["splits"]["test"]
+    return part["images"] - part["unlabelled_images"] or part["images"]
+
+
+def device(report: dict[str, Any]) -> str:
+    """Return where latency was measured."""
+    threads = report["measure"].get("threads") or report["environment"]["threads"]
+    return f"{report['environment']['processor']} with {number(threads, 'thread')}"
+
+
+def sources(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the models whose weights or answers went into this one, with their role."""
+    return [source | {"role": role} for role, source in origin.sources_with_roles(report)]
+
+
+def recall(classes: dict[str, list]) -> list[float | None]:
+    """Return the recall of every class; None where it has no test images."""
+    return [c / n if n else None for c, n in zip(classes["correct"], classes["images"], strict=True)]
+
+
+def number(n: int, one: str, many: str | None = None) -> str:
+    return f"{n:,} {one if n == 1 else many or one + 's'}"

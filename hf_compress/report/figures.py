@@ -1,0 +1,263 @@
+"""Figures of a run, drawn from its report: PNG files that are readable at the width of a card."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_compress.measure.detail import BINS
+from hf_compress.report.selection_figure import selection
+from hf_compress.report.style import (
+    BLUE,
+    GREY,
+    ORANGE,
+    PALE,
+    STYLE,
+    WIDTH,
+    drawable,
+    make_axes,
+    make_panels,
+    save_figure,
+    top_down,
+)
+from hf_compress.tasks import task_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BAR_HEIGHT = 0.24  # inches
+MATRIX_CLASSES, WRITTEN_CLASSES, MOST_CONFUSED, DRAWN_LAYERS = 30, 15, 15, 40
+CAPTIONS = {
+    "selection": "Students that competed for the budget: validation accuracy in short trainings against cost",
+    "rounds": "Validation accuracy against what is left after each pruning round; the round that was chosen is marked",
+    "layers": "What is left of each layer",
+    "latency": "Latency of every stage",
+    "confusion": "Which classes are taken for which, on the test images",
+    "reliability": "Accuracy against confidence, on the test images",
+}
+
+
+def draw_figures(report: dict[str, Any], folder: Path) -> list[Path]:
+    """Draw every figure that the report has facts for.
+
+    Args:
+        report: what `report.json` holds.
+        folder: made when there is something to draw.
+
+    Returns:
+        The files, named as `CAPTIONS`.
+    """
+    import matplotlib as mpl
+
+    drawn = []
+    with mpl.rc_context(STYLE):
+        for name in CAPTIONS:
+            figure = FIGURES[name](report)
+            if figure is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+                path = folder / f"{name}.png"
+                save_figure(figure, path)
+                drawn.append(path)
+    return drawn
+
+
+def rounds(report: dict[str, Any]) -> Figure | None:
+    """Draw the deciding metric over the rounds of every pruning step."""
+    steps = [row for row in report["rows"] if row.get("details", {}).get("rounds")]
+    if not steps:
+        return None
+    metric = task_of(report).deciding
+    key = f"validation_{metric.name}"
+    figure, axes = make_axes(height=3.2)
+    removed = any(entry["parameters"] > 0 for row in steps for entry in row["details"]["rounds"])
+    gone = "parameters" if removed else "sparsity"
+    for row, colour in zip(steps, _colours(len(steps)), strict=True):
+        details = row["details"]
+        start = {gone: 0.0, key: details[f"unpruned_{key}"], "kept": True}
+        entries = [start, *(entry for entry in details["rounds"] if key in entry)]
+        kept = [entry for entry in entries if entry["kept"]]
+        dropped = [entry for entry in entries if not entry["kept"]]
+        axes.plot(*_points(kept, gone, key), "o-", color=colour, markersize=4, label=f"{row['stage']}: kept")
+        if dropped:
+            axes.plot(*_points(dropped, gone, key), "x", color=GREY, label=f"{row['stage']}: too far, rolled back")
+        (chosen,) = _points(kept[-1:], gone, key, pairs=True)
+        axes.plot(*chosen, "o", color=ORANGE, markersize=11, fillstyle="none", markeredgewidth=2)
+        axes.annotate("chosen", chosen, xytext=(0, 10), textcoords="offset points", ha="center")
+    axes.invert_xaxis()
+    axes.margins(x=0.06, y=0.18)
+    axes.set_xlabel("parameters left, %" if removed else "weights that are not zero, %")
+    axes.set_ylabel(f"validation {metric.words}")
+    axes.legend()
+    return figure
+
+
+def layers(report: dict[str, Any]) -> Figure | None:
+    """Draw widths before and after; where none changed, the sparsity."""
+    found = {name: layer for name, layer in report.get("layers", {}).items() if None not in layer["width"]}
+    by_width = any(before != after for before, after in (layer["width"] for layer in found.values()))
+    if not by_width and not any(layer["sparsity"][1] for layer in found.values()):
+        return None
+    shares = {
+        n: layer["width"][1] / layer["width"][0] if by_width else 1 - layer["sparsity"][1]
+        for n, layer in found.items()
+    }
+    names = list(found)
+    if len(names) > DRAWN_LAYERS:
+        most = sorted((name for name in names if shares[name] < 1), key=shares.get)[:DRAWN_LAYERS]
+        names = [name for name in names if name in most]
+    figure, axes = make_axes(height=0.8 + BAR_HEIGHT * len(names))
+    left = [100 * shares[name] for name in names]
+    axes.barh(range(len(names)), [100] * len(names), color=PALE, height=0.7)
+    axes.barh(range(len(names)), left, color=BLUE, height=0.7)
+    for index, name in enumerate(names):
+        before, after = found[name]["width"]
+        text = f"{after} of {before}" if by_width else f"{100 * found[name]['sparsity'][1]:.0f}% zeros"
+        axes.text(102, index, text, va="center", fontsize=8, color=GREY)
+    axes.set_yticks(range(len(names)), _short_layers(names), fontsize=8)
+    axes.set_xlim(0, 118)
+    axes.set_xticks(range(0, 101, 25))
+    axes.set_xlabel("output channels left, %" if by_width else "weights that are not zero, %")
+    if len(names) < len(found):
+        axes.set_title(f"The {len(names)} most pruned of {len(found)} layers")
+    top_down(axes, len(names))
+    return figure
+
+
+def latency(report: dict[str, Any]) -> Figure | None:
+    """Draw the median latency of every stage, one panel a batch size; a line reaches to the 95th percentile."""
+    rows = [row for row in report["rows"] if row.get("latency")]
+    if not rows:
+        return None
+    batches = list(rows[0]["latency"])
+    figure, panels = make_panels(len(batches), height=0.9 + 0.36 * len(rows))
+    for axes, batch in zip(panels, batches, strict=True):
+        p50, p95 = ([row["latency"][batch][key] for row in rows] for key in ("p50_ms", "p95_ms"))
+        colours = [BLUE if row is rows[-1] else PALE for row in rows]
+        axes.barh(range(len(rows)), p50, color=colours, height=0.6)
+        axes.hlines(range(len(rows)), p50, p95, color=GREY, linewidth=1)
+        axes.plot(p95, range(len(rows)), "|", color=GREY)
+        for index, (median, tail) in enumerate(zip(p50, p95, strict=True)):
+            axes.text(tail, index, f"  {_short(median)} ({_short(tail)})", va="center", fontsize=8)
+        axes.set_title("one image" if batch == "batch_1" else f"{batch.replace('_', ' of ')} images")
+        axes.set_xlabel("median, and 95th percentile, ms")
+        axes.set_xlim(0, 1.4 * max(p95))
+        axes.set_yticks(range(len(rows)), [row["stage"] for row in rows])
+        top_down(axes, len(rows))
+    for axes in panels[1:]:
+        axes.tick_params(labelleft=False)
+    return figure
+
+
+def confusion(report: dict[str, Any]) -> Figure | None:
+    """Draw the confusion matrix; with more than 30 classes, the pairs that are confused most."""
+    classes = report["rows"][-1].get("classes")
+    if not classes:
+        return None
+    names = [drawable(name, 22) for name in report["labels"]]
+    return _matrix(classes, names) if len(names) <= MATRIX_CLASSES else _most_confused(classes, names)
+
+
+def _matrix(classes: dict[str, list], names: list[str]) -> Figure:
+    import numpy as np
+
+    counts = np.diag(classes["correct"])
+    for true, predicted, images in classes["confused"]:
+        counts[true, predicted] = images
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = min(WIDTH, 2.4 + 0.3 * len(names))
+    figure, axes = make_axes(height=side, width=side)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(
+        range(len(names)),
+        names,
+        rotation=45 if max(map(len, names)) > 3 else 0,
+        ha="right" if max(map(len, names)) > 3 else "center",
+    )
+    axes.set_yticks(range(len(names)), names)
+    if len(names) <= WRITTEN_CLASSES:
+        for true, predicted in zip(*counts.nonzero(), strict=True):
+            colour = "white" if shares[true, predicted] > 0.5 else "black"
+            axes.text(predicted, true, counts[true, predicted], ha="center", va="center", color=colour, fontsize=8)
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    axes.set_title("Images; the shade is the share of the true class")
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    return figure
+
+
+def _most_confused(classes: dict[str, list], names: list[str]) -> Figure | None:
+    pairs = classes["confused"][:MOST_CONFUSED]
+    if not pairs:
+        return None
+    figure, axes = make_axes(height=0.9 + BAR_HEIGHT * len(pairs))
+    axes.barh(range(len(pairs)), [images for *_, images in pairs], color=BLUE, height=0.7)
+    labels = [f"{names[true]} → {names[predicted]}" for true, predicted, _ in pairs]
+    axes.set_yticks(range(len(pairs)), labels, fontsize=8)
+    axes.set_xlabel("test images")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_title(f"The {len(pairs)} most frequent confusions, true → predicted")
+    top_down(axes, len(pairs))
+    return figure
+
+
+def reliability_diagram(report: dict[str, Any]) -> Figure | None:
+    """Draw accuracy against confidence of the first and the final model, and how many images are how confident."""
+    rows = [row for row in (report["rows"][0], report["rows"][-1]) if row.get("reliability")]
+    if not rows:
+        return None
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH * 0.72, 4.2), layout="constrained")
+    axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    axes.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1, label="as confident as right")
+    for row, colour in zip(rows, [ORANGE, BLUE][-len(rows) :], strict=True):
+        mean, accuracy, images = zip(*row["reliability"]["bins"], strict=True)
+        error = row["reliability"]["expected_calibration_error"]
+        axes.plot(
+            mean, accuracy, "o-", color=colour, markersize=4, label=f"{row['stage']}: calibration error {error:.3f}"
+        )
+    counts.bar([(math.ceil(BINS * value) - 0.5) / BINS for value in mean], images, width=0.9 / BINS, color=BLUE)
+    counts.set_ylabel("images")
+    counts.set_xlabel("confidence")
+    axes.set_ylabel("accuracy")
+    axes.set_xlim(0, 1.03)
+    axes.set_ylim(-0.03, 1.03)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1))
+    return figure
+
+
+FIGURES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "selection": selection,
+    "rounds": rounds,
+    "layers": layers,
+    "latency": latency,
+    "confusion": confusion,
+    "reliability": reliability_diagram,
+}
+
+
+def _short(milliseconds: float) -> str:
+    return f"{milliseconds:.2f}" if milliseconds < 100 else f"{milliseconds:,.0f}"
+
+
+def _points(entries: list[dict[str, Any]], gone: str, key: str, pairs: bool = False) -> list:
+    points = [(100 * (1 - entry[gone]), entry[key]) for entry in entries]
+    return points if pairs else [list(values) for values in zip(*points, strict=True)]
+
+
+def _colours(number: int) -> list[str]:
+    return [(BLUE, "#009e73", "#cc79a7", "#56b4e9")[index % 4] for index in range(number)]
+
+
+def _short_layers(names: list[str]) -> list[str]:
+    """Leave out what all names begin with; of long names the end is kept, which tells them apart."""
+    split = [name.split(".") for name in names]
+    common = 0
+    while all(len(parts) > common + 1 for parts in split) and len({parts[common] for parts in split}) == 1:
+        common += 1
+    short = [".".join(parts[common:]) for parts in split]
+    return [name if len(name) <= 44 else "…" + name[-43:].partition(".")[2] for name in short]

@@ -1,0 +1,120 @@
+"""What was measured, in the words and units of every table, page and figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from hf_compress.measure.intervals import difference, with_range
+from hf_compress.report.markdown import one_line
+from hf_compress.report.remarks import latencies
+from hf_compress.tasks import known_metrics
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One line of the tables.
+
+    Attributes:
+        heading: what is measured.
+        read: takes it from a row of the report; raises KeyError where it was not measured.
+        show: writes a value.
+        less: what fewer or lower is called (`fewer`, `faster`); None for a quality, which is compared by difference.
+        metric: the name of a quality in the report.
+    """
+
+    heading: str
+    read: Callable[[dict[str, Any]], float]
+    show: Callable[[float], str]
+    less: str | None = None
+    metric: str | None = None
+
+    def of(self, row: dict[str, Any]) -> float | None:
+        try:
+            return self.read(row)
+        except KeyError:
+            return None
+
+    def text(self, row: dict[str, Any]) -> str:
+        value = self.of(row)
+        return "" if value is None else self.show(value)
+
+    def change(self, before: dict[str, Any], after: dict[str, Any]) -> str:
+        """Say how `after` compares: a ratio for costs, a difference for qualities, in points with its interval."""
+        old, new = self.of(before), self.of(after)
+        if old is None or new is None:
+            return ""
+        if entry := difference(after, self.metric, before["stage"]):
+            return with_range(entry)
+        if self.less is None:
+            return f"{new - old:+.4f}"
+        return ratio(old, new, self.less)
+
+
+def measures(report: dict[str, Any]) -> list[Measure]:
+    """Return everything that was measured in a run, in the order of the tables."""
+    rows = report["rows"]
+    qualities = dict.fromkeys(key for row in rows for key in row["quality"])
+    timed = dict.fromkeys((name, batch) for row in rows for name, found in latencies(row).items() for batch in found)
+    found = [
+        *(
+            Measure(quality_name(key), lambda row, key=key: row["quality"][key], score, metric=key)
+            for key in qualities
+        ),
+        Measure("calibration error", lambda row: row["reliability"]["expected_calibration_error"], score),
+        Measure("parameters", lambda row: row["cost"]["parameters"], count, "fewer"),
+        Measure("non-zero parameters", lambda row: row["cost"]["nonzero_parameters"], count, "fewer"),
+        Measure("MACs", lambda row: row["cost"]["macs"], count, "fewer"),
+        Measure("size on disk", lambda row: row["cost"]["bytes"], size, "less"),
+        *(_latency(runtime, batch, quantile) for runtime, batch in timed for quantile in ("p50", "p95")),
+        Measure("peak memory, one image", lambda row: row["cost"]["peak_memory_bytes"], size, "less"),
+    ]
+    return [measure for measure in found if any(measure.of(row) is not None for row in rows)]
+
+
+def _latency(runtime: str, batch: str, quantile: str) -> Measure:
+    def read(row: dict[str, Any]) -> float:
+        return latencies(row)[runtime][batch][f"{quantile}_ms"]
+
+    return Measure(latency_name(batch, quantile, runtime), read, milliseconds, "faster")
+
+
+def quality_name(key: str) -> str:
+    known = known_metrics()
+    return known[key].words if key in known else one_line(key).replace("_", " ")
+
+
+def latency_name(batch: str, quantile: str = "p50", runtime: str = "eager") -> str:
+    """Return `batch_8`, a quantile and a runtime as words."""
+    images = "one image" if batch == "batch_1" else batch.replace("_", " of ")
+    return f"latency{'' if runtime == 'eager' else f' with {one_line(runtime)}'}, {images}, {quantile}"
+
+
+def ratio(old: float, new: float, less: str) -> str:
+    """Return `4.0x fewer`, `1.2x more`, or `same`."""
+    if not old or not new:
+        return ""
+    more = "slower" if less == "faster" else "more"
+    factor, word = (old / new, less) if old >= new else (new / old, more)
+    return "same" if f"{factor:.2f}" == "1.00" else f"{factor:.2f}x {word}" if factor < 2 else f"{factor:.1f}x {word}"
+
+
+def count(value: float) -> str:
+    """Write a large number in thousands, millions or billions."""
+    for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= limit:
+            return f"{value / limit:.2f} {unit}"
+    return f"{value:.0f}"
+
+
+def size(value: float) -> str:
+    return f"{value / 1e6:.2f} MB" if value >= 1e5 else f"{value / 1e3:.1f} kB"
+
+
+def score(value: float) -> str:
+    return f"{value:.4f}"
+
+
+def milliseconds(value: float) -> str:
+    return f"{value:.2f} ms"

@@ -1,0 +1,418 @@
+"""The form of `report.json`: written by a run through it, and checked whenever one is read."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from hf_compress.ground.errors import UsageError, shown
+from hf_compress.ground.files import read_text
+from hf_compress.tasks.base import TASKS, TaskName
+
+MOST_OF_A_REPORT = 200_000_000
+MOST_NAMES = 1_000_000
+
+Natural = Annotated[int, Field(ge=0, le=10**15)]
+Positive = Annotated[int, Field(ge=1, le=10**15)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Score = Annotated[float, Field(ge=-1, le=1)]
+Change = Annotated[float, Field(ge=-2, le=2)]
+Milliseconds = Annotated[float, Field(gt=0, le=1e12)]
+Text = Annotated[str, Field(max_length=4096)]
+Name = Annotated[str, Field(min_length=1, max_length=4096)]
+Batch = Annotated[str, Field(pattern=r"^batch_[0-9]{1,9}$")]
+Pair = Field(min_length=2, max_length=2)
+
+
+class Part(BaseModel):
+    """A part of the report: no value becomes another type, no number is infinite; keys may be added.
+
+    What was not measured is absent, not null: defaults are not checked, and nobody reads them.
+    """
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+
+P = TypeVar("P", bound=Part)
+
+
+class Latency(Part):
+    p50_ms: Milliseconds
+    p95_ms: Milliseconds
+
+
+class Cost(Part):
+    parameters: Positive
+    nonzero_parameters: Natural
+    macs: Natural = 0
+    bytes: Natural = 0
+    peak_memory_bytes: Natural = 0
+
+
+class Classes(Part):
+    """Test images by class; `confused` holds [true class, predicted class, images]."""
+
+    images: list[Natural]
+    correct: list[Natural]
+    confused: list[Annotated[list[Natural], Field(min_length=3, max_length=3)]]
+
+
+class Reliability(Part):
+    """Calibration; a bin is [mean confidence, accuracy, images]."""
+
+    expected_calibration_error: Fraction
+    bins: list[Annotated[list[Annotated[float, Field(ge=0, le=1e15)]], Field(min_length=3, max_length=3)]] = Field(
+        min_length=1, max_length=1000
+    )
+
+
+class Round(Part):
+    """A pruning round: which fractions were gone; one that diverged has no accuracy."""
+
+    kept: bool
+    sparsity: Score
+    parameters: Score
+    validation_accuracy: Fraction = 0.0
+
+    @model_validator(mode="after")
+    def _metrics_are_numbers(self):
+        return _with_scores(self, "validation_")
+
+
+class Missed(Part):
+    """What a step removed beside what it was asked for, as fractions of the model before."""
+
+    what: Name
+    asked: Fraction
+    reached: Score
+    reason: Text
+
+
+class Details(Part):
+    """What a step recorded: anything, but what cards and figures show has its form."""
+
+    epochs: list[dict[str, Any]] = []
+    best_epoch: Positive = 1
+    rounds: list[Round] = []
+    unpruned_validation_accuracy: Fraction = 0.0
+    rewritten_layers: dict[Name, dict[str, Any]] = {}
+    rewrite: Name = ""
+    logits_error: dict[Name, Annotated[float, Field(ge=0)]] = {}
+    missed: Missed | None = None
+
+    @model_validator(mode="after")
+    def _whole(self):
+        needed = {"rewrite", "logits_error"} if self.rewritten_layers else set()
+        if lacks := sorted(needed - self.model_fields_set):
+            raise ValueError(f"rewritten_layers need '{lacks[0]}' beside them")
+        if self.rewritten_layers and not self.logits_error:
+            raise ValueError("logits_error is empty")
+        return _with_scores(self, "unpruned_validation_")
+
+
+class Difference(Part):
+    """A paired difference to another stage on the same test images, with its interval."""
+
+    metric: Name
+    against: Name
+    difference: Change
+    low: Change
+    high: Change
+
+
+class AnyRow(Part):
+    """What was measured of a model, or of its file."""
+
+    stage: Name
+    model: Name
+    quality: dict[Name, Score] = Field(max_length=100)
+    latency: dict[Batch, Latency] = {}
+    differences: list[Difference] = []
+
+
+class Row(AnyRow):
+    """A stage of the run."""
+
+    cost: Cost
+    classes: Classes = None
+    reliability: Reliability = None
+    runtimes: dict[Name, dict[Batch, Latency]] = {}
+    details: Details = Field(default_factory=Details)
+
+
+class FileCost(Part):
+    bytes: Natural
+
+
+class DeployedFile(AnyRow):
+    """The final model in a file for another runtime, and how far what it says there is from PyTorch."""
+
+    runtime: Name
+    precision: Literal["float32", "int8"]
+    file: Name
+    cost: FileCost
+    eager_latency: dict[Batch, Latency]
+    max_difference: dict[Name, Annotated[float, Field(ge=0)]]
+    top1_agreement: Fraction = 1.0
+
+
+class LayerRow(Part):
+    """Output channels, and fraction of zeros, before and after; null where a model lacks the layer."""
+
+    width: list[Positive | None] = Pair
+    sparsity: list[Fraction | None] = Pair
+
+    @model_validator(mode="after")
+    def _both_or_none(self):
+        if any((width is None) != (zeros is None) for width, zeros in zip(self.width, self.sparsity, strict=True)):
+            raise ValueError("width and sparsity are null together")
+        return self
+
+
+class OriginRow(Part):
+    id: Name
+    source: Literal["hub", "folder", "architecture"]
+    revision: Text | None = None
+    license: Text | None = None
+    base_model: Text | None = None
+
+
+Origins = Annotated[
+    list[OriginRow], BeforeValidator(lambda value: value if isinstance(value, list) else [value] * (value is not None))
+]
+
+
+class CandidateRow(Part):
+    model: Name
+    width: Annotated[float, Field(gt=0)]
+    parameters: Natural = 0
+    macs: Natural = 0
+    bytes: Natural = 0
+    latency_ms: Milliseconds = 1.0
+    probe_accuracies: list[Fraction] = []
+
+
+class Winner(Part):
+    model: Name
+    width: Annotated[float, Field(gt=0)]
+
+
+class Selection(Part):
+    """How `student: auto` was decided; every candidate that was probed has the costs that the budget bounds."""
+
+    budget: dict[Literal["latency_ms", "macs", "parameters", "bytes"], Annotated[float, Field(gt=0)]] = Field(
+        min_length=1
+    )
+    candidates: list[CandidateRow] = Field(max_length=10_000)
+    winner: Winner
+
+    @model_validator(mode="after")
+    def _comparable(self):
+        for number, candidate in enumerate(self.candidates):
+            lacks = sorted(self.budget.keys() - candidate.model_fields_set)
+            if candidate.probe_accuracies and lacks:
+                raise ValueError(f"candidate {number} was probed, but has no '{lacks[0]}'")
+        return self
+
+
+class Split(Part):
+    """Where the images of a split come from, and how many there are; null where a stream is not counted."""
+
+    images: Natural
+    origin: Text = Field(alias="from")
+    unlabelled_images: Natural | None
+    corrupt_images_skipped: Natural | None
+    images_by_class: dict[Text, Natural] = Field(max_length=MOST_NAMES)
+
+    @model_validator(mode="after")
+    def _parts_of_it(self):
+        if (self.unlabelled_images or 0) > self.images:
+            raise ValueError("there are more unlabelled_images than images")
+        return self
+
+
+class LeftOutRow(Part):
+    """Files that are not used, by reason."""
+
+    reason: Text
+    count: Natural
+    example: Text
+
+
+class Leak(Part):
+    """Pictures of two splits: `images` of the second are in the first, too, from which so many were dropped."""
+
+    splits: list[Name] = Pair
+    images: Natural
+    dropped: Natural
+    example: Text
+
+
+class Conflict(Part):
+    """Pictures of a split that are stored more than once, with different labels; `labels` are those of the example."""
+
+    split: Name
+    images: Natural
+    example: Text
+    labels: list[Text]
+
+
+class Data(Part):
+    path: Name
+    revision: Text | None
+    unlabelled_revisions: list[Text | None] = []
+    splits: dict[Name, Split]
+    left_out: list[LeftOutRow] = []
+    leaks: list[Leak] = []
+    conflicting_labels: list[Conflict] = []
+
+    @field_validator("splits")
+    @classmethod
+    def _trained_and_tested(cls, splits: dict[str, Split]) -> dict[str, Split]:
+        if lacks := [name for name in ("train", "test") if name not in splits]:
+            raise ValueError(f"there is no split '{lacks[0]}'")
+        if splits["test"].images == 0 or splits["test"].unlabelled_images is None:
+            raise ValueError("the split 'test' has no images that were counted")
+        return splits
+
+
+class Measured(Part):
+    threads: Positive | None = None
+
+
+class Environment(Part):
+    """Versions and hardware, each a single value."""
+
+    processor: Name
+    threads: Positive
+
+    @model_validator(mode="after")
+    def _single_values(self):
+        for name, value in self.model_extra.items():
+            if not isinstance(value, str | int | float | None) or len(str(value)) > 4096:
+                raise ValueError(f"'{name}' is no single value")
+        return self
+
+
+class Report(Part):
+    """The report of a run."""
+
+    created: Text
+    task: TaskName = "classification"
+    seconds: Annotated[float, Field(ge=0)]
+    rows: list[Row] = Field(min_length=2, max_length=10_000)
+    remarks: list[Text] = []
+    layers: dict[Name, LayerRow] = Field({}, max_length=100_000)
+    teacher: Origins = []
+    assistants: Origins = []
+    student: Origins = []
+    selection: Selection | None = None
+    data: Data
+    labels: list[Text] = Field([], max_length=MOST_NAMES)
+    loads_with: Literal["hf_compress", "transformers"]
+    seed: Natural
+    seeds: dict[Name, Any] = {}
+    measure: Measured
+    environment: Environment
+    deployed: list[DeployedFile] = Field([], max_length=10_000)
+    not_deployed: list[Text] = []
+
+    @field_validator("created")
+    @classmethod
+    def _a_time(cls, value: str) -> str:
+        datetime.fromisoformat(value)
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self):
+        if not any(row.quality for row in self.rows):
+            raise ValueError("no row has a quality")
+        batches = next((row.latency.keys() for row in self.rows if row.latency), None)
+        start = f"unpruned_validation_{TASKS.get(self.task).deciding.name}"
+        for number, row in enumerate(self.rows):
+            if row.details.rounds and start not in row.details.model_fields_set:
+                raise ValueError(f"'rows.{number}.details': rounds need '{start}' beside them")
+            if row.latency and row.latency.keys() != batches:
+                raise ValueError(f"'rows.{number}.latency' has other batch sizes than the rows before it")
+            if row.classes is not None:
+                _refuse_other_classes(f"rows.{number}.classes", row.classes, len(self.labels))
+        return self
+
+
+class StudyReport(Part):
+    """The report of a study, which is only written: its runs have their own."""
+
+    kind: Literal["study"]
+    rows: list[dict[str, Any]] = Field(min_length=1)
+    runs: list[dict[str, Any]]
+    data: Data
+    environment: Environment
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Return what a `report.json` holds: of a run, or of a study, whose `kind` says so.
+
+    Raises:
+        UsageError: it is none; the sentence names the file and the key.
+    """
+    try:
+        values = json.loads(read_text(path, MOST_OF_A_REPORT), parse_constant=_refuse_number, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise UsageError(f"'{path}' is no report: {reason}") from None
+    check_report(values, str(path))
+    return values
+
+
+def check_report(values: Any, name: str) -> None:
+    """Raise UsageError unless plain values are a report; `name` is for the sentence."""
+    if not isinstance(values, dict):
+        raise UsageError(f"'{name}' is no report of a run: it is no mapping")
+    form = StudyReport if values.get("kind") == "study" else Report
+    try:
+        form.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(f"'{name}' is no report of a run: {_said(error.errors()[0])}") from None
+
+
+def _with_scores(part: P, prefix: str) -> P:
+    """Require that values of any metric are scores."""
+    for name, value in part.model_extra.items():
+        if name.startswith(prefix) and not (type(value) in (int, float) and abs(value) <= 1):
+            raise ValueError(f"'{name}' is no score")
+    return part
+
+
+def _said(error: dict[str, Any]) -> str:
+    key = shown(".".join(map(str, error["loc"])))
+    if error["type"] == "missing":
+        return f"it lacks the key {key}"
+    reason = error["msg"].removeprefix("Value error, ")
+    if not error["loc"]:
+        return reason
+    return f"{key} cannot be {shown(error['input'])}: {reason[0].lower()}{reason[1:]}"
+
+
+def _refuse_other_classes(key: str, classes: Classes, labels: int) -> None:
+    counted = {len(classes.images), len(classes.correct)}
+    if counted != {labels} or not labels:
+        raise ValueError(f"'{key}' does not count the images of each of the {labels} labels")
+    if any(correct > images for correct, images in zip(classes.correct, classes.images, strict=True)):
+        raise ValueError(f"'{key}' has more correct than images")
+    if any(index >= labels for true, predicted, _ in classes.confused for index in (true, predicted)):
+        raise ValueError(f"'{key}.confused' names a class beyond the {labels} labels")
+
+
+def _refuse_number(text: str) -> None:
+    raise ValueError(f"it holds {text}, which is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"it holds {shown(text)}, which is too large")
+    return number

@@ -1,0 +1,201 @@
+"""Deployment: a model's files for other runtimes, checked against it on real images, and measured there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+
+from hf_compress.data import ImageData
+from hf_compress.data.images import batches, example_input, spread
+from hf_compress.ground.environment import environment
+from hf_compress.ground.files import read_json, write_json, write_text
+from hf_compress.ground.looking import twin
+from hf_compress.ground.tensors import use_channels_last
+from hf_compress.ground.units import Units
+from hf_compress.measure.agreement import agreements
+from hf_compress.measure.intervals import differences
+from hf_compress.measure.latency import cpu_threads, repeated, time_in_turns
+from hf_compress.models.exporting import DeployedModel, exportable
+from hf_compress.models.load import LoadedModel
+from hf_compress.run.recipe import Recipe
+from hf_compress.run.stages import Stages
+from hf_compress.runtimes import Runtime, runtime
+from hf_compress.sections.deploy import DeploySection
+from hf_compress.sections.measure import MeasureSection
+
+FOLDER, RESULT = "deploy", "deployed.json"
+CHECK_IMAGES, CHECK_BATCH = 2000, 32
+TOLERANCE = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """One file to write; `place` is its path in the folder of the model."""
+
+    section: DeploySection
+    runtime: Runtime
+    place: Path
+
+    @classmethod
+    def of(cls, section: DeploySection, folder: str = FOLDER) -> Target:
+        """Raise UsageError where the runtime is not installed."""
+        chosen = runtime(section.to)
+        return cls(section, chosen, Path(folder, f"model{'.int8' * section.int8}{chosen.suffix}"))
+
+    @property
+    def places(self) -> list[Path]:
+        """All that is written; the last one is the JSON file beside the export."""
+        return [*self.runtime.files(self.place), _beside(self.place)]
+
+
+def write_files(
+    loaded: LoadedModel, data: ImageData, targets: Sequence[Target], folder: Path, measure: MeasureSection
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Write a model for runtimes, check each file against PyTorch on test images, and time all in turn with PyTorch.
+
+    Args:
+        data: training images set the ranges of int8; at most 2,000 test images, spread evenly, are checked.
+        folder: where the files go.
+        measure: batch sizes, passes and threads of the latency.
+
+    Returns:
+        One row of the report a file, without its quality: see `docs/report.md`. And a sentence for each file that is
+        not there: a runtime cannot take the model, or the file does not say the same. In int8 it may differ, as its
+        row says, as long as it is finite.
+    """
+    problems: list[str] = []
+    with cpu_threads(measure.threads):
+        files = _written(loaded, data, targets, folder, problems)
+        eager = twin(loaded.model)
+        use_channels_last(eager)
+        found = agreements(eager, list(files.values()), _test_images(data, loaded))
+        rows: dict[Target, dict[str, Any]] = {}
+        for target, agreement in zip(files, found, strict=True):
+            if agreement.within(float("inf") if target.section.int8 else TOLERANCE):
+                rows[target] = _row(target, loaded, folder) | agreement.row
+            else:
+                problems.append(f"the {target.section.stage} export does not say the same as PyTorch: {agreement}")
+        _time(eager, [(row, files[target]) for target, row in rows.items()], example_input(loaded.processor), measure)
+    for place in {place for target in targets if target not in rows for place in target.places}:
+        (folder / place).unlink(missing_ok=True)
+    return list(rows.values()), problems
+
+
+def open_file(row: dict[str, Any], folder: Path, loaded: LoadedModel) -> LoadedModel:
+    """Return the file of a row as a model that is called like `loaded`, from which it was written."""
+    model = _opened(runtime(row["runtime"]), folder / row["file"], list(row["max_difference"]), loaded)
+    return replace(loaded, model=model)
+
+
+def describe(rows: list[dict[str, Any]], folder: Path, loaded: LoadedModel) -> None:
+    """Write a JSON file beside each export: labels, preprocessing, its row, and the environment."""
+    for row in rows:
+        found = environment()
+        with suppress(PackageNotFoundError):  # a module may come from a package of another name
+            found[row["runtime"]] = version(runtime(row["runtime"]).package.partition(".")[0])
+        whole = _description(loaded, row["max_difference"]) | {"export": row, "environment": found}
+        write_text(_beside(folder / row["file"]), json.dumps(whole, indent=2, allow_nan=False) + "\n")
+
+
+def deploy(
+    recipe: Recipe, student: LoadedModel, data: ImageData, stages: Stages, units: Units, log: Callable[[str], None]
+) -> tuple[dict[str, Any], Path]:
+    """Carry out a recipe's section `deploy`.
+
+    What a runtime cannot take is said, and does not end the run: a finished training is not lost for that.
+
+    Returns:
+        `deployed` and `not_deployed` of the report, and the folder that holds the files.
+    """
+
+    def work(new: Path, _: Path) -> None:
+        rows, problems = write_files(student, data, [Target.of(each) for each in recipe.deploy], new, recipe.measure)
+        write_json(new / RESULT, {"deployed": rows, "not_deployed": problems})
+
+    folder = units.once(FOLDER, work, alone=True)
+    result = read_json(folder / RESULT)
+    for sentence in result["not_deployed"]:
+        log(f"not deployed: {sentence}")
+    stage, by_image = list(stages.by_image.items())[-1]
+    for row in result["deployed"]:
+        file = open_file(row, folder, student)
+        measured = units.value(f"measure {row['stage']}", partial(stages.quality, file))
+        row["quality"] = measured["quality"]
+        if found := differences(measured.get("by_image", {}), {stage: by_image}):
+            row["differences"] = found
+    return result, folder
+
+
+def _written(
+    loaded: LoadedModel, data: ImageData, targets: Sequence[Target], folder: Path, problems: list[str]
+) -> dict[Target, DeployedModel]:
+    """Write all that can be written; what cannot is a problem more."""
+    model, files = exportable(loaded.model, example_input(loaded.processor)), {}
+    metadata = {key: json.dumps(value) for key, value in _description(loaded, model.outputs).items()}
+    for target in track(targets, "Exporting", transient=True):
+        file, section = folder / target.place, target.section
+        file.parent.mkdir(parents=True, exist_ok=True)
+        shown = batches(spread(data.train, section.images if section.int8 else 0), loaded.processor, 1)
+        try:
+            calibration = [batch["pixel_values"] for batch in shown]
+            target.runtime.write(replace(model, metadata=metadata, calibration=calibration), file)
+            opened = _opened(target.runtime, file, model.outputs, loaded)
+            opened(model.image)
+            files[target] = opened
+        except Exception as error:  # exporters raise whatever their compilers raise
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            problems.append(f"the model cannot be exported to {section.stage}: {reason[0]}")
+    return files
+
+
+def _description(loaded: LoadedModel, outputs: Iterable[str]) -> dict[str, Any]:
+    """Return what a program needs beside the weights."""
+    labels = loaded.label_names if "logits" in outputs else []
+    return {"labels": labels, "preprocessing": json.loads(loaded.processor.to_json_string())}
+
+
+def _test_images(data: ImageData, loaded: LoadedModel) -> Iterator[torch.Tensor]:
+    shown = batches(spread(data.test, CHECK_IMAGES), loaded.processor, CHECK_BATCH)
+    return (batch["pixel_values"] for batch in track(shown, "Checking", transient=True))
+
+
+def _opened(chosen: Runtime, file: Path, outputs: list[str], loaded: LoadedModel) -> DeployedModel:
+    return DeployedModel(chosen.load(file, torch.get_num_threads()), outputs, loaded.model, chosen.batches)
+
+
+def _row(target: Target, loaded: LoadedModel, folder: Path) -> dict[str, Any]:
+    return {
+        "stage": target.section.stage,
+        "model": loaded.name,
+        "runtime": target.section.to,
+        "precision": "int8" if target.section.int8 else "float32",
+        "file": target.place.as_posix(),
+        "cost": {"bytes": sum((folder / place).stat().st_size for place in target.places[:-1])},
+    }
+
+
+def _time(eager, files: list[tuple[dict[str, Any], DeployedModel]], image, measure: MeasureSection) -> None:
+    """Add the latencies to the rows: of each file, and PyTorch's in turn with it; by batch size where one is taken."""
+    for size in sorted({1, measure.batch_size}):
+        taking = [(row, file) for row, file in files if file.batches or size == 1]
+        if not taking:
+            continue
+        batch = repeated(image, size)
+        calls = [partial(eager, pixel_values=batch), *(partial(file.call, batch.contiguous()) for _, file in taking)]
+        own, *others = time_in_turns(calls, measure.repeats, f"deployed, batch {size}")
+        for (row, _), took in zip(taking, others, strict=True):
+            row.setdefault("latency", {})[f"batch_{size}"] = took
+            row.setdefault("eager_latency", {})[f"batch_{size}"] = own
+
+
+def _beside(file: Path) -> Path:
+    return file.with_name(file.name + ".json")

@@ -1,0 +1,98 @@
+"""The rows of the report: teacher, student before, and after every step."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from hf_compress.data.images import example_input
+from hf_compress.ground.units import Units
+from hf_compress.measure.cost import cost
+from hf_compress.measure.intervals import ByImage, differences
+from hf_compress.measure.latency import measure_latency
+from hf_compress.models.load import LoadedModel
+from hf_compress.report.remarks import speed_remarks
+from hf_compress.sections.measure import MeasureSection
+
+
+class Stages:
+    """Measures models as they come.
+
+    Args:
+        measure: section of the recipe.
+        quality: gives `quality`, `by_image` and the details of a row: see `Task.examiner`.
+        units: where measurements are kept.
+
+    Attributes:
+        rows: one a model.
+        models: copies of the models, for the latency, which is measured when all are there.
+        by_image: the metrics of each test image, by stage.
+        remarks: sentences about the speed.
+    """
+
+    def __init__(self, measure: MeasureSection, quality: Callable[[LoadedModel], dict[str, Any]], units: Units):
+        self.measure = measure
+        self.quality = quality
+        self.units = units
+        self.rows: list[dict[str, Any]] = []
+        self.models: list[LoadedModel] = []
+        self.by_image: dict[str, ByImage] = {}
+        self.remarks: list[str] = []
+
+    def add(self, stage: str, loaded: LoadedModel, details: dict[str, Any] | None = None) -> None:
+        """Measure quality and cost of a model on the test images.
+
+        It is compared with the first model, and the one before it where the stage is a step.
+        """
+        image = example_input(loaded.processor)
+        measured = self.units.value(
+            f"measure {stage}", lambda: {**self.quality(loaded), "cost": cost(loaded.model, image)}
+        )
+        by_image = measured.pop("by_image", {})
+        stages = list(self.by_image)
+        others = dict.fromkeys(stages[:1] + (stages[-1:] if stage[0].isdigit() else []))
+        found = differences(by_image, {name: self.by_image[name] for name in others})
+        self.by_image[stage] = by_image
+        row = {"stage": stage, "model": loaded.name, **measured, **({"differences": found} if found else {})}
+        self.rows.append(row | ({"details": details} if details else {}))
+        self.models.append(dataclasses.replace(loaded, model=copy.deepcopy(loaded.model)))
+
+    def add_teacher(self, teacher: LoadedModel, details: list[dict[str, Any] | None]) -> None:
+        """Measure the teacher; an ensemble as a whole, then its members. `details` has an entry for each of these."""
+        if len(details) == 1:
+            return self.add("teacher", teacher, details[0])
+        self.add("teacher", teacher)
+        for number, (member, training) in enumerate(zip(teacher.members, details, strict=True), start=1):
+            self.add(f"teacher {number}", member, training)
+
+    def add_latency(self) -> None:
+        """Time all models in turn, with each runtime of the recipe."""
+        measured = self.units.value("measure latency", self._time, alone=True)
+        for row, found in zip(self.rows, measured["rows"], strict=True):
+            row |= found
+        self.remarks += measured["remarks"] + speed_remarks(self.rows)
+
+    def _time(self) -> dict[str, Any]:
+        """Return what is added to each row, and remarks; an ensemble is timed in PyTorch only."""
+        sizes = sorted({1, self.measure.batch_size})
+        options = (sizes, self.measure.repeats, self.measure.threads)
+        rows: list[dict[str, Any]] = [{"latency": took} for took in measure_latency(*_inputs(self.models), *options)]
+        single = [index for index, loaded in enumerate(self.models) if len(loaded.members) == 1]
+        remarks = []
+        for runtime in dict.fromkeys(name for name in self.measure.runtimes if name != "eager"):
+            try:
+                found = measure_latency(*_inputs([self.models[index] for index in single]), *options, runtime)
+            except Exception as error:  # compilers raise anything; a finished training is not lost for that
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                remarks.append(f"latency with {runtime} could not be measured: {reason}")
+                continue
+            for index, latency in zip(single, found, strict=True):
+                rows[index].setdefault("runtimes", {})[runtime] = latency
+        return {"rows": rows, "remarks": remarks}
+
+
+def _inputs(models: list[LoadedModel]) -> tuple[list, list]:
+    """Return the models, and one input for each."""
+    return [loaded.model for loaded in models], [example_input(loaded.processor) for loaded in models]

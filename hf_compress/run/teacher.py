@@ -1,0 +1,149 @@
+"""From the `teacher` section of a recipe to a model that knows the data's labels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from transformers import set_seed
+
+from hf_compress.checkpoint import load_like, save
+from hf_compress.checkpoint.labels import positions, some_labels
+from hf_compress.data import ImageData
+from hf_compress.ground.errors import RunError
+from hf_compress.ground.files import read_json, write_json
+from hf_compress.ground.units import Units
+from hf_compress.models.ensemble import as_one
+from hf_compress.models.head import find_head
+from hf_compress.models.load import LoadedModel
+from hf_compress.models.students import STUDENTS, build_model
+from hf_compress.models.unfolding import unfold_batch_norms
+from hf_compress.run.recipe import Recipe
+from hf_compress.sections.models import TeacherSection
+from hf_compress.tasks import TASKS, Task
+from hf_compress.training.context import Context
+from hf_compress.training.fitting import train
+
+TRAINING = "training.json"
+
+
+def load_teachers(recipe: Recipe, data: ImageData, seeds: list[int], log) -> list[LoadedModel]:
+    """Load the teacher, all members of an ensemble, or none, and bring the data's labels into the order of the last.
+
+    Args:
+        seeds: of the random weights of each.
+
+    Raises:
+        RunError: a teacher's labels are not the data's, or it is untrained, and the recipe has no `teacher.finetune`.
+    """
+    if recipe.teacher is None:
+        if not data.labelled:
+            raise RunError(f"{recipe.data.path} has no labels: name a teacher to distil from")
+        return []
+    loaded = []
+    for section, seed in zip(recipe.teacher.members, seeds, strict=True):
+        log(f"teacher: {section.model}")
+        set_seed(seed)
+        loaded.append(_load(section, data, TASKS.get(recipe.task), log))
+    return loaded
+
+
+def train_teachers(
+    recipe: Recipe, teachers: list[LoadedModel], data: ImageData, seeds: list[int], units: Units, log
+) -> tuple[list[LoadedModel], list[dict[str, Any] | None]]:
+    """Train the teachers, each as its `finetune` says, once.
+
+    Args:
+        seeds: of each training.
+
+    Returns:
+        The trained teachers, and for each the details of its training.
+    """
+    trained = []
+    sections = recipe.teacher.members if recipe.teacher else []
+    for number, (section, teacher, seed) in enumerate(zip(sections, teachers, seeds, strict=True), start=1):
+        if section.finetune is None:
+            trained.append((teacher, None))
+            continue
+        name = "teacher" if len(teachers) == 1 else f"teacher {number}"
+        data.align_labels(teacher.label_names)
+        shown = data.augmented(recipe.data.augmentation, teacher.processor)
+        task, own = TASKS.get(recipe.task), Units(units.folder, seed)
+        trained.append(_train_once(name, section, teacher, task, own, shown, log))
+    return [teacher for teacher, _ in trained], [details for _, details in trained]
+
+
+def as_teacher(teachers: list[LoadedModel], data: ImageData) -> LoadedModel | None:
+    """Return the teachers as one, in whose order the data's labels are from now on; None when there is none.
+
+    Raises:
+        RunError: their labels differ.
+    """
+    if len(teachers) < 2:
+        return next(iter(teachers), None)
+    names = teachers[0].label_names
+    orders = [positions(names, teacher.label_names) for teacher in teachers]
+    for teacher, order in zip(teachers, orders, strict=True):
+        if order is None:
+            raise RunError(f"{_label_mismatch(teacher, names, teachers[0].name)}: an ensemble has one set of labels")
+    data.align_labels(names)
+    return as_one(teachers, orders)
+
+
+def _train_once(
+    name: str, section: TeacherSection, teacher: LoadedModel, task: Task, units: Units, data: ImageData, log
+) -> tuple[LoadedModel, dict[str, Any]]:
+    def work(new: Path, in_progress: Path) -> None:
+        if section.finetune.layers == "head":
+            _freeze_all_but_head(teacher)
+        facts = {"log": log, "task": task, "resumable": True}
+        context = Context(data, teacher.processor, None, units.seed, in_progress, **facts)
+        details = train(teacher.model, context, section.finetune)
+        save(teacher.model, new, teacher.processor)
+        write_json(new / TRAINING, details)
+
+    folder = units.once(name, work)
+    return replace(teacher, model=load_like(teacher.model, folder)), read_json(folder / TRAINING)
+
+
+def unfold(loaded: LoadedModel, data: ImageData, log) -> None:
+    """Make folded batch norms of a checkpoint trainable: see `unfolding.unfold_batch_norms`."""
+    if unfold_batch_norms(loaded, data):
+        log(f"{loaded.name}: its batch norms came folded; given the statistics of training images, same logits")
+
+
+def _load(section: TeacherSection, data: ImageData, task: Task, log) -> LoadedModel:
+    if section.model in STUDENTS and not task.trains_teachers:
+        raise RunError(f"teacher {section.model} starts from random weights: name a checkpoint to learn from")
+    teacher = _with_labels_of(data, section, task) if task.classes else build_model(section, None, task)
+    if section.model not in STUDENTS and task.trains_teachers:
+        unfold(teacher, data, log)
+    if section.finetune is None and teacher.new_head:
+        task.untrained_teacher(teacher)
+    return teacher
+
+
+def _with_labels_of(data: ImageData, section: TeacherSection, task: Task) -> LoadedModel:
+    if section.model in STUDENTS:
+        return build_model(section, data.label_names, task)
+    teacher = build_model(section, None, task)
+    if not data.labelled or data.align_labels(teacher.label_names):
+        return teacher
+    if section.finetune is None:
+        raise RunError(
+            f"{_label_mismatch(teacher, data.label_names, 'the data')}: add 'teacher.finetune' to train a new head, "
+            "for example --set teacher.finetune.epochs=5"
+        )
+    return build_model(section, data.label_names, task)
+
+
+def _label_mismatch(teacher: LoadedModel, wanted: list[str], of: str) -> str:
+    own = some_labels(teacher.label_names)
+    return f"the labels of teacher {teacher.name} ({own}) are not those of {of} ({some_labels(wanted)})"
+
+
+def _freeze_all_but_head(teacher: LoadedModel) -> None:
+    head = find_head(teacher.model, teacher.processor)
+    for name, parameter in teacher.model.named_parameters():
+        parameter.requires_grad_(name in head)

@@ -1,0 +1,1 @@
+"""The sections of a recipe: strict pydantic models that import nothing heavy."""

@@ -1,0 +1,118 @@
+"""What every section of a recipe is made of: strict pydantic models, and errors that name the key."""
+
+from typing import Any, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
+
+from hf_compress.ground.errors import UsageError, shown
+from hf_compress.ground.registry import did_you_mean
+
+MOST = 1_000_000  # of whatever is counted
+
+
+class Section(BaseModel):
+    """A part of a recipe. Unknown keys are errors, and so are truth values and infinity where numbers belong."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_number_is_true(cls, value: Any, info: ValidationInfo) -> Any:
+        values = value if isinstance(value, list) else [value]
+        if any(isinstance(each, bool) for each in values) and not _holds_bool(cls.model_fields[info.field_name]):
+            raise ValueError("true and false are no value of this key")
+        return value
+
+
+class TrainingConfig(Section):
+    """How a model is trained. The defaults are those of the founding article: Adam, learning rate 1e-4, batch 32."""
+
+    epochs: int = Field(20, ge=1, le=MOST, description="Passes over the training images.")
+    learning_rate: float = Field(1e-4, gt=0)
+    batch_size: int = Field(32, ge=1, le=MOST)
+    optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="`sgd` has Nesterov momentum 0.9.")
+    weight_decay: float = Field(0.0, ge=0)
+    scheduler: Literal["constant", "linear", "cosine"] = Field("linear", description="Learning rate after warm-up.")
+    warmup: float = Field(0.0, ge=0, lt=1, description="Fraction of the steps in which the learning rate rises.")
+    max_grad_norm: float | None = Field(
+        1.0,
+        ge=0,
+        description="Gradients are scaled down to this norm, all parameters together; 0 or null leaves them.",
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Autocast of forward and backward passes.")
+    compile: bool = Field(
+        False,
+        description="Compile the models with torch.compile: takes minutes, then steps are shorter; for long ones.",
+    )
+    on_nan: Literal["stop", "retry"] = Field(
+        "stop",
+        description="When the loss is not finite: `retry` halves the learning rate and goes on from the last good "
+        "epoch, at most three times.",
+    )
+
+    @field_validator("max_grad_norm")
+    @classmethod
+    def _null_is_written_as_zero(cls, value: float | None) -> float:
+        return value or 0.0
+
+
+S = TypeVar("S", bound=Section)
+
+
+def validate(section: type[S], values: Any, path: str = "") -> S:
+    """Build `section` from plain values.
+
+    Args:
+        section: the pydantic class.
+        values: mapping as read from YAML.
+        path: key path of this section in the recipe, for messages (`steps.0.prune`).
+
+    Raises:
+        UsageError: one sentence with the key path, the value and the nearest valid key.
+    """
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        first, *_ = sorted(error.errors(), key=lambda each: each["type"] != "extra_forbidden")  # a misspelt key
+        raise UsageError(sentence(section, first, path)) from None
+
+
+def sentence(section: type[BaseModel], error: dict, path: str) -> str:
+    """Say in one sentence what pydantic found wrong in the part of the recipe at `path`."""
+    location = [part for part in error["loc"] if not _is_union_tag(part)]
+    key = shown(".".join([path, *map(str, location)] if path else map(str, location)) or "the recipe")
+    value = error["input"]
+    if error["type"] == "extra_forbidden":
+        owner = _section_at(section, location[:-1])
+        return f"unknown key {key} (value {shown(value)}){did_you_mean(str(location[-1]), owner.model_fields)}"
+    if error["type"] == "missing":
+        return f"{key} is missing: add it to the recipe"
+    if error["type"] == "literal_error":
+        expected = [choice.strip("'") for choice in error["ctx"]["expected"].replace(" or ", ", ").split(", ")]
+        return f"{key} cannot be {shown(value)}{did_you_mean(str(value), expected)}"
+    reason = error["msg"].removeprefix("Value error, ")
+    return f"{key} cannot be {shown(value)}: {reason[0].lower()}{reason[1:]}"
+
+
+def _holds_bool(field: FieldInfo) -> bool:
+    return field.annotation is bool or bool in get_args(field.annotation)
+
+
+def _is_union_tag(part: Any) -> bool:
+    """Pydantic adds the name of a union's branch to the location; a user never wrote it."""
+    return part in {"str", "float", "constrained-int"}
+
+
+def _section_at(section: type[BaseModel], location: list) -> type[BaseModel]:
+    for part in location:
+        if part in section.model_fields:
+            nested = _nested_section(section.model_fields[part].annotation)
+            section = nested or section
+    return section
+
+
+def _nested_section(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_nested_section, get_args(annotation))), None)

@@ -1,0 +1,30 @@
+"""Section `deploy` of a recipe."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from hf_compress.ground.errors import UsageError
+from hf_compress.runtimes import RUNTIMES
+from hf_compress.sections.base import MOST, Section
+
+
+class DeploySection(Section):
+    """One file for another runtime, written of the final model and measured there; a string is the runtime."""
+
+    to: str = Field(description="onnx, openvino, executorch, litert, pt2, or a runtime of another package.")
+    int8: bool = Field(False, description="8-bit weights and activations; without it the file is in float32.")
+    images: int = Field(128, ge=1, le=MOST, description="Training images that set the ranges of int8 activations.")
+
+    @model_validator(mode="after")
+    def _can_be_written(self):
+        RUNTIMES.known(self.to)
+        if self.int8 and not RUNTIMES.get(self.to).int8:
+            able = " or ".join(name for name in RUNTIMES if RUNTIMES.get(name).int8)
+            raise UsageError(f"{self.to} has no int8 here: choose {able}, or leave int8 out")
+        return self
+
+    @property
+    def stage(self) -> str:
+        """What the report calls it."""
+        return f"{self.to} int8" if self.int8 else self.to

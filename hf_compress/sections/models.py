@@ -1,0 +1,81 @@
+"""Sections that name models: teacher, ensemble, student."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from hf_compress.ground.errors import UsageError
+from hf_compress.sections.base import Section, TrainingConfig
+from hf_compress.sections.selection import AUTO, BudgetSection, ProbeSection
+from hf_compress.sections.shorthand import all_named
+
+
+class ModelSection(Section):
+    """A model: a Hub id, a local folder, a timm checkpoint (`timm/...`), or the name of a registered architecture."""
+
+    model: str = Field(description="Hub id, folder, `timm/...`, or a name that `hf-compress students` lists.")
+    revision: str | None = Field(None, description="Branch, tag or commit of the Hub repository.")
+    trust_remote_code: bool = Field(
+        False, description="Run the Python code that the repository contains; needs --trust-remote-code as well."
+    )
+    width: float = Field(1.0, gt=0, le=64, description="Width multiplier of a registered architecture.")
+    image_size: int | None = Field(
+        None, ge=8, le=8192, description="Input size in pixels of a registered architecture."
+    )
+
+
+class StudentSection(ModelSection):
+    """The model that is compressed: `teacher` is a copy of the teacher, `auto` the best that fits a budget."""
+
+    pretrained: bool = Field(True, description="Load the weights of a Hub id or folder; false starts from scratch.")
+    budget: BudgetSection | None = Field(None, description="What a student that is selected (`auto`) may cost.")
+    probe: ProbeSection | None = Field(None, description="How students are compared before one is selected.")
+
+    @model_validator(mode="after")
+    def _budget_belongs_to_auto(self):
+        if self.model == AUTO:
+            if self.budget is None:
+                raise UsageError(
+                    "'student.model: auto' needs 'student.budget', for example --set student.budget.latency_ms=5"
+                )
+            for option, default in (("width", 1.0), ("revision", None), ("pretrained", True)):
+                if getattr(self, option) != default:
+                    raise UsageError(
+                        f"'student.{option}' does not go with 'student.model: auto': leave it at {default}"
+                    )
+        else:
+            for option in ("budget", "probe"):
+                if getattr(self, option) is not None:
+                    raise UsageError(f"'student.{option}' selects a student: it needs 'student.model: auto'")
+        return self
+
+
+class TeacherFinetune(TrainingConfig):
+    """Train the teacher on the data first."""
+
+    layers: Literal["all", "head"] = Field("all", description="`head` trains the classifier only.")
+
+
+class TeacherSection(ModelSection):
+    finetune: TeacherFinetune | None = Field(None, description="Needed when the teacher's labels are not the data's.")
+
+    @property
+    def members(self) -> list[TeacherSection]:
+        return [self]
+
+
+class EnsembleSection(Section):
+    """Several teachers, of which the mean of the softmax outputs is learnt."""
+
+    ensemble: list[TeacherSection] = Field(min_length=2, description="Teachers; a string is a model.")
+
+    @field_validator("ensemble", mode="before")
+    @classmethod
+    def _model_shorthand(cls, members: Any) -> Any:
+        return all_named(members, "model")
+
+    @property
+    def members(self) -> list[TeacherSection]:
+        return self.ensemble

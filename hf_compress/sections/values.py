@@ -1,0 +1,99 @@
+"""The plain values of a recipe or study: read from YAML, and set by key path."""
+
+from __future__ import annotations
+
+import os
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from hf_compress.ground.bounded_yaml import MOST_CHARACTERS, MOST_LEVELS, read_yaml
+from hf_compress.ground.errors import UsageError, shown
+from hf_compress.ground.files import read_text, user_path
+from hf_compress.ground.registry import did_you_mean
+from hf_compress.ground.shipped import shipped_folders
+
+
+def read_recipe(source: str | Path) -> Any:
+    """Return the plain values of a recipe or study: a path, or the name of a shipped one.
+
+    Raises:
+        UsageError: the file is missing or not YAML.
+    """
+    path = _find(source)
+    try:
+        return read_yaml(read_text(path, MOST_CHARACTERS))
+    except ValueError as error:
+        raise UsageError(f"recipe {path} is not valid YAML: {error}") from None
+
+
+def is_study(values: Any) -> bool:
+    """Tell a study, which has several `runs`, from a recipe."""
+    return isinstance(values, dict) and "runs" in values
+
+
+def overridden(values: dict[str, Any], overrides: dict[str, Any] | None) -> dict[str, Any]:
+    """Return a copy of plain values with those of `overrides` set; see `Recipe.load`."""
+    values = deepcopy(values)
+    for key, value in (overrides or {}).items():
+        _override(values, key, value)
+    return values
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Return the recipes that run by name."""
+    return {path.stem: path for folder in shipped_folders("recipes") for path in sorted(folder.glob("*.yaml"))}
+
+
+def _find(source: str | Path) -> Path:
+    path = user_path(source)
+    if os.path.isfile(path):
+        return path
+    shipped = shipped_recipes()
+    if str(source) in shipped:
+        return shipped[str(source)]
+    raise UsageError(f"no recipe file or shipped recipe {shown(str(source))}{did_you_mean(str(source), shipped)}")
+
+
+def _override(values: dict, key: str, value: Any) -> None:
+    """Set `value` at the dotted path `key`; `steps.prune.amount` addresses the only prune step."""
+    node: Any = values
+    *parents, last = key.split(".")
+    if not last or "" in parents:
+        raise UsageError(f"cannot set {shown(key)}: a part of the key is empty")
+    if len(parents) > MOST_LEVELS:
+        raise UsageError(f"cannot set {shown(key)}: it goes more than {MOST_LEVELS} levels deep")
+    for depth, part in enumerate(parents):
+        node = _child(node, part, key, in_steps=parents[depth - 1 : depth] == ["steps"])
+        if not isinstance(node, dict | list):
+            raise UsageError(f"cannot set {shown(key)}: {shown('.'.join(parents[: depth + 1]))} is a single value")
+    if isinstance(node, list):
+        node[_list_index(node, last, key)] = value if last.isdecimal() else {last: value}
+    else:
+        node[last] = value
+
+
+def _child(node: dict | list, part: str, key: str, in_steps: bool) -> Any:
+    """Return what `part` addresses; a section that is left out, or said by a string, becomes a mapping."""
+    if isinstance(node, list):
+        index = _list_index(node, part, key)
+        if isinstance(node[index], str):
+            node[index] = {node[index]: {}} if in_steps else {"model": node[index]}
+        if not isinstance(node[index], dict) or part not in node[index]:
+            return node[index]
+        node = node[index]
+    if isinstance(node.get(part), str):
+        node[part] = {"path" if part == "data" else "model": node[part]}
+    if node.get(part) is None:
+        node[part] = {}
+    return node[part]
+
+
+def _list_index(items: list, part: str, key: str) -> int:
+    if part in map(str, range(len(items))):
+        return int(part)
+    matches = [i for i, item in enumerate(items) if item == part or (isinstance(item, dict) and part in item)]
+    if len(matches) != 1:
+        found = "no step" if not matches else "more than one step"
+        raise UsageError(f"cannot set {shown(key)}: {found} {shown(part)}; use a number from 0 to {len(items) - 1}")
+    return matches[0]

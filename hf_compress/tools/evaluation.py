@@ -1,0 +1,112 @@
+"""Measuring a model that already exists."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from hf_compress.data import ImageData
+from hf_compress.data.images import input_size
+from hf_compress.ground.errors import UsageError
+from hf_compress.ground.files import user_path
+from hf_compress.measure.cost import cost
+from hf_compress.models.load import LoadedModel
+from hf_compress.report.run import RECIPE
+from hf_compress.run.recipe import Recipe
+from hf_compress.sections.data import DataSection
+from hf_compress.tasks import TASKS, Task
+from hf_compress.tasks.classification import CLASSIFICATION
+from hf_compress.training.predicting import predictor
+
+
+def evaluate_folder(
+    name: str, data_path: str | None, split: str | None = None, trust_remote_code: bool = False
+) -> dict[str, Any]:
+    """Return quality and cost of a saved model.
+
+    Args:
+        name: folder or Hub id.
+        data_path: the images; None takes those of a run folder's recipe.
+        split: `train`, `validation` or `test`, as a run would divide the images. None takes the test images of a run
+            folder's own data; of other data the test split, or everything where there is none.
+
+    Returns:
+        `model`; `split`: how many images, from where, and how many were skipped; what was `left_out`, `leaks` and
+        `conflicting_labels` as in a report; `quality` and `cost`.
+
+    Raises:
+        UsageError: no data was named, and the folder has no recipe that names it; or a backbone is to be measured on
+            its own gallery.
+        RunError: the model's labels are not the data's; or a backbone, which a run with `task: features` left, is
+            to be measured on images without labels.
+    """
+    task = _task(name)
+    if task.gallery and split == "train":
+        raise UsageError("the training images are the gallery of the k-NN accuracy: choose --split validation or test")
+    loaded, data = _with_data(task, name, data_path, trust_remote_code, divided=split is not None or task.gallery)
+    task.require_labels(loaded, data)
+    examine = task.examiner(data, split or "test", None, predictor(task, data.workers))
+    return {
+        "model": name,
+        "split": {"name": split or "test", **data.facts["splits"][split or "test"]},
+        **{key: data.facts[key] for key in ("left_out", "leaks", "conflicting_labels")},
+        "quality": examine(loaded)["quality"],
+        "cost": cost(loaded.model, torch.zeros(1, 3, *input_size(loaded.processor))),
+    }
+
+
+def load_with_data(
+    name: str, data_path: str | None, trust_remote_code: bool = False, divided: bool = False
+) -> tuple[LoadedModel, ImageData, bool]:
+    """Load a saved classifier and images to try it on.
+
+    Args:
+        name: folder or Hub id.
+        data_path: the images; None takes those of a run folder's recipe.
+        divided: divide images that are not of that recipe, too; else they are all to evaluate: see `load_data`.
+
+    Returns:
+        The model, the images, and whether these have the model's labels; if so, in its order.
+
+    Raises:
+        UsageError: no data was named, and the folder has no recipe that names it.
+    """
+    loaded, data = _with_data(CLASSIFICATION, name, data_path, trust_remote_code, divided)
+    return loaded, data, data.labelled and data.align_labels(loaded.label_names)
+
+
+def _with_data(
+    task: Task, name: str, data_path: str | None, trust_remote_code: bool, divided: bool
+) -> tuple[LoadedModel, ImageData]:
+    section, seed, own = _data_section(name, data_path)
+    loaded = task.load(name, trust_remote_code=trust_remote_code)
+    return loaded, task.read(section, seed, to_evaluate=not own and not divided)
+
+
+def _task(name: str) -> Task:
+    """Return the task of a run folder; whatever else has a name is a classifier."""
+    recipe = _own_recipe(name)
+    return CLASSIFICATION if recipe is None else TASKS.get(recipe.task)
+
+
+def _own_recipe(name: str) -> Recipe | None:
+    file = user_path(name) / RECIPE
+    return Recipe.load(file) if file.is_file() else None
+
+
+def _data_section(name: str, data_path: str | None) -> tuple[DataSection, int, bool]:
+    """Return section and seed of a run's own recipe where it used the same data, so that its test images stay such.
+
+    The third says whether it is its own.
+    """
+    recipe = _own_recipe(name)
+    if recipe is not None and (data_path is None or _same_path(data_path, recipe.data.path)):
+        return recipe.data.model_copy(update={"unlabelled": []}), recipe.seed, True
+    if data_path is None:
+        raise UsageError(f"'{name}' has no {RECIPE} that names its data: pass --data")
+    return DataSection(path=data_path), 0, False
+
+
+def _same_path(first: str, second: str) -> bool:
+    return user_path(first).resolve() == user_path(second).resolve()

@@ -1,0 +1,90 @@
+"""Figures are drawn from what a report holds, the same each time, whatever the names."""
+
+import warnings
+
+import pytest
+from PIL import Image
+from reports import SELECTION, report
+
+from hf_compress.report import figures
+
+
+def drawn(content, folder):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return [path.stem for path in figures.draw_figures(content, folder)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("figures")
+    names = ["\U0001f9a5 $\\frac{a}$ <b>", "\u202eright to left", "a very long name of a class " * 5]
+    assert drawn(report(labels=names, selection=SELECTION), folder) == list(figures.CAPTIONS)
+    return folder
+
+
+def test_figures_fit_the_card_and_are_light(folder):
+    for path in folder.iterdir():
+        with Image.open(path) as picture:
+            assert 300 < picture.width < 1000
+            assert 150 < picture.height < 1000
+        assert path.stat().st_size < 40_000
+
+
+def test_the_same_report_gives_the_same_bytes(folder, tmp_path):
+    names = ["rounds", "latency"]
+    content = report()
+    content = {**content, "layers": {}}
+    for row in content["rows"]:
+        row.pop("classes"), row.pop("reliability")
+    first, second = tmp_path / "a", tmp_path / "b"
+    assert drawn(content, first) == drawn(content, second) == names
+    assert all((first / f"{n}.png").read_bytes() == (second / f"{n}.png").read_bytes() for n in names)
+
+
+def texts(figure):
+    return [text.get_text() for axes in figure.axes for text in axes.findobj(lambda item: hasattr(item, "get_text"))]
+
+
+def test_the_chosen_round_is_the_last_one_kept():
+    axes = figures.rounds(report()).axes[0]
+    (chosen,) = [text for text in axes.texts if text.get_text() == "chosen"]
+    assert chosen.xy == (50.0, 0.9)
+    (rolled_back,) = [line for line in axes.lines if "rolled back" in line.get_label()]
+    assert (rolled_back.get_xdata()[0], rolled_back.get_ydata()[0]) == (pytest.approx(20), 0.4)
+
+
+def test_layers_show_widths_or_else_zeros():
+    content = report()
+    assert {"32 of 64", "64 of 64"} <= set(texts(figures.layers(content)))
+    content["layers"]["net.conv1"]["width"] = [64, 64]
+    assert {"0% zeros", "25% zeros"} <= set(texts(figures.layers(content)))
+    content["layers"]["net.conv2"]["sparsity"] = [0.0, 0.0]
+    assert figures.layers(content) is None
+
+
+def test_only_the_most_pruned_of_many_layers_are_shown():
+    layers = {f"net.{n}": {"width": [100, 100 - n], "sparsity": [0, 0]} for n in range(60)}
+    shown = texts(figures.layers(report(layers=layers)))
+    assert "The 40 most pruned of 60 layers" in shown
+    assert {"59", "20"} <= set(shown)
+    assert "19" not in shown
+    layers = {f"net.{n}": {"width": [100, 50 if n < 3 else 100], "sparsity": [0, 0]} for n in range(60)}
+    assert "The 3 most pruned of 60 layers" in texts(figures.layers(report(layers=layers)))
+
+
+def test_many_classes_show_the_most_confused_pairs():
+    names = [f"class {n}" for n in range(31)]
+    shown = texts(figures.confusion(report(labels=names)))
+    assert "class 0 → class 1" in shown
+    assert figures.confusion(report(labels=names[:30])).axes[0].images, "a matrix"
+
+
+def test_the_matrix_counts_every_image():
+    (image,) = figures.confusion(report()).axes[0].images
+    assert image.get_array().tolist() == [[0.9, 0.1, 0], [0, 0.9, 0.1], [0.1, 0, 0.9]]
+
+
+def test_latency_shows_every_stage_and_batch():
+    figure = figures.latency(report())
+    assert {"teacher", "1 prune", "one image", "  8.00 (16.00)", "  2.00 (4.00)"} <= set(texts(figure))

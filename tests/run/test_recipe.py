@@ -1,0 +1,101 @@
+"""Recipes: what is accepted, and what the error says otherwise."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from hf_compress.ground.errors import UsageError
+from hf_compress.ground.registry import Registry
+from hf_compress.run.recipe import Recipe, recipe_schema
+from hf_compress.sections.values import is_study, read_recipe, shipped_recipes
+
+VALUES = {"teacher": "some/model", "data": "digits", "steps": [{"distill": {"epochs": 3}}, "prune"]}
+
+
+def test_import_and_recipe_do_without_torch():
+    code = (
+        "import sys, hf_compress\n"
+        f"hf_compress.Recipe.from_dict({VALUES!r})\n"
+        "print('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("data.pth", 1, "unknown key 'data.pth' (value 1); did you mean 'path'?"),
+        ("techer", 1, "unknown key 'techer' (value 1); did you mean 'teacher'?"),
+        ("steps.prune.amount", 1.5, "'steps.1.prune.amount' cannot be 1.5"),
+        ("steps.0.distill.loss", "mze", "'steps.0.distill.loss' cannot be 'mze'"),
+        ("steps.prune.importance", "l22", "did you mean 'l2'?"),
+        (
+            "steps.prune.granularity",
+            "chanel",
+            "granularity' cannot be 'chanel'; did you mean 'channel'?",
+        ),
+        ("steps.prune.target", {"macs": 0.5, "sparsity": 0.5}, "name exactly one"),
+        ("steps.prune", {"granularity": "weight", "target": {"macs": 0.5}}, "zeroed weights do not change macs"),
+        ("data.splits.trian", "a", "unknown key 'data.splits.trian' (value 'a'); did you mean 'train'?"),
+        ("steps.1", {"prun": {}}, "unknown step 'prun'; did you mean 'prune'?"),
+        ("teacher", None, "learns from a teacher"),
+    ],
+)
+def test_an_error_names_the_key_the_value_and_the_nearest(key, value, says):
+    values = VALUES | {"student": "resnet18"}
+    with pytest.raises(UsageError) as caught:
+        Recipe.from_dict(values, {key: value})
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_overrides_by_number_and_by_step_name():
+    recipe = Recipe.from_dict(VALUES, {"steps.0.distill.epochs": 7, "steps.prune.recovery.loss": "kl", "seed": 3})
+    assert recipe.steps[0]["distill"].epochs == 7
+    assert recipe.steps[1]["prune"].recovery.loss == "kl"
+    assert recipe.seed == 3
+    assert VALUES["steps"][0]["distill"]["epochs"] == 3
+
+
+def test_yaml_round_trip():
+    recipe = Recipe.from_dict(VALUES)
+    assert Recipe.from_dict(yaml.safe_load(recipe.to_yaml())) == recipe
+
+
+@pytest.mark.parametrize("text", ["a: [", "!!python/object/apply:os.system ['true']"])
+def test_what_is_not_plain_yaml_is_refused(tmp_path, text):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match="not valid YAML"):
+        Recipe.load(path)
+
+
+def test_shipped_recipes_are_valid():
+    assert {"quickstart", "prune-iterative-l1", "prune-weights-l1", "distill-mse", "distill-mse-ce"} <= set(
+        shipped_recipes()
+    )
+    for name in shipped_recipes():
+        assert is_study(read_recipe(name)) or Recipe.load(name).steps
+
+
+def test_schema_describes_every_step():
+    schema = json.loads(json.dumps(recipe_schema()))
+    names = {name for item in schema["properties"]["steps"]["items"]["oneOf"] for name in item["properties"]}
+    assert names == {"distill", "distill_features", "finetune", "prune", "rewrite"}
+    for reference in ("DistillConfig", "PruneConfig"):
+        assert schema["$defs"][reference]["additionalProperties"] is False
+
+
+def test_a_registry_refuses_a_clash_and_capitals():
+    registry = Registry("colour", "nobody.registers.here")
+    registry.register("red")(1)
+    with pytest.raises(ValueError, match="already registered"):
+        registry.register("red")(2)
+    with pytest.raises(ValueError, match="lower-case"):
+        registry.register("Blue")
+    with pytest.raises(UsageError, match="unknown colour 'rde'; did you mean 'red'"):
+        registry.get("rde")
