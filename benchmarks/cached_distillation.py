@@ -23,7 +23,7 @@ from hf_compress.ground.processor import device_name
 from hf_compress.models.students import build_registered
 from hf_compress.sections.base import TrainingConfig
 from hf_compress.sections.data import DataSection
-from hf_compress.sections.distillation import DistillConfig
+from hf_compress.sections.distillation import DistillSection
 from hf_compress.training.context import Context
 from hf_compress.training.fitting import train
 
@@ -45,7 +45,7 @@ def seconds(student, teacher, views: int | None, folder: str) -> float:
     data = data.augmented("light", student.processor)
     context = Context(data, student.processor, None, 0, Path(folder), log=lambda line: None)
     model = copy.deepcopy(student.model)
-    config = DistillConfig(loss="kl", **TRAINING) if teacher else TrainingConfig(**TRAINING)
+    config = DistillSection(loss="kl", **TRAINING) if teacher else TrainingConfig(**TRAINING)
     begun = time.perf_counter()
     train(model, context, config, teacher)
     return time.perf_counter() - begun

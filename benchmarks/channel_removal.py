@@ -18,7 +18,7 @@ from torch import nn
 
 from hf_compress.measure.cost import count_parameters
 from hf_compress.models.students import build_registered
-from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
 
 AMOUNT, ROUND_TO, REPEATS = 0.5, 8, 5
@@ -39,7 +39,7 @@ def bare(model: nn.Module, image: torch.Tensor) -> None:
 
 
 def ours(model: nn.Module, image: torch.Tensor) -> None:
-    config = PruneConfig(amount=AMOUNT, importance="l1", round_to=ROUND_TO)
+    config = PruneSection(amount=AMOUNT, importance="l1", round_to=ROUND_TO)
     ChannelPruner(model, image, config, set()).prune(model, AMOUNT)
 
 

@@ -1,4 +1,4 @@
-"""A distillation step of `CompressionTrainer` against a bare PyTorch loop that does the same work.
+"""A distillation step of `StudentTrainer` against a bare PyTorch loop that does the same work.
 
     python benchmarks/distillation_step.py
 
@@ -21,8 +21,8 @@ from transformers.trainer_callback import PrinterCallback
 
 from hf_compress.ground.tensors import use_channels_last
 from hf_compress.models.students import build_registered
-from hf_compress.sections.distillation import DistillConfig
-from hf_compress.training.trainer import CompressionTrainer
+from hf_compress.sections.distillation import DistillSection
+from hf_compress.training.trainer import StudentTrainer
 
 SIZE, BATCH, STEPS, REPEATS = 96, 32, 25, 5
 LABELS = [str(label) for label in range(10)]
@@ -89,14 +89,14 @@ def ours(teacher: nn.Module, student: nn.Module, pictures: Pictures, loss: str =
             use_cpu=True,
             report_to="none",
         )
-        trainer = CompressionTrainer(
+        trainer = StudentTrainer(
             model=student,
             args=arguments,
             train_dataset=pictures,
             optimizer_cls_and_kwargs=(torch.optim.Adam, {"lr": 1e-4}),
             callbacks=[clock],
             teacher=teacher,
-            loss_config=DistillConfig(loss=loss),
+            loss_config=DistillSection(loss=loss),
         )
         trainer.remove_callback(PrinterCallback)
         use_channels_last(student)
@@ -109,9 +109,9 @@ def main() -> None:
     teacher = build_registered("resnet50", LABELS, image_size=SIZE).model.requires_grad_(False)
     student = build_registered("mobilenet_v2", LABELS, image_size=SIZE).model
     pictures = Pictures(BATCH * STEPS)
-    times: dict[str, list[float]] = {"bare loop": [], "CompressionTrainer": []}
+    times: dict[str, list[float]] = {"bare loop": [], "StudentTrainer": []}
     for turn in range(1 + REPEATS):
-        for name, loop in (("bare loop", bare), ("CompressionTrainer", ours)):
+        for name, loop in (("bare loop", bare), ("StudentTrainer", ours)):
             taken = loop(teacher, copy.deepcopy(student), pictures)
             if turn:
                 times[name].append(taken / STEPS)

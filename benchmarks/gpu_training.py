@@ -1,4 +1,4 @@
-"""Distillation on a GPU: what layout, precision, compilation and prefetching of `CompressionTrainer` give.
+"""Distillation on a GPU: what layout, precision, compilation and prefetching of `StudentTrainer` give.
 
     python benchmarks/gpu_training.py
 
@@ -24,9 +24,9 @@ from transformers.trainer_callback import PrinterCallback
 
 from hf_compress.ground.tensors import use_channels_last
 from hf_compress.models.students import build_registered
-from hf_compress.sections.distillation import DistillConfig
+from hf_compress.sections.distillation import DistillSection
 from hf_compress.training.arguments import transfer as usual_transfer
-from hf_compress.training.trainer import CompressionTrainer
+from hf_compress.training.trainer import StudentTrainer
 
 SIZE, BATCH, WARM_UP, STEPS, HELD = 224, 128, 10, 30, 1024
 WORKERS = max(1, (os.cpu_count() or 1) - 2)
@@ -106,14 +106,14 @@ def ours(
             report_to="none",
             **(usual_transfer() if transfer is None else transfer),
         )
-        trainer = CompressionTrainer(
+        trainer = StudentTrainer(
             model=student,
             args=arguments,
             train_dataset=pictures,
             optimizer_cls_and_kwargs=(torch.optim.Adam, {"lr": 1e-4}),
             callbacks=[clock],
             teacher=teacher,
-            loss_config=DistillConfig(loss="mse"),
+            loss_config=DistillSection(loss="mse"),
             compile=compile,
         )
         trainer.remove_callback(PrinterCallback)
@@ -130,7 +130,7 @@ def main() -> None:
     pageable = {"dataloader_pin_memory": False}
     settings = {
         "bare loop, float32": None,
-        "CompressionTrainer": {"channels_last": False, "transfer": pageable},
+        "StudentTrainer": {"channels_last": False, "transfer": pageable},
         "+ pinned memory, asynchronous copies": {"channels_last": False},
         "+ channels-last": {},
         "+ `precision: bf16`": {"bf16": True},

@@ -33,10 +33,10 @@ def peak_mb() -> float:
 
 
 def ours(model) -> None:
-    from hf_compress.steps.pruning.config import PruneConfig
+    from hf_compress.steps.pruning.config import PruneSection
     from hf_compress.steps.pruning.remove.weights import WeightPruner
 
-    config = PruneConfig(granularity="weight", scope="global", floor=0)
+    config = PruneSection(granularity="weight", scope="global", floor=0)
     WeightPruner(model, config, set()).prune(model, AMOUNT)
 
 

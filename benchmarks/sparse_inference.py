@@ -21,7 +21,7 @@ from hf_compress.models.exporting import exportable
 from hf_compress.models.folding import fold_batch_norms
 from hf_compress.models.students import build_registered
 from hf_compress.runtimes import runtime
-from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.weights import WeightPruner
 
 SIZE = 225  # odd, so that a padding of one on each side is the format's own and needs no separate operation
@@ -51,7 +51,7 @@ def zeroed(model: nn.Module, sparsity: float) -> nn.Module:
     """Return a copy whose 1x1 convolutions have that fraction of zeros each."""
     model = copy.deepcopy(model)
     others = {name for name, module in model.named_modules() if getattr(module, "kernel_size", None) != (1, 1)}
-    WeightPruner(model, PruneConfig(granularity="weight", floor=0.0), others).prune(model, sparsity)
+    WeightPruner(model, PruneSection(granularity="weight", floor=0.0), others).prune(model, sparsity)
     return model
 
 

@@ -18,7 +18,7 @@ from transformers import AutoModelForImageClassification, ViTConfig
 from transformers.utils import logging
 
 import hf_compress
-from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.weights import WeightPruner
 
 SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.99)
@@ -51,7 +51,7 @@ def load_ratio(dense: Path, sparse: Path, cached: bool) -> float:
 
 def row(dense_model, sparsity: float, work: Path) -> str:
     model = copy.deepcopy(dense_model)
-    WeightPruner(model, PruneConfig(granularity="weight", floor=0), set()).prune(model, sparsity)
+    WeightPruner(model, PruneSection(granularity="weight", floor=0), set()).prune(model, sparsity)
     dense, sparse = work / "dense", work / "sparse"
     model.save_pretrained(dense)
     hf_compress.save(model, sparse)

@@ -24,7 +24,7 @@ from hf_compress.measure.cost import count_macs, count_parameters
 from hf_compress.models.load import LoadedModel
 from hf_compress.sections.data import DataSection
 from hf_compress.steps.pruning import loop
-from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
 from hf_compress.steps.pruning.remove.weights import WeightPruner, prunable_weights, sparsity
 from hf_compress.training.context import Context
@@ -103,14 +103,14 @@ def _examine(family: Family, row: Row, folder: Path) -> None:
 
     sparse = copy.deepcopy(student.model)
     weights = prunable_weights(sparse, set())
-    WeightPruner(sparse, PruneConfig(granularity="weight", floor=0), set()).prune(sparse, 0.5)
+    WeightPruner(sparse, PruneSection(granularity="weight", floor=0), set()).prune(sparse, 0.5)
     assert abs(sparsity(weights) - 0.5) < 0.01
     assert torch.isfinite(_logits(sparse, image)).all()
     row.done["weights"] = "yes"
 
     context = Context(_data(), student.processor, teacher, 0, folder, log=lambda line: None)
     recovery = {"epochs": 1, "loss": "kl", "batch_size": 64, "learning_rate": 1e-3}
-    config = PruneConfig(**CHANNELS, recovery=recovery)
+    config = PruneSection(**CHANNELS, recovery=recovery)
     pruner = ChannelPruner(student.model, torch.zeros_like(image[:1]), config, set())
     groups = pruner.groups(student.model)
     with mock.patch.object(loop, "build_pruner", return_value=pruner):  # to find the groups once takes long enough

@@ -134,16 +134,16 @@ def fail_in_process_1() -> None:
     from hf_compress.cli import main
     from hf_compress.ground import processes
     from hf_compress.ground.errors import RunError
-    from hf_compress.training.trainer import CompressionTrainer
+    from hf_compress.training.trainer import StudentTrainer
 
-    healthy = CompressionTrainer.compute_loss
+    healthy = StudentTrainer.compute_loss
 
     def compute_loss(self, model, *args, **kwargs):
         if processes.rank() == 1 and self.teacher is not None and model.training and self.state.epoch > 1:
             raise RunError(MESSAGE)
         return healthy(self, model, *args, **kwargs)
 
-    CompressionTrainer.compute_loss = compute_loss
+    StudentTrainer.compute_loss = compute_loss
     main(["run", "recipe.yaml", "--output", "made"])
 
 

@@ -20,10 +20,10 @@ from hf_compress.report.run import Run
 from hf_compress.run.pipeline import compress
 from hf_compress.run.recipe import Recipe, model_overrides
 from hf_compress.sections.base import Section, TrainingConfig, sentence
-from hf_compress.sections.distillation import DistillConfig
-from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.sections.distillation import DistillSection
+from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.gradual import GradualPruning
-from hf_compress.training.trainer import CompressionTrainer as DistillationTrainer
+from hf_compress.training.trainer import StudentTrainer
 
 try:
     from optimum.configuration_utils import BaseConfig
@@ -48,13 +48,13 @@ class _StepConfig(Section):
             raise UsageError(sentence(type(self), error.errors()[0], type(self).__name__)) from None
 
 
-class PruningConfig(_StepConfig, PruneConfig):
+class PruningConfig(_StepConfig, PruneSection):
     """The options of the step `prune`."""
 
     step = "prune"
 
 
-class DistillationConfig(_StepConfig, DistillConfig):
+class DistillationConfig(_StepConfig, DistillSection):
     """The options of the step `distill`."""
 
     step = "distill"
@@ -176,7 +176,7 @@ class Compressor(OptimumQuantizer):
         return self.compress(save_dir=save_dir, **kwargs)
 
 
-class CompressionTrainer(DistillationTrainer):
+class CompressionTrainer(StudentTrainer):
     """transformers' Trainer that distils and prunes while it trains, as INCTrainer did.
 
     Batches are those of an ordinary script: `pixel_values` and `labels`. The teacher sees `teacher_pixel_values` where
@@ -202,8 +202,8 @@ class CompressionTrainer(DistillationTrainer):
     def __init__(
         self,
         *args: Any,
-        pruning_config: PruneConfig | None = None,
-        distillation_config: DistillConfig | None = None,
+        pruning_config: PruneSection | None = None,
+        distillation_config: DistillSection | None = None,
         teacher_model: PreTrainedModel | None = None,
         pruning_start: float = 0.0,
         pruning_end: float = 0.5,

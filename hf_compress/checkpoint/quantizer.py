@@ -38,7 +38,7 @@ METHOD = f"{NAME}: {HOW_TO_LOAD}"
 
 @register_quantization_config(NAME)
 @register_quantization_config(METHOD)
-class CompressionConfig(QuantizationConfigMixin):
+class CheckpointConfig(QuantizationConfigMixin):
     """The `quantization_config` of a compressed checkpoint.
 
     Args:
@@ -73,7 +73,7 @@ class CompressionQuantizer(HfQuantizer):
 
     requires_calibration = False
 
-    def __init__(self, quantization_config: CompressionConfig, **kwargs: Any):
+    def __init__(self, quantization_config: CheckpointConfig, **kwargs: Any):
         super().__init__(quantization_config, **kwargs)
         self.recorded: frozenset[str] = frozenset()
 
@@ -115,7 +115,7 @@ class CompressionQuantizer(HfQuantizer):
         if getattr(model, "_hf_peft_config_loaded", False):
             return None, {}
         state, records = encode_state_dict(model)
-        describe(model, records)
+        describe_layers(model, records)
         return (state if records else None), {}
 
     def is_serializable(self) -> bool:
@@ -132,14 +132,14 @@ def attach(model: PreTrainedModel, quantizer: CompressionQuantizer | None = None
     A model that another quantizer loaded is left alone.
     """
     if getattr(model, "hf_quantizer", None) is None:
-        model.hf_quantizer = quantizer or CompressionQuantizer(CompressionConfig())
+        model.hf_quantizer = quantizer or CompressionQuantizer(CheckpointConfig())
         model.register_load_state_dict_pre_hook(decode_in_place)
 
 
-def describe(model: PreTrainedModel, records: int) -> None:
+def describe_layers(model: PreTrainedModel, records: int) -> None:
     """Write into `model.config` what `from_pretrained` must know; nothing for an unchanged model in dense storage."""
     shapes, rewrites = record_shapes(model), record_rewrites(model)
     if shapes or records or rewrites:
-        model.config.quantization_config = CompressionConfig(shapes, records, rewrites)
+        model.config.quantization_config = CheckpointConfig(shapes, records, rewrites)
     elif hasattr(model.config, "quantization_config"):
         del model.config.quantization_config

@@ -12,9 +12,9 @@ from hf_compress.cli.run import run_recipe
 from hf_compress.cli.sections import Group, options_from
 from hf_compress.run.recipe import Recipe, model_overrides
 from hf_compress.sections.data import DataSection
-from hf_compress.sections.distillation import DistillConfig
+from hf_compress.sections.distillation import DistillSection
 from hf_compress.sections.models import StudentSection
-from hf_compress.steps.pruning.config import PruneConfig, PruningTarget, RecoveryConfig
+from hf_compress.steps.pruning.config import PruneSection, PruningTarget, RecoveryConfig
 
 Output = Annotated[Path, typer.Argument(help="Run folder to make: model, recipe and report.")]
 Teacher = Annotated[
@@ -34,7 +34,7 @@ DATA = Group("Data", "data", DataSection, only=("augmentation",))
     "hf-compress prune --model microsoft/resnet-18 --finetune-epochs 5 --dataset ./photos --target-macs 0.5 runs/half",
 )
 @options_from(
-    Group("Pruning", "steps.prune", PruneConfig),
+    Group("Pruning", "steps.prune", PruneSection),
     Group("Stop at a size", "steps.prune.target", PruningTarget, prefix="target_"),
     Group("Training after each round", "steps.prune.recovery", RecoveryConfig),
     DATA,
@@ -65,7 +65,7 @@ def prune(
     "--dataset ./photos runs/student",
 )
 @options_from(
-    Group("Distillation", "steps.distill", DistillConfig),
+    Group("Distillation", "steps.distill", DistillSection),
     Group("Student", "student", StudentSection, only=("width", "image_size", "pretrained")),
     DATA,
 )

@@ -110,7 +110,7 @@ def _table(candidates: list[Candidate], teacher_parameters: int | None) -> Table
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from hf_compress.report.measures import count, milliseconds, size
+    from hf_compress.report.measures import in_thousands, milliseconds, size
     from hf_compress.run.selection.candidates import hint
 
     table = Table("student", box=SIMPLE_HEAD, padding=0, caption_justify="left", caption=SKIPPED)
@@ -122,7 +122,7 @@ def _table(candidates: list[Candidate], teacher_parameters: int | None) -> Table
     table.add_column("fits")
     for candidate in candidates:
         costs = candidate.costs
-        cells = [str(candidate), count(costs["parameters"]), count(costs["macs"]), size(costs["bytes"])]
+        cells = [str(candidate), in_thousands(costs["parameters"]), in_thousands(costs["macs"]), size(costs["bytes"])]
         cells.append(milliseconds(costs["latency_ms"]) if "latency_ms" in costs else "")
         if teacher_parameters is not None:
             mark = "*" if hint(candidate, teacher_parameters) else " "

@@ -14,7 +14,7 @@ from hf_compress.losses.layer_maps import Answer, as_map, layer_outputs, of_one_
 from hf_compress.sections.distillation import LOSSES, LossConfig, LossTerm
 
 
-class Criterion(nn.Module):
+class DistillationCriterion(nn.Module):
     """The weighted sum of the losses of a section. Its parameters are trained together with the student.
 
     Args:

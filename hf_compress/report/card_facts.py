@@ -8,7 +8,7 @@ from typing import Any
 
 from hf_compress.measure.intervals import difference, in_words, with_range
 from hf_compress.models import origin
-from hf_compress.report.measures import measures, score
+from hf_compress.report.measures import four_digits, measures
 from hf_compress.tasks import task_of
 
 MANY_CLASSES, WORST_CLASSES = 30, 15
@@ -137,7 +137,7 @@ def class_table(report: dict[str, Any]) -> list[tuple[str, int | str, int, str, 
             report["labels"][i],
             trained.get(report["labels"][i], ""),
             last["classes"]["images"][i],
-            *("" if value is None else score(value) for value in (before[i], after[i])),
+            *("" if value is None else four_digits(value) for value in (before[i], after[i])),
         )
         for i in order
     ]

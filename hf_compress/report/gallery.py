@@ -21,9 +21,9 @@ from hf_compress.report import card_facts as facts
 from hf_compress.report.card import HUB_TAG
 from hf_compress.report.markdown import one_line
 from hf_compress.report.measures import Measure, measures
+from hf_compress.report.reading import read_report
 from hf_compress.report.run import REPORT
 from hf_compress.report.scatter import scatter
-from hf_compress.report.schema import read_report
 
 logger = logging.getLogger(__name__)
 

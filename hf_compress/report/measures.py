@@ -59,13 +59,13 @@ def measures(report: dict[str, Any]) -> list[Measure]:
     timed = dict.fromkeys((name, batch) for row in rows for name, found in latencies(row).items() for batch in found)
     found = [
         *(
-            Measure(quality_name(key), lambda row, key=key: row["quality"][key], score, metric=key)
+            Measure(quality_name(key), lambda row, key=key: row["quality"][key], four_digits, metric=key)
             for key in qualities
         ),
-        Measure("calibration error", lambda row: row["reliability"]["expected_calibration_error"], score),
-        Measure("parameters", lambda row: row["cost"]["parameters"], count, "fewer"),
-        Measure("non-zero parameters", lambda row: row["cost"]["nonzero_parameters"], count, "fewer"),
-        Measure("MACs", lambda row: row["cost"]["macs"], count, "fewer"),
+        Measure("calibration error", lambda row: row["reliability"]["expected_calibration_error"], four_digits),
+        Measure("parameters", lambda row: row["cost"]["parameters"], in_thousands, "fewer"),
+        Measure("non-zero parameters", lambda row: row["cost"]["nonzero_parameters"], in_thousands, "fewer"),
+        Measure("MACs", lambda row: row["cost"]["macs"], in_thousands, "fewer"),
         Measure("size on disk", lambda row: row["cost"]["bytes"], size, "less"),
         *(_latency(runtime, batch, quantile) for runtime, batch in timed for quantile in ("p50", "p95")),
         Measure("peak memory, one image", lambda row: row["cost"]["peak_memory_bytes"], size, "less"),
@@ -100,7 +100,7 @@ def ratio(old: float, new: float, less: str) -> str:
     return "same" if f"{factor:.2f}" == "1.00" else f"{factor:.2f}x {word}" if factor < 2 else f"{factor:.1f}x {word}"
 
 
-def count(value: float) -> str:
+def in_thousands(value: float) -> str:
     """Write a large number in thousands, millions or billions."""
     for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if value >= limit:
@@ -112,7 +112,7 @@ def size(value: float) -> str:
     return f"{value / 1e6:.2f} MB" if value >= 1e5 else f"{value / 1e3:.1f} kB"
 
 
-def score(value: float) -> str:
+def four_digits(value: float) -> str:
     return f"{value:.4f}"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from hf_compress.ground.errors import UsageError
 from hf_compress.ground.files import write_text
-from hf_compress.report.schema import check_report, read_report
+from hf_compress.report.reading import check_report, read_report
 
 REPORT = "report.json"
 RECIPE = "recipe.yaml"

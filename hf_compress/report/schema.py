@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import math
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from hf_compress.ground.errors import UsageError, shown
-from hf_compress.ground.files import read_text
 from hf_compress.tasks.base import TASKS, TaskName
 
-MOST_OF_A_REPORT = 200_000_000
 MOST_NAMES = 1_000_000
 
 Natural = Annotated[int, Field(ge=0, le=10**15)]
@@ -29,7 +23,7 @@ Batch = Annotated[str, Field(pattern=r"^batch_[0-9]{1,9}$")]
 Pair = Field(min_length=2, max_length=2)
 
 
-class Part(BaseModel):
+class ReportPart(BaseModel):
     """A part of the report: no value becomes another type, no number is infinite; keys may be added.
 
     What was not measured is absent, not null: defaults are not checked, and nobody reads them.
@@ -38,15 +32,15 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
 
-P = TypeVar("P", bound=Part)
+P = TypeVar("P", bound=ReportPart)
 
 
-class Latency(Part):
+class Latency(ReportPart):
     p50_ms: Milliseconds
     p95_ms: Milliseconds
 
 
-class Cost(Part):
+class Cost(ReportPart):
     parameters: Positive
     nonzero_parameters: Natural
     macs: Natural = 0
@@ -54,7 +48,7 @@ class Cost(Part):
     peak_memory_bytes: Natural = 0
 
 
-class Classes(Part):
+class Classes(ReportPart):
     """Test images by class; `confused` holds [true class, predicted class, images]."""
 
     images: list[Natural]
@@ -62,7 +56,7 @@ class Classes(Part):
     confused: list[Annotated[list[Natural], Field(min_length=3, max_length=3)]]
 
 
-class Reliability(Part):
+class Reliability(ReportPart):
     """Calibration; a bin is [mean confidence, accuracy, images]."""
 
     expected_calibration_error: Fraction
@@ -71,7 +65,7 @@ class Reliability(Part):
     )
 
 
-class Round(Part):
+class Round(ReportPart):
     """A pruning round: which fractions were gone; one that diverged has no accuracy."""
 
     kept: bool
@@ -84,7 +78,7 @@ class Round(Part):
         return _with_scores(self, "validation_")
 
 
-class Missed(Part):
+class Missed(ReportPart):
     """What a step removed beside what it was asked for, as fractions of the model before."""
 
     what: Name
@@ -93,7 +87,7 @@ class Missed(Part):
     reason: Text
 
 
-class Details(Part):
+class Details(ReportPart):
     """What a step recorded: anything, but what cards and figures show has its form."""
 
     epochs: list[dict[str, Any]] = []
@@ -115,7 +109,7 @@ class Details(Part):
         return _with_scores(self, "unpruned_validation_")
 
 
-class Difference(Part):
+class Difference(ReportPart):
     """A paired difference to another stage on the same test images, with its interval."""
 
     metric: Name
@@ -125,7 +119,7 @@ class Difference(Part):
     high: Change
 
 
-class AnyRow(Part):
+class AnyRow(ReportPart):
     """What was measured of a model, or of its file."""
 
     stage: Name
@@ -145,7 +139,7 @@ class Row(AnyRow):
     details: Details = Field(default_factory=Details)
 
 
-class FileCost(Part):
+class FileCost(ReportPart):
     bytes: Natural
 
 
@@ -161,7 +155,7 @@ class DeployedFile(AnyRow):
     top1_agreement: Fraction = 1.0
 
 
-class LayerRow(Part):
+class LayerRow(ReportPart):
     """Output channels, and fraction of zeros, before and after; null where a model lacks the layer."""
 
     width: list[Positive | None] = Pair
@@ -174,7 +168,7 @@ class LayerRow(Part):
         return self
 
 
-class OriginRow(Part):
+class OriginRow(ReportPart):
     id: Name
     source: Literal["hub", "folder", "architecture"]
     revision: Text | None = None
@@ -187,7 +181,7 @@ Origins = Annotated[
 ]
 
 
-class CandidateRow(Part):
+class CandidateRow(ReportPart):
     model: Name
     width: Annotated[float, Field(gt=0)]
     parameters: Natural = 0
@@ -197,12 +191,12 @@ class CandidateRow(Part):
     probe_accuracies: list[Fraction] = []
 
 
-class Winner(Part):
+class Winner(ReportPart):
     model: Name
     width: Annotated[float, Field(gt=0)]
 
 
-class Selection(Part):
+class Selection(ReportPart):
     """How `student: auto` was decided; every candidate that was probed has the costs that the budget bounds."""
 
     budget: dict[Literal["latency_ms", "macs", "parameters", "bytes"], Annotated[float, Field(gt=0)]] = Field(
@@ -220,7 +214,7 @@ class Selection(Part):
         return self
 
 
-class Split(Part):
+class Split(ReportPart):
     """Where the images of a split come from, and how many there are; null where a stream is not counted."""
 
     images: Natural
@@ -236,7 +230,7 @@ class Split(Part):
         return self
 
 
-class LeftOutRow(Part):
+class LeftOutRow(ReportPart):
     """Files that are not used, by reason."""
 
     reason: Text
@@ -244,7 +238,7 @@ class LeftOutRow(Part):
     example: Text
 
 
-class Leak(Part):
+class Leak(ReportPart):
     """Pictures of two splits: `images` of the second are in the first, too, from which so many were dropped."""
 
     splits: list[Name] = Pair
@@ -253,7 +247,7 @@ class Leak(Part):
     example: Text
 
 
-class Conflict(Part):
+class Conflict(ReportPart):
     """Pictures of a split that are stored more than once, with different labels; `labels` are those of the example."""
 
     split: Name
@@ -262,7 +256,7 @@ class Conflict(Part):
     labels: list[Text]
 
 
-class Data(Part):
+class Data(ReportPart):
     path: Name
     revision: Text | None
     unlabelled_revisions: list[Text | None] = []
@@ -281,11 +275,11 @@ class Data(Part):
         return splits
 
 
-class Measured(Part):
+class Measured(ReportPart):
     threads: Positive | None = None
 
 
-class Environment(Part):
+class Environment(ReportPart):
     """Versions and hardware, each a single value."""
 
     processor: Name
@@ -299,7 +293,7 @@ class Environment(Part):
         return self
 
 
-class Report(Part):
+class Report(ReportPart):
     """The report of a run."""
 
     created: Text
@@ -344,7 +338,7 @@ class Report(Part):
         return self
 
 
-class StudyReport(Part):
+class StudyReport(ReportPart):
     """The report of a study, which is only written: its runs have their own."""
 
     kind: Literal["study"]
@@ -352,32 +346,6 @@ class StudyReport(Part):
     runs: list[dict[str, Any]]
     data: Data
     environment: Environment
-
-
-def read_report(path: Path) -> dict[str, Any]:
-    """Return what a `report.json` holds: of a run, or of a study, whose `kind` says so.
-
-    Raises:
-        UsageError: it is none; the sentence names the file and the key.
-    """
-    try:
-        values = json.loads(read_text(path, MOST_OF_A_REPORT), parse_constant=_refuse_number, parse_float=_finite)
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise UsageError(f"'{path}' is no report: {reason}") from None
-    check_report(values, str(path))
-    return values
-
-
-def check_report(values: Any, name: str) -> None:
-    """Raise UsageError unless plain values are a report; `name` is for the sentence."""
-    if not isinstance(values, dict):
-        raise UsageError(f"'{name}' is no report of a run: it is no mapping")
-    form = StudyReport if values.get("kind") == "study" else Report
-    try:
-        form.model_validate(values)
-    except ValidationError as error:
-        raise UsageError(f"'{name}' is no report of a run: {_said(error.errors()[0])}") from None
 
 
 def _with_scores(part: P, prefix: str) -> P:
@@ -388,16 +356,6 @@ def _with_scores(part: P, prefix: str) -> P:
     return part
 
 
-def _said(error: dict[str, Any]) -> str:
-    key = shown(".".join(map(str, error["loc"])))
-    if error["type"] == "missing":
-        return f"it lacks the key {key}"
-    reason = error["msg"].removeprefix("Value error, ")
-    if not error["loc"]:
-        return reason
-    return f"{key} cannot be {shown(error['input'])}: {reason[0].lower()}{reason[1:]}"
-
-
 def _refuse_other_classes(key: str, classes: Classes, labels: int) -> None:
     counted = {len(classes.images), len(classes.correct)}
     if counted != {labels} or not labels:
@@ -406,13 +364,3 @@ def _refuse_other_classes(key: str, classes: Classes, labels: int) -> None:
         raise ValueError(f"'{key}' has more correct than images")
     if any(index >= labels for true, predicted, _ in classes.confused for index in (true, predicted)):
         raise ValueError(f"'{key}.confused' names a class beyond the {labels} labels")
-
-
-def _refuse_number(text: str) -> None:
-    raise ValueError(f"it holds {text}, which is no number of JSON")
-
-
-def _finite(text: str) -> float:
-    if not math.isfinite(number := float(text)):
-        raise ValueError(f"it holds {shown(text)}, which is too large")
-    return number

@@ -8,7 +8,7 @@ from typing import Any
 from hf_compress.ground.errors import UsageError
 from hf_compress.sections.measure import MeasureSection
 from hf_compress.sections.models import EnsembleSection, StudentSection, TeacherSection
-from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.config import PruneSection
 
 MOST_MODELS = 64
 MOST_ROUNDS = 1000
@@ -31,7 +31,7 @@ def refuse_endless(
         raise UsageError(f"'steps' has {len(steps):,} steps, each of which leaves a model: {MOST_MODELS} at most")
     for number, step in enumerate(steps):
         for name, config in step.items():
-            if isinstance(config, PruneConfig) and config.iterative:
+            if isinstance(config, PruneSection) and config.iterative:
                 _refuse_rounds(f"steps.{number}.{name}", config)
     models = 2 + ensemble + len(assistants) + len(steps)
     repeats, runtimes = measure.repeats, len(set(measure.runtimes))
@@ -42,7 +42,7 @@ def refuse_endless(
         )
 
 
-def _refuse_rounds(key: str, config: PruneConfig) -> None:
+def _refuse_rounds(key: str, config: PruneSection) -> None:
     limit, epochs = 1 - config.floor, config.recovery.epochs
     rounds = ceil(limit / config.amount)
     if rounds > MOST_ROUNDS:

@@ -96,7 +96,7 @@ def open_file(row: dict[str, Any], folder: Path, loaded: LoadedModel) -> LoadedM
     return replace(loaded, model=model)
 
 
-def describe(rows: list[dict[str, Any]], folder: Path, loaded: LoadedModel) -> None:
+def describe_files(rows: list[dict[str, Any]], folder: Path, loaded: LoadedModel) -> None:
     """Write a JSON file beside each export: labels, preprocessing, its row, and the environment."""
     for row in rows:
         found = environment()

@@ -28,7 +28,7 @@ from hf_compress.report.card import write_card
 from hf_compress.report.run import Run, write_run
 from hf_compress.run.chain import build_assistants, teach_assistants
 from hf_compress.run.deploy import FOLDER as DEPLOYED
-from hf_compress.run.deploy import deploy, describe
+from hf_compress.run.deploy import deploy, describe_files
 from hf_compress.run.folder import RunFolder
 from hf_compress.run.permissions import permitted
 from hf_compress.run.recipe import Recipe
@@ -169,7 +169,7 @@ def _work(recipe: Recipe, folder: RunFolder, log) -> Run:
             shutil.copytree(saved, files, dirs_exist_ok=True)
         if exports is not None:
             shutil.copytree(exports / DEPLOYED, files / DEPLOYED)
-            describe(deployed["deployed"], files, student)
+            describe_files(deployed["deployed"], files, student)
         check_reload(files, student, some_pictures(data.test), task, data.label_names)
         report = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),

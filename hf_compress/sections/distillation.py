@@ -89,5 +89,5 @@ class LossConfig(LossOptions, TrainingConfig):
         return all(term.loss == "ce" for term in self.terms)
 
 
-class DistillConfig(LossConfig):
+class DistillSection(LossConfig):
     """The `distill` step: the student learns from the recipe's teacher."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_compress.report.measures import count, quality_name
+from hf_compress.report.measures import in_thousands, quality_name
 from hf_compress.report.style import BLUE, GREY, PALE, STYLE, drawable, make_panels, save_figure, top_down
 
 if TYPE_CHECKING:
@@ -47,4 +47,4 @@ def quality_figure(report: dict[str, Any]) -> Figure:
 
 
 def _label(row: dict[str, Any]) -> str:
-    return f"{drawable(row['label'], LABEL_LENGTH)}\n{count(row['cost']['parameters'])} parameters"
+    return f"{drawable(row['label'], LABEL_LENGTH)}\n{in_thousands(row['cost']['parameters'])} parameters"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_compress.ground.environment import environment
 from hf_compress.report.markdown import escaped
-from hf_compress.report.measures import count, latency_name, milliseconds, quality_name, score
+from hf_compress.report.measures import four_digits, in_thousands, latency_name, milliseconds, quality_name
 from hf_compress.study.config import Study
 from hf_compress.study.resolving import run_folder
 
@@ -100,7 +100,7 @@ def cells(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         [
             row["label"],
             *(_quality(row["quality"].get(key)) for key in keys),
-            *(count(row["cost"][key]) if row["cost"] else "" for key in COSTS),
+            *(in_thousands(row["cost"][key]) if row["cost"] else "" for key in COSTS),
             *(milliseconds(row["latency"][batch]["p50_ms"]) for batch in batches),
             str(len(row["seeds"])),
         ]
@@ -119,7 +119,7 @@ def run_rows(report: dict[str, Any]) -> tuple[list[str], list[tuple[str, list[st
             [
                 labels[run["run"]],
                 str(run["seed"]),
-                *(score(run["quality"][key]) if key in run["quality"] else "" for key in keys),
+                *(four_digits(run["quality"][key]) if key in run["quality"] else "" for key in keys),
                 str(run["best_epoch"] or ""),
                 f"{run['seconds'] / 60:.1f}",
             ],
@@ -181,4 +181,4 @@ def _batches(report: dict[str, Any]) -> list[str]:
 def _quality(value: dict[str, Any] | None) -> str:
     if value is None:
         return ""
-    return score(value["mean"]) + ("" if value["std"] is None else f" ± {score(value['std'])}")
+    return four_digits(value["mean"]) + ("" if value["std"] is None else f" ± {four_digits(value['std'])}")

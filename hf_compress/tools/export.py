@@ -9,9 +9,9 @@ from typing import Any
 from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.ground.files import user_path
 from hf_compress.ground.manifest import adding, claim
+from hf_compress.report.reading import read_report
 from hf_compress.report.run import REPORT, write_report
-from hf_compress.report.schema import read_report
-from hf_compress.run.deploy import FOLDER, Target, describe, open_file, write_files
+from hf_compress.run.deploy import FOLDER, Target, describe_files, open_file, write_files
 from hf_compress.sections.base import validate
 from hf_compress.sections.deploy import DeploySection
 from hf_compress.sections.measure import MeasureSection
@@ -71,7 +71,7 @@ def export(
         for row in rows:
             file = open_file(row, new, loaded)
             row["quality"] = evaluate(file.model, file.processor, images, "test") if same_labels else {}
-        describe(rows, new, loaded)
+        describe_files(rows, new, loaded)
         if report:
             _add_to_report(destination, new, rows)
     return rows

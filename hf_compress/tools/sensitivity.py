@@ -21,7 +21,7 @@ from hf_compress.ground.manifest import adding, claim
 from hf_compress.measure.quality import accuracy
 from hf_compress.steps.pruning.allocate.shares import COLUMNS
 from hf_compress.steps.pruning.allocate.units import least_important
-from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
 from hf_compress.steps.pruning.remove.weights import WeightPruner
 from hf_compress.steps.pruning.score.calibration import Calibration
@@ -87,7 +87,7 @@ def sensitivity(
         raise RunError(f"the labels of {images.facts['path']} are not those of {name}: accuracy means nothing")
     inputs = list(batches(spread(images.validation, IMAGES), loaded.processor, BATCH))
     image = torch.zeros(1, 3, *input_size(loaded.processor))
-    config = PruneConfig(granularity=granularity, importance=importance, round_to=1, floor=0.0)
+    config = PruneSection(granularity=granularity, importance=importance, round_to=1, floor=0.0)
     calibration = Calibration(spread(images.train, config.calibration), loaded.processor, loaded.model)
     trials = list(
         _channel_trials(loaded.model, image, config, calibration, ratios)
@@ -108,7 +108,7 @@ def sensitivity(
 
 
 def _channel_trials(
-    model: PreTrainedModel, image: Tensor, config: PruneConfig, calibration: Calibration, ratios: Sequence[float]
+    model: PreTrainedModel, image: Tensor, config: PruneSection, calibration: Calibration, ratios: Sequence[float]
 ) -> Iterator[Trial]:
     pruner = ChannelPruner(model, image, config, set())
     groups = pruner.groups(model)
@@ -123,7 +123,7 @@ def _channel_trials(
 
 
 def _weight_trials(
-    model: PreTrainedModel, config: PruneConfig, calibration: Calibration, ratios: Sequence[float]
+    model: PreTrainedModel, config: PruneSection, calibration: Calibration, ratios: Sequence[float]
 ) -> Iterator[Trial]:
     pruner = WeightPruner(model, config, set())
     groups = pruner.groups(model)

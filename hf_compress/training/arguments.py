@@ -9,7 +9,7 @@ import torch
 from transformers import TrainingArguments
 
 from hf_compress.sections.base import TrainingConfig
-from hf_compress.steps.base import Context
+from hf_compress.training.context import Context
 
 EVALUATION_BATCH = 128
 

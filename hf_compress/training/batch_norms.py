@@ -9,9 +9,9 @@ from transformers import PreTrainedModel
 
 from hf_compress.data.images import batches, spread
 from hf_compress.ground.memory import in_fitting_batches
-from hf_compress.steps.base import Context
 from hf_compress.training.arguments import EVALUATION_BATCH
 from hf_compress.training.batching import require_pairs, without_single
+from hf_compress.training.context import Context
 
 
 def reestimate_batch_norm(model: PreTrainedModel, context: Context, images: int = 2048) -> None:

@@ -9,13 +9,13 @@ from torch import nn
 from transformers import TrainerCallback
 
 from hf_compress.data import ImageSplit
-from hf_compress.losses.criterion import Criterion
+from hf_compress.losses.criterion import DistillationCriterion
 
 
 class ClearGradients(TrainerCallback):
     """Clears the gradients of a criterion's projectors; the Trainer clears only the model's own."""
 
-    def __init__(self, criterion: Criterion):
+    def __init__(self, criterion: DistillationCriterion):
         self.criterion = criterion
 
     def on_step_end(self, args, state, control, **kwargs):

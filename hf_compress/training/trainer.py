@@ -22,7 +22,7 @@ from hf_compress.ground.compiling import compiled
 from hf_compress.ground.errors import Diverged, UsageError
 from hf_compress.ground.looking import same_config, twin
 from hf_compress.ground.tensors import use_channels_last
-from hf_compress.losses.criterion import Criterion
+from hf_compress.losses.criterion import DistillationCriterion
 from hf_compress.losses.layer_maps import Answer, answer
 from hf_compress.sections.distillation import LossConfig
 from hf_compress.tasks.base import Predictions, Task
@@ -34,7 +34,7 @@ from hf_compress.training.resumable import Resumable
 PROJECTORS = "projectors.safetensors"
 
 
-class CompressionTrainer(Trainer):
+class StudentTrainer(Trainer):
     """transformers' Trainer with two changes: the training loss may compare the outputs with a teacher's, and no batch
     of several images is followed by a last one of a single image, from which a batch norm cannot learn.
 
@@ -70,7 +70,7 @@ class CompressionTrainer(Trainer):
         self.in_training = cache(compiled) if compile else lambda model: model
         self.model_accepts_loss_kwargs = False
         self.teacher = None if teacher is None else twin(teacher).to(self.args.device)
-        self.criterion = Criterion(loss_config, task.compare) if loss_config is not None else None
+        self.criterion = DistillationCriterion(loss_config, task.compare) if loss_config is not None else None
         if self.criterion is not None:
             self.add_callback(ClearGradients(self.criterion))
         compares = self.criterion is not None and self.criterion.compares_logits and task.classes
@@ -170,7 +170,7 @@ class CompressionTrainer(Trainer):
             self._signature_columns += ["teacher_pixel_values", "teacher_outputs"]
 
 
-class StudentTrainer(Resumable, CompressionTrainer):
+class StudentTrainer(Resumable, StudentTrainer):
     """The Trainer of a recipe's trainings; its checkpoints hold the projectors of the losses, too.
 
     After every epoch it is measured by the deciding metric of the task.

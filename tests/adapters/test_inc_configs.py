@@ -11,8 +11,8 @@ from torch import nn
 from hf_compress.adapters.neural_compressor import Composition, DistillConfig, PruneConfig
 from hf_compress.adapters.neural_compressor.configs import register
 from hf_compress.ground.errors import UsageError
-from hf_compress.sections.distillation import DistillConfig as DistillSection
-from hf_compress.steps.pruning.config import PruneConfig as PruneSection
+from hf_compress.sections.distillation import DistillSection
+from hf_compress.steps.pruning.config import PruneSection
 
 
 def network():

@@ -19,7 +19,7 @@ from hf_compress.adapters.neural_compressor import (
 )
 from hf_compress.ground.errors import UsageError
 from hf_compress.ground.looking import twin
-from hf_compress.losses.criterion import Criterion
+from hf_compress.losses.criterion import DistillationCriterion
 from hf_compress.losses.layer_maps import answer
 from hf_compress.models.students import build_registered
 from hf_compress.sections.distillation import LOSSES, LossConfig
@@ -151,7 +151,7 @@ def test_several_losses_of_layers_and_outputs_add_up():
     outputs = model(pixel_values=IMAGES, labels=LABELS)
     torch.manual_seed(0)
     student = answer(twin(model).train(), IMAGES, [name])
-    expected = Criterion(config.section())(student, answer(teacher, IMAGES, [name]), LABELS)
+    expected = DistillationCriterion(config.section())(student, answer(teacher, IMAGES, [name]), LABELS)
     assert torch.allclose(outputs.loss, expected)
     outputs.loss.backward()
     with pytest.raises(UsageError, match="'ce' needs labels"):

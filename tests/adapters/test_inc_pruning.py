@@ -14,7 +14,7 @@ import hf_compress
 from hf_compress.adapters.neural_compressor import PruneConfig, autotune, convert, next_round, prepare, quantize
 from hf_compress.ground.errors import UsageError
 from hf_compress.models.students import build_registered
-from hf_compress.steps.pruning.config import PruneConfig as PruneSection
+from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
 from hf_compress.steps.pruning.remove.weights import WeightPruner, pattern_mask, prunable_weights
 

@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 
 import hf_compress
 from hf_compress import save
-from hf_compress.checkpoint.quantizer import CompressionConfig
+from hf_compress.checkpoint.quantizer import CheckpointConfig
 from hf_compress.checkpoint.rewrites import Rewritten, apply_rewrites, record_rewrites
 from hf_compress.checkpoint.shapes import record_shapes
 from hf_compress.cli import app
 from hf_compress.ground.errors import RunError
 from hf_compress.models.students import build_registered
-from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
 from hf_compress.steps.pruning.remove.weights import WeightPruner
 from hf_compress.steps.rewriting.activations import piecewise_linear
@@ -76,12 +76,12 @@ def linear(model):
 
 
 def pruned(model):
-    ChannelPruner(model, IMAGE[:1], PruneConfig(round_to=4), set()).prune(model, 0.4)
+    ChannelPruner(model, IMAGE[:1], PruneSection(round_to=4), set()).prune(model, 0.4)
     return model.to(memory_format=torch.contiguous_format)
 
 
 def zeroed(model):
-    WeightPruner(model, PruneConfig(granularity="weight", floor=0), set()).prune(model, 0.9)
+    WeightPruner(model, PruneSection(granularity="weight", floor=0), set()).prune(model, 0.9)
     return model
 
 
@@ -184,7 +184,7 @@ def test_config_json_holds_data_and_pruned_widths_are_shapes(models):
 def test_channel_pruning_follows_channels_through_rewrites(models):
     """The ranks of a factorization are channels like others; a depthwise kernel goes with its input channel."""
     model = pooled(factors(separated(resnet())))
-    pruner = ChannelPruner(model, IMAGE[:1], PruneConfig(round_to=4), set())
+    pruner = ChannelPruner(model, IMAGE[:1], PruneSection(round_to=4), set())
     vertical = CONVOLUTION.format(2, 1) + ".0"
     assert vertical in pruner.widths
     leads = {group.name: group for group in pruner.groups(model)}
@@ -257,9 +257,9 @@ CONV |= {"padding": [1, 1], "dilation": [1, 1], "bias": False, "padding_mode": "
 def test_malformed_records_are_refused(rewrites):
     if rewrites:
         with pytest.raises(RunError, match=r"config\.json records are damaged or were changed .*get the file again"):
-            CompressionConfig(rewrites=rewrites)
+            CheckpointConfig(rewrites=rewrites)
     else:
-        assert CompressionConfig(rewrites=rewrites).rewrites == {}
+        assert CheckpointConfig(rewrites=rewrites).rewrites == {}
 
 
 @pytest.mark.parametrize(

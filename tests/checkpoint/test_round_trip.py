@@ -13,7 +13,7 @@ from transformers import AutoModelForImageClassification, ConvNextConfig, ViTCon
 
 from hf_compress import save
 from hf_compress.models.students import build_registered
-from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
 from hf_compress.steps.pruning.remove.uniform import UniformPruner
 from hf_compress.steps.pruning.remove.weights import WeightPruner
@@ -73,17 +73,17 @@ def resnet(width=0.25):
 
 
 def with_zeros(model):
-    WeightPruner(model, PruneConfig(granularity="weight", floor=0), set()).prune(model, 0.9)
+    WeightPruner(model, PruneSection(granularity="weight", floor=0), set()).prune(model, 0.9)
     return model
 
 
 def narrowed(model):
-    ChannelPruner(model, IMAGE, PruneConfig(round_to=4), set()).prune(model, 0.4)
+    ChannelPruner(model, IMAGE, PruneSection(round_to=4), set()).prune(model, 0.4)
     return model.to(memory_format=torch.contiguous_format)
 
 
 def uniform(model):
-    UniformPruner(model, IMAGE, PruneConfig(round_to=4, layout="config"), set()).prune(model, 0.4)
+    UniformPruner(model, IMAGE, PruneSection(round_to=4, layout="config"), set()).prune(model, 0.4)
     return model.to(memory_format=torch.contiguous_format)
 
 

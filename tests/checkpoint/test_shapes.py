@@ -16,7 +16,7 @@ from hf_compress import save
 from hf_compress.checkpoint.shapes import apply_shapes, record_shapes
 from hf_compress.ground.errors import RunError
 from hf_compress.models.students import build_registered
-from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
 
 IMAGE = torch.randn(2, 3, 32, 32)
@@ -26,7 +26,7 @@ IMAGE = torch.randn(2, 3, 32, 32)
 def pruned(request):
     torch.manual_seed(0)
     model = build_registered(request.param, list("abcd"), width=0.25, image_size=32).model
-    ChannelPruner(model, IMAGE[:1], PruneConfig(round_to=4), set()).prune(model, 0.5)
+    ChannelPruner(model, IMAGE[:1], PruneSection(round_to=4), set()).prune(model, 0.5)
     return model.to(memory_format=torch.contiguous_format)
 
 
@@ -62,7 +62,7 @@ def test_a_reloaded_model_saves_casts_and_trains_like_any_other(pruned, tmp_path
 def test_a_reloaded_model_can_be_pruned_again(pruned, tmp_path):
     save(pruned, tmp_path / "first")
     again = reload(tmp_path / "first")
-    ChannelPruner(again, IMAGE[:1], PruneConfig(round_to=4), set()).prune(again, 0.3)
+    ChannelPruner(again, IMAGE[:1], PruneSection(round_to=4), set()).prune(again, 0.3)
     again.to(memory_format=torch.contiguous_format)
     save(again, tmp_path / "second")
     with torch.no_grad():
@@ -88,7 +88,7 @@ def test_numbers_of_modules_without_tensors_of_their_own_are_recorded():
         hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=4, image_size=32, num_labels=4
     )
     model = ViTForImageClassification(config).eval()
-    ChannelPruner(model, IMAGE[:1], PruneConfig(round_to=4), set()).prune(model, 0.5)
+    ChannelPruner(model, IMAGE[:1], PruneSection(round_to=4), set()).prune(model, 0.5)
     shapes = record_shapes(model)
     assert shapes["vit.layers.0.attention"] == {"attributes": {"num_attention_heads": 2}, "tensors": {}}
     assert shapes["vit.embeddings"]["tensors"] == {

@@ -23,7 +23,7 @@ from hf_compress import load, save
 from hf_compress.checkpoint.sparse_files import SUFFIX
 from hf_compress.ground.errors import CompressError, RunError
 from hf_compress.measure.cost import bytes_on_disk
-from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.weights import WeightPruner
 
 IMAGE = torch.randn(2, 3, 32, 32)
@@ -42,7 +42,7 @@ VIT = ViTConfig(
 def sparse_model(config=RESNET, sparsity=0.9, seed=0):
     torch.manual_seed(seed)
     model = AutoModelForImageClassification.from_config(copy.deepcopy(config)).eval()
-    WeightPruner(model, PruneConfig(granularity="weight", floor=0), set()).prune(model, sparsity)
+    WeightPruner(model, PruneSection(granularity="weight", floor=0), set()).prune(model, sparsity)
     return model
 
 

@@ -124,7 +124,7 @@ def test_values_that_typer_has_no_type_for_are_yaml(arguments, expected):
     assert got == expected
 
 
-@pytest.mark.parametrize(("command", "config"), [("prune", "PruneConfig"), ("distill", "DistillConfig")])
+@pytest.mark.parametrize(("command", "config"), [("prune", "PruneSection"), ("distill", "DistillSection")])
 def test_every_plain_key_of_the_step_is_an_option(command, config, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "200")
     run_command(command, "--help")

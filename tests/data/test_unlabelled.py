@@ -14,11 +14,11 @@ from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.models.students import build_registered
 from hf_compress.report.card_facts import data_rows
 from hf_compress.sections.data import DataSection
-from hf_compress.sections.distillation import DistillConfig
+from hf_compress.sections.distillation import DistillSection
 from hf_compress.tools.evaluation import evaluate_folder
 from hf_compress.training.context import Context
 from hf_compress.training.fitting import train
-from hf_compress.training.trainer import CompressionTrainer
+from hf_compress.training.trainer import StudentTrainer
 
 THIRDS = {"train": 0.6, "validation": 0.1, "test": 0.3}
 SMALL = {"train": "train[:100]", "validation": "train[300:330]", "test": "train[400:430]"}
@@ -124,21 +124,21 @@ def test_mistakes_name_the_key(sources, says):
 def seen(monkeypatch):
     """The labels of every training batch."""
     batches = []
-    compute_loss = CompressionTrainer.compute_loss
+    compute_loss = StudentTrainer.compute_loss
 
     def recorded(self, model, inputs, *args, **kwargs):
         if model.training:
             batches.append(inputs["labels"])
         return compute_loss(self, model, inputs, *args, **kwargs)
 
-    monkeypatch.setattr(CompressionTrainer, "compute_loss", recorded)
+    monkeypatch.setattr(StudentTrainer, "compute_loss", recorded)
     return batches
 
 
 def training(folder, teacher=None, **options):
     student = build_registered("resnet18", [str(digit) for digit in range(10)], width=0.125, image_size=16)
     context = Context(digits(splits=SMALL, labelled=0.3), student.processor, teacher, 0, folder, log=lambda line: None)
-    return train(student.model, context, DistillConfig(epochs=1, **options), teacher)
+    return train(student.model, context, DistillSection(epochs=1, **options), teacher)
 
 
 @pytest.mark.parametrize("loss", ["mse", "mse_ce", "dkd"])

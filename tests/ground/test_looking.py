@@ -26,11 +26,11 @@ from hf_compress.run.selection.candidates import Blueprint, Candidate
 from hf_compress.run.selection.probe import Probe, few_images
 from hf_compress.run.stages import Stages
 from hf_compress.sections.data import DataSection
-from hf_compress.sections.distillation import DistillConfig
+from hf_compress.sections.distillation import DistillSection
 from hf_compress.sections.measure import MeasureSection
 from hf_compress.sections.selection import ProbeSection
 from hf_compress.steps.pruning.allocate.rounding import fastest_multiple
-from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
 from hf_compress.steps.pruning.tracing.trace import trace
 from hf_compress.tasks.classification import CLASSIFICATION
@@ -39,12 +39,12 @@ from hf_compress.training.context import Context
 from hf_compress.training.fitting import train
 from hf_compress.training.predicting import evaluate, predict, predictor
 from hf_compress.training.teacher_outputs import answered, fingerprint
-from hf_compress.training.trainer import CompressionTrainer
+from hf_compress.training.trainer import StudentTrainer
 
 IMAGE = torch.zeros(1, 3, 16, 16)
 PROCESSOR = ViTImageProcessor(size={"height": 16, "width": 16})
 SPLITS = {"train": "train[:30]", "validation": "train[300:310]", "test": "train[400:420]"}
-LOSS = DistillConfig(loss="mse", epochs=1, batch_size=10)
+LOSS = DistillSection(loss="mse", epochs=1, batch_size=10)
 
 
 def resnet(seed=0, backbone=False):
@@ -106,7 +106,7 @@ def trained_by_the_trainer(model, data, folder):
     arguments = TrainingArguments(
         str(folder), max_steps=1, use_cpu=True, report_to="none", remove_unused_columns=False, disable_tqdm=True
     )
-    trainer = CompressionTrainer(
+    trainer = StudentTrainer(
         resnet(1),
         arguments,
         data_collator=Collator(PROCESSOR),
@@ -149,7 +149,7 @@ LOOKS = {
     "predict of an ensemble": lambda model, data, folder: predict(*ensemble(model), data.test),
     "stages": stages,
     "trace": lambda model, data, folder: trace(model, IMAGE),
-    "trials of channels": lambda model, data, folder: ChannelPruner(model, IMAGE, PruneConfig(round_to=1), set()),
+    "trials of channels": lambda model, data, folder: ChannelPruner(model, IMAGE, PruneSection(round_to=1), set()),
     "fastest_multiple": lambda model, data, folder: fastest_multiple(model, IMAGE),
     "fold_batch_norms": lambda model, data, folder: fold_batch_norms(model, IMAGE),
     "fingerprint": lambda model, data, folder: fingerprint(loaded(model), CLASSIFICATION),
@@ -163,7 +163,7 @@ LOOKS_AT_BACKBONES = {
     "FeatureQuality": lambda model, data, folder: FeatureQuality(data, loaded(model))(loaded(model)),
 }
 TEACHERS = {
-    "CompressionTrainer": trained_by_the_trainer,
+    "StudentTrainer": trained_by_the_trainer,
     "distillation": distilled,
     "distillation, asked live": partial(distilled, augmentation="light"),
     "probes of a selection": probed,

@@ -19,8 +19,8 @@ from hf_compress import load, save
 from hf_compress.data import load_data
 from hf_compress.models.load import LoadedModel, label_options
 from hf_compress.sections.data import DataSection
-from hf_compress.sections.distillation import DistillConfig
-from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.sections.distillation import DistillSection
+from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.loop import prune
 from hf_compress.training.context import Context
 from hf_compress.training.fitting import train
@@ -109,14 +109,14 @@ KINDS = [
     "draws random numbers",
 ]
 WAYS = {
-    "weights of all layers": PruneConfig(
+    "weights of all layers": PruneSection(
         granularity="weight", scope="global", amount=0.5, iterative=False, recovery={"epochs": 1}
     ),
-    "random weights": PruneConfig(
+    "random weights": PruneSection(
         granularity="weight", importance="random", amount=0.5, iterative=False, recovery={"epochs": 0}
     ),
-    "channels": PruneConfig(amount=0.5, iterative=False, round_to=1, recovery={"epochs": 1}),
-    "distillation": DistillConfig(epochs=1, learning_rate=1e-3),
+    "channels": PruneSection(amount=0.5, iterative=False, round_to=1, recovery={"epochs": 1}),
+    "distillation": DistillSection(epochs=1, learning_rate=1e-3),
 }
 CASES = [(kind, way) for kind in KINDS for way in WAYS if way != "random weights" or kind == "tied weights"]
 

@@ -10,16 +10,16 @@ from transformers import TrainingArguments, ViTConfig, ViTForImageClassification
 
 from hf_compress.data import load_data
 from hf_compress.ground.errors import UsageError
-from hf_compress.losses.criterion import Criterion
+from hf_compress.losses.criterion import DistillationCriterion
 from hf_compress.losses.layer_maps import Answer, as_map, layer_outputs, of_one_size
 from hf_compress.models.load import LoadedModel
 from hf_compress.models.students import build_registered
 from hf_compress.sections.data import DataSection
-from hf_compress.sections.distillation import LOSSES, DistillConfig, LossConfig
+from hf_compress.sections.distillation import LOSSES, DistillSection, LossConfig
 from hf_compress.tasks.classification import CLASSIFICATION
 from hf_compress.training.context import Context
 from hf_compress.training.fitting import train
-from hf_compress.training.trainer import CompressionTrainer
+from hf_compress.training.trainer import StudentTrainer
 
 LABELS = [str(digit) for digit in range(10)]
 STUDENT_LAYER, TEACHER_LAYER = "resnet.encoder.stages.2", "mobilenet_v2.layer.5"
@@ -103,7 +103,7 @@ def context(loaded, folder, teacher):
 
 
 def distil(student, teacher, folder, precision="fp32", **options):
-    config = DistillConfig(epochs=2, learning_rate=3e-3, precision=precision, **options)
+    config = DistillSection(epochs=2, learning_rate=3e-3, precision=precision, **options)
     return train(student.model, context(student, folder, teacher), config, teacher)
 
 
@@ -145,7 +145,7 @@ def test_projectors_are_trained_as_if_they_belonged_to_the_student(tmp_path):
         str(tmp_path), num_train_epochs=3, per_device_train_batch_size=8, lr_scheduler_type="constant", use_cpu=True,
         max_grad_norm=0, report_to="none", disable_tqdm=True, save_strategy="no",
     )  # fmt: skip
-    trainer = CompressionTrainer(
+    trainer = StudentTrainer(
         resnet().model, arguments, train_dataset=Rows(), teacher=teacher, loss_config=config,
         optimizer_cls_and_kwargs=(torch.optim.SGD, options),
     )  # fmt: skip
@@ -173,7 +173,9 @@ def test_projectors_are_trained_as_if_they_belonged_to_the_student(tmp_path):
 
 def test_equal_channels_need_no_projector():
     model, image = resnet().model, torch.randn(1, 3, 32, 32)
-    criterion = Criterion(LossConfig(loss="hints", layers={STUDENT_LAYER: STUDENT_LAYER}), CLASSIFICATION.compare)
+    criterion = DistillationCriterion(
+        LossConfig(loss="hints", layers={STUDENT_LAYER: STUDENT_LAYER}), CLASSIFICATION.compare
+    )
     criterion.match_layers(model, resnet().model.eval(), image, image)
     assert not criterion.projectors
     answer = Answer({"logits": torch.zeros(1, 10)}, {STUDENT_LAYER: torch.ones(1, 4, 2, 2)})

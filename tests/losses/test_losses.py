@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_compress.ground.errors import RunError, UsageError
-from hf_compress.losses.criterion import Criterion
+from hf_compress.losses.criterion import DistillationCriterion
 from hf_compress.losses.layer_maps import Answer
 from hf_compress.losses.logits import kl, mse
 from hf_compress.run.recipe import Recipe
@@ -129,13 +129,13 @@ def answers():
 
 def test_several_losses_are_a_weighted_sum_and_one_is_a_list_of_one():
     several = LossConfig(losses=[{"loss": "kl", "temperature": 2, "weight": 0.9}, {"loss": "ce", "weight": 0.1}])
-    assert Criterion(several, CLASSIFICATION.compare)(*answers()).item() == pytest.approx(
+    assert DistillationCriterion(several, CLASSIFICATION.compare)(*answers()).item() == pytest.approx(
         0.9 * ours("kl", temperature=2) + 0.1 * ours("ce")
     )
     one = LossConfig(loss="mse_ce", ce_weight=0.5)
-    assert Criterion(one, CLASSIFICATION.compare)(*answers()).item() == ours("mse_ce", ce_weight=0.5)
+    assert DistillationCriterion(one, CLASSIFICATION.compare)(*answers()).item() == ours("mse_ce", ce_weight=0.5)
     with pytest.raises(RunError, match="loss 'ce' needs 'labels' in every batch"):
-        Criterion(several, CLASSIFICATION.compare)(*answers()[:2], {})
+        DistillationCriterion(several, CLASSIFICATION.compare)(*answers()[:2], {})
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hf_compress.ground.errors import RunError
 from hf_compress.models.head import find_head, permute_classes
 from hf_compress.models.students import build_registered
 from hf_compress.run.teacher import _freeze_all_but_head
-from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
 
 DIGITS = [str(digit) for digit in range(10)]
@@ -112,7 +112,7 @@ def test_mere_numbers_match_by_number(known, tmp_path):
 def pruned(tmp_path_factory):
     """A checkpoint whose classifier lost inputs."""
     built = build_registered("mobilenet_v2", DIGITS, width=0.1, image_size=32)
-    ChannelPruner(built.model, torch.randn(1, 3, 32, 32), PruneConfig(round_to=4), set()).prune(built.model, 0.5)
+    ChannelPruner(built.model, torch.randn(1, 3, 32, 32), PruneSection(round_to=4), set()).prune(built.model, 0.5)
     assert built.model.classifier.in_features < 1280
     folder = tmp_path_factory.mktemp("pruned")
     save(built.model, folder, built.processor)

@@ -86,7 +86,7 @@ def test_schema_describes_every_step():
     schema = json.loads(json.dumps(recipe_schema()))
     names = {name for item in schema["properties"]["steps"]["items"]["oneOf"] for name in item["properties"]}
     assert names == {"distill", "distill_features", "finetune", "prune", "rewrite"}
-    for reference in ("DistillConfig", "PruneConfig"):
+    for reference in ("DistillSection", "PruneSection"):
         assert schema["$defs"][reference]["additionalProperties"] is False
 
 

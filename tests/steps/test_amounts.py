@@ -10,7 +10,7 @@ from torch.nn.utils import parameters_to_vector
 from hf_compress.ground.errors import RunError
 from hf_compress.steps.pruning.allocate.masks import keep_masks
 from hf_compress.steps.pruning.allocate.units import Ranked, allocate, kept_width
-from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.weights import PatternPruner, WeightPruner, prunable_weights, sparsity
 from hf_compress.steps.pruning.score.criteria import register_importance
 
@@ -56,7 +56,7 @@ def network():
 def test_rounds_zero_what_was_asked_under_every_criterion(criterion, options):
     model = network()
     weights = prunable_weights(model, set())
-    config = PruneConfig(**{"granularity": "weight", "floor": 0.0, "importance": criterion} | options)
+    config = PruneSection(**{"granularity": "weight", "floor": 0.0, "importance": criterion} | options)
     for amount in (0.001, 0.1, 0.5, 0.6, 0.75, 0.8):
         before = {name: weight == 0 for name, weight in weights.items()}
         WeightPruner(model, config, set()).prune(model, amount)
@@ -105,7 +105,7 @@ def test_what_is_gone_already_is_never_kept_by_the_floor():
     floor=st.floats(0, 0.9),
 )
 def test_channels_lose_the_asked_share_across_groups_whatever_ties(groups, amount, floor):
-    config = PruneConfig(scope="global", round_to=1, floor=floor)
+    config = PruneSection(scope="global", round_to=1, floor=floor)
     candidates = [
         Ranked(str(number), torch.tensor(scores), unit, len(scores) * unit)
         for number, (scores, unit) in enumerate(groups)
@@ -118,17 +118,17 @@ def test_channels_lose_the_asked_share_across_groups_whatever_ties(groups, amoun
 
 
 def test_equal_channels_go_in_order():
-    config = PruneConfig(scope="global", round_to=1, floor=0.0)
+    config = PruneSection(scope="global", round_to=1, floor=0.0)
     equal = [Ranked(name, torch.ones(500), 1, 500) for name in "ab"]
     assert allocate(equal, 0.3, config) == {"a": list(range(300))}
-    config = PruneConfig(scope="layer", round_to=1, floor=0.0)
+    config = PruneSection(scope="layer", round_to=1, floor=0.0)
     assert allocate(equal, 0.3, config) == {name: list(range(150)) for name in "ab"}
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_a_pattern_that_is_there_stays_under_every_criterion(criterion):
     model = nn.Sequential(nn.Linear(16, 20))
-    config = PruneConfig(granularity="n:m", importance=criterion)
+    config = PruneSection(granularity="n:m", importance=criterion)
     pruner = PatternPruner(model, config, set())
     for _ in range(2):
         pruner.prune(model, 0.5)
@@ -140,7 +140,7 @@ def test_a_pattern_that_is_there_stays_under_every_criterion(criterion):
 def test_scores_that_cannot_be_ranked_are_refused(criterion, granularity):
     model = nn.Sequential(nn.Linear(16, 20))
     before = parameters_to_vector(model.parameters()).clone()
-    config = PruneConfig(granularity=granularity, importance=criterion)
+    config = PruneSection(granularity=granularity, importance=criterion)
     with pytest.raises(RunError, match=f"importance '{criterion}' gives the score {BROKEN[criterion]} in '0.weight'"):
         if granularity == "n:m":
             PatternPruner(model, config, set()).prune(model, 0.5)

@@ -10,7 +10,7 @@ from transformers import ResNetConfig, ResNetForImageClassification
 from hf_compress.ground.errors import RunError
 from hf_compress.measure.cost import count_macs, count_parameters
 from hf_compress.models.students import build_registered
-from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
 from hf_compress.steps.pruning.score.scoring import score
 
@@ -24,7 +24,7 @@ def tiny_resnet():
 
 
 def pruner(model, exclude=(), **options):
-    return ChannelPruner(model, IMAGE, PruneConfig(**options), set(exclude))
+    return ChannelPruner(model, IMAGE, PruneSection(**options), set(exclude))
 
 
 @pytest.mark.parametrize("scope", ["layer", "global"])

@@ -10,7 +10,7 @@ from torch.nn.utils import prune
 from transformers import ResNetConfig, ResNetForImageClassification, Trainer, TrainerCallback, TrainingArguments
 
 from hf_compress.ground.errors import RunError, UsageError
-from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.gradual import GradualPruning
 from hf_compress.steps.pruning.remove.weights import prunable_weights, sparsity
 
@@ -33,7 +33,7 @@ def images(count=16):
 
 
 def config(**options):
-    return PruneConfig(granularity="weight", floor=0, **options)
+    return PruneSection(granularity="weight", floor=0, **options)
 
 
 def rounds(amount, final, **options):
@@ -151,7 +151,7 @@ def test_a_checkpoint_from_before_the_last_round_is_never_the_best(tmp_path):
 )
 def test_what_cannot_be_done_while_training(options, says):
     with pytest.raises(UsageError, match=says):
-        GradualPruning(PruneConfig(**options))
+        GradualPruning(PruneSection(**options))
 
 
 def test_start_and_end_in_order():

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from hf_compress.steps.pruning.allocate.units import Ranked, allocate, kept_width
-from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.channels import UNORDERED, ChannelPruner
 from hf_compress.steps.pruning.remove.removal import remove_units
 from hf_compress.steps.pruning.tracing.groups import find_groups
 from tests.families import FAMILIES
 
-CONFIG = PruneConfig(round_to=2)
+CONFIG = PruneSection(round_to=2)
 
 
 def family(name):
@@ -167,7 +167,7 @@ def test_trials_leave_a_model_with_a_shared_module_as_it_was():
 
 
 def test_plans_take_whole_units_and_multiples():
-    config = PruneConfig(round_to=8, floor=0.25)
+    config = PruneSection(round_to=8, floor=0.25)
     assert [kept_width(64, unit, 0.5, config) for unit in (1, 16, 24)] == [32, 32, 24]
     assert [kept_width(64, unit, 0.4, config) for unit in (1, 12, 16)] == [40, 48, 32]
     assert kept_width(64, 16, 0.99, config) == 16
@@ -179,7 +179,7 @@ def test_plans_take_whole_units_and_multiples():
 def test_globally_a_unit_counts_as_the_channels_it_takes():
     heads = Ranked("heads", torch.tensor([0.1, 1.0, 1.9, 1.0]), 8, 32)
     hidden = Ranked("hidden", torch.linspace(0.5, 1.5, 32), 1, 32)
-    config = PruneConfig(round_to=1, floor=0, scope="global")
+    config = PruneSection(round_to=1, floor=0, scope="global")
     assert allocate([heads, hidden], 8 / 64, config) == {"heads": [0]}
     assert allocate([heads, hidden], 16 / 64, config)["hidden"] == list(range(8))
 
@@ -188,6 +188,6 @@ def test_globally_importance_is_relative_to_the_mean_of_the_group():
     """Relative to their means the scores are 0.4, 0.8, 1.2, 1.6 and 0.25, 0.75, 1.25, 1.75."""
     small = Ranked("small", torch.tensor([1.0, 2.0, 3.0, 4.0]), 1, 4)
     large = Ranked("large", torch.tensor([1000.0, 3000.0, 5000.0, 7000.0]), 1, 4)
-    config = PruneConfig(round_to=1, floor=0, scope="global")
+    config = PruneSection(round_to=1, floor=0, scope="global")
     assert allocate([small, large], 1 / 8, config) == {"large": [0]}
     assert allocate([small, large], 4 / 8, config) == {"small": [0, 1], "large": [0, 1]}

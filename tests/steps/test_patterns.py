@@ -12,7 +12,7 @@ from hf_compress.checkpoint.semi_structured import CAPABILITY, is_two_of_four
 from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.run.recipe import Recipe
 from hf_compress.sections.base import validate
-from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.weights import PatternPruner, pattern_mask
 
 SPLITS = {"train": "train[:200]", "validation": "train[200:300]", "test": "train[300:400]"}
@@ -20,7 +20,7 @@ GPU = torch.cuda.is_available() and torch.cuda.get_device_capability() >= CAPABI
 
 
 def config(**options):
-    return PruneConfig(granularity="n:m", **options)
+    return PruneSection(granularity="n:m", **options)
 
 
 def blocks(weight, m):
@@ -79,13 +79,13 @@ def test_layers_that_cannot_take_the_pattern_are_named():
 @pytest.mark.parametrize("pattern", ["4:2", "0:4", "2", "a:b", 124])
 def test_a_wrong_pattern_is_a_usage_error(pattern):
     with pytest.raises(UsageError, match="pattern"):
-        validate(PruneConfig, {"granularity": "n:m", "pattern": pattern})
+        validate(PruneSection, {"granularity": "n:m", "pattern": pattern})
 
 
 @pytest.mark.parametrize("option", [{"target": {"sparsity": 0.5}}, {"scope": "global"}, {"dim": 0}])
 def test_options_that_contradict_the_pattern_are_errors(option):
     with pytest.raises(UsageError):
-        validate(PruneConfig, {"granularity": "n:m", **option})
+        validate(PruneSection, {"granularity": "n:m", **option})
 
 
 @pytest.mark.long

@@ -11,7 +11,7 @@ from hf_compress.data import load_data
 from hf_compress.data.images import IGNORED_LABEL, batches, spread
 from hf_compress.sections.data import DataSection
 from hf_compress.steps.pruning import loop
-from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.score.scoring import score
 from hf_compress.training.context import Context
 
@@ -34,7 +34,7 @@ def model():
 
 def pruned(model, context, epochs=0, loss="ce", **options):
     options = {"granularity": "weight", "amount": 0.2, "floor": 0.0} | options
-    return loop.prune(model, context, PruneConfig(**options, recovery={"epochs": epochs, "loss": loss}))
+    return loop.prune(model, context, PruneSection(**options, recovery={"epochs": epochs, "loss": loss}))
 
 
 @pytest.mark.parametrize(

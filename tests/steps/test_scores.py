@@ -10,7 +10,7 @@ from torch import nn
 
 from hf_compress.data.images import IGNORED_LABEL
 from hf_compress.ground.errors import RunError, UsageError
-from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.gradual import GradualPruning
 from hf_compress.steps.pruning.remove.weights import WeightPruner
 from hf_compress.steps.pruning.score import calibration as calibration_module
@@ -20,7 +20,7 @@ from hf_compress.steps.pruning.score.scoring import score
 from hf_compress.steps.pruning.tracing.groups import find_groups, group_of_weight
 
 IMAGE = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)
-TAYLOR = PruneConfig(importance="taylor")
+TAYLOR = PruneSection(importance="taylor")
 
 
 class Network(nn.Module):
@@ -104,9 +104,9 @@ def test_scores_leave_the_model_as_it_was(model, training):
 
 def test_a_criterion_of_images_is_refused_where_there_are_none(model):
     with pytest.raises(UsageError, match=r"'taylor' needs calibration images.*use one of l1, l2, ln, random"):
-        WeightPruner(model, PruneConfig(granularity="weight", importance="taylor"), set()).prune(model, 0.5)
+        WeightPruner(model, PruneSection(granularity="weight", importance="taylor"), set()).prune(model, 0.5)
     with pytest.raises(UsageError, match="'taylor' needs calibration images"):
-        GradualPruning(PruneConfig(granularity="weight", importance="taylor", target={"sparsity": 0.5}))
+        GradualPruning(PruneSection(granularity="weight", importance="taylor", target={"sparsity": 0.5}))
 
 
 def test_a_criterion_sees_model_groups_and_images_and_gives_one_score_a_unit(model):
@@ -121,7 +121,7 @@ def test_a_criterion_sees_model_groups_and_images_and_gives_one_score_a_unit(mod
         return {group.name: torch.ones(1) for group in groups}
 
     groups, _ = find_groups(model, IMAGE)
-    found = score(model, groups, PruneConfig(importance="test_activation"), calibration(1))
+    found = score(model, groups, PruneSection(importance="test_activation"), calibration(1))
     assert found["maker"].tolist() == [1.0, 2.0]
     with pytest.raises(RunError, match=r"gives scores of shape \(1,\) for the 2 units of 'maker'"):
-        score(model, groups, PruneConfig(importance="test_too_few"), calibration(1))
+        score(model, groups, PruneSection(importance="test_too_few"), calibration(1))

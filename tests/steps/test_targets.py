@@ -14,7 +14,7 @@ from hf_compress.report.card_facts import what_was_done
 from hf_compress.report.limits import limits
 from hf_compress.sections.base import validate
 from hf_compress.sections.data import DataSection
-from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.gradual import GradualPruning
 from hf_compress.steps.pruning.loop import foresee, prune
 from hf_compress.steps.pruning.targets import shortfall
@@ -56,10 +56,10 @@ def context(tmp_path):
 )
 def test_less_than_the_floor_is_refused_in_the_recipe(options, refused):
     if refused is None:
-        validate(PruneConfig, options)
+        validate(PruneSection, options)
         return
     with pytest.raises(UsageError, match=f"{refused} leaves less than the floor"):
-        validate(PruneConfig, options)
+        validate(PruneSection, options)
 
 
 @pytest.mark.parametrize(
@@ -79,16 +79,18 @@ def test_less_than_the_floor_is_refused_in_the_recipe(options, refused):
 def test_the_most_that_can_go_is_named_and_can_be_reached(options, metric):
     options = {"round_to": 4} | options
     with pytest.raises(RunError, match=rf"'prune.target.{metric}' 0.999 cannot be reached: 0\.\d+ can go") as refused:
-        foresee(classifier(), PruneConfig(target={metric: 0.999}, **options))
+        foresee(classifier(), PruneSection(target={metric: 0.999}, **options))
     most = float(re.search(r"reached: (0\.\d+)", str(refused.value))[1])
-    foresee(classifier(), PruneConfig(target={metric: most}, **options))
+    foresee(classifier(), PruneSection(target={metric: most}, **options))
     with pytest.raises(RunError):
-        foresee(classifier(), PruneConfig(target={metric: most + 0.01}, **options))
+        foresee(classifier(), PruneSection(target={metric: most + 0.01}, **options))
 
 
 @pytest.mark.parametrize(("options", "reached"), [({}, True), ({"iterative": False}, True), ({"floor": 0.7}, False)])
 def test_the_step_refuses_before_its_first_round(options, reached, context):
-    config = PruneConfig(target={"macs": 0.6}, round_to=4, max_drop=1.0, amount=0.4, recovery={"epochs": 0}, **options)
+    config = PruneSection(
+        target={"macs": 0.6}, round_to=4, max_drop=1.0, amount=0.4, recovery={"epochs": 0}, **options
+    )
     here, lines = context
     if reached:
         details = prune(classifier().model, here, config).details
@@ -161,7 +163,7 @@ SHOT = {"iterative": False, "amount": 0.4}
 )
 def test_what_was_not_reached_is_said_in_terminal_and_card(options, rows, says):
     lines = []
-    details = shortfall(rows, PruneConfig(**options), lines.append)
+    details = shortfall(rows, PruneSection(**options), lines.append)
     made = report()
     made["rows"][-1]["details"] |= details
     if says is None:
@@ -181,7 +183,7 @@ def test_what_was_not_reached_is_said_in_terminal_and_card(options, rows, says):
 
 def test_rounding_that_takes_another_share_is_said(context):
     here, lines = context
-    config = PruneConfig(amount=0.3, iterative=False, round_to=16, recovery={"epochs": 0})
+    config = PruneSection(amount=0.3, iterative=False, round_to=16, recovery={"epochs": 0})
     details = prune(classifier().model, here, config).details
     assert details["missed"]["reached"] == details["rounds"][-1]["sparsity"] != pytest.approx(0.3, abs=0.01)
     assert lines[-1].startswith("not as asked: 30.0% of the channels were to go")
@@ -197,7 +199,9 @@ def test_a_student_over_the_budget_that_it_was_selected_for_is_said_in_the_card(
 
 @pytest.mark.parametrize(("end", "steps", "told"), [(0.5, 8, False), (1.0, 8, True), (0.5, 2, True)])
 def test_a_training_that_ends_before_the_last_round_is_told(end, steps, told, caplog):
-    pruning = GradualPruning(PruneConfig(granularity="weight", floor=0, amount=0.2, target={"sparsity": 0.6}), end=end)
+    pruning = GradualPruning(
+        PruneSection(granularity="weight", floor=0, amount=0.2, target={"sparsity": 0.6}), end=end
+    )
     state, control = TrainerState(max_steps=8), TrainerControl()
     pruning.on_train_begin(None, state, control, model=classifier().model)
     for step in range(steps):

@@ -21,7 +21,7 @@ from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.measure.cost import count_macs, count_parameters
 from hf_compress.run.recipe import Recipe
 from hf_compress.sections.base import validate
-from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.uniform import UniformPruner
 
 SPLITS = {"train": "train[:200]", "validation": "train[200:300]", "test": "train[300:400]"}
@@ -46,7 +46,7 @@ def model_of(config):
 
 
 def pruner(model, exclude=(), **options):
-    return UniformPruner(model, IMAGE, PruneConfig(layout="config", **{"round_to": 4} | options), set(exclude))
+    return UniformPruner(model, IMAGE, PruneSection(layout="config", **{"round_to": 4} | options), set(exclude))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_an_excluded_layer_keeps_its_number_whole():
 @pytest.mark.parametrize("option", [{"granularity": "weight"}, {"scope": "global"}])
 def test_layout_config_needs_uniform_channels(option):
     with pytest.raises(UsageError, match="layout 'config' prunes uniformly"):
-        validate(PruneConfig, {"layout": "config", **option})
+        validate(PruneSection, {"layout": "config", **option})
 
 
 @pytest.mark.long

@@ -12,7 +12,7 @@ from torch.nn.utils import prune
 from hf_compress.ground.errors import RunError
 from hf_compress.steps.pruning.allocate import masks as masks_module
 from hf_compress.steps.pruning.allocate.masks import keep_masks
-from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.weights import WeightPruner, prunable_weights, sparsity
 from hf_compress.training.callbacks import HoldMasks
 
@@ -27,7 +27,7 @@ def layers(model):
 
 
 def config(**options):
-    return PruneConfig(granularity="weight", floor=0, **options)
+    return PruneSection(granularity="weight", floor=0, **options)
 
 
 def assert_same_weights(ours, theirs):

@@ -136,7 +136,7 @@ def test_a_round_that_makes_the_error_larger_than_allowed_is_rolled_back(task):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"steps": ["distill_features"]}, "'distill_features' is a step of task 'features', .* use distill, finetune"),
+        ({"steps": ["distill_features"]}, "distill_features' is a step of task 'features', .* use distill, finetune"),
         ({"student": {"model": "auto", "budget": {"macs": 1e6}}}, "'task: centres' does not have: name a student"),
         ({"teacher": {"ensemble": ["a/b", "c/d"]}}, "'task: centres' leaves out: name one teacher"),
     ],

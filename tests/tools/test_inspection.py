@@ -10,7 +10,7 @@ from hf_compress import save
 from hf_compress.cli import app
 from hf_compress.measure.cost import count_macs, count_parameters
 from hf_compress.models.students import build_registered
-from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
 from hf_compress.tools.inspection import inspect_layers, layer_table
 
@@ -20,7 +20,7 @@ IMAGE = torch.zeros(1, 3, 32, 32)
 @pytest.fixture(scope="module")
 def pruned():
     loaded = build_registered("resnet18", list("abc"), width=0.25, image_size=32)
-    ChannelPruner(loaded.model, IMAGE, PruneConfig(), set()).prune(loaded.model, 0.5)
+    ChannelPruner(loaded.model, IMAGE, PruneSection(), set()).prune(loaded.model, 0.5)
     stem = loaded.model.resnet.embedder.embedder.convolution
     with torch.no_grad():
         stem.weight[0] = 0

@@ -12,7 +12,7 @@ from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.models.load import load
 from hf_compress.models.students import build_registered
 from hf_compress.steps.pruning.allocate.shares import shares_for_budget
-from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
 from hf_compress.steps.pruning.remove.weights import WeightPruner, prunable_weights
 from hf_compress.tools.sensitivity import sensitivity
@@ -80,11 +80,11 @@ def test_channels_are_measured_by_group_and_a_recipe_prunes_by_them(folder, tmp_
         assert picture.width > 100
 
     model, image = load(str(folder)).model, torch.zeros(1, 3, 32, 32)
-    groups = ChannelPruner(model, image, PruneConfig(round_to=1), set()).groups(model)
+    groups = ChannelPruner(model, image, PruneSection(round_to=1), set()).groups(model)
     assert {(m.name, m.size) for m in measured} == {(group.name, group.width) for group in groups}
 
     file = written(tmp_path / "s.csv", [(g.name, 0.5, 0.0 if index % 2 else 0.4) for index, g in enumerate(groups)])
-    config = PruneConfig(sensitivity=file, round_to=1, floor=0.0)
+    config = PruneSection(sensitivity=file, round_to=1, floor=0.0)
     pruner = ChannelPruner(model, image, config, set())
     pruner.prune(model, 0.2)
     assert pruner.sparsity(model) == pytest.approx(0.2, abs=0.02)
@@ -111,7 +111,7 @@ def test_the_accuracy_of_a_weight_is_that_of_the_pruned_model(folder, tmp_path):
 
     data = load_with_data(str(folder), None)[1]
     baseline = evaluate(copy.deepcopy(loaded.model), loaded.processor, data, "validation")["accuracy"]
-    config = PruneConfig(granularity="weight", floor=0.0)
+    config = PruneSection(granularity="weight", floor=0.0)
     others = {name.removesuffix(".weight") for name in prunable_weights(loaded.model, set())} - {
         measured[0].name.removesuffix(".weight")
     }
@@ -126,7 +126,7 @@ def test_weights_lose_what_they_bear(tmp_path):
     weights = prunable_weights(model, set())
     first = next(iter(weights))
     file = written(tmp_path / "s.csv", [(name, 0.5, 0.9 if name == first else 0.01) for name in weights])
-    WeightPruner(model, PruneConfig(granularity="weight", sensitivity=file), set()).prune(model, 0.4)
+    WeightPruner(model, PruneSection(granularity="weight", sensitivity=file), set()).prune(model, 0.4)
     zeros = {name: float((weight == 0).float().mean()) for name, weight in weights.items()}
     assert sum(int((w == 0).sum()) for w in weights.values()) / sum(w.numel() for w in weights.values()) == (
         pytest.approx(0.4, abs=0.01)

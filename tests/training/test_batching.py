@@ -22,13 +22,13 @@ from hf_compress.sections.base import TrainingConfig
 from hf_compress.sections.data import DataSection
 from hf_compress.steps.distillation import LossConfig
 from hf_compress.steps.feature_distillation.training import distil_features
-from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.loop import prune
 from hf_compress.training.batch_norms import reestimate_batch_norm
 from hf_compress.training.batching import without_single
 from hf_compress.training.context import Context
 from hf_compress.training.fitting import train
-from hf_compress.training.trainer import CompressionTrainer
+from hf_compress.training.trainer import StudentTrainer
 
 PROCESSOR = ViTImageProcessor(size={"height": 8, "width": 8})
 
@@ -110,7 +110,7 @@ def from_a_teacher(model, context, config):
 
 def recovery(model, context, config):
     options = {"amount": 0.3, "iterative": False, "round_to": 1}
-    prune(model, context, PruneConfig(**options, recovery=config.model_dump()))
+    prune(model, context, PruneSection(**options, recovery=config.model_dump()))
 
 
 def of_features(model, context, config):
@@ -200,7 +200,7 @@ def test_a_stream_fills_the_last_batch_up(images, workers, sizes, tmp_path):
         remove_unused_columns=False,
     )
     stream = ImageStream(rows, "image", "label", images)
-    trainer = CompressionTrainer(classifier(), arguments, Collator(PROCESSOR), train_dataset=stream)
+    trainer = StudentTrainer(classifier(), arguments, Collator(PROCESSOR), train_dataset=stream)
     loader = trainer.get_train_dataloader()
     found = [len(batch["labels"]) for batch in loader]
     assert found == sizes
@@ -288,5 +288,5 @@ def test_the_trainer_for_scripts_leaves_out_the_last_single_image(tmp_path):
         report_to="none",
         disable_tqdm=True,
     )
-    CompressionTrainer(model, arguments, train_dataset=images).train()
+    StudentTrainer(model, arguments, train_dataset=images).train()
     assert sizes == [8, 8]

@@ -17,7 +17,7 @@ from hf_compress.models.students import build_registered
 from hf_compress.run.recipe import DataSection
 from hf_compress.sections.base import TrainingConfig
 from hf_compress.steps.distillation import LossConfig, register_loss
-from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.loop import prune
 from hf_compress.training.batch_norms import reestimate_batch_norm
 from hf_compress.training.context import Context
@@ -251,7 +251,7 @@ def test_a_round_that_diverges_is_rolled_back(context):
     built = build_registered("resnet18", [str(digit) for digit in range(10)], width=0.125, image_size=16)
     context = replace(context, processor=built.processor)
     before = copy.deepcopy(built.model)
-    config = PruneConfig(amount=0.4, max_drop=1.0, round_to=1, recovery=DIVERGING)
+    config = PruneSection(amount=0.4, max_drop=1.0, round_to=1, recovery=DIVERGING)
     result = prune(built.model, context, config)
     rounds = result.details["rounds"]
     assert [row["amount"] for row in rounds] == [0.4, 0.2]

@@ -9,13 +9,13 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 from hf_compress.data import Collator, load_data
 from hf_compress.models.load import LoadedModel
 from hf_compress.sections.data import DataSection
-from hf_compress.sections.distillation import DistillConfig
+from hf_compress.sections.distillation import DistillSection
 from hf_compress.tasks.classification import CLASSIFICATION
 from hf_compress.training import teacher_outputs
 from hf_compress.training.context import Context
 from hf_compress.training.fitting import train
 from hf_compress.training.teacher_outputs import answered, fingerprint
-from hf_compress.training.trainer import CompressionTrainer
+from hf_compress.training.trainer import StudentTrainer
 
 SPLITS = {"train": "train[:48]", "validation": "train[300:330]", "test": "train[400:430]"}
 PROCESSOR = ViTImageProcessor(size={"height": 16, "width": 16})
@@ -49,7 +49,7 @@ def context(folder, **options):
 def distilled(own, teacher, log=lambda line: None, **options):
     """Return the weights of a student, which uses dropout, and the details of its training."""
     student = vit(0, dropout=0.2)
-    config = DistillConfig(loss=options.pop("loss", "kl"), epochs=3, batch_size=20, learning_rate=0.01)
+    config = DistillSection(loss=options.pop("loss", "kl"), epochs=3, batch_size=20, learning_rate=0.01)
     given = context(own, **options)
     given.log = log
     details = train(student, given, config, teacher)
@@ -103,7 +103,7 @@ def test_the_loss_is_that_of_the_teacher_looking_on(tmp_path, shared, teacher, l
     """To rounding: it was asked in batches of another size."""
     given = context(tmp_path, augmentation="light", views=2)
     images = answered(given.data.train, teacher, given, epochs=2)
-    student, config = vit(0), DistillConfig(loss=loss)
+    student, config = vit(0), DistillSection(loss=loss)
     for epoch in range(2):
         items, live = (split.in_epoch(epoch) for split in (images, given.data.train))
         items.teacher_outputs = images.teacher_outputs
@@ -127,14 +127,14 @@ def loss_of(student, config, inputs, teacher):
     from transformers import TrainingArguments
 
     arguments = TrainingArguments(output_dir="unused", use_cpu=True, report_to="none")
-    trainer = CompressionTrainer(student, arguments, teacher=teacher, loss_config=config)
+    trainer = StudentTrainer(student, arguments, teacher=teacher, loss_config=config)
     return trainer.compute_loss(student.train(), inputs).item()
 
 
 def test_every_epoch_shows_its_own_view_and_answers(tmp_path, shared, teacher, monkeypatch):
     """Each view's batches arrive with the answers to that view, whatever the order of the images."""
     seen = []
-    compute = CompressionTrainer.compute_loss
+    compute = StudentTrainer.compute_loss
 
     def recorded(self, model, inputs, *args, **kwargs):
         if model.training:
@@ -143,7 +143,7 @@ def test_every_epoch_shows_its_own_view_and_answers(tmp_path, shared, teacher, m
             )
         return compute(self, model, inputs, *args, **kwargs)
 
-    monkeypatch.setattr(CompressionTrainer, "compute_loss", recorded)
+    monkeypatch.setattr(StudentTrainer, "compute_loss", recorded)
     options = {"augmentation": "light", "views": 2}
     distilled(tmp_path / "own", teacher, **options)
     given = context(tmp_path, **options)
@@ -163,7 +163,7 @@ def test_every_epoch_shows_its_own_view_and_answers(tmp_path, shared, teacher, m
 def test_where_answers_are_of_no_use_none_are_kept(tmp_path, shared, teacher, options):
     if options.get("loss") == "hints":
         given = context(tmp_path / "own")
-        config = DistillConfig(loss="hints", layers={"vit.layers.0": "vit.layers.0"}, epochs=1)
+        config = DistillSection(loss="hints", layers={"vit.layers.0": "vit.layers.0"}, epochs=1)
         train(vit(0, 24), Context(given.data, OF_TEACHER, None, 0, tmp_path / "own"), config, teacher)
     else:
         distilled(tmp_path / "own", teacher, **options)

@@ -16,7 +16,7 @@ from hf_compress.models.students import build_registered
 from hf_compress.run.recipe import Recipe
 from hf_compress.sections.base import TrainingConfig, validate
 from hf_compress.sections.data import DataSection
-from hf_compress.sections.distillation import DistillConfig, LossConfig
+from hf_compress.sections.distillation import DistillSection, LossConfig
 from hf_compress.sections.models import TeacherFinetune
 from hf_compress.steps.feature_distillation import DistillFeatures
 from hf_compress.steps.feature_distillation.training import distil_features
@@ -27,7 +27,7 @@ from hf_compress.training.arguments import optimizer, training_arguments
 from hf_compress.training.context import Context
 from hf_compress.training.fitting import train
 from hf_compress.training.predicting import evaluate, predict
-from hf_compress.training.trainer import CompressionTrainer
+from hf_compress.training.trainer import StudentTrainer
 
 SPLITS = {"train": "train[:100]", "validation": "train[300:400]", "test": "train[400:500]"}
 
@@ -89,7 +89,7 @@ def test_a_teacher_answers_without_dropout(tmp_path):
 
     student, inputs = vit(0.0), {"pixel_values": torch.randn(4, 3, 8, 8)}
     arguments = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
-    trainer = CompressionTrainer(student, arguments, teacher=vit(0.5), loss_config=DistillConfig(loss="mse"))
+    trainer = StudentTrainer(student, arguments, teacher=vit(0.5), loss_config=DistillSection(loss="mse"))
     first, second = (trainer.compute_loss(student, inputs).item() for _ in range(2))
     assert first == second
 
@@ -121,7 +121,7 @@ def test_compiled_models_learn_the_same(tmp_path, monkeypatch):
     for compile in (False, True):
         model = copy.deepcopy(untrained)
         context = Context(data, processor, None, 0, tmp_path / str(compile), log=lambda line: None)
-        config = DistillConfig(loss="mse_ce", epochs=1, batch_size=25, precision="bf16", compile=compile)
+        config = DistillSection(loss="mse_ce", epochs=1, batch_size=25, precision="bf16", compile=compile)
         learnt.append(train(model, context, config, teacher)["epochs"][0]["training_loss"])
         assert counters["stats"]["unique_graphs"] >= (2 if compile else 0)
         assert isinstance(model, ViTForImageClassification)
@@ -131,7 +131,7 @@ def test_compiled_models_learn_the_same(tmp_path, monkeypatch):
 
 def test_losses_that_compare_layers_are_not_compiled():
     with pytest.raises(UsageError, match="leave out compile"):
-        validate(DistillConfig, {"loss": "hints", "layers": {"a": "b"}, "compile": True})
+        validate(DistillSection, {"loss": "hints", "layers": {"a": "b"}, "compile": True})
 
 
 def update(model, context, config, teacher=None):
@@ -174,7 +174,7 @@ def test_gradients_are_clipped_where_the_recipe_says(work, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "section", [TeacherFinetune, DistillConfig, RecoveryConfig, Finetune.Config, DistillFeatures.Config]
+    "section", [TeacherFinetune, DistillSection, RecoveryConfig, Finetune.Config, DistillFeatures.Config]
 )
 def test_clipping_has_the_default_of_transformers_in_every_section_that_trains(section):
     assert validate(section, {}).max_grad_norm == TrainingArguments().max_grad_norm == 1.0

@@ -24,7 +24,7 @@ from hf_compress.ground.registry import did_you_mean
 from hf_compress.models.load import load
 from hf_compress.sections.base import Section, TrainingConfig, validate
 from hf_compress.sections.distillation import LossConfig
-from hf_compress.steps.pruning.config import PruneConfig as PruneSection
+from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.weights import PRUNABLE
 
 WhiteList = str | list[str | Callable] | None

@@ -14,7 +14,7 @@ from hf_compress.adapters.neural_compressor.configs import DistillConfig
 from hf_compress.checkpoint.labels import labels_of, order_of, reordered
 from hf_compress.ground.errors import UsageError
 from hf_compress.ground.looking import twin
-from hf_compress.losses.criterion import Criterion
+from hf_compress.losses.criterion import DistillationCriterion
 from hf_compress.losses.layer_maps import Answer, layer_outputs, require_layers
 from hf_compress.sections.distillation import LOSSES
 
@@ -36,7 +36,7 @@ class Distillation:
     def __init__(self, model: nn.Module, config: DistillConfig, image: Tensor | None):
         if hasattr(model, STATE):
             raise UsageError("the model is prepared for distillation already: convert it first")
-        self.criterion = Criterion(config.section())
+        self.criterion = DistillationCriterion(config.section())
         self.needs_labels = [term.loss for term in self.criterion.terms if LOSSES.get(term.loss).needs_labels]
         self.original = config.teacher()
         self.teacher = twin(self.original)

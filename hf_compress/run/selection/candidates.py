@@ -14,13 +14,13 @@ from torch import nn
 from hf_compress.measure.cost import count_macs, count_parameters
 from hf_compress.models.load import LoadedModel
 from hf_compress.models.students import STUDENTS, build_registered
-from hf_compress.report.measures import count, milliseconds, size
+from hf_compress.report.measures import in_thousands, milliseconds, size
 
 STUDENT_WIDTHS = (0.25, 0.35, 0.5, 0.75, 1.0, 1.4)
 RISKY = 0.5
 SHOW = {
-    "parameters": lambda value: f"{count(value)} parameters",
-    "macs": lambda value: f"{count(value)} MACs",
+    "parameters": lambda value: f"{in_thousands(value)} parameters",
+    "macs": lambda value: f"{in_thousands(value)} MACs",
     "bytes": size,
     "latency_ms": milliseconds,
 }

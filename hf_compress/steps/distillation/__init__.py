@@ -2,18 +2,18 @@
 
 from hf_compress.losses import layers as feature_losses  # noqa: F401  (registers them)
 from hf_compress.losses.logits import register_loss
-from hf_compress.sections.distillation import LOSSES, DistillConfig, LossConfig
+from hf_compress.sections.distillation import LOSSES, DistillSection, LossConfig
 from hf_compress.steps.base import Step, StepResult, register_step
 from hf_compress.training.context import Context
 
-__all__ = ["LOSSES", "Distill", "DistillConfig", "LossConfig", "register_loss"]
+__all__ = ["LOSSES", "Distill", "DistillSection", "LossConfig", "register_loss"]
 
 
 @register_step("distill")
-class Distill(Step[DistillConfig]):
+class Distill(Step[DistillSection]):
     """Trains the model to give the teacher's outputs; the epoch with the best validation accuracy is kept."""
 
-    Config = DistillConfig
+    Config = DistillSection
 
     @property
     def needs_teacher(self) -> bool:

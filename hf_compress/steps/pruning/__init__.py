@@ -1,18 +1,18 @@
 """The `prune` step."""
 
 from hf_compress.steps.base import Step, StepResult, register_step
-from hf_compress.steps.pruning.config import CRITERIA, PruneConfig
+from hf_compress.steps.pruning.config import CRITERIA, PruneSection
 from hf_compress.steps.pruning.score.criteria import register_importance
 from hf_compress.training.context import Context
 
-__all__ = ["CRITERIA", "Prune", "PruneConfig", "register_importance"]
+__all__ = ["CRITERIA", "Prune", "PruneSection", "register_importance"]
 
 
 @register_step("prune")
-class Prune(Step[PruneConfig]):
+class Prune(Step[PruneSection]):
     """Zeroes weights or removes channels, in one shot or in rounds with training between."""
 
-    Config = PruneConfig
+    Config = PruneSection
 
     def foresee(self, student):
         if self.config.target is not None:

@@ -41,7 +41,7 @@ class RecoveryConfig(LossConfig):
     loss: str = Field("ce", description="`ce` (labels only), or a distillation loss from the unpruned model.")
 
 
-class PruneConfig(Section):
+class PruneSection(Section):
     """The `prune` step."""
 
     importance: str = Field(

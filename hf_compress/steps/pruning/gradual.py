@@ -6,7 +6,7 @@ import logging
 import math
 
 from hf_compress.ground.errors import UsageError
-from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.loop import excluded_layers
 from hf_compress.steps.pruning.remove.weights import WeightPruner, sparsity
 from hf_compress.steps.pruning.score.scoring import require_weights_suffice
@@ -31,7 +31,7 @@ class GradualPruning(HoldMasks):
             `end` are not in order.
     """
 
-    def __init__(self, config: PruneConfig, start: float = 0.0, end: float = 0.5):
+    def __init__(self, config: PruneSection, start: float = 0.0, end: float = 0.5):
         super().__init__(())
         if config.granularity != "weight":
             raise UsageError(

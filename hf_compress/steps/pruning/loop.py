@@ -24,7 +24,7 @@ from hf_compress.measure.cost import count_macs, count_parameters
 from hf_compress.models.load import LoadedModel
 from hf_compress.steps.base import StepResult
 from hf_compress.steps.pruning.allocate.rounding import fastest_multiple
-from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
 from hf_compress.steps.pruning.remove.pruner import Pruner
 from hf_compress.steps.pruning.remove.uniform import UniformPruner
@@ -41,7 +41,7 @@ from hf_compress.training.predicting import evaluate
 ROW = "round.json"
 
 
-def prune(model: PreTrainedModel, context: Context, config: PruneConfig) -> StepResult:
+def prune(model: PreTrainedModel, context: Context, config: PruneSection) -> StepResult:
     """Prune `model` as the recipe says.
 
     Each round scores the best model so far, removes units of a copy, repairs and trains that, and keeps it when its
@@ -97,7 +97,7 @@ def prune(model: PreTrainedModel, context: Context, config: PruneConfig) -> Step
     )
 
 
-def foresee(loaded: LoadedModel, config: PruneConfig) -> None:
+def foresee(loaded: LoadedModel, config: PruneSection) -> None:
     """Raise `RunError` where a model of this architecture, trained or not, cannot be pruned to the target."""
     config = config if config.round_to != "auto" else config.model_copy(update={"round_to": 1})
     image = torch.zeros(1, 3, *input_size(loaded.processor))
@@ -111,7 +111,7 @@ class _Rounds:
     """The rounds of a pruning step, each of which is a unit, and what they have in common."""
 
     context: Context
-    config: PruneConfig
+    config: PruneSection
     pruner: Pruner
     gone: Gone
     unpruned: LoadedModel
@@ -201,7 +201,7 @@ class _Rounds:
         return {f"validation_{metric.name}": found, "kept": kept}
 
 
-def build_pruner(model: PreTrainedModel, image: Tensor, config: PruneConfig, exclude: set[str]) -> Pruner:
+def build_pruner(model: PreTrainedModel, image: Tensor, config: PruneSection, exclude: set[str]) -> Pruner:
     """Return what prunes `model` and copies of it as the recipe says; `image` matters to channels alone."""
     if config.granularity == "channel" and config.layout == "config":
         return UniformPruner(model, image, config, exclude)
@@ -212,7 +212,7 @@ def build_pruner(model: PreTrainedModel, image: Tensor, config: PruneConfig, exc
     return WeightPruner(model, config, exclude)
 
 
-def _recover(model: PreTrainedModel, context: Context, config: PruneConfig, unpruned: LoadedModel) -> float:
+def _recover(model: PreTrainedModel, context: Context, config: PruneSection, unpruned: LoadedModel) -> float:
     """Repair and train the model after pruning and return what `_validated` does."""
     repair(model, context, config)
     if config.recovery.epochs:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from hf_compress.ground.errors import RunError
 from hf_compress.steps.missed import missed
-from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.pruner import Pruner
 from hf_compress.steps.pruning.score.scoring import Scores, equal
 
@@ -19,13 +19,13 @@ BISECTIONS = 10
 Gone = Callable[[PreTrainedModel], dict[str, float]]
 
 
-def is_reached(row: dict[str, Any], config: PruneConfig) -> bool:
+def is_reached(row: dict[str, Any], config: PruneSection) -> bool:
     """Tell whether a round has removed what `target` asks for."""
     return config.target is not None and row[config.target.metric] >= config.target.value - CLOSE
 
 
 def removed_to_target(
-    model: PreTrainedModel, scores: Scores, pruner: Pruner, gone: Gone, config: PruneConfig, low: float, high: float
+    model: PreTrainedModel, scores: Scores, pruner: Pruner, gone: Gone, config: PruneSection, low: float, high: float
 ) -> tuple[PreTrainedModel, float]:
     """Return a pruned copy and its amount: `high`, or where that overshoots the target the least that meets it.
 
@@ -53,7 +53,7 @@ def removed_to_target(
     return candidate, high
 
 
-def refuse_unreachable(model: PreTrainedModel, pruner: Pruner, gone: Gone, config: PruneConfig) -> None:
+def refuse_unreachable(model: PreTrainedModel, pruner: Pruner, gone: Gone, config: PruneSection) -> None:
     """Raise `RunError` where the target is more than goes when every layer is at its floor."""
     target = config.target
     if target is None:
@@ -71,7 +71,7 @@ def refuse_unreachable(model: PreTrainedModel, pruner: Pruner, gone: Gone, confi
         )
 
 
-def shortfall(rows: list[dict[str, Any]], config: PruneConfig, log: Callable[[str], None]) -> dict[str, Any]:
+def shortfall(rows: list[dict[str, Any]], config: PruneSection, log: Callable[[str], None]) -> dict[str, Any]:
     """Say where rounds removed less than `target`, or one shot another share than `amount`, and return the details.
 
     Args:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hf_compress.steps.pruning.allocate.shares import shares_for_budget
-from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.config import PruneSection
 
 Plan = dict[str, list[int]]
 
@@ -35,7 +35,7 @@ class Ranked:
         return len(self.scores) * self.unit
 
 
-def allocate(groups: list[Ranked], amount: float, config: PruneConfig) -> Plan:
+def allocate(groups: list[Ranked], amount: float, config: PruneSection) -> Plan:
     """Return the units to remove, by group, so that the fraction `amount` of the unpruned channels is gone.
 
     With scope `layer` each group loses that fraction; with `global` the groups compete; with a measured sensitivity
@@ -59,7 +59,7 @@ def least_important(scores: Tensor, count: int) -> list[int]:
     return scores.argsort(stable=True)[:count].tolist()
 
 
-def kept_width(width: int, unit: int, share: float, config: PruneConfig) -> int:
+def kept_width(width: int, unit: int, share: float, config: PruneSection) -> int:
     """Return the channels of `width` that stay when `share` goes: whole units, a multiple of `round_to` next to it.
 
     Never under the floor.
@@ -72,7 +72,7 @@ def kept_width(width: int, unit: int, share: float, config: PruneConfig) -> int:
     return min(width, kept)
 
 
-def _global_shares(groups: list[Ranked], amount: float, config: PruneConfig) -> dict[str, float]:
+def _global_shares(groups: list[Ranked], amount: float, config: PruneSection) -> dict[str, float]:
     """Rank the units of all groups by importance relative to their group's mean, the first ones lower among equals.
 
     The best of each group, which the floor keeps, are out of the competition.

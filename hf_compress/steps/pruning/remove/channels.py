@@ -12,7 +12,7 @@ from hf_compress.ground.errors import RunError
 from hf_compress.ground.looking import twin
 from hf_compress.ground.tensors import copy_with_same_tensors, use_channels_last
 from hf_compress.steps.pruning.allocate.units import Plan, Ranked, allocate, kept_width
-from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.pruner import Pruner
 from hf_compress.steps.pruning.remove.removal import Attribute, remove_units, width_attributes
 from hf_compress.steps.pruning.remove.symmetry import FAILURES, Symmetry
@@ -41,7 +41,7 @@ class ChannelPruner(Pruner):
         widths: channels of each group in the unpruned model.
     """
 
-    def __init__(self, model: PreTrainedModel, image: Tensor, config: PruneConfig, exclude: set[str]):
+    def __init__(self, model: PreTrainedModel, image: Tensor, config: PruneSection, exclude: set[str]):
         self.image = image
         self.config = config
         self.attributes: dict[str, list[Attribute]] = {}

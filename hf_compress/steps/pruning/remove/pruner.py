@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 
 from transformers import PreTrainedModel
 
-from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.score.calibration import Calibration
 from hf_compress.steps.pruning.score.scoring import Scores, score
 from hf_compress.steps.pruning.tracing.groups import Group
@@ -19,7 +19,7 @@ class Pruner(ABC):
         protected: layers that stay whole, with the reason.
     """
 
-    config: PruneConfig
+    config: PruneSection
     protected: dict[str, str]
 
     @abstractmethod

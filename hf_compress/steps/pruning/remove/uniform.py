@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from hf_compress.checkpoint.widths import REFUSALS, Knob, Sizes, built_shapes, numbers, rebuilt, tensor_shapes
 from hf_compress.ground.errors import RunError
 from hf_compress.steps.pruning.allocate.units import least_important
-from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
 from hf_compress.steps.pruning.remove.pruner import Pruner
 from hf_compress.steps.pruning.score.scoring import Scores, equal
@@ -44,7 +44,7 @@ class UniformPruner(Pruner):
         RunError: no number can be pruned.
     """
 
-    def __init__(self, model: PreTrainedModel, image: Tensor, config: PruneConfig, exclude: set[str]):
+    def __init__(self, model: PreTrainedModel, image: Tensor, config: PruneSection, exclude: set[str]):
         self.image = image
         self.config = config
         self.channels = ChannelPruner(model, image, config, exclude)

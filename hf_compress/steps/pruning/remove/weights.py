@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from hf_compress.ground.errors import RunError
 from hf_compress.steps.pruning.allocate.masks import keep_masks, pattern_mask
 from hf_compress.steps.pruning.allocate.shares import shares_for_budget
-from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.pruner import Pruner
 from hf_compress.steps.pruning.score.scoring import Scores
 from hf_compress.steps.pruning.tracing.groups import Group, group_of_weight
@@ -33,7 +33,7 @@ class WeightPruner(Pruner):
         RunError: there is no layer to prune.
     """
 
-    def __init__(self, model: nn.Module, config: PruneConfig, exclude: set[str]):
+    def __init__(self, model: nn.Module, config: PruneSection, exclude: set[str]):
         self.config = config
         self.protected = dict.fromkeys(exclude, "excluded by the recipe")
         self.names = list(prunable_weights(model, exclude))
@@ -91,7 +91,7 @@ class PatternPruner(WeightPruner):
         RunError: no layer can take the pattern.
     """
 
-    def __init__(self, model: nn.Module, config: PruneConfig, exclude: set[str]):
+    def __init__(self, model: nn.Module, config: PruneSection, exclude: set[str]):
         super().__init__(model, config, exclude)
         self.n, self.m = config.n_of_m
         for name, weight in self.weights(model).items():

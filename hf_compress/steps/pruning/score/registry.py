@@ -9,7 +9,7 @@ from hf_compress.ground.registry import Registry
 
 
 @dataclass(frozen=True)
-class Criterion:
+class ImportanceCriterion:
     """A registered criterion.
 
     Attributes:
@@ -23,14 +23,14 @@ class Criterion:
     needs_images: bool = False
 
 
-CRITERIA: Registry[Criterion] = Registry("importance", "hf_compress.importance")
+CRITERIA: Registry[ImportanceCriterion] = Registry("importance", "hf_compress.importance")
 
 
 def register_importance(name: str, needs_images: bool = False) -> Callable:
-    """Return a decorator that adds a criterion under `name`; see `Criterion`."""
+    """Return a decorator that adds a criterion under `name`; see `ImportanceCriterion`."""
 
     def store(function: Callable) -> Callable:
-        CRITERIA.register(name)(Criterion(function, needs_images))
+        CRITERIA.register(name)(ImportanceCriterion(function, needs_images))
         return function
 
     return store

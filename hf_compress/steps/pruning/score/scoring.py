@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_compress.ground.errors import RunError, UsageError
-from hf_compress.steps.pruning.config import PruneConfig
+from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.score.calibration import Calibration
 from hf_compress.steps.pruning.score.criteria import CRITERIA
 from hf_compress.steps.pruning.tracing.groups import LAYERS, Group
@@ -18,7 +18,7 @@ Scores = dict[str, Tensor]
 
 
 def score(
-    model: nn.Module, groups: list[Group], config: PruneConfig, calibration: Calibration | None = None
+    model: nn.Module, groups: list[Group], config: PruneSection, calibration: Calibration | None = None
 ) -> Scores:
     """Return the importance of the units of every group, shape (units,), by the group's name.
 
