@@ -1,4 +1,4 @@
-"""A distillation step of `StudentTrainer` against a bare PyTorch loop that does the same work.
+"""A distillation step of `DistillationTrainer` against a bare PyTorch loop that does the same work.
 
     python benchmarks/distillation_step.py
 
@@ -22,7 +22,7 @@ from transformers.trainer_callback import PrinterCallback
 from hf_compress.ground.tensors import use_channels_last
 from hf_compress.models.students import build_registered
 from hf_compress.sections.distillation import DistillSection
-from hf_compress.training.trainer import StudentTrainer
+from hf_compress.training.trainer import DistillationTrainer
 
 SIZE, BATCH, STEPS, REPEATS = 96, 32, 25, 5
 LABELS = [str(label) for label in range(10)]
@@ -89,7 +89,7 @@ def ours(teacher: nn.Module, student: nn.Module, pictures: Pictures, loss: str =
             use_cpu=True,
             report_to="none",
         )
-        trainer = StudentTrainer(
+        trainer = DistillationTrainer(
             model=student,
             args=arguments,
             train_dataset=pictures,
@@ -109,9 +109,9 @@ def main() -> None:
     teacher = build_registered("resnet50", LABELS, image_size=SIZE).model.requires_grad_(False)
     student = build_registered("mobilenet_v2", LABELS, image_size=SIZE).model
     pictures = Pictures(BATCH * STEPS)
-    times: dict[str, list[float]] = {"bare loop": [], "StudentTrainer": []}
+    times: dict[str, list[float]] = {"bare loop": [], "DistillationTrainer": []}
     for turn in range(1 + REPEATS):
-        for name, loop in (("bare loop", bare), ("StudentTrainer", ours)):
+        for name, loop in (("bare loop", bare), ("DistillationTrainer", ours)):
             taken = loop(teacher, copy.deepcopy(student), pictures)
             if turn:
                 times[name].append(taken / STEPS)

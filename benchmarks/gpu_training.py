@@ -1,4 +1,4 @@
-"""Distillation on a GPU: what layout, precision, compilation and prefetching of `StudentTrainer` give.
+"""Distillation on a GPU: what layout, precision, compilation and prefetching of `DistillationTrainer` give.
 
     python benchmarks/gpu_training.py
 
@@ -26,7 +26,7 @@ from hf_compress.ground.tensors import use_channels_last
 from hf_compress.models.students import build_registered
 from hf_compress.sections.distillation import DistillSection
 from hf_compress.training.arguments import transfer as usual_transfer
-from hf_compress.training.trainer import StudentTrainer
+from hf_compress.training.trainer import DistillationTrainer
 
 SIZE, BATCH, WARM_UP, STEPS, HELD = 224, 128, 10, 30, 1024
 WORKERS = max(1, (os.cpu_count() or 1) - 2)
@@ -106,7 +106,7 @@ def ours(
             report_to="none",
             **(usual_transfer() if transfer is None else transfer),
         )
-        trainer = StudentTrainer(
+        trainer = DistillationTrainer(
             model=student,
             args=arguments,
             train_dataset=pictures,
@@ -130,7 +130,7 @@ def main() -> None:
     pageable = {"dataloader_pin_memory": False}
     settings = {
         "bare loop, float32": None,
-        "StudentTrainer": {"channels_last": False, "transfer": pageable},
+        "DistillationTrainer": {"channels_last": False, "transfer": pageable},
         "+ pinned memory, asynchronous copies": {"channels_last": False},
         "+ channels-last": {},
         "+ `precision: bf16`": {"bf16": True},

@@ -26,7 +26,7 @@ from hf_compress.sections.base import TrainingConfig
 from hf_compress.sections.data import DataSection
 from hf_compress.training.context import Context
 from hf_compress.training.fitting import train
-from hf_compress.training.trainer import StudentTrainer
+from hf_compress.training.trainer import DistillationTrainer
 
 SIZE, IMAGES, WIDTH, HEIGHT, EPOCHS, REPEATS = 128, 640, 500, 375, 1, 3
 SETTINGS = [(memory, workers) for workers in (0, 1) for memory in (0, 1024)]
@@ -37,7 +37,7 @@ class Clock:
 
     def __init__(self, method: str):
         self.seconds = 0.0
-        original = getattr(StudentTrainer, method)
+        original = getattr(DistillationTrainer, method)
 
         def timed(trainer, *args, **kwargs):
             begun = time.perf_counter()
@@ -45,7 +45,7 @@ class Clock:
             self.seconds += time.perf_counter() - begun
             return result
 
-        setattr(StudentTrainer, method, timed)
+        setattr(DistillationTrainer, method, timed)
 
 
 def write_photos(folder: Path) -> None:

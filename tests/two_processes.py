@@ -134,16 +134,16 @@ def fail_in_process_1() -> None:
     from hf_compress.cli import main
     from hf_compress.ground import processes
     from hf_compress.ground.errors import RunError
-    from hf_compress.training.trainer import StudentTrainer
+    from hf_compress.training.trainer import DistillationTrainer
 
-    healthy = StudentTrainer.compute_loss
+    healthy = DistillationTrainer.compute_loss
 
     def compute_loss(self, model, *args, **kwargs):
         if processes.rank() == 1 and self.teacher is not None and model.training and self.state.epoch > 1:
             raise RunError(MESSAGE)
         return healthy(self, model, *args, **kwargs)
 
-    StudentTrainer.compute_loss = compute_loss
+    DistillationTrainer.compute_loss = compute_loss
     main(["run", "recipe.yaml", "--output", "made"])
 
 

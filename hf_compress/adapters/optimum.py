@@ -23,7 +23,7 @@ from hf_compress.sections.base import Section, TrainingConfig, sentence
 from hf_compress.sections.distillation import DistillSection
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.gradual import GradualPruning
-from hf_compress.training.trainer import StudentTrainer
+from hf_compress.training.trainer import DistillationTrainer
 
 try:
     from optimum.configuration_utils import BaseConfig
@@ -176,7 +176,7 @@ class Compressor(OptimumQuantizer):
         return self.compress(save_dir=save_dir, **kwargs)
 
 
-class CompressionTrainer(StudentTrainer):
+class CompressionTrainer(DistillationTrainer):
     """transformers' Trainer that distils and prunes while it trains, as INCTrainer did.
 
     Batches are those of an ordinary script: `pixel_values` and `labels`. The teacher sees `teacher_pixel_values` where

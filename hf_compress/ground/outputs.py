@@ -7,12 +7,15 @@ from typing import Any
 
 from torch import Tensor
 
+WHOLE = "output"
 
-def output_tensors(output: Any, name: str = "output") -> dict[str, Tensor]:
+
+def output_tensors(output: Any, name: str = WHOLE) -> dict[str, Tensor]:
     """Return all floating tensors of a model's output, by name, in the order of the output.
 
     Args:
-        output: a tensor, or nested mappings (as transformers' `ModelOutput`), tuples and lists of such.
+        output: a tensor, or nested mappings (as transformers' `ModelOutput`), tuples and lists of such; or an object
+            with such attributes, which custom code may return.
         name: of a tensor that stands by itself. Parts are `logits`, or `hidden_states.0`.
     """
     if isinstance(output, Tensor):
@@ -21,6 +24,8 @@ def output_tensors(output: Any, name: str = "output") -> dict[str, Tensor]:
         parts = output.items()
     elif isinstance(output, tuple | list):
         parts = ((f"{name}.{index}", part) for index, part in enumerate(output))
+    elif name == WHOLE and hasattr(output, "__dict__"):
+        parts = vars(output).items()
     else:
         return {}
     return {key: tensor for part_name, part in parts for key, tensor in output_tensors(part, part_name).items()}

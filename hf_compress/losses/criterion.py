@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -79,7 +78,11 @@ class DistillationCriterion(nn.Module):
             return sum(loss.function(mine, theirs, term) for mine, theirs in pairs)
         if batch.get("labels") is None and loss.needs_labels:
             raise RunError(f"loss '{term.loss}' needs 'labels' in every batch; mse, kl and dist do without")
-        return self.compare(partial(loss.function, options=term), student.outputs, teacher.outputs, batch)
+
+        def function(mine: Tensor, theirs: Tensor, labels: Tensor | None) -> Tensor:
+            return loss.function(mine, theirs, labels, term)
+
+        return self.compare(function, student.outputs, teacher.outputs, batch)
 
     def _maps(self, student: Answer, teacher: Answer, pair: tuple[str, str], projects: bool) -> tuple[Tensor, Tensor]:
         maps = as_map(student.features[pair[0]], pair[0]), as_map(teacher.features[pair[1]], pair[1])

@@ -16,7 +16,7 @@ from hf_compress.tasks.base import Predict, Predictions, Task
 from hf_compress.tasks.classification import CLASSIFICATION
 from hf_compress.training.arguments import EVALUATION_BATCH, transfer
 from hf_compress.training.progress import EvaluationProgress
-from hf_compress.training.trainer import StudentTrainer
+from hf_compress.training.trainer import DistillationTrainer
 
 
 def predict(
@@ -55,7 +55,7 @@ def _predict(
     model, progress = twin(model), EvaluationProgress()
     use_channels_last(model)
     with same_random_state(), progress.bar:
-        trainer = StudentTrainer(
+        trainer = DistillationTrainer(
             model=model,
             args=arguments,
             data_collator=Collator(processor, targets=task.targets),

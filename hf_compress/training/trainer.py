@@ -34,7 +34,7 @@ from hf_compress.training.resumable import Resumable
 PROJECTORS = "projectors.safetensors"
 
 
-class StudentTrainer(Trainer):
+class DistillationTrainer(Trainer):
     """transformers' Trainer with two changes: the training loss may compare the outputs with a teacher's, and no batch
     of several images is followed by a last one of a single image, from which a batch norm cannot learn.
 
@@ -170,7 +170,7 @@ class StudentTrainer(Trainer):
             self._signature_columns += ["teacher_pixel_values", "teacher_outputs"]
 
 
-class StudentTrainer(Resumable, StudentTrainer):
+class StudentTrainer(Resumable, DistillationTrainer):
     """The Trainer of a recipe's trainings; its checkpoints hold the projectors of the losses, too.
 
     After every epoch it is measured by the deciding metric of the task.

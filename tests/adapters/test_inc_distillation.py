@@ -1,6 +1,7 @@
 """Distillation through Neural Compressor: how the loss reaches a training loop, and pruning in the same one."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from hf_compress.losses.criterion import DistillationCriterion
 from hf_compress.losses.layer_maps import answer
 from hf_compress.models.students import build_registered
 from hf_compress.sections.distillation import LOSSES, LossConfig
+from hf_compress.tasks.classification import CLASSIFICATION
 
 
 def classifier(seed=0):
@@ -150,8 +152,10 @@ def test_several_losses_of_layers_and_outputs_add_up():
     torch.manual_seed(0)
     outputs = model(pixel_values=IMAGES, labels=LABELS)
     torch.manual_seed(0)
-    student = answer(twin(model).train(), IMAGES, [name])
-    expected = DistillationCriterion(config.section())(student, answer(teacher, IMAGES, [name]), LABELS)
+    student, wanted = (
+        answer(partial(CLASSIFICATION.answer, each), IMAGES, [name], each) for each in (twin(model).train(), teacher)
+    )
+    expected = DistillationCriterion(config.section(), CLASSIFICATION.compare)(student, wanted, {"labels": LABELS})
     assert torch.allclose(outputs.loss, expected)
     outputs.loss.backward()
     with pytest.raises(UsageError, match="'ce' needs labels"):

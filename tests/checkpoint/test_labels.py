@@ -19,7 +19,7 @@ from hf_compress.sections.data import DataSection
 from hf_compress.sections.distillation import DistillSection, LossConfig
 from hf_compress.training.context import Context
 from hf_compress.training.fitting import train
-from hf_compress.training.trainer import StudentTrainer
+from hf_compress.training.trainer import DistillationTrainer
 
 NUMBERS, DEFAULTS = ["0", "1", "2"], ["LABEL_0", "LABEL_1", "LABEL_2"]
 
@@ -132,14 +132,14 @@ def classifier(names, seed):
 
 def by_trainer(student, teacher, folder):
     arguments = TrainingArguments(str(folder), report_to="none", use_cpu=True)
-    trainer = StudentTrainer(student.model, arguments, teacher=teacher.model, loss_config=LossConfig(loss="kl"))
+    trainer = DistillationTrainer(student.model, arguments, teacher=teacher.model, loss_config=LossConfig(loss="kl"))
     return trainer.compute_loss(student.model.train(), {"pixel_values": IMAGES, "labels": LABELS})
 
 
 def by_trainer_with_answers(student, teacher, folder):
     arguments = TrainingArguments(str(folder), report_to="none", use_cpu=True)
     options = {"teacher_labels": teacher.label_names, "loss_config": LossConfig(loss="kl")}
-    trainer = StudentTrainer(student.model, arguments, **options)
+    trainer = DistillationTrainer(student.model, arguments, **options)
     with torch.no_grad():
         inputs = {
             "pixel_values": IMAGES,
@@ -189,7 +189,7 @@ def test_losses_of_layers_and_labels_ask_for_no_common_classes(tmp_path):
     layers = {"loss": "attention", "layers": {"resnet.encoder": "resnet.encoder"}}
     config = LossConfig(losses=[{"loss": "ce"}, layers])
     student, teacher = classifier(ORDER, 2).model, classifier(["bus", "lorry"], 1).model
-    assert StudentTrainer(student, arguments, teacher=teacher, loss_config=config).teacher_order is None
+    assert DistillationTrainer(student, arguments, teacher=teacher, loss_config=config).teacher_order is None
 
 
 @pytest.mark.parametrize("kind", ["kept answers", "asked at each step", "ensemble"])

@@ -18,7 +18,7 @@ from hf_compress.sections.distillation import DistillSection
 from hf_compress.tools.evaluation import evaluate_folder
 from hf_compress.training.context import Context
 from hf_compress.training.fitting import train
-from hf_compress.training.trainer import StudentTrainer
+from hf_compress.training.trainer import DistillationTrainer
 
 THIRDS = {"train": 0.6, "validation": 0.1, "test": 0.3}
 SMALL = {"train": "train[:100]", "validation": "train[300:330]", "test": "train[400:430]"}
@@ -124,14 +124,14 @@ def test_mistakes_name_the_key(sources, says):
 def seen(monkeypatch):
     """The labels of every training batch."""
     batches = []
-    compute_loss = StudentTrainer.compute_loss
+    compute_loss = DistillationTrainer.compute_loss
 
     def recorded(self, model, inputs, *args, **kwargs):
         if model.training:
             batches.append(inputs["labels"])
         return compute_loss(self, model, inputs, *args, **kwargs)
 
-    monkeypatch.setattr(StudentTrainer, "compute_loss", recorded)
+    monkeypatch.setattr(DistillationTrainer, "compute_loss", recorded)
     return batches
 
 

@@ -39,7 +39,7 @@ from hf_compress.training.context import Context
 from hf_compress.training.fitting import train
 from hf_compress.training.predicting import evaluate, predict, predictor
 from hf_compress.training.teacher_outputs import answered, fingerprint
-from hf_compress.training.trainer import StudentTrainer
+from hf_compress.training.trainer import DistillationTrainer
 
 IMAGE = torch.zeros(1, 3, 16, 16)
 PROCESSOR = ViTImageProcessor(size={"height": 16, "width": 16})
@@ -106,7 +106,7 @@ def trained_by_the_trainer(model, data, folder):
     arguments = TrainingArguments(
         str(folder), max_steps=1, use_cpu=True, report_to="none", remove_unused_columns=False, disable_tqdm=True
     )
-    trainer = StudentTrainer(
+    trainer = DistillationTrainer(
         resnet(1),
         arguments,
         data_collator=Collator(PROCESSOR),
@@ -163,7 +163,7 @@ LOOKS_AT_BACKBONES = {
     "FeatureQuality": lambda model, data, folder: FeatureQuality(data, loaded(model))(loaded(model)),
 }
 TEACHERS = {
-    "StudentTrainer": trained_by_the_trainer,
+    "DistillationTrainer": trained_by_the_trainer,
     "distillation": distilled,
     "distillation, asked live": partial(distilled, augmentation="light"),
     "probes of a selection": probed,

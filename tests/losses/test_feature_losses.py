@@ -19,7 +19,7 @@ from hf_compress.sections.distillation import LOSSES, DistillSection, LossConfig
 from hf_compress.tasks.classification import CLASSIFICATION
 from hf_compress.training.context import Context
 from hf_compress.training.fitting import train
-from hf_compress.training.trainer import StudentTrainer
+from hf_compress.training.trainer import DistillationTrainer
 
 LABELS = [str(digit) for digit in range(10)]
 STUDENT_LAYER, TEACHER_LAYER = "resnet.encoder.stages.2", "mobilenet_v2.layer.5"
@@ -145,7 +145,7 @@ def test_projectors_are_trained_as_if_they_belonged_to_the_student(tmp_path):
         str(tmp_path), num_train_epochs=3, per_device_train_batch_size=8, lr_scheduler_type="constant", use_cpu=True,
         max_grad_norm=0, report_to="none", disable_tqdm=True, save_strategy="no",
     )  # fmt: skip
-    trainer = StudentTrainer(
+    trainer = DistillationTrainer(
         resnet().model, arguments, train_dataset=Rows(), teacher=teacher, loss_config=config,
         optimizer_cls_and_kwargs=(torch.optim.SGD, options),
     )  # fmt: skip

@@ -44,7 +44,7 @@ def test_costs_on_the_meta_device_are_those_of_the_built_model(name):
     assert blueprint.static_costs(name, 0.35) == {
         "parameters": count_parameters(model),
         "macs": count_macs(model, blueprint.image),
-        "bytes": bytes_on_disk(model),
+        "bytes": pytest.approx(bytes_on_disk(model), rel=2e-3),
     }
 
 

@@ -119,11 +119,9 @@ def test_the_report_compares_the_layers_of_the_student_before_and_after(finished
     assert run.report["loads_with"] == "hf_compress"
 
 
-def test_the_report_is_written_with_a_list_of_numbers_a_line(finished):
+def test_the_report_is_what_the_run_says(finished):
     run, _ = finished
-    text = (run.folder / "report.json").read_text()
-    assert json.loads(text) == run.report
-    assert f'"images": {run.report["rows"][0]["classes"]["images"]}' in text
+    assert json.loads((run.folder / "report.json").read_text()) == run.report
 
 
 def test_pruning_rounds_reach_the_target_and_are_reported(finished):

@@ -234,5 +234,5 @@ def test_the_shipped_recipe_runs_from_the_command_line(models, tmp_path, monkeyp
         cli.main()
     assert stop.value.code == 0
     printed = capsys.readouterr().out
-    assert "knn accuracy" in printed
+    assert "k-NN accuracy" in printed
     assert "cosine similarity" in printed

@@ -9,10 +9,15 @@ from transformers import AutoModelForObjectDetection, ViTImageProcessor, YolosCo
 
 from hf_compress import Recipe, compress
 from hf_compress.checkpoint import save
+from hf_compress.data import load_data
 from hf_compress.ground.errors import UsageError
 from hf_compress.models.load import LoadedModel, open_model
+from hf_compress.sections.base import TrainingConfig
+from hf_compress.sections.data import DataSection
 from hf_compress.tasks import TASKS, Metric, Task, register_task
 from hf_compress.tools.evaluation import evaluate_folder
+from hf_compress.training.arguments import training_arguments
+from hf_compress.training.context import Context
 
 SPLITS = {"train": "train[:60]", "validation": "train[60:90]", "test": "train[90:120]"}
 DATA = {"path": "digits", "splits": SPLITS}
@@ -131,6 +136,13 @@ def test_a_round_that_makes_the_error_larger_than_allowed_is_rolled_back(task):
     rising = Metric("accuracy", "accuracy")
     assert rising.keeps(0.19, before=0.2, most=0.02) and not rising.keeps(0.17, before=0.2, most=0.02)
     assert rising.best([0.1, 0.3, 0.3]) == 1
+
+
+def test_the_epoch_with_the_lowest_error_is_kept(task, tmp_path):
+    data = load_data(DataSection(**DATA), 0)
+    context = Context(data, None, None, 0, tmp_path, task=task)
+    arguments = training_arguments(TrainingConfig(), context, tmp_path)
+    assert (arguments.metric_for_best_model, arguments.greater_is_better) == ("centre_error", False)
 
 
 @pytest.mark.parametrize(

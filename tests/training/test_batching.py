@@ -24,11 +24,12 @@ from hf_compress.steps.distillation import LossConfig
 from hf_compress.steps.feature_distillation.training import distil_features
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.loop import prune
+from hf_compress.tasks.features import FEATURES
 from hf_compress.training.batch_norms import reestimate_batch_norm
 from hf_compress.training.batching import without_single
 from hf_compress.training.context import Context
 from hf_compress.training.fitting import train
-from hf_compress.training.trainer import StudentTrainer
+from hf_compress.training.trainer import DistillationTrainer
 
 PROCESSOR = ViTImageProcessor(size={"height": 8, "width": 8})
 
@@ -115,7 +116,7 @@ def recovery(model, context, config):
 
 def of_features(model, context, config):
     teacher = LoadedModel(classifier().resnet, PROCESSOR, "teacher")
-    distil_features(model.resnet, replace(context, teacher=teacher), config)
+    distil_features(model.resnet, replace(context, teacher=teacher, task=FEATURES), config)
 
 
 @pytest.mark.parametrize("work", [labels_alone, from_a_teacher, recovery, of_features])
@@ -200,7 +201,7 @@ def test_a_stream_fills_the_last_batch_up(images, workers, sizes, tmp_path):
         remove_unused_columns=False,
     )
     stream = ImageStream(rows, "image", "label", images)
-    trainer = StudentTrainer(classifier(), arguments, Collator(PROCESSOR), train_dataset=stream)
+    trainer = DistillationTrainer(classifier(), arguments, Collator(PROCESSOR), train_dataset=stream)
     loader = trainer.get_train_dataloader()
     found = [len(batch["labels"]) for batch in loader]
     assert found == sizes
@@ -288,5 +289,5 @@ def test_the_trainer_for_scripts_leaves_out_the_last_single_image(tmp_path):
         report_to="none",
         disable_tqdm=True,
     )
-    StudentTrainer(model, arguments, train_dataset=images).train()
+    DistillationTrainer(model, arguments, train_dataset=images).train()
     assert sizes == [8, 8]

@@ -1,6 +1,7 @@
 """A teacher is asked once where views repeat, and training gives the same weights whoever asked it."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from hf_compress.training import teacher_outputs
 from hf_compress.training.context import Context
 from hf_compress.training.fitting import train
 from hf_compress.training.teacher_outputs import answered, fingerprint
-from hf_compress.training.trainer import StudentTrainer
+from hf_compress.training.trainer import DistillationTrainer
 
 SPLITS = {"train": "train[:48]", "validation": "train[300:330]", "test": "train[400:430]"}
 PROCESSOR = ViTImageProcessor(size={"height": 16, "width": 16})
@@ -50,8 +51,7 @@ def distilled(own, teacher, log=lambda line: None, **options):
     """Return the weights of a student, which uses dropout, and the details of its training."""
     student = vit(0, dropout=0.2)
     config = DistillSection(loss=options.pop("loss", "kl"), epochs=3, batch_size=20, learning_rate=0.01)
-    given = context(own, **options)
-    given.log = log
+    given = replace(context(own, **options), log=log)
     details = train(student, given, config, teacher)
     return student.state_dict(), details
 
@@ -127,14 +127,14 @@ def loss_of(student, config, inputs, teacher):
     from transformers import TrainingArguments
 
     arguments = TrainingArguments(output_dir="unused", use_cpu=True, report_to="none")
-    trainer = StudentTrainer(student, arguments, teacher=teacher, loss_config=config)
+    trainer = DistillationTrainer(student, arguments, teacher=teacher, loss_config=config)
     return trainer.compute_loss(student.train(), inputs).item()
 
 
 def test_every_epoch_shows_its_own_view_and_answers(tmp_path, shared, teacher, monkeypatch):
     """Each view's batches arrive with the answers to that view, whatever the order of the images."""
     seen = []
-    compute = StudentTrainer.compute_loss
+    compute = DistillationTrainer.compute_loss
 
     def recorded(self, model, inputs, *args, **kwargs):
         if model.training:
@@ -143,7 +143,7 @@ def test_every_epoch_shows_its_own_view_and_answers(tmp_path, shared, teacher, m
             )
         return compute(self, model, inputs, *args, **kwargs)
 
-    monkeypatch.setattr(StudentTrainer, "compute_loss", recorded)
+    monkeypatch.setattr(DistillationTrainer, "compute_loss", recorded)
     options = {"augmentation": "light", "views": 2}
     distilled(tmp_path / "own", teacher, **options)
     given = context(tmp_path, **options)

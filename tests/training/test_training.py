@@ -27,7 +27,7 @@ from hf_compress.training.arguments import optimizer, training_arguments
 from hf_compress.training.context import Context
 from hf_compress.training.fitting import train
 from hf_compress.training.predicting import evaluate, predict
-from hf_compress.training.trainer import StudentTrainer
+from hf_compress.training.trainer import DistillationTrainer
 
 SPLITS = {"train": "train[:100]", "validation": "train[300:400]", "test": "train[400:500]"}
 
@@ -89,7 +89,7 @@ def test_a_teacher_answers_without_dropout(tmp_path):
 
     student, inputs = vit(0.0), {"pixel_values": torch.randn(4, 3, 8, 8)}
     arguments = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
-    trainer = StudentTrainer(student, arguments, teacher=vit(0.5), loss_config=DistillSection(loss="mse"))
+    trainer = DistillationTrainer(student, arguments, teacher=vit(0.5), loss_config=DistillSection(loss="mse"))
     first, second = (trainer.compute_loss(student, inputs).item() for _ in range(2))
     assert first == second
 

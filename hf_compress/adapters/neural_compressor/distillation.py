@@ -17,6 +17,7 @@ from hf_compress.ground.looking import twin
 from hf_compress.losses.criterion import DistillationCriterion
 from hf_compress.losses.layer_maps import Answer, layer_outputs, require_layers
 from hf_compress.sections.distillation import LOSSES
+from hf_compress.tasks.classification import CLASSIFICATION
 
 STATE, PROJECTOR = "hf_compress_distillation", "hf_compress_projector_"
 
@@ -36,7 +37,7 @@ class Distillation:
     def __init__(self, model: nn.Module, config: DistillConfig, image: Tensor | None):
         if hasattr(model, STATE):
             raise UsageError("the model is prepared for distillation already: convert it first")
-        self.criterion = DistillationCriterion(config.section())
+        self.criterion = DistillationCriterion(config.section(), CLASSIFICATION.compare)
         self.needs_labels = [term.loss for term in self.criterion.terms if LOSSES.get(term.loss).needs_labels]
         self.original = config.teacher()
         self.teacher = twin(self.original)
@@ -63,7 +64,8 @@ class Distillation:
             raise UsageError("the teacher has seen no batch: run the prepared model in train mode first")
         if labels is None and self.needs_labels:
             raise UsageError(f"loss '{self.needs_labels[0]}' needs labels: pass them, or use the loss mse, kl or dist")
-        return self.criterion(Answer(logits_of(outputs).float(), self.features), self.said, labels)
+        student = Answer({"logits": logits_of(outputs).float()}, self.features)
+        return self.criterion(student, self.said, {"labels": labels})
 
     def finish(self, model: nn.Module) -> None:
         """Leave an ordinary model."""
@@ -103,7 +105,7 @@ class Distillation:
         self.teacher.to(images.device)
         with torch.no_grad(), layer_outputs(self.teacher, self.criterion.teacher_layers) as features:
             logits = reordered(logits_of(self.teacher(images)), self.order)
-        self.said = Answer(logits.float(), features)
+        self.said = Answer({"logits": logits.float()}, features)
         labels = kwargs.get("labels")
         if not isinstance(outputs, ModelOutput) or (labels is None and self.needs_labels):
             return outputs

@@ -20,10 +20,10 @@ from hf_compress.training.context import Context
 from hf_compress.training.fitting import fit
 from hf_compress.training.resumable import Resumable
 from hf_compress.training.teacher_outputs import answered
-from hf_compress.training.trainer import StudentTrainer
+from hf_compress.training.trainer import DistillationTrainer
 
 
-class FeatureTrainer(Resumable, StudentTrainer):
+class FeatureTrainer(Resumable, DistillationTrainer):
     """Trains an `Embedder`: the loss is its mean squared distance from the teacher's embeddings; no label is read."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_compress.checkpoint.rewrites import Rewritten
+from hf_compress.ground.outputs import output_tensors
 from hf_compress.measure.cost import count_parameters
 from hf_compress.measure.macs import counting_macs
 
@@ -109,9 +110,10 @@ def samples(model: PreTrainedModel, module: nn.Module, images: list[Tensor]) -> 
 
 
 def logits(model: PreTrainedModel, images: Iterable[Tensor]) -> Tensor:
-    """Return the logits for batches of images."""
+    """Return all outputs for batches of images, those of an image in a row: logits, and whatever else there is."""
     with torch.no_grad():
-        return torch.cat([model(pixel_values=batch).logits for batch in images])
+        said = [output_tensors(model(pixel_values=batch)) for batch in images]
+    return torch.cat([torch.cat([tensor.flatten(1) for tensor in one.values()], dim=1) for one in said])
 
 
 def relative_error(new: Tensor, old: Tensor) -> float:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from hf_compress.checkpoint.widths import REFUSALS, Knob, Sizes, built_shapes, numbers, rebuilt, tensor_shapes
 from hf_compress.ground.errors import RunError
+from hf_compress.ground.outputs import output_tensors
 from hf_compress.steps.pruning.allocate.units import least_important
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
@@ -174,17 +175,20 @@ class UniformPruner(Pruner):
         return names, min((name for name, _ in changes.keys() - covered), default="")
 
     def _is_exact(self, model: PreTrainedModel, groups: list[Group], knob: Knob) -> bool:
-        """Try the knob on a copy: the changed config with the weights that are left must give the same logits."""
+        """Try the knob on a copy: the changed config with the weights that are left must give the same outputs."""
         trial = copy.deepcopy(model).eval()
         image = torch.rand(self.image.shape, generator=torch.Generator().manual_seed(0))
         try:
             if not self._turn(trial, groups, equal(groups), knob, _half(knob.value)):
                 return False
             with torch.no_grad():
-                ours, theirs = (each(pixel_values=image).logits for each in (trial, rebuilt(trial)))
+                ours, theirs = (output_tensors(each(pixel_values=image)) for each in (trial, rebuilt(trial)))
         except (*REFUSALS, RunError):
             return False
-        return torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5 * float(ours.abs().max()))
+        return all(
+            torch.allclose(tensor, theirs[name], rtol=1e-4, atol=1e-5 * float(tensor.abs().max()))
+            for name, tensor in ours.items()
+        )
 
 
 def _half(value: int | float) -> int | float:
