@@ -12,8 +12,9 @@ from hf_compress import Recipe, compress, register_runtime, save
 from hf_compress.ground.errors import UsageError
 from hf_compress.ground.manifest import Manifest
 from hf_compress.report.card import render_card
-from hf_compress.report.card_facts import limits, steps_table
+from hf_compress.report.card_facts import steps_table
 from hf_compress.report.gallery import write_gallery
+from hf_compress.report.limits import limits
 from hf_compress.report.reading import check_report
 from hf_compress.report.run import REPORT, write_report
 from hf_compress.run.deploy import FOLDER
