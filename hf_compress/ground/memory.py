@@ -21,8 +21,8 @@ def in_fitting_batches(
 ) -> T:
     """Call `run` with the size of its batches; as often as memory runs out, again with a smaller one.
 
-    By hand, because accelerate's `find_executable_batch_size` collects garbage before every call: trainings that are
-    measured each epoch took twice as long, and a Ctrl-C that fell into a collection was lost.
+    By hand, because accelerate's `find_executable_batch_size` collects garbage before every call, which its own
+    documentation calls a considerable slowdown, and this one is called in every epoch.
 
     Args:
         run: can be called again after it ran out of memory.
