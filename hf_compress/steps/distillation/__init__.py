@@ -1,6 +1,5 @@
 """The `distill` step."""
 
-from hf_compress.losses import layers as feature_losses  # noqa: F401  (registers them)
 from hf_compress.losses.logits import register_loss
 from hf_compress.sections.distillation import LOSSES, DistillSection, LossConfig
 from hf_compress.steps.base import Step, StepResult, register_step
