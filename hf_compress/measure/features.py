@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hf_compress.data import ImageData
+from hf_compress.measure.quality import with_means
 from hf_compress.models.embeddings import embed
 from hf_compress.models.load import LoadedModel
 
@@ -56,10 +57,7 @@ class FeatureQuality:
             answers = queries if loaded.projector is None else loaded.projector(queries)
         if self.targets is not None and answers.shape == self.targets.shape:
             by_image["cosine_similarity"] = cosine_similarities(answers, self.targets).numpy()
-        return {
-            "quality": {metric: float(values.mean()) for metric, values in by_image.items()},
-            "by_image": {metric: values.tolist() for metric, values in by_image.items()},
-        }
+        return with_means(by_image)
 
 
 def cosine_similarity(first: Tensor, second: Tensor) -> float:

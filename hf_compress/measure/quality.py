@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from torch import Tensor
 
@@ -18,7 +20,7 @@ def quality(logits: Tensor, labels: Tensor) -> dict[str, float]:
         class without images, or without other images beside it, has no ROC curve and does not enter the average. With
         two classes this equals the binary ROC AUC. Empty without labelled images.
     """
-    return {metric: float(values.mean()) for metric, values in quality_by_image(logits, labels).items()}
+    return with_means(quality_by_image(logits, labels))["quality"]
 
 
 def quality_by_image(logits: Tensor, labels: Tensor) -> dict[str, np.ndarray]:
@@ -32,6 +34,14 @@ def quality_by_image(logits: Tensor, labels: Tensor) -> dict[str, np.ndarray]:
         return result
     areas = [_areas(column, labels == c) for c, column in enumerate(scores) if 0 < (labels == c).sum() < len(labels)]
     return result | ({"roc_auc": np.mean(areas, axis=0)} if areas else {})
+
+
+def with_means(by_image: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """Return what the row of a report is made from: `quality`, the mean of each metric, and the numbers `by_image`."""
+    return {
+        "quality": {metric: float(values.mean()) for metric, values in by_image.items()},
+        "by_image": {metric: values.tolist() for metric, values in by_image.items()},
+    }
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> dict[str, float]:

@@ -61,14 +61,10 @@ class Classification(Task):
     def in_detail(self, predictions):
         """Add `classes` and `reliability` where the logits are finite; see `measure.detail`."""
         from hf_compress.measure.detail import by_class, reliability
-        from hf_compress.measure.quality import quality_by_image
+        from hf_compress.measure.quality import quality_by_image, with_means
 
         logits, labels = predictions.outputs["logits"], predictions.labels
-        by_image = quality_by_image(logits, labels)
-        result: dict[str, Any] = {
-            "quality": {metric: float(values.mean()) for metric, values in by_image.items()},
-            "by_image": {metric: values.tolist() for metric, values in by_image.items()},
-        }
+        result: dict[str, Any] = with_means(quality_by_image(logits, labels))
         if result["quality"] and logits.isfinite().all():
             result["classes"] = by_class(logits, labels)
             result["reliability"] = reliability(logits, labels)
