@@ -1,8 +1,10 @@
-"""The name of the processor."""
+"""What computes: its name, and where models run."""
 
 from __future__ import annotations
 
 import platform
+
+import torch
 
 
 def device_name() -> str:
@@ -12,3 +14,8 @@ def device_name() -> str:
             return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def fastest_device() -> torch.device:
+    """Return where models are run that no trainer has placed: the GPU, or the processor where there is none."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

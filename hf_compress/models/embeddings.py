@@ -16,6 +16,7 @@ from hf_compress.data.images import input_size
 from hf_compress.ground.errors import RunError
 from hf_compress.ground.looking import twin
 from hf_compress.ground.memory import in_fitting_batches
+from hf_compress.ground.processor import fastest_device
 from hf_compress.models.load import LoadedModel
 
 PROJECTOR = "projector.safetensors"
@@ -70,7 +71,7 @@ class Embedder(nn.Module):
 
 def embed(loaded: LoadedModel, images: ImageSplit, workers: int = 0) -> Tensor:
     """Return the pooled embeddings of a split without augmentation, shape (images, width), float32 on the CPU."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = fastest_device()
     images, collate = images.without_augmentation(), Collator(loaded.processor)
     model = twin(loaded.model).to(device)
 

@@ -20,6 +20,7 @@ from hf_compress.ground import processes
 from hf_compress.ground.environment import environment
 from hf_compress.ground.looking import twin
 from hf_compress.ground.memory import in_fitting_batches
+from hf_compress.ground.processor import fastest_device
 from hf_compress.ground.tensor_cache import TensorCache
 from hf_compress.ground.tensors import use_channels_last
 from hf_compress.models.load import LoadedModel
@@ -80,7 +81,7 @@ def fingerprint(teacher: LoadedModel, task: Task) -> str:
 
 def _ask_all(images: ImageSplit, teacher: LoadedModel, task: Task, workers: int) -> Tensor:
     """Return the answers to all images, a row an image, float32 on the CPU, without drawing a random number."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = fastest_device()
     model = twin(teacher.model).to(device)
     use_channels_last(model)
     collate = Collator(teacher.processor)

@@ -13,6 +13,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_compress.data.images import batches
 from hf_compress.ground.looking import twin
+from hf_compress.ground.processor import fastest_device
 
 BATCH = 16
 
@@ -33,7 +34,7 @@ class Calibration:
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images (batch, 3, height, width) and the class of each (batch,), on the device of the work."""
-        device = _device()
+        device = fastest_device()
         unpruned = None
         for batch in track(batches(self.images, self.processor, BATCH), "Scoring importance", transient=True):
             images, labels = batch["pixel_values"].to(device), batch["labels"].to(device)
@@ -48,7 +49,7 @@ class Calibration:
 
         `model` stays as it is: its mode, buffers and own gradients, too.
         """
-        looked = twin(model).to(_device()).requires_grad_()
+        looked = twin(model).to(fastest_device()).requires_grad_()
         named = dict(looked.named_parameters(remove_duplicate=False))
         parameters = list({id(parameter): parameter for parameter in named.values()}.values())
         for images, labels in self.batches():
@@ -57,7 +58,3 @@ class Calibration:
             device = next(model.parameters()).device
             by_id = {id(parameter): grad.to(device) for parameter, grad in zip(parameters, found, strict=True)}
             yield {name: by_id[id(parameter)] for name, parameter in named.items()}
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
