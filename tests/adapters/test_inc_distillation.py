@@ -18,6 +18,7 @@ from hf_compress.adapters.neural_compressor import (
     prepare,
     quantize,
 )
+from hf_compress.adapters.neural_compressor.distillation import distillation_of
 from hf_compress.ground.errors import UsageError
 from hf_compress.ground.looking import twin
 from hf_compress.losses.criterion import DistillationCriterion
@@ -173,6 +174,10 @@ def test_a_forward_pass_that_fails_and_evaluation_leave_no_recording_behind():
     loss = distillation_loss(model, outputs)
     model.eval()(images[:2])
     assert torch.equal(distillation_loss(model, outputs), loss)
+    with pytest.raises(RuntimeError):
+        model.train()(torch.randn(6, 11))
+    state = distillation_of(model)
+    assert state.recording and not convert(model)[1]._forward_hooks
 
 
 def test_layers_need_an_input_and_names_that_there_are():

@@ -68,6 +68,21 @@ def test_a_removed_block_is_as_if_nothing_read_it(name):
         assert torch.allclose(logits(smaller, image), expected, rtol=1e-3, atol=1e-5)
 
 
+def test_channels_that_any_output_gives_stay_whole():
+    class Described(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.describe, self.classify = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 4, 1)
+
+        def forward(self, pixel_values):
+            maps = self.describe(self.stem(pixel_values).relu())
+            return {"logits": self.classify(maps), "maps": maps}
+
+    (group,), why = find_groups(Described(), torch.rand(1, 3, 8, 8))
+    assert group.makers == ["stem"]
+    assert why == {"describe": "gives the maps", "classify": "gives the logits"}
+
+
 def test_the_modules_of_a_transformer_count_what_is_left():
     model, image = family("swinv2")
     ChannelPruner(model, image, CONFIG, set()).prune(model, 0.5)

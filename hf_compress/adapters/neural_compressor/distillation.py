@@ -69,6 +69,7 @@ class Distillation:
 
     def finish(self, model: nn.Module) -> None:
         """Leave an ordinary model."""
+        self.recording.close()  # open where the last forward pass failed
         for hook in self.hooks:
             hook.remove()
         for name in [name for name in model._parameters if name.startswith(PROJECTOR)]:
@@ -93,7 +94,6 @@ class Distillation:
             model.register_parameter(f"{PROJECTOR}{number}", parameter)
 
     def _before_forward(self, model: nn.Module, args: tuple) -> None:
-        self.recording.close()  # a forward pass that failed left it open
         if model.training:
             self.features = self.recording.enter_context(layer_outputs(model, self.criterion.student_layers))
 
