@@ -14,7 +14,7 @@ from hf_compress.ground.tensors import copy_with_same_tensors, use_channels_last
 from hf_compress.steps.pruning.allocate.units import Plan, Ranked, allocate, kept_width
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.pruner import Pruner
-from hf_compress.steps.pruning.remove.removal import Attribute, remove_units, width_attributes
+from hf_compress.steps.pruning.remove.removal import Attribute, Kept, remove_units, width_attributes
 from hf_compress.steps.pruning.remove.symmetry import FAILURES, Symmetry
 from hf_compress.steps.pruning.score.scoring import Scores
 from hf_compress.steps.pruning.tracing.groups import Group, Member, find_groups, join
@@ -81,25 +81,26 @@ class ChannelPruner(Pruner):
         shapes, groups = self._traced
         self._traced = shapes, [group for group in groups if group.name in names]
 
-    def remove(self, model: PreTrainedModel, scores: Scores, amount: float) -> None:
+    def remove(self, model: PreTrainedModel, scores: Scores, amount: float) -> Kept:
         groups = self.groups(model)
         ranked = [
             Ranked(group.name, scores[group.name].cpu(), group.unit, self.widths[group.name]) for group in groups
         ]
-        self.apply(model, groups, allocate(ranked, amount, self.config))
+        return self.apply(model, groups, allocate(ranked, amount, self.config))
 
-    def apply(self, model: PreTrainedModel, groups: list[Group], removed: Plan) -> None:
-        """Remove what a plan says, in place.
+    def apply(self, model: PreTrainedModel, groups: list[Group], removed: Plan) -> Kept:
+        """Remove what a plan says, in place, and return what is left: see `remove_units`.
 
         Raises:
             RunError: the pruned model does not run.
         """
-        remove_units(model, groups, removed, self.attributes)
+        kept = remove_units(model, groups, removed, self.attributes)
         use_channels_last(model)
         if not _runs(model, self.image):
             raise RunError(
                 f"the model does not run after the removal of channels from {', '.join(removed)}: exclude them"
             )
+        return kept
 
     def sparsity(self, model: PreTrainedModel) -> float:
         """Return the fraction of the removable channels that is gone."""

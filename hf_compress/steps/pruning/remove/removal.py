@@ -15,6 +15,7 @@ from hf_compress.steps.pruning.tracing.groups import LAYERS, Group
 from hf_compress.steps.pruning.tracing.trace import drop_caches
 
 Attribute = tuple[str, str]
+Kept = dict[tuple[str, str, int], np.ndarray]
 
 HEAD_COUNT = re.compile(r"(^|_)n(um)?_(\w+_)?heads?$|^heads$|^all_head_size$")
 WIDTHS = {
@@ -28,8 +29,11 @@ WIDTHS = {
 }
 
 
-def remove_units(model: nn.Module, groups: list[Group], plan: Plan, attributes: dict[str, list[Attribute]]) -> None:
+def remove_units(model: nn.Module, groups: list[Group], plan: Plan, attributes: dict[str, list[Attribute]]) -> Kept:
     """Remove units from the tensors of `model` and correct the attributes of its modules.
+
+    Returns:
+        The indices that are left, in ascending order, by module, tensor and dimension, where some went.
 
     Args:
         groups: groups of this very model, see `groups.find_groups`.
@@ -46,11 +50,12 @@ def remove_units(model: nn.Module, groups: list[Group], plan: Plan, attributes: 
             gone[axis.module, axis.tensor][axis.dim].append(member.indices[units].flatten())
         _count(model, group, len(units), head_counts(model, group) + attributes.get(group.name, []))
     owners = _owners(model)
+    left: Kept = {}
     for (name, key), dims in gone.items():
         old = getattr(model.get_submodule(name), key)
         new = old.detach()
         for dim, indices in dims.items():
-            kept = np.delete(np.arange(new.shape[dim]), np.concatenate(indices))
+            kept = left[name, key, dim] = np.delete(np.arange(new.shape[dim]), np.concatenate(indices))
             new = new.index_select(dim, torch.from_numpy(kept).to(new.device))
         new = new.contiguous()
         if isinstance(old, nn.Parameter):
@@ -59,6 +64,12 @@ def remove_units(model: nn.Module, groups: list[Group], plan: Plan, attributes: 
             setattr(module, own_key, new)
             _correct_widths(module, own_key, old.shape)
     drop_caches(model)
+    return left
+
+
+def kept_in_turn(first: Kept, then: Kept) -> Kept:
+    """Return what is left of the model before `first` when units went twice."""
+    return first | {place: first[place][indices] if place in first else indices for place, indices in then.items()}
 
 
 def _owners(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:

@@ -1,0 +1,64 @@
+"""Repair: what a pruned model gets back without a gradient step, from unlabelled images."""
+
+from __future__ import annotations
+
+import copy
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_compress.ground.looking import twin
+from hf_compress.ground.outputs import output_tensors
+from hf_compress.steps.pruning.config import PruneSection
+from hf_compress.steps.pruning.remove.removal import Kept
+from hf_compress.steps.pruning.repair.least_squares import least_squares
+from hf_compress.steps.pruning.score.calibration import Calibration
+from hf_compress.training.batch_norms import reestimate_batch_norm
+from hf_compress.training.context import Context
+
+JUDGED = 8  # batches
+
+
+def repair(
+    unpruned: nn.Module,
+    pruned: nn.Module,
+    kept: Kept,
+    calibration: Calibration,
+    context: Context,
+    config: PruneSection,
+) -> dict[str, Any]:
+    """Repair a pruned model in place as the recipe says, by training images, and return what came of it.
+
+    Args:
+        unpruned: the model before units went.
+        kept: which of its indices are left.
+
+    Returns:
+        For the row of a round: `output_error_before` and `output_error_after` (mean squared difference from the
+        unpruned model's outputs, relative to their variance).
+    """
+    if config.repair == "none":
+        return {}
+    device = calibration.device
+    whole, trial = twin(unpruned).to(device), copy.deepcopy(pruned).eval().to(device)
+    before = output_error(whole, trial, calibration)
+    if config.repair == "batch_norm":
+        reestimate_batch_norm(trial, context)
+    else:
+        least_squares(whole, trial, kept, calibration.images_alone(), context.sparse_parameters)
+    after = output_error(whole, trial, calibration)
+    pruned.load_state_dict(trial.state_dict())
+    return {"output_error_before": before, "output_error_after": after}
+
+
+@torch.no_grad()
+def output_error(unpruned: nn.Module, pruned: nn.Module, calibration: Calibration) -> float:
+    """Return the mean squared difference of all outputs, relative to their variance over images, of a few batches."""
+    said: list[tuple[Tensor, Tensor]] = []
+    for images in islice(calibration.images_alone(), JUDGED):
+        whole, half = (output_tensors(model(pixel_values=images)) for model in (unpruned, pruned))
+        said += [(torch.cat([t.flatten(1) for t in each.values()], 1).double() for each in (whole, half))]
+    whole, half = (torch.cat(each) for each in zip(*said, strict=True))
+    return float((whole - half).square().mean() / (whole - whole.mean(0)).square().mean().clamp_min(1e-12))

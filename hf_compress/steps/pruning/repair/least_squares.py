@@ -1,0 +1,100 @@
+"""Repair in closed form: layer by layer, a pruned model answers again as the unpruned one does.
+
+He et al., 2017, "Channel Pruning for Accelerating Very Deep Neural Networks": in the order of the forward pass, each
+layer's weights become those with which its output, made of what the repaired layers before it give, is nearest to the
+unpruned model's. Where that output is added to another, it also makes up for what the other lacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import chain, islice
+
+import torch
+from rich.progress import track
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from hf_compress.steps.pruning.remove.removal import Kept
+from hf_compress.steps.pruning.repair.linear import as_matrix, columns, output_dim, rows, set_matrix
+from hf_compress.steps.pruning.repair.lockstep import Lockstep, Pass
+from hf_compress.steps.pruning.repair.moments import Moments
+from hf_compress.steps.pruning.repair.places import Place, find_places
+from hf_compress.steps.pruning.tracing.groups import LAYERS
+
+SAMPLES = 2**18  # enough for a layer: of pictures that have many positions, few are needed
+MOST_INPUTS = 2**13
+LOOKED_AT = 4  # images
+LEAST_SCALE = 1e-3
+
+
+def least_squares(
+    unpruned: nn.Module, pruned: nn.Module, kept: Kept, batches: Iterable[Tensor], sparse: Iterable[str] = ()
+) -> dict[str, str]:
+    """Repair `pruned` in place, and return the layers that stay as they are, with the reason.
+
+    Both models go through the images side by side, one forward pass each in all. What stays in memory does not grow
+    with the number of images: a layer takes as many as make 262,144 samples (an output pixel, or a token, is one).
+
+    Args:
+        unpruned: the model before units went; in eval mode, as `pruned`.
+        kept: which indices `pruned` still has of it.
+        batches: images of shape (batch, 3, height, width).
+        sparse: parameters whose zeros stay zero.
+    """
+    batches = iter(batches)
+    first = next(batches)
+    places, stay = find_places(pruned, first[:LOOKED_AT])
+    batches = chain([first], batches)
+    pairs: list[tuple[Pass, Pass]] = []
+    layers = [name for name, module in pruned.named_modules() if isinstance(module, LAYERS)]
+    with Lockstep((unpruned, pruned), layers) as lockstep:
+        for number, place in enumerate(track(places, "Repairing", transient=True)):
+            layer = pruned.get_submodule(place.layer)
+            if as_matrix(layer).shape[2] > MOST_INPUTS:
+                stay[place.layer] = f"it has more than {MOST_INPUTS:,} inputs"
+                continue
+            needed = {later.skip for later in places[number:]}
+            started = (tuple(lockstep.start(model, images, needed) for model in (unpruned, pruned)) for images in batches)
+            moments = Moments()
+            for pair in pairs:
+                _add(moments, place, layer, *pair, kept)
+            while moments.count < SAMPLES and (new := list(islice(started, 1))):
+                pairs += new
+                _add(moments, place, layer, *new[0], kept)
+            if moments.energy:
+                _change(place, layer, moments, f"{place.layer}.weight" in sparse)
+                for _, half in pairs:
+                    half.output = layer.forward(half.source)
+    return stay
+
+
+def _add(moments: Moments, place: Place, layer: nn.Module, whole: Pass, half: Pass, kept: Kept) -> None:
+    whole.to(place.layer)
+    half.to(place.layer)
+    moments.add(columns(layer, half.source), rows(layer, _missing(place, layer, whole, half, kept)))
+
+
+def _missing(place: Place, layer: nn.Module, whole: Pass, half: Pass, kept: Kept) -> Tensor:
+    """Return what a layer's output lacks of the unpruned one's, and of what that is added to."""
+    dim = output_dim(layer) % half.output.dim()
+    indices = kept.get((place.layer, "weight", 1 if isinstance(layer, Conv1D) else 0))
+
+    def left(tensor: Tensor) -> Tensor:
+        return tensor if indices is None else tensor.index_select(dim, torch.from_numpy(indices).to(tensor.device))
+
+    missing = left(whole.output) - half.output
+    if place.skip:
+        skipped = left(whole.held.pop(place.skip)) - half.held.pop(place.skip)
+        scale = place.scale.view([-1 if axis == dim else 1 for axis in range(missing.dim())])
+        missing += torch.where(scale.abs() > LEAST_SCALE * scale.abs().max(), skipped / scale, 0)
+    return missing
+
+
+def _change(place: Place, layer: nn.Module, moments: Moments, is_sparse: bool) -> None:
+    matrix = as_matrix(layer)
+    offset = layer.bias if layer.bias is not None else place.norm and place.norm.running_mean
+    change, shift = moments.solved(offset is not None, matrix != 0 if is_sparse else None)
+    set_matrix(layer, matrix + change)
+    if offset is not None:
+        offset.data += (shift if offset is layer.bias else -shift).flatten().to(offset)
