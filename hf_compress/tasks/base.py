@@ -161,17 +161,19 @@ class Task(ABC):
 
         return class_indices(items)
 
-    def require_labels(self, loaded: LoadedModel, data: ImageData) -> None:
-        """Bring targets into the order of a saved model's classes, to measure it.
+    def require_labels(self, loaded: LoadedModel, data: ImageData) -> ImageData:
+        """Return data with its targets in the order of a saved model's classes, to measure it.
 
         Raises:
             RunError: they are none of its classes.
         """
-        if not (data.labelled and data.align_labels(loaded.label_names)):
+        aligned = data.aligned(loaded.label_names) if data.labelled else None
+        if aligned is None:
             raise RunError(
                 f"the labels of {data.facts['path']} are not those of {loaded.name}: "
                 f"{', '.join(loaded.label_names[:5])} ..."
             )
+        return aligned
 
     # ---- outputs, training, distillation
 

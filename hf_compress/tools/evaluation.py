@@ -45,7 +45,7 @@ def evaluate_folder(
     if task.gallery and split == "train":
         raise UsageError("the training images are the gallery of the k-NN accuracy: choose --split validation or test")
     loaded, data = _with_data(task, name, data_path, trust_remote_code, divided=split is not None or task.gallery)
-    task.require_labels(loaded, data)
+    data = task.require_labels(loaded, data)
     examine = task.examiner(data, split or "test", None, predictor(task, data.workers))
     return {
         "model": name,
@@ -73,7 +73,8 @@ def load_with_data(
         UsageError: no data was named, and the folder has no recipe that names it.
     """
     loaded, data = _with_data(CLASSIFICATION, name, data_path, trust_remote_code, divided)
-    return loaded, data, data.labelled and data.align_labels(loaded.label_names)
+    aligned = data.aligned(loaded.label_names) if data.labelled else None
+    return loaded, aligned or data, aligned is not None
 
 
 def _with_data(

@@ -110,7 +110,7 @@ def test_other_uses_of_a_test_set_find_their_images_in_it(model, tmp_path):
     assert same_labels
     assert [len(part) for part in data.splits.values()] == [12, 12, 12]
     assert data.train.labels == data.test.labels == [0] * 6 + [1] * 6
-    assert data.align_labels(["dog", "cat"])
+    data = data.aligned(["dog", "cat"])
     assert data.train.labels == data.validation.labels == data.test.labels == [1] * 6 + [0] * 6
     assert list(data.facts["splits"]) == ["test"]
     assert loaded.label_names == NAMES
