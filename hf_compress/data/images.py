@@ -252,9 +252,11 @@ def evenly_spread(total: int, count: int) -> list[int]:
     return [(2 * part + 1) * total // (2 * count) for part in range(count)]
 
 
-def batches(images: torch.utils.data.Dataset, processor, size: int) -> torch.utils.data.DataLoader:
+def batches(
+    images: torch.utils.data.Dataset, processor, size: int, targets: Targets = class_indices
+) -> torch.utils.data.DataLoader:
     """Return batches of `size` images, made by `processor`; see `Collator`."""
-    return torch.utils.data.DataLoader(images, batch_size=size, collate_fn=Collator(processor))
+    return torch.utils.data.DataLoader(images, batch_size=size, collate_fn=Collator(processor, targets=targets))
 
 
 def preprocess(processor, views: list[Tensor]) -> Tensor | tuple[Tensor, ...]:

@@ -50,6 +50,10 @@ class Metric:
         """Return the index of the best value; of equal ones, the first."""
         return values.index((max if self.higher_is_better else min)(values))
 
+    def lost(self, value: float, before: float) -> float:
+        """Return how much worse a value is than the one `before`; negative where it is better."""
+        return before - value if self.higher_is_better else value - before
+
     def keeps(self, value: float, before: float, most: float) -> bool:
         """Return whether at most `most` of the value `before` is lost."""
         return value >= before - most if self.higher_is_better else value <= before + most

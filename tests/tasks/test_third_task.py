@@ -1,19 +1,23 @@
 """A task that the package does not know: a detector with several outputs, judged by an error, in one class."""
 
+import csv
 import json
 
 import pytest
 import torch
 from torch.nn import functional as F
 from transformers import AutoModelForObjectDetection, ViTImageProcessor, YolosConfig, YolosForObjectDetection
+from typer.testing import CliRunner
 
-from hf_compress import Recipe, compress
+from hf_compress import Recipe, compress, export
 from hf_compress.checkpoint import save
+from hf_compress.cli import app
 from hf_compress.data import load_data
 from hf_compress.ground.errors import UsageError
 from hf_compress.models.load import LoadedModel, open_model
 from hf_compress.sections.base import TrainingConfig
 from hf_compress.sections.data import DataSection
+from hf_compress.steps.pruning.allocate.shares import shares_for_budget
 from hf_compress.tasks import TASKS, Metric, Task, register_task
 from hf_compress.tools.evaluation import evaluate_folder
 from hf_compress.training.arguments import training_arguments
@@ -129,13 +133,37 @@ def test_it_goes_from_a_recipe_to_a_published_folder_without_a_change_of_the_pac
     assert json.loads((run.folder / "report.json").read_text())["task"] == "centres"
 
 
+def test_sensitivity_and_export_judge_by_its_metric(recipe, tmp_path):
+    folder = tmp_path / "teacher"
+    (folder / "recipe.yaml").write_text(recipe.to_yaml())
+    file = tmp_path / "out" / "sensitivity.csv"
+    result = CliRunner().invoke(app, ["sensitivity", str(folder), "--ratio", "0.5", "--output", str(file.parent)])
+    assert result.exit_code == 0, result.output
+    with open(file, encoding="utf-8") as source:
+        rows = list(csv.DictReader(source))
+    assert list(rows[0]) == ["name", "size", "ratio", "centre_error", "drop"]
+    before = evaluate_folder(str(folder), None, "validation")["quality"]["centre_error"]
+    found = [(float(row["centre_error"]), float(row["drop"])) for row in rows]
+    assert [drop for _, drop in found] == pytest.approx([error - before for error, _ in found], abs=1e-6)
+    error, drop = max(found)
+    assert f"error of the centre is {error:.4f} (+{drop:.4f})" in result.output
+    sizes = {row["name"]: int(row["size"]) for row in rows}
+    shares = shares_for_budget(str(file), sizes, 0.3)
+    assert sum(share * sizes[name] for name, share in shares.items()) == pytest.approx(0.3 * sum(sizes.values()))
+
+    (row,) = export(folder, "pt2")
+    assert row["quality"] == pytest.approx(evaluate_folder(str(folder), None)["quality"], abs=1e-3)
+
+
 def test_a_round_that_makes_the_error_larger_than_allowed_is_rolled_back(task):
     metric = task.deciding
     assert metric.keeps(0.21, before=0.2, most=0.02) and not metric.keeps(0.23, before=0.2, most=0.02)
     assert metric.best([0.3, 0.1, 0.1, 0.2]) == 1
+    assert metric.lost(0.3, before=0.2) == pytest.approx(0.1)
     rising = Metric("accuracy", "accuracy")
     assert rising.keeps(0.19, before=0.2, most=0.02) and not rising.keeps(0.17, before=0.2, most=0.02)
     assert rising.best([0.1, 0.3, 0.3]) == 1
+    assert rising.lost(0.3, before=0.2) == pytest.approx(-0.1)
 
 
 def test_the_epoch_with_the_lowest_error_is_kept(task, tmp_path):
