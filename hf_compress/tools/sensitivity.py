@@ -100,7 +100,7 @@ def sensitivity(
     inputs = list(batches(spread(images.validation, IMAGES), loaded.processor, BATCH, task.targets))
     image = torch.zeros(1, 3, *input_size(loaded.processor))
     config = PruneSection(granularity=granularity, importance=importance, round_to=1, floor=0.0)
-    calibration = Calibration(spread(images.train, config.calibration), loaded.processor, loaded.model)
+    calibration = Calibration(spread(images.train, config.calibration), loaded.processor, loaded.model, task)
     trials = list(
         _channel_trials(loaded.model, image, config, calibration, ratios)
         if granularity == "channel"

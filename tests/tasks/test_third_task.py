@@ -13,11 +13,13 @@ from hf_compress import Recipe, compress, export
 from hf_compress.checkpoint import save
 from hf_compress.cli import app
 from hf_compress.data import load_data
-from hf_compress.ground.errors import UsageError
+from hf_compress.data.images import IGNORED_LABEL, batches, spread
+from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.models.load import LoadedModel, open_model
 from hf_compress.sections.base import TrainingConfig
 from hf_compress.sections.data import DataSection
 from hf_compress.steps.pruning.allocate.shares import shares_for_budget
+from hf_compress.steps.pruning.score.calibration import Calibration
 from hf_compress.tasks import TASKS, Metric, Task, register_task
 from hf_compress.tools.evaluation import evaluate_folder
 from hf_compress.training.arguments import training_arguments
@@ -137,7 +139,8 @@ def test_sensitivity_and_export_judge_by_its_metric(recipe, tmp_path):
     folder = tmp_path / "teacher"
     (folder / "recipe.yaml").write_text(recipe.to_yaml())
     file = tmp_path / "out" / "sensitivity.csv"
-    result = CliRunner().invoke(app, ["sensitivity", str(folder), "--ratio", "0.5", "--output", str(file.parent)])
+    options = ["--ratio", "0.5", "--importance", "taylor", "--output", str(file.parent)]
+    result = CliRunner().invoke(app, ["sensitivity", str(folder), *options])
     assert result.exit_code == 0, result.output
     with open(file, encoding="utf-8") as source:
         rows = list(csv.DictReader(source))
@@ -153,6 +156,25 @@ def test_sensitivity_and_export_judge_by_its_metric(recipe, tmp_path):
 
     (row,) = export(folder, "pt2")
     assert row["quality"] == pytest.approx(evaluate_folder(str(folder), None)["quality"], abs=1e-3)
+
+
+def test_taylor_importance_takes_its_loss(task, tmp_path):
+    loaded = task.load(saved(tmp_path / "model", 48))
+    data = load_data(DataSection(**DATA), 0)
+    items = spread(data.train, 8)
+    (found,) = Calibration(items, loaded.processor, loaded.model, task).gradients(loaded.model)
+
+    (batch,) = batches(items, loaded.processor, 8, task.targets)
+    task.loss(task.forward(loaded.model, batch), batch).backward()
+    expected = {name: parameter.grad for name, parameter in loaded.model.named_parameters()}
+    torch.testing.assert_close(
+        found, {name: torch.zeros_like(found[name]) if grad is None else grad for name, grad in expected.items()}
+    )
+    assert found["bbox_predictor.layers.2.weight"].any() and found["class_labels_classifier.weight"].any()
+
+    unlabelled = spread(data.train.with_labels([IGNORED_LABEL] * len(data.train)), 8)
+    with pytest.raises(RunError, match="'task: centres' needs labels"):
+        next(Calibration(unlabelled, loaded.processor, loaded.model, task).gradients(loaded.model))
 
 
 def test_a_round_that_makes_the_error_larger_than_allowed_is_rolled_back(task):
