@@ -168,12 +168,8 @@ class Recipe(Section):
         """Return name and section of the first step that trains: the probes of `student: auto` repeat it in short.
 
         Raises:
-            UsageError: there is none, or the task has no accuracy to compare.
+            UsageError: there is none.
         """
-        if self.task != "classification":
-            raise UsageError(
-                "'student.model: auto' compares accuracies, which 'task: features' does not have: name a student"
-            )
         for step in self.steps:
             for name, config in step.items():
                 if isinstance(config, TrainingConfig):

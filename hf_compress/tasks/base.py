@@ -94,7 +94,7 @@ class Task(ABC):
         general_steps: whether the steps that name no task work for it.
         trains_teachers: whether `teacher.finetune` does.
         ensembles: whether several teachers can be averaged.
-        selects: whether `student: auto` finds students for it.
+        selects: whether `student: auto` finds students for it: image classifiers, by their `accuracy`, which decides.
     """
 
     name: ClassVar[str]
@@ -124,7 +124,7 @@ class Task(ABC):
             raise UsageError(
                 f"'teacher.ensemble' averages classes, which 'task: {self.name}' leaves out: name one teacher"
             )
-        if recipe.student.model == "auto" and not self.selects:
+        if recipe.student.model == "auto" and not (self.selects and self.deciding.name == "accuracy"):
             raise UsageError(
                 f"'student.model: auto' compares accuracies, which 'task: {self.name}' does not have: name a student"
             )

@@ -209,6 +209,14 @@ def test_what_it_does_not_offer_is_refused(task, change, says):
         Recipe.from_dict(values | change)
 
 
+def test_no_student_is_selected_by_an_error(task, monkeypatch):
+    monkeypatch.setattr(Centres, "selects", True)
+    student = {"model": "auto", "budget": {"macs": 1e6}}
+    values = {"task": "centres", "teacher": "a/b", "student": student, "data": DATA, "steps": ["distill"]}
+    with pytest.raises(UsageError, match="compares accuracies, which 'task: centres' does not have"):
+        Recipe.from_dict(values)
+
+
 def test_a_student_without_labelled_images_is_refused_where_answers_are_no_targets(task, tmp_path):
     with pytest.raises(Exception, match="needs labels"):
         task.as_targets(None)
