@@ -20,6 +20,8 @@ from hf_compress.sections.base import TrainingConfig
 from hf_compress.sections.data import DataSection
 from hf_compress.steps.pruning.allocate.shares import shares_for_budget
 from hf_compress.steps.pruning.score.calibration import Calibration
+from hf_compress.steps.rewriting import Rewrite
+from hf_compress.steps.rewriting.config import RewriteConfig
 from hf_compress.tasks import TASKS, Metric, Task, register_task
 from hf_compress.tools.evaluation import evaluate_folder
 from hf_compress.training.arguments import training_arguments
@@ -207,6 +209,24 @@ def test_what_it_does_not_offer_is_refused(task, change, says):
     values = {"task": "centres", "teacher": "a/b", "student": "c/d", "data": DATA, "steps": ["distill"]}
     with pytest.raises(UsageError, match=says):
         Recipe.from_dict(values | change)
+
+
+def test_a_head_that_gives_no_logit_a_class_is_not_found(recipe, tmp_path):
+    recipe.teacher.finetune.layers = "head"
+    with pytest.raises(RunError, match="not found: it does not give each image one logit for each of its 10 classes"):
+        compress(recipe, tmp_path / "run", log=lambda line: None)
+
+
+def test_a_rewrite_is_judged_by_all_outputs(task, tmp_path):
+    loaded, lines = task.load(saved(tmp_path / "model", 48)), []
+    before = loaded.model.vit.encoder.layer[0].intermediate.intermediate_act_fn
+    context = Context(
+        load_data(DataSection(**DATA), 0), loaded.processor, None, 0, tmp_path, log=lines.append, task=task
+    )
+    details = Rewrite(RewriteConfig(kind="activations", images=8)).apply(loaded.model, context).details
+    assert before is not loaded.model.vit.encoder.layer[0].intermediate.intermediate_act_fn
+    assert details["top1_agreement"] is None
+    assert f"outputs off by {details['logits_error']['rewritten']:.1%}" in lines[-1]
 
 
 def test_no_student_is_selected_by_an_error(task, monkeypatch):
