@@ -84,13 +84,11 @@ def test_shipped_recipes_are_valid():
 
 def test_the_schema_has_a_string_wherever_one_stands_for_a_section():
     schema = json.loads(json.dumps(recipe_schema()))
-    own, ensemble, data = (
-        part["properties"]
-        for part in (schema, *(schema["$defs"][name] for name in ("EnsembleSection", "DataSection")))
-    )
+    own, parts = schema["properties"], schema["$defs"]
     places = [own["teacher"], own["student"], own["data"], own["chain"]["prefixItems"][0]]
     places += [place["items"] for place in (own["assistants"], own["deploy"], own["chain"])]
-    places += [ensemble["ensemble"]["items"], data["unlabelled"]["items"]]
+    places.append(parts["EnsembleSection"]["properties"]["ensemble"]["items"])
+    places.append(parts["DataSection"]["properties"]["unlabelled"]["items"])
     assert all({"type": "string"} in place["anyOf"] for place in places)
     assert all(any("$ref" in option for option in place["anyOf"]) for place in places)
 
