@@ -141,7 +141,7 @@ class Task(ABC):
         labels: list[str] | None = None,
         pretrained: bool = True,
     ) -> LoadedModel:
-        """Load a model in float32, in eval mode; see `hub.load.load`."""
+        """Load a model in float32, in eval mode; see `models.load.load` for the arguments and errors."""
 
     def untrained_teacher(self, teacher: LoadedModel) -> None:
         """Refuse, or mend, a teacher whose head has random weights, and which is not to be trained."""
