@@ -112,6 +112,13 @@ def test_a_file_of_somebody_else_is_refused_before_anything_is_measured(name, tm
     assert (tmp_path / name).read_text() == "years of work"
 
 
+def test_what_the_step_prune_does_not_take_is_refused(tmp_path):
+    sections = {"task": "features", "teacher": "a/b", "student": "resnet18", "data": "digits"}
+    (tmp_path / "recipe.yaml").write_text(Recipe.from_dict(sections | {"steps": ["distill_features"]}).to_yaml())
+    with pytest.raises(UsageError, match="for the step 'prune', which 'task: features' does not have"):
+        sensitivity(str(tmp_path), tmp_path / "out")
+
+
 def test_the_accuracy_of_a_weight_is_that_of_the_pruned_model(folder, tmp_path):
     measured = sensitivity(str(folder), tmp_path, granularity="weight", ratios=[0.9])
     loaded = load(str(folder))
