@@ -172,7 +172,7 @@ def test_taylor_importance_takes_its_loss(task, tmp_path):
     torch.testing.assert_close(
         found, {name: torch.zeros_like(found[name]) if grad is None else grad for name, grad in expected.items()}
     )
-    assert found["bbox_predictor.layers.2.weight"].any() and found["class_labels_classifier.weight"].any()
+    assert found["bbox_predictor.layers.2.weight"].any() and found["class_labels_classifier.layers.2.weight"].any()
 
     unlabelled = spread(data.train.with_labels([IGNORED_LABEL] * len(data.train)), 8)
     with pytest.raises(RunError, match="'task: centres' needs labels"):
