@@ -206,6 +206,11 @@ def class_indices(items: list[dict[str, Any]]) -> dict[str, Tensor]:
     return {"labels": torch.tensor([item["label"] for item in items])}
 
 
+def no_targets(items: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """Return nothing: for whoever looks at pictures alone, whatever their labels are."""
+    return {}
+
+
 class Collator:
     """Makes a batch: each model gets the same views in its own size and normalisation.
 
@@ -253,9 +258,9 @@ def evenly_spread(total: int, count: int) -> list[int]:
 
 
 def batches(
-    images: torch.utils.data.Dataset, processor, size: int, targets: Targets = class_indices
+    images: torch.utils.data.Dataset, processor, size: int, targets: Targets = no_targets
 ) -> torch.utils.data.DataLoader:
-    """Return batches of `size` images, made by `processor`; see `Collator`."""
+    """Return batches of `size` images, made by `processor`, and what `targets` gives; see `Collator`."""
     return torch.utils.data.DataLoader(images, batch_size=size, collate_fn=Collator(processor, targets=targets))
 
 

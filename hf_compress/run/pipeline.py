@@ -205,7 +205,8 @@ def _foresee(recipe: Recipe, data: ImageData, teachers: list[LoadedModel]) -> No
     """
     task = TASKS.get(recipe.task)
     for role in ("validation", "test"):
-        if task.needs_targets and data.labelled and set(data.splits[role].labels) == {IGNORED_LABEL}:
+        missing = all(label == IGNORED_LABEL for label in data.splits[role].labels)
+        if task.needs_targets and data.labelled and missing:
             origin = data.facts["splits"][role]["from"]
             raise UsageError(
                 f"'data.splits.{role}': no image of {origin} has a label, so nothing can be measured on it: name a "

@@ -248,9 +248,9 @@ def _without_chain(values: dict[str, Any]) -> dict[str, Any]:
     chain, teacher = values["chain"], values.get("teacher") or {}
     if not isinstance(chain, list) or len(chain) < 2:
         raise UsageError("'chain' must list two models or more, from the teacher to the student")
-    named = "teacher" if not isinstance(teacher, dict) or "model" in teacher else None
-    if named := named or next((key for key in ("assistants", "student") if key in values), None):
-        raise UsageError(f"'chain' names the models from the teacher to the student: leave out '{named}' beside it")
+    twice = "teacher" if not isinstance(teacher, dict) or "model" in teacher else None
+    if twice := twice or next((key for key in ("assistants", "student") if key in values), None):
+        raise UsageError(f"'chain' names the models from the teacher to the student: leave out '{twice}' beside it")
     first, *others = (named(model, "model") for model in chain)
     first = {**first, **teacher} if isinstance(first, dict) else first
     *assistants, student = (validate(StudentSection, entry, f"chain.{i}") for i, entry in enumerate(others, start=1))
