@@ -34,6 +34,8 @@ except ModuleNotFoundError as error:
 __all__ = ["CompressionConfig", "CompressionTrainer", "Compressor", "DistillationConfig", "PruningConfig"]
 
 logger = logging.getLogger(__name__)
+BESIDE_TRAINING = {"calibration", "layout", "max_drop", "pattern", "recovery", "repair", "round_to"}
+"""Options of pruning that belong to the step `prune`, or to another granularity than a training can have."""
 
 
 class _StepConfig(Section):
@@ -217,7 +219,7 @@ class CompressionTrainer(DistillationTrainer):
         super().__init__(*args, teacher=teacher_model, loss_config=distillation_config, **kwargs)
         if self.pruning is not None:
             self.add_callback(self.pruning)
-            _warn_of_ignored(pruning_config, {"max_drop", "recovery"})
+            _warn_of_ignored(pruning_config, BESIDE_TRAINING)
         if distillation_config is not None:
             _warn_of_ignored(distillation_config, TrainingConfig.model_fields)
 

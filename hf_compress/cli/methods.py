@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +22,9 @@ Output = Annotated[Path, typer.Argument(help="Run folder to make: model, recipe 
 Teacher = Annotated[
     str, typer.Option("--model", "--teacher", help="Hub id (ID@REVISION), timm/..., or folder.", show_default=False)
 ]
+Student = Annotated[
+    str, typer.Option(help="Like --teacher, a name of `hf-compress students`, or auto.", show_default=False)
+]
 Dataset = Annotated[str, typer.Option("--dataset", "--data", help=DATA_HELP, show_default=False)]
 FinetuneEpochs = Annotated[
     int | None, typer.Option(help="Train the teacher on the data first; needed when its labels are not the data's.")
@@ -27,6 +32,38 @@ FinetuneEpochs = Annotated[
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in OUTPUT.")]
 DATA = Group("Data", "data", DataSection, only=("augmentation",))
+
+
+def command(models: Callable[..., dict[str, Any]]) -> Callable[..., None]:
+    """Make a command of a function that is called like the recipe's one step and says which models it takes.
+
+    The command has the function's options, those that all such commands share, and `values`: see `options_from`.
+    """
+
+    def run(
+        output: Output,
+        dataset: Dataset,
+        values: dict[str, Any],
+        finetune_epochs: FinetuneEpochs = None,
+        seed: Seed = 0,
+        set_: Set = None,
+        resume: Resume = False,
+        overwrite: Overwrite = False,
+        trust_remote_code: TrustRemoteCode = False,
+        publish: Publish = False,
+        **named: str,
+    ) -> None:
+        finetune = {} if finetune_epochs is None else {"teacher.finetune.epochs": finetune_epochs}
+        sections = {"data": dataset, "steps": [models.__name__], "seed": seed}
+        recipe = Recipe.from_dict(sections, models(**named) | finetune | values | assignments(set_))
+        options = {"trust_remote_code": trust_remote_code, "publish": publish}
+        run_recipe(recipe, output, overwrite=overwrite, resume=resume, **options)
+
+    place, *shared, _ = inspect.signature(run, eval_str=True).parameters.values()
+    own = inspect.signature(models, eval_str=True).parameters.values()
+    run.__signature__ = inspect.Signature([place, *own, *shared])
+    run.__name__, run.__doc__ = models.__name__, models.__doc__
+    return run
 
 
 @examples(
@@ -39,24 +76,10 @@ DATA = Group("Data", "data", DataSection, only=("augmentation",))
     Group("Training after each round", "steps.prune.recovery", RecoveryConfig),
     DATA,
 )
-def prune(
-    output: Output,
-    model: Teacher,
-    dataset: Dataset,
-    values: dict[str, Any],
-    finetune_epochs: FinetuneEpochs = None,
-    seed: Seed = 0,
-    set_: Set = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    trust_remote_code: TrustRemoteCode = False,
-    publish: Publish = False,
-) -> None:
+@command
+def prune(model: Teacher) -> dict[str, Any]:
     """Prune a model; the same as a recipe with one step `prune`."""
-    overrides = _teacher(model, finetune_epochs) | values | assignments(set_)
-    sections = {"data": dataset, "steps": ["prune"], "seed": seed}
-    options = {"trust_remote_code": trust_remote_code, "publish": publish}
-    run_recipe(Recipe.from_dict(sections, overrides), output, overwrite=overwrite, resume=resume, **options)
+    return model_overrides("teacher", model)
 
 
 @examples(
@@ -69,31 +92,7 @@ def prune(
     Group("Student", "student", StudentSection, only=("width", "image_size", "pretrained")),
     DATA,
 )
-def distill(
-    output: Output,
-    teacher: Teacher,
-    student: Annotated[
-        str,
-        typer.Option(help="Like --teacher, a name of `hf-compress students`, or auto.", show_default=False),
-    ],
-    dataset: Dataset,
-    values: dict[str, Any],
-    finetune_epochs: FinetuneEpochs = None,
-    seed: Seed = 0,
-    set_: Set = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    trust_remote_code: TrustRemoteCode = False,
-    publish: Publish = False,
-) -> None:
+@command
+def distill(teacher: Teacher, student: Student) -> dict[str, Any]:
     """Distil a teacher into a student; the same as a recipe with one step `distill`."""
-    models = _teacher(teacher, finetune_epochs) | model_overrides("student", student)
-    sections = {"data": dataset, "steps": ["distill"], "seed": seed}
-    recipe = Recipe.from_dict(sections, models | values | assignments(set_))
-    options = {"trust_remote_code": trust_remote_code, "publish": publish}
-    run_recipe(recipe, output, overwrite=overwrite, resume=resume, **options)
-
-
-def _teacher(model: str, finetune_epochs: int | None) -> dict[str, Any]:
-    overrides = model_overrides("teacher", model)
-    return overrides if finetune_epochs is None else overrides | {"teacher.finetune.epochs": finetune_epochs}
+    return model_overrides("teacher", teacher) | model_overrides("student", student)

@@ -26,7 +26,8 @@ def sensitivity(
 ) -> None:
     """Measure how much accuracy each group of channels, or each weight, costs when a part of it is removed.
 
-    Channels that must go together go together. Accuracy is that of validation images, without training in between.
+    Channels that must go together go together. Accuracy is that of validation images, without training in between; of
+    a run with another task, it is the metric that decides there.
     """
     from hf_compress.tools.sensitivity import RATIOS
     from hf_compress.tools.sensitivity import sensitivity as measure
@@ -42,5 +43,5 @@ def sensitivity(
     )
     worst = sorted(measured, key=lambda m: -m.drop)[:3]
     for m in worst:
-        typer.echo(f"{m.name}: without {m.ratio:.0%} of {m.size} accuracy is {m.accuracy:.4f} (-{m.drop:.4f})")
+        typer.echo(f"{m.name}: without {m.ratio:.0%} of {m.size} {m.metric.words} is {m.value:.4f} ({m.change:+.4f})")
     typer.echo(f"{len(measured)} measurements: {output / 'sensitivity.csv'}, {output / 'sensitivity.png'}")

@@ -206,6 +206,11 @@ def class_indices(items: list[dict[str, Any]]) -> dict[str, Tensor]:
     return {"labels": torch.tensor([item["label"] for item in items])}
 
 
+def no_targets(items: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """Return nothing: for whoever looks at pictures alone, whatever their labels are."""
+    return {}
+
+
 class Collator:
     """Makes a batch: each model gets the same views in its own size and normalisation.
 
@@ -252,9 +257,11 @@ def evenly_spread(total: int, count: int) -> list[int]:
     return [(2 * part + 1) * total // (2 * count) for part in range(count)]
 
 
-def batches(images: torch.utils.data.Dataset, processor, size: int) -> torch.utils.data.DataLoader:
-    """Return batches of `size` images, made by `processor`; see `Collator`."""
-    return torch.utils.data.DataLoader(images, batch_size=size, collate_fn=Collator(processor))
+def batches(
+    images: torch.utils.data.Dataset, processor, size: int, targets: Targets = no_targets
+) -> torch.utils.data.DataLoader:
+    """Return batches of `size` images, made by `processor`, and what `targets` gives; see `Collator`."""
+    return torch.utils.data.DataLoader(images, batch_size=size, collate_fn=Collator(processor, targets=targets))
 
 
 def preprocess(processor, views: list[Tensor]) -> Tensor | tuple[Tensor, ...]:

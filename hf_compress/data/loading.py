@@ -70,26 +70,23 @@ class ImageData:
     def labelled(self) -> bool:
         return bool(self.label_names)
 
-    def align_labels(self, names: list[str]) -> bool:
-        """Renumber the labels into the order of `names` (a model's labels), matched by name.
+    def aligned(self, names: list[str]) -> ImageData | None:
+        """Return the same images with labels in the order of `names` (a model's labels), matched by name.
 
         Returns:
-            False, and nothing changed, when the two sets of names differ.
+            None when the two sets of names differ.
         """
         if not self.named:
-            if len(names) != len(self.label_names):
-                return False
-            self.label_names = list(names)
-            return True
+            return replace(self, label_names=list(names)) if len(names) == len(self.label_names) else None
         new = positions(self.label_names, names)
         if new is None:
-            return False
-        for images in self.splits.values():
-            images.labels = [label if label == IGNORED_LABEL else new[label] for label in images.labels]
-        if self.stream is not None:
-            self.stream.order = [new[label] for label in self.stream.order or range(len(new))]
-        self.label_names = list(names)
-        return True
+            return None
+        splits = {
+            role: images.with_labels([label if label == IGNORED_LABEL else new[label] for label in images.labels])
+            for role, images in self.splits.items()
+        }
+        stream = self.stream and self.stream.renumbered(new)
+        return replace(self, **splits, stream=stream, label_names=list(names))
 
     def augmented(self, name: str, *processors: BaseImageProcessor) -> ImageData:
         """Return the same images, those that train augmented in the largest size that an image processor makes."""

@@ -81,6 +81,12 @@ class ImageStream(torch.utils.data.IterableDataset):
         other.augment = augment
         return other
 
+    def renumbered(self, new: list[int]) -> ImageStream:
+        """Return this stream with label `new[i]` where it had label i."""
+        other = copy.copy(self)
+        other.order = [new[label] for label in self.order or range(len(new))]
+        return other
+
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 

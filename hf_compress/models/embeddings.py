@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from hf_compress.data import Collator, ImageSplit
-from hf_compress.data.images import input_size
+from hf_compress.data.images import input_size, no_targets
 from hf_compress.ground.errors import RunError
 from hf_compress.ground.looking import twin
 from hf_compress.ground.memory import in_fitting_batches
@@ -72,7 +72,7 @@ class Embedder(nn.Module):
 def embed(loaded: LoadedModel, images: ImageSplit, workers: int = 0) -> Tensor:
     """Return the pooled embeddings of a split without augmentation, shape (images, width), float32 on the CPU."""
     device = fastest_device()
-    images, collate = images.without_augmentation(), Collator(loaded.processor)
+    images, collate = images.without_augmentation(), Collator(loaded.processor, targets=no_targets)
     model = twin(loaded.model).to(device)
 
     def run(batch_size: int) -> Tensor:

@@ -8,6 +8,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_compress.data.images import noise, preprocess
 from hf_compress.ground.errors import RunError
+from hf_compress.ground.outputs import output_tensors
 
 
 def find_head(model: PreTrainedModel, processor: BaseImageProcessor) -> dict[str, int]:
@@ -20,7 +21,8 @@ def find_head(model: PreTrainedModel, processor: BaseImageProcessor) -> dict[str
         model: in eval mode.
 
     Raises:
-        RunError: there is none with weights, as where the logits are computed without gradients.
+        RunError: there is none with weights, as where the logits are computed without gradients; or the model does
+            not give one logit an image and class.
     """
     classes = model.config.num_labels
     candidates = {
@@ -83,7 +85,13 @@ def renew_head(model: PreTrainedModel, processor: BaseImageProcessor) -> None:
 
 def _logits(model: PreTrainedModel, processor: BaseImageProcessor) -> Tensor:
     """Return what the model says to some pictures of noise."""
-    return model(pixel_values=preprocess(processor, noise(4))).logits
+    logits = output_tensors(model(pixel_values=preprocess(processor, noise(4)))).get("logits")
+    if logits is None or logits.shape[1:] != (model.config.num_labels,):
+        raise RunError(
+            f"the classifier of {type(model).__name__} was not found: it does not give each image one logit for each "
+            f"of its {model.config.num_labels} classes"
+        )
+    return logits
 
 
 def _gradients(value: Tensor, parameters: dict[str, Tensor]) -> dict[str, Tensor | None]:

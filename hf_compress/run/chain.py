@@ -40,7 +40,7 @@ def teach_assistants(
     """Train the assistants, one after the other, by the recipe's first step `distill`; each is a row.
 
     Returns:
-        The last one, as it is at its best epoch by validation accuracy; the teacher where there is no assistant.
+        The last one, as it is at its best epoch on validation images; the teacher where there is no assistant.
     """
     for number, assistant in enumerate(assistants, start=1):
         name = f"assistant {number}"

@@ -114,7 +114,7 @@ def _work(recipe: Recipe, folder: RunFolder, log) -> Run:
     task = TASKS.get(recipe.task)
     data = task.read(recipe.data, recipe.seed)
     folder.remember(images=data.facts)
-    teachers = load_teachers(recipe, data, seeds.teachers, log)
+    teachers, data = load_teachers(recipe, data, seeds.teachers, log)
     recipe = folder.pin(
         recipe,
         data=data.facts["revision"],
@@ -123,7 +123,7 @@ def _work(recipe: Recipe, folder: RunFolder, log) -> Run:
     )
     _foresee(recipe, data, teachers)
     teachers, training_details = train_teachers(recipe, teachers, data, seeds.teachers, folder.units, log)
-    teacher = as_teacher(teachers, data)
+    teacher, data = as_teacher(teachers, data)
     predict = predictor(task, data.workers)
     if task.needs_targets and not data.labelled:
         data = task.labelled_by(teacher, data, predict)
@@ -205,7 +205,8 @@ def _foresee(recipe: Recipe, data: ImageData, teachers: list[LoadedModel]) -> No
     """
     task = TASKS.get(recipe.task)
     for role in ("validation", "test"):
-        if task.needs_targets and data.labelled and set(data.splits[role].labels) == {IGNORED_LABEL}:
+        missing = all(label == IGNORED_LABEL for label in data.splits[role].labels)
+        if task.needs_targets and data.labelled and missing:
             origin = data.facts["splits"][role]["from"]
             raise UsageError(
                 f"'data.splits.{role}': no image of {origin} has a label, so nothing can be measured on it: name a "

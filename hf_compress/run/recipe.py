@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, Field, SerializeAsAny, field_validator, model_validator
@@ -20,13 +20,14 @@ from hf_compress.sections.measure import MeasureSection
 from hf_compress.sections.models import EnsembleSection, StudentSection, TeacherSection
 from hf_compress.sections.publish import PublishSection
 from hf_compress.sections.selection import AUTO
-from hf_compress.sections.shorthand import all_named, named
+from hf_compress.sections.shorthand import named, shorthand
 from hf_compress.sections.values import is_study, overridden, read_recipe
 from hf_compress.steps import STEPS
 from hf_compress.tasks import TASKS
 from hf_compress.tasks.base import TaskName
 
 logger = logging.getLogger(__name__)
+Student = Annotated[StudentSection, shorthand(StudentSection, "model")]
 
 
 class Recipe(Section):
@@ -37,17 +38,17 @@ class Recipe(Section):
         description="`features`: teacher and student are backbones without a classifier; labels are not needed.",
     )
     teacher: TeacherSection | EnsembleSection | None = None
-    assistants: list[StudentSection] = Field(
+    assistants: list[Student] = Field(
         [],
         description="Models between teacher and student: each learns from the one before it, by the first step "
         "`distill`, and teaches the next. `chain: [teacher, assistant, ..., student]` says it shorter.",
     )
-    student: StudentSection = StudentSection(model="teacher")
-    data: DataSection
+    student: Student = StudentSection(model="teacher")
+    data: Annotated[DataSection, shorthand(DataSection, "path")]
     steps: list[dict[str, SerializeAsAny[BaseModel]]] = Field(
         description="What is done to the student, in order: one step a list item; none where it is only deployed."
     )
-    deploy: list[DeploySection] = Field(
+    deploy: list[Annotated[DeploySection, shorthand(DeploySection, "to")]] = Field(
         [], description="Files for other runtimes, written of the final model into the folder `deploy` of the run."
     )
     measure: MeasureSection = Field(default_factory=MeasureSection)
@@ -66,35 +67,15 @@ class Recipe(Section):
     def _quantize_is_deployment(cls, values: Any) -> Any:
         return _without_quantize(values) if isinstance(values, dict) else values
 
-    @field_validator("student", mode="before")
-    @classmethod
-    def _model_shorthand(cls, value: Any) -> Any:
-        return named(value, "model")
-
-    @field_validator("assistants", mode="before")
-    @classmethod
-    def _models_shorthand(cls, value: Any) -> Any:
-        return all_named(value, "model")
-
-    @field_validator("teacher", mode="before")
+    @field_validator("teacher", mode="before", json_schema_input_type=str | TeacherSection | EnsembleSection | None)
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
         return _teacher(value, "teacher")
-
-    @field_validator("data", mode="before")
-    @classmethod
-    def _data_shorthand(cls, value: Any) -> Any:
-        return named(value, "path")
 
     @field_validator("steps", mode="before")
     @classmethod
     def _parse_steps(cls, steps: Any) -> Any:
         return [_parse_step(i, step) for i, step in enumerate(steps)] if isinstance(steps, list) else steps
-
-    @field_validator("deploy", mode="before")
-    @classmethod
-    def _runtimes_shorthand(cls, values: Any) -> Any:
-        return all_named(values, "to")
 
     @model_validator(mode="after")
     def _something_to_do(self):
@@ -168,12 +149,8 @@ class Recipe(Section):
         """Return name and section of the first step that trains: the probes of `student: auto` repeat it in short.
 
         Raises:
-            UsageError: there is none, or the task has no accuracy to compare.
+            UsageError: there is none.
         """
-        if self.task != "classification":
-            raise UsageError(
-                "'student.model: auto' compares accuracies, which 'task: features' does not have: name a student"
-            )
         for step in self.steps:
             for name, config in step.items():
                 if isinstance(config, TrainingConfig):
@@ -250,15 +227,6 @@ def recipe_schema() -> dict[str, Any]:
             for name, config in configs.items()
         ]
     }
-    shorthands = [(recipe["properties"], section) for section in ("teacher", "student", "data")]
-    shorthands += [
-        (recipe["properties"]["assistants"], "items"),
-        (recipe["properties"]["deploy"], "items"),
-        (schema["$defs"]["EnsembleSection"]["properties"]["ensemble"], "items"),
-        (schema["$defs"]["DataSection"]["properties"]["unlabelled"], "items"),
-    ]
-    for place, key in shorthands:
-        place[key] = {"anyOf": [{"type": "string"}, place[key]]}
     recipe["properties"]["chain"] = {
         "type": "array",
         "minItems": 2,
@@ -280,10 +248,10 @@ def _without_chain(values: dict[str, Any]) -> dict[str, Any]:
     chain, teacher = values["chain"], values.get("teacher") or {}
     if not isinstance(chain, list) or len(chain) < 2:
         raise UsageError("'chain' must list two models or more, from the teacher to the student")
-    named = "teacher" if not isinstance(teacher, dict) or "model" in teacher else None
-    if named := named or next((key for key in ("assistants", "student") if key in values), None):
-        raise UsageError(f"'chain' names the models from the teacher to the student: leave out '{named}' beside it")
-    first, *others = all_named(chain, "model")
+    twice = "teacher" if not isinstance(teacher, dict) or "model" in teacher else None
+    if twice := twice or next((key for key in ("assistants", "student") if key in values), None):
+        raise UsageError(f"'chain' names the models from the teacher to the student: leave out '{twice}' beside it")
+    first, *others = (named(model, "model") for model in chain)
     first = {**first, **teacher} if isinstance(first, dict) else first
     *assistants, student = (validate(StudentSection, entry, f"chain.{i}") for i, entry in enumerate(others, start=1))
     rest = {key: value for key, value in values.items() if key != "chain"}

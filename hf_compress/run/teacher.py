@@ -28,11 +28,14 @@ from hf_compress.training.fitting import train
 TRAINING = "training.json"
 
 
-def load_teachers(recipe: Recipe, data: ImageData, seeds: list[int], log) -> list[LoadedModel]:
-    """Load the teacher, all members of an ensemble, or none, and bring the data's labels into the order of the last.
+def load_teachers(recipe: Recipe, data: ImageData, seeds: list[int], log) -> tuple[list[LoadedModel], ImageData]:
+    """Load the teacher, all members of an ensemble, or none.
 
     Args:
         seeds: of the random weights of each.
+
+    Returns:
+        The teachers, and the data with its labels in the order of the last.
 
     Raises:
         RunError: a teacher's labels are not the data's, or it is untrained, and the recipe has no `teacher.finetune`.
@@ -40,13 +43,14 @@ def load_teachers(recipe: Recipe, data: ImageData, seeds: list[int], log) -> lis
     if recipe.teacher is None:
         if not data.labelled:
             raise RunError(f"{recipe.data.path} has no labels: name a teacher to distil from")
-        return []
+        return [], data
     loaded = []
     for section, seed in zip(recipe.teacher.members, seeds, strict=True):
         log(f"teacher: {section.model}")
         set_seed(seed)
-        loaded.append(_load(section, data, TASKS.get(recipe.task), log))
-    return loaded
+        teacher, data = _load(section, data, TASKS.get(recipe.task), log)
+        loaded.append(teacher)
+    return loaded, data
 
 
 def train_teachers(
@@ -67,28 +71,27 @@ def train_teachers(
             trained.append((teacher, None))
             continue
         name = "teacher" if len(teachers) == 1 else f"teacher {number}"
-        data.align_labels(teacher.label_names)
-        shown = data.augmented(recipe.data.augmentation, teacher.processor)
+        own_order = data.aligned(teacher.label_names) or data
+        shown = own_order.augmented(recipe.data.augmentation, teacher.processor)
         task, own = TASKS.get(recipe.task), Units(units.folder, seed)
         trained.append(_train_once(name, section, teacher, task, own, shown, log))
     return [teacher for teacher, _ in trained], [details for _, details in trained]
 
 
-def as_teacher(teachers: list[LoadedModel], data: ImageData) -> LoadedModel | None:
-    """Return the teachers as one, in whose order the data's labels are from now on; None when there is none.
+def as_teacher(teachers: list[LoadedModel], data: ImageData) -> tuple[LoadedModel | None, ImageData]:
+    """Return the teachers as one, or None when there is none, and the data with its labels in that one's order.
 
     Raises:
         RunError: their labels differ.
     """
     if len(teachers) < 2:
-        return next(iter(teachers), None)
+        return next(iter(teachers), None), data
     names = teachers[0].label_names
     orders = [positions(names, teacher.label_names) for teacher in teachers]
     for teacher, order in zip(teachers, orders, strict=True):
         if order is None:
             raise RunError(f"{_label_mismatch(teacher, names, teachers[0].name)}: an ensemble has one set of labels")
-    data.align_labels(names)
-    return as_one(teachers, orders)
+    return as_one(teachers, orders), data.aligned(names) or data
 
 
 def _train_once(
@@ -113,29 +116,35 @@ def unfold(loaded: LoadedModel, data: ImageData, log) -> None:
         log(f"{loaded.name}: its batch norms came folded; given the statistics of training images, same logits")
 
 
-def _load(section: TeacherSection, data: ImageData, task: Task, log) -> LoadedModel:
+def _load(section: TeacherSection, data: ImageData, task: Task, log) -> tuple[LoadedModel, ImageData]:
     if section.model in STUDENTS and not task.trains_teachers:
         raise RunError(f"teacher {section.model} starts from random weights: name a checkpoint to learn from")
-    teacher = _with_labels_of(data, section, task) if task.classes else build_model(section, None, task)
+    if task.classes:
+        teacher, data = _with_labels_of(data, section, task)
+    else:
+        teacher = build_model(section, None, task)
     if section.model not in STUDENTS and task.trains_teachers:
         unfold(teacher, data, log)
     if section.finetune is None and teacher.new_head:
         task.untrained_teacher(teacher)
-    return teacher
+    return teacher, data
 
 
-def _with_labels_of(data: ImageData, section: TeacherSection, task: Task) -> LoadedModel:
+def _with_labels_of(data: ImageData, section: TeacherSection, task: Task) -> tuple[LoadedModel, ImageData]:
+    """Return a teacher of the data's classes, and the data with its labels in the teacher's order."""
     if section.model in STUDENTS:
-        return build_model(section, data.label_names, task)
+        return build_model(section, data.label_names, task), data
     teacher = build_model(section, None, task)
-    if not data.labelled or data.align_labels(teacher.label_names):
-        return teacher
+    if not data.labelled:
+        return teacher, data
+    if (aligned := data.aligned(teacher.label_names)) is not None:
+        return teacher, aligned
     if section.finetune is None:
         raise RunError(
             f"{_label_mismatch(teacher, data.label_names, 'the data')}: add 'teacher.finetune' to train a new head, "
             "for example --set teacher.finetune.epochs=5"
         )
-    return build_model(section, data.label_names, task)
+    return build_model(section, data.label_names, task), data
 
 
 def _label_mismatch(teacher: LoadedModel, wanted: list[str], of: str) -> str:

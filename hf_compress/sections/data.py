@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from hf_compress.sections.base import MOST, Section
-from hf_compress.sections.shorthand import all_named
+from hf_compress.sections.shorthand import shorthand
 
 
 class SplitsSection(Section):
@@ -56,7 +56,9 @@ class DataSection(SourceSection):
     labelled: float = Field(
         1.0, gt=0, le=1, description="Fraction of the training images that keep their labels; the rest is unlabelled."
     )
-    unlabelled: list[UnlabelledSection] = Field([], description="More images, from which distillations learn, too.")
+    unlabelled: list[Annotated[UnlabelledSection, shorthand(UnlabelledSection, "path")]] = Field(
+        [], description="More images, from which distillations learn, too."
+    )
     augmentation: Literal["none", "light", "standard"] = Field(
         "none", description="`light`: shift and mirror; `standard`: random crop, mirror and colour."
     )
@@ -82,11 +84,6 @@ class DataSection(SourceSection):
         le=10**12,
         description="Images in an epoch of a stream; all that the data set says it has when not given.",
     )
-
-    @field_validator("unlabelled", mode="before")
-    @classmethod
-    def _source_shorthand(cls, sources: Any) -> Any:
-        return all_named(sources, "path")
 
     @model_validator(mode="after")
     def _views_are_augmented(self):

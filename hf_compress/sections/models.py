@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from hf_compress.ground.errors import UsageError
 from hf_compress.sections.base import Section, TrainingConfig
 from hf_compress.sections.selection import AUTO, BudgetSection, ProbeSection
-from hf_compress.sections.shorthand import all_named
+from hf_compress.sections.shorthand import shorthand
 
 
 class ModelSection(Section):
@@ -69,12 +69,9 @@ class TeacherSection(ModelSection):
 class EnsembleSection(Section):
     """Several teachers, of which the mean of the softmax outputs is learnt."""
 
-    ensemble: list[TeacherSection] = Field(min_length=2, description="Teachers; a string is a model.")
-
-    @field_validator("ensemble", mode="before")
-    @classmethod
-    def _model_shorthand(cls, members: Any) -> Any:
-        return all_named(members, "model")
+    ensemble: list[Annotated[TeacherSection, shorthand(TeacherSection, "model")]] = Field(
+        min_length=2, description="Teachers; a string is a model."
+    )
 
     @property
     def members(self) -> list[TeacherSection]:

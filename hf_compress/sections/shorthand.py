@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
+
+from pydantic import BeforeValidator
 
 
 def named(value: Any, key: str) -> Any:
@@ -10,6 +13,6 @@ def named(value: Any, key: str) -> Any:
     return {key: value} if isinstance(value, str) else value
 
 
-def all_named(values: Any, key: str) -> Any:
-    """The same for every item of a list."""
-    return [named(value, key) for value in values] if isinstance(values, list) else values
+def shorthand(section: Any, key: str) -> BeforeValidator:
+    """Return what lets a string stand for a section in which it is the value of `key`, and says so in the schema."""
+    return BeforeValidator(partial(named, key=key), json_schema_input_type=str | section)

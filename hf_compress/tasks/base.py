@@ -50,6 +50,10 @@ class Metric:
         """Return the index of the best value; of equal ones, the first."""
         return values.index((max if self.higher_is_better else min)(values))
 
+    def lost(self, value: float, before: float) -> float:
+        """Return how much worse a value is than the one `before`; negative where it is better."""
+        return before - value if self.higher_is_better else value - before
+
     def keeps(self, value: float, before: float, most: float) -> bool:
         """Return whether at most `most` of the value `before` is lost."""
         return value >= before - most if self.higher_is_better else value <= before + most
@@ -90,7 +94,7 @@ class Task(ABC):
         general_steps: whether the steps that name no task work for it.
         trains_teachers: whether `teacher.finetune` does.
         ensembles: whether several teachers can be averaged.
-        selects: whether `student: auto` finds students for it.
+        selects: whether `student: auto` finds students for it: image classifiers, by their `accuracy`, which decides.
     """
 
     name: ClassVar[str]
@@ -120,7 +124,7 @@ class Task(ABC):
             raise UsageError(
                 f"'teacher.ensemble' averages classes, which 'task: {self.name}' leaves out: name one teacher"
             )
-        if recipe.student.model == "auto" and not self.selects:
+        if recipe.student.model == "auto" and not (self.selects and self.deciding.name == "accuracy"):
             raise UsageError(
                 f"'student.model: auto' compares accuracies, which 'task: {self.name}' does not have: name a student"
             )
@@ -137,7 +141,7 @@ class Task(ABC):
         labels: list[str] | None = None,
         pretrained: bool = True,
     ) -> LoadedModel:
-        """Load a model in float32, in eval mode; see `hub.load.load`."""
+        """Load a model in float32, in eval mode; see `models.load.load` for the arguments and errors."""
 
     def untrained_teacher(self, teacher: LoadedModel) -> None:
         """Refuse, or mend, a teacher whose head has random weights, and which is not to be trained."""
@@ -161,17 +165,19 @@ class Task(ABC):
 
         return class_indices(items)
 
-    def require_labels(self, loaded: LoadedModel, data: ImageData) -> None:
-        """Bring targets into the order of a saved model's classes, to measure it.
+    def require_labels(self, loaded: LoadedModel, data: ImageData) -> ImageData:
+        """Return data with its targets in the order of a saved model's classes, to measure it.
 
         Raises:
             RunError: they are none of its classes.
         """
-        if not (data.labelled and data.align_labels(loaded.label_names)):
+        aligned = data.aligned(loaded.label_names) if data.labelled else None
+        if aligned is None:
             raise RunError(
                 f"the labels of {data.facts['path']} are not those of {loaded.name}: "
                 f"{', '.join(loaded.label_names[:5])} ..."
             )
+        return aligned
 
     # ---- outputs, training, distillation
 

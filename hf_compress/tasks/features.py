@@ -48,6 +48,7 @@ class Features(Task):
                 f"{data.facts['path']} has no labels, which the k-NN accuracy of {loaded.name} needs: name labelled "
                 "images"
             )
+        return data
 
     def answer(self, model, pixel_values):
         from hf_compress.models.embeddings import pooled_embedding

@@ -41,11 +41,11 @@ def evaluate_folder(
         RunError: the model's labels are not the data's; or a backbone, which a run with `task: features` left, is
             to be measured on images without labels.
     """
-    task = _task(name)
+    task = saved_task(name)
     if task.gallery and split == "train":
         raise UsageError("the training images are the gallery of the k-NN accuracy: choose --split validation or test")
-    loaded, data = _with_data(task, name, data_path, trust_remote_code, divided=split is not None or task.gallery)
-    task.require_labels(loaded, data)
+    loaded, data = load_with_data(task, name, data_path, trust_remote_code, divided=split is not None)
+    data = task.require_labels(loaded, data)
     examine = task.examiner(data, split or "test", None, predictor(task, data.workers))
     return {
         "model": name,
@@ -56,38 +56,30 @@ def evaluate_folder(
     }
 
 
+def saved_task(name: str) -> Task:
+    """Return the task of a run folder; whatever else has a name is a classifier."""
+    recipe = _own_recipe(name)
+    return CLASSIFICATION if recipe is None else TASKS.get(recipe.task)
+
+
 def load_with_data(
-    name: str, data_path: str | None, trust_remote_code: bool = False, divided: bool = False
-) -> tuple[LoadedModel, ImageData, bool]:
-    """Load a saved classifier and images to try it on.
+    task: Task, name: str, data_path: str | None, trust_remote_code: bool = False, divided: bool = False
+) -> tuple[LoadedModel, ImageData]:
+    """Load a saved model, and images to try it on; `Task.require_labels` brings their targets into its order.
 
     Args:
+        task: see `saved_task`.
         name: folder or Hub id.
         data_path: the images; None takes those of a run folder's recipe.
-        divided: divide images that are not of that recipe, too; else they are all to evaluate: see `load_data`.
-
-    Returns:
-        The model, the images, and whether these have the model's labels; if so, in its order.
+        divided: divide images that are not of that recipe, too, as is done where some of them are a gallery; else
+            they are all to evaluate: see `load_data`.
 
     Raises:
         UsageError: no data was named, and the folder has no recipe that names it.
     """
-    loaded, data = _with_data(CLASSIFICATION, name, data_path, trust_remote_code, divided)
-    return loaded, data, data.labelled and data.align_labels(loaded.label_names)
-
-
-def _with_data(
-    task: Task, name: str, data_path: str | None, trust_remote_code: bool, divided: bool
-) -> tuple[LoadedModel, ImageData]:
     section, seed, own = _data_section(name, data_path)
     loaded = task.load(name, trust_remote_code=trust_remote_code)
-    return loaded, task.read(section, seed, to_evaluate=not own and not divided)
-
-
-def _task(name: str) -> Task:
-    """Return the task of a run folder; whatever else has a name is a classifier."""
-    recipe = _own_recipe(name)
-    return CLASSIFICATION if recipe is None else TASKS.get(recipe.task)
+    return loaded, task.read(section, seed, to_evaluate=not (own or divided or task.gallery))
 
 
 def _own_recipe(name: str) -> Recipe | None:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_compress.data import ImageData
 from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.ground.files import user_path
 from hf_compress.ground.manifest import adding, claim
+from hf_compress.models.load import LoadedModel
 from hf_compress.report.reading import read_report
 from hf_compress.report.run import REPORT, write_report
 from hf_compress.run.deploy import FOLDER, Target, describe_files, open_file, write_files
 from hf_compress.sections.base import validate
 from hf_compress.sections.deploy import DeploySection
 from hf_compress.sections.measure import MeasureSection
-from hf_compress.tools.evaluation import load_with_data
-from hf_compress.training.predicting import evaluate
+from hf_compress.tasks import Task
+from hf_compress.tools.evaluation import load_with_data, saved_task
+from hf_compress.training.predicting import predictor
 
 MEASURE = MeasureSection(batch_size=1, repeats=50)
 
@@ -44,8 +47,8 @@ def export(
         trust_remote_code: run Python code of the repository.
 
     Returns:
-        One row a file, as in the report (`docs/report.md`); `quality` is of the test images, and empty where these
-        have other labels than the model.
+        One row a file, as in the report (`docs/report.md`); `quality`, by the metrics of the model's task, is of the
+        test images, and empty where these have other labels than the model.
 
     Raises:
         UsageError: an unknown runtime, one that is not installed or has no int8, or nowhere to write to; or files of
@@ -63,18 +66,29 @@ def export(
         raise UsageError(f"'{folder}' is not a folder to write into: pass --output")
     report = [REPORT] if (destination / REPORT).is_file() else []
     claim(destination, [*(place.as_posix() for target in targets for place in target.places), *report])
-    loaded, images, same_labels = load_with_data(str(folder), data, trust_remote_code)
+    task = saved_task(str(folder))
+    loaded, images = load_with_data(task, str(folder), data, trust_remote_code)
+    quality = _measure(task, loaded, images)
     with adding(destination) as new:
         rows, problems = write_files(loaded, images, targets, new, MEASURE)
         if problems:
             raise RunError(f"{problems[0]}; nothing was kept")
         for row in rows:
-            file = open_file(row, new, loaded)
-            row["quality"] = evaluate(file.model, file.processor, images, "test") if same_labels else {}
+            row["quality"] = quality(open_file(row, new, loaded))
         describe_files(rows, new, loaded)
         if report:
             _add_to_report(destination, new, rows)
     return rows
+
+
+def _measure(task: Task, loaded: LoadedModel, images: ImageData) -> Callable[[LoadedModel], dict[str, float]]:
+    """Return what gives the quality of a file of a model on the test images: none where they have other labels."""
+    try:
+        images = task.require_labels(loaded, images)
+    except RunError:
+        return lambda file: {}
+    examine = task.examiner(images, "test", None, predictor(task, images.workers))
+    return lambda file: examine(file)["quality"]
 
 
 def _add_to_report(folder: Path, new: Path, rows: list[dict[str, Any]]) -> None:

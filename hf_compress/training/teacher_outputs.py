@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from hf_compress.data import Collator, ImageSplit
-from hf_compress.data.images import example_input
+from hf_compress.data.images import example_input, no_targets
 from hf_compress.ground import processes
 from hf_compress.ground.environment import environment
 from hf_compress.ground.looking import twin
@@ -84,7 +84,7 @@ def _ask_all(images: ImageSplit, teacher: LoadedModel, task: Task, workers: int)
     device = fastest_device()
     model = twin(teacher.model).to(device)
     use_channels_last(model)
-    collate = Collator(teacher.processor)
+    collate = Collator(teacher.processor, targets=no_targets)
 
     def run(batch_size: int) -> Tensor:
         loader = DataLoader(

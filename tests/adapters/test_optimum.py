@@ -224,6 +224,29 @@ def test_distilled_and_pruned_in_one_training_it_saves_like_any_trainer(tmp_path
     assert sparsity(prunable_weights(again, set())) == task.pruning.sparsity
 
 
+def test_every_option_of_pruning_without_effect_is_named(tmp_path, caplog):
+    having = {
+        "granularity": "weight",
+        "amount": 0.25,
+        "target": {"sparsity": 0.5},
+        "floor": 0.0,
+        "exclude": ["classifier.1"],
+    }
+    ignored = {
+        "calibration": 8,
+        "layout": "free",
+        "max_drop": 0.1,
+        "pattern": "2:4",
+        "recovery": {"epochs": 1},
+        "repair": "none",
+        "round_to": 1,
+    }
+    trainer(tmp_path, pruning_config=PruningConfig(**having))
+    assert "no effect" not in caplog.text
+    trainer(tmp_path, pruning_config=PruningConfig(**having, **ignored))
+    assert f"say: {', '.join(ignored)} of PruningConfig has no effect" in caplog.text
+
+
 def test_projectors_between_layers_are_trained_and_not_saved(tmp_path):
     torch.manual_seed(1)
     sizes = {"embedding_size": 8, "hidden_sizes": [12, 20], "depths": [1, 1], "layer_type": "basic"}

@@ -112,7 +112,7 @@ def test_images_keep_their_classes_when_a_model_names_them_in_another_order(clas
             Image.new("L", (8, 8), 40 * shade + number).save(tmp_path / name / f"{number}.png")
     data = load_data(DataSection(path=str(tmp_path)), seed=0)
     of_shade = dict(zip(range(len(classes)), classes, strict=True))
-    assert data.align_labels(list(reversed(data.label_names)))
+    data = data.aligned(list(reversed(data.label_names)))
     for images in data.splits.values():
         for item in (images[index] for index in range(len(images))):
             assert data.label_names[item["label"]] == of_shade[item["view"].max().item() // 40]

@@ -80,8 +80,9 @@ def test_a_parquet_folder_and_integer_labels(tmp_path):
     datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "train.parquet")
     data = load(tmp_path)
     assert data.label_names == ["0", "1"]
-    assert data.align_labels(["no", "yes"])
-    assert data.label_names == ["no", "yes"]
+    assert data.aligned(["no", "maybe", "yes"]) is None
+    assert data.aligned(["no", "yes"]).label_names == ["no", "yes"]
+    assert data.label_names == ["0", "1"]
 
 
 def test_a_flat_folder_has_no_labels(tmp_path):
@@ -96,11 +97,12 @@ def test_labels_are_aligned_by_name(tmp_path):
     write(tmp_path, {"Ant_Hill": 20, "bee": 20, "cow": 20})
     data = load(tmp_path)
     before = np.array(data.train.labels)
-    assert not data.align_labels(["bee", "cow", "wasp"])
+    assert data.aligned(["bee", "cow", "wasp"]) is None
+    aligned = data.aligned(["Cow", "ant hill", "Bee"])
+    assert aligned.train.labels == np.array([1, 2, 0])[before].tolist()
+    assert aligned.label_names == ["Cow", "ant hill", "Bee"]
     assert data.train.labels == before.tolist()
-    assert data.align_labels(["Cow", "ant hill", "Bee"])
-    assert data.train.labels == np.array([1, 2, 0])[before].tolist()
-    assert data.label_names == ["Cow", "ant hill", "Bee"]
+    assert data.label_names == ["Ant_Hill", "bee", "cow"]
 
 
 def test_an_empty_class_folder_is_an_error(tmp_path):

@@ -94,8 +94,9 @@ def test_the_labels_of_a_stream_follow_those_of_a_model(folder):
     data = streamed(folder)
     before = keys(data.stream)
     assert {label for _, label in before} == {label for _, label in keys(data.validation)} == set(range(10))
-    assert data.align_labels(list("9876543210"))
-    assert keys(data.stream) == [(view, 9 - label) for view, label in before]
+    aligned = data.aligned(list("9876543210"))
+    assert keys(aligned.stream) == [(view, 9 - label) for view, label in before]
+    assert keys(aligned.aligned(data.label_names).stream) == keys(data.stream) == before
 
 
 def test_a_training_reads_the_stream_anew_each_epoch(folder, tmp_path):

@@ -85,8 +85,8 @@ def test_more_folders_and_splits_join_whatever_their_columns_and_labels(tmp_path
     assert facts["from"].endswith(", digits")
     assert data.facts["unlabelled_revisions"] == [None, None, None]
     assert data_rows({"data": data.facts})[-1][:2] == ("unlabelled", 85)
-    data.align_labels([str(digit) for digit in reversed(range(10))])
-    assert set(data.unlabelled.labels) == {IGNORED_LABEL}
+    aligned = data.aligned([str(digit) for digit in reversed(range(10))])
+    assert set(aligned.unlabelled.labels) == {IGNORED_LABEL}
 
 
 def test_files_of_a_source_that_are_left_out_are_counted(tmp_path, unlabelled_photos):

@@ -126,7 +126,7 @@ def test_two_members_of_one_architecture_are_two_models(tmp_path):
     fresh = {"model": "resnet18", "width": 0.125, "image_size": 16, "finetune": TRAINING}
     wanted = recipe([fresh, fresh])
     data, seeds = load_data(wanted.data, 0), Seeds.of(wanted).teachers
-    untrained = load_teachers(wanted, data, seeds, lambda line: None)
+    untrained, data = load_teachers(wanted, data, seeds, lambda line: None)
     trained, details = train_teachers(wanted, untrained, data, seeds, Units(tmp_path, 0), lambda line: None)
     for teachers in (untrained, trained):
         first, second = (one.model.classifier[1].weight for one in teachers)

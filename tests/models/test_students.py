@@ -12,7 +12,7 @@ from transformers import AutoModelForImageClassification
 
 from hf_compress import save
 from hf_compress.data import load_data
-from hf_compress.data.images import batches
+from hf_compress.data.images import batches, class_indices
 from hf_compress.measure.cost import bytes_on_disk, count_macs, count_parameters
 from hf_compress.models.students import STUDENTS, build_registered
 from hf_compress.run.selection.candidates import Blueprint, Candidate
@@ -52,7 +52,7 @@ def test_costs_on_the_meta_device_are_those_of_the_built_model(name):
 def digits():
     data = load_data(DataSection(path="digits"), seed=0)
     processor = build_registered("resnet18", DIGITS, width=0.125, image_size=32).processor
-    return next(iter(batches(data.train, processor, 32)))
+    return next(iter(batches(data.train, processor, 32, class_indices)))
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v1", "efficientnet_b0", "regnet_y_400mf", "convnext_atto"])

@@ -82,6 +82,17 @@ def test_shipped_recipes_are_valid():
         assert is_study(read_recipe(name)) or Recipe.load(name).steps
 
 
+def test_the_schema_has_a_string_wherever_one_stands_for_a_section():
+    schema = json.loads(json.dumps(recipe_schema()))
+    own, parts = schema["properties"], schema["$defs"]
+    places = [own["teacher"], own["student"], own["data"], own["chain"]["prefixItems"][0]]
+    places += [place["items"] for place in (own["assistants"], own["deploy"], own["chain"])]
+    places.append(parts["EnsembleSection"]["properties"]["ensemble"]["items"])
+    places.append(parts["DataSection"]["properties"]["unlabelled"]["items"])
+    assert all({"type": "string"} in place["anyOf"] for place in places)
+    assert all(any("$ref" in option for option in place["anyOf"]) for place in places)
+
+
 def test_schema_describes_every_step():
     schema = json.loads(json.dumps(recipe_schema()))
     names = {name for item in schema["properties"]["steps"]["items"]["oneOf"] for name in item["properties"]}

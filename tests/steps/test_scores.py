@@ -18,6 +18,7 @@ from hf_compress.steps.pruning.score.calibration import Calibration
 from hf_compress.steps.pruning.score.criteria import register_importance
 from hf_compress.steps.pruning.score.scoring import score
 from hf_compress.steps.pruning.tracing.groups import find_groups, group_of_weight
+from hf_compress.tasks.classification import CLASSIFICATION
 
 IMAGE = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)
 TAYLOR = PruneSection(importance="taylor")
@@ -44,7 +45,7 @@ def calibration(*labels, unpruned=None):
         return {"pixel_values": torch.stack(views).float()}
 
     items = [{"view": IMAGE[0].byte(), "label": label} for label in labels]
-    return Calibration(items, processor, unpruned)
+    return Calibration(items, processor, unpruned, CLASSIFICATION)
 
 
 @pytest.fixture(autouse=True)

@@ -1,19 +1,28 @@
 """A task that the package does not know: a detector with several outputs, judged by an error, in one class."""
 
+import csv
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn import functional as F
 from transformers import AutoModelForObjectDetection, ViTImageProcessor, YolosConfig, YolosForObjectDetection
+from typer.testing import CliRunner
 
-from hf_compress import Recipe, compress
+from hf_compress import Recipe, compress, export
 from hf_compress.checkpoint import save
+from hf_compress.cli import app
 from hf_compress.data import load_data
-from hf_compress.ground.errors import UsageError
+from hf_compress.data.images import IGNORED_LABEL, batches, spread
+from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.models.load import LoadedModel, open_model
 from hf_compress.sections.base import TrainingConfig
 from hf_compress.sections.data import DataSection
+from hf_compress.steps.pruning.allocate.shares import shares_for_budget
+from hf_compress.steps.pruning.score.calibration import Calibration
+from hf_compress.steps.rewriting import Rewrite
+from hf_compress.steps.rewriting.config import RewriteConfig
 from hf_compress.tasks import TASKS, Metric, Task, register_task
 from hf_compress.tools.evaluation import evaluate_folder
 from hf_compress.training.arguments import training_arguments
@@ -129,13 +138,57 @@ def test_it_goes_from_a_recipe_to_a_published_folder_without_a_change_of_the_pac
     assert json.loads((run.folder / "report.json").read_text())["task"] == "centres"
 
 
+def test_sensitivity_and_export_judge_by_its_metric(recipe, tmp_path):
+    folder = tmp_path / "teacher"
+    (folder / "recipe.yaml").write_text(recipe.to_yaml())
+    file = tmp_path / "out" / "sensitivity.csv"
+    options = ["--ratio", "0.5", "--importance", "taylor", "--output", str(file.parent)]
+    result = CliRunner().invoke(app, ["sensitivity", str(folder), *options])
+    assert result.exit_code == 0, result.output
+    with open(file, encoding="utf-8") as source:
+        rows = list(csv.DictReader(source))
+    assert list(rows[0]) == ["name", "size", "ratio", "centre_error", "drop"]
+    before = evaluate_folder(str(folder), None, "validation")["quality"]["centre_error"]
+    found = [(float(row["centre_error"]), float(row["drop"])) for row in rows]
+    assert [drop for _, drop in found] == pytest.approx([error - before for error, _ in found], abs=1e-6)
+    error, drop = max(found)
+    assert f"error of the centre is {error:.4f} (+{drop:.4f})" in result.output
+    sizes = {row["name"]: int(row["size"]) for row in rows}
+    shares = shares_for_budget(str(file), sizes, 0.3)
+    assert sum(share * sizes[name] for name, share in shares.items()) == pytest.approx(0.3 * sum(sizes.values()))
+
+    (row,) = export(folder, "pt2")
+    assert row["quality"] == pytest.approx(evaluate_folder(str(folder), None)["quality"], abs=1e-3)
+
+
+def test_taylor_importance_takes_its_loss(task, tmp_path):
+    loaded = task.load(saved(tmp_path / "model", 48))
+    data = load_data(DataSection(**DATA), 0)
+    items = spread(data.train, 8)
+    (found,) = Calibration(items, loaded.processor, loaded.model, task).gradients(loaded.model)
+
+    (batch,) = batches(items, loaded.processor, 8, task.targets)
+    task.loss(task.forward(loaded.model, batch), batch).backward()
+    expected = {name: parameter.grad for name, parameter in loaded.model.named_parameters()}
+    torch.testing.assert_close(
+        found, {name: torch.zeros_like(found[name]) if grad is None else grad for name, grad in expected.items()}
+    )
+    assert found["bbox_predictor.layers.2.weight"].any() and found["class_labels_classifier.layers.2.weight"].any()
+
+    unlabelled = spread(data.train.with_labels([IGNORED_LABEL] * len(data.train)), 8)
+    with pytest.raises(RunError, match="'task: centres' needs labels"):
+        next(Calibration(unlabelled, loaded.processor, loaded.model, task).gradients(loaded.model))
+
+
 def test_a_round_that_makes_the_error_larger_than_allowed_is_rolled_back(task):
     metric = task.deciding
     assert metric.keeps(0.21, before=0.2, most=0.02) and not metric.keeps(0.23, before=0.2, most=0.02)
     assert metric.best([0.3, 0.1, 0.1, 0.2]) == 1
+    assert metric.lost(0.3, before=0.2) == pytest.approx(0.1)
     rising = Metric("accuracy", "accuracy")
     assert rising.keeps(0.19, before=0.2, most=0.02) and not rising.keeps(0.17, before=0.2, most=0.02)
     assert rising.best([0.1, 0.3, 0.3]) == 1
+    assert rising.lost(0.3, before=0.2) == pytest.approx(-0.1)
 
 
 def test_the_epoch_with_the_lowest_error_is_kept(task, tmp_path):
@@ -157,6 +210,32 @@ def test_what_it_does_not_offer_is_refused(task, change, says):
     values = {"task": "centres", "teacher": "a/b", "student": "c/d", "data": DATA, "steps": ["distill"]}
     with pytest.raises(UsageError, match=says):
         Recipe.from_dict(values | change)
+
+
+def test_a_head_that_gives_no_logit_a_class_is_not_found(recipe, tmp_path):
+    recipe.teacher.finetune.layers = "head"
+    with pytest.raises(RunError, match="not found: it does not give each image one logit for each of its 10 classes"):
+        compress(recipe, tmp_path / "run", log=lambda line: None)
+
+
+def test_a_rewrite_is_judged_by_all_outputs_whatever_the_labels_are(task, tmp_path):
+    loaded, lines = task.load(saved(tmp_path / "model", 48)), []
+    before = loaded.model.vit.encoder.layer[0].intermediate.intermediate_act_fn
+    data = load_data(DataSection(**DATA), 0)
+    data = replace(data, validation=data.validation.with_labels([{"boxes": []}] * len(data.validation)))
+    context = Context(data, loaded.processor, None, 0, tmp_path, log=lines.append, task=task)
+    details = Rewrite(RewriteConfig(kind="activations", images=8)).apply(loaded.model, context).details
+    assert before is not loaded.model.vit.encoder.layer[0].intermediate.intermediate_act_fn
+    assert details["top1_agreement"] is None
+    assert f"outputs off by {details['logits_error']['rewritten']:.1%}" in lines[-1]
+
+
+def test_no_student_is_selected_by_an_error(task, monkeypatch):
+    monkeypatch.setattr(Centres, "selects", True)
+    student = {"model": "auto", "budget": {"macs": 1e6}}
+    values = {"task": "centres", "teacher": "a/b", "student": student, "data": DATA, "steps": ["distill"]}
+    with pytest.raises(UsageError, match="compares accuracies, which 'task: centres' does not have"):
+        Recipe.from_dict(values)
 
 
 def test_a_student_without_labelled_images_is_refused_where_answers_are_no_targets(task, tmp_path):

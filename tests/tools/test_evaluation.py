@@ -12,6 +12,7 @@ from hf_compress import save
 from hf_compress.cli import app
 from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.models.students import build_registered
+from hf_compress.tasks.classification import CLASSIFICATION
 from hf_compress.tools.evaluation import evaluate_folder, load_with_data
 from hf_compress.tools.sensitivity import sensitivity
 
@@ -106,17 +107,16 @@ def test_images_without_label_are_counted(model, tmp_path):
 
 def test_other_uses_of_a_test_set_find_their_images_in_it(model, tmp_path):
     """Export calibrates on training images, sensitivity measures on validation images."""
-    loaded, data, same_labels = load_with_data(model, photos(tmp_path / "photos", test=6))
-    assert same_labels
+    loaded, data = load_with_data(CLASSIFICATION, model, photos(tmp_path / "photos", test=6))
     assert [len(part) for part in data.splits.values()] == [12, 12, 12]
     assert data.train.labels == data.test.labels == [0] * 6 + [1] * 6
-    assert data.align_labels(["dog", "cat"])
+    data = data.aligned(["dog", "cat"])
     assert data.train.labels == data.validation.labels == data.test.labels == [1] * 6 + [0] * 6
     assert list(data.facts["splits"]) == ["test"]
     assert loaded.label_names == NAMES
     measured = sensitivity(model, tmp_path / "out", data=str(tmp_path / "photos"), granularity="weight", ratios=[0.5])
     assert (tmp_path / "out" / "sensitivity.csv").is_file()
-    assert all(round(entry.accuracy * 12) == pytest.approx(entry.accuracy * 12) for entry in measured)
+    assert all(round(entry.value * 12) == pytest.approx(entry.value * 12) for entry in measured)
 
 
 def test_other_labels_are_refused(model, tmp_path):

@@ -19,6 +19,7 @@ from hf_compress.models.students import build_registered
 from hf_compress.report.deployed_table import deployed_table
 from hf_compress.report.run import REPORT, write_report
 from hf_compress.runtimes import RUNTIMES, Runtime, runtime
+from hf_compress.tools.evaluation import evaluate_folder
 
 DIGITS = list("0123456789")
 SPLITS = {"train": "train[:60]", "validation": "train[60:80]", "test": "train[80:120]"}
@@ -90,6 +91,17 @@ def test_onnx_has_a_dynamic_batch_its_labels_no_batch_norm_and_an_int8_version(f
     weights = [onnx.numpy_helper.to_array(tensor) for tensor in kinds if len(tensor.dims) == 4]
     assert weights
     assert all(-64 <= weight.min() <= weight.max() <= 64 for weight in weights)  # eight bits overflow without VNNI
+
+
+def test_a_backbone_is_judged_by_its_neighbours(tmp_path):
+    built = build_registered("resnet18", None, width=0.125, image_size=32, auto_class="AutoModel")
+    save(built.model, tmp_path, built.processor)
+    sections = {"task": "features", "student": "resnet18", "data": {"path": "digits", "splits": SPLITS}}
+    recipe = Recipe.from_dict(sections | {"teacher": "microsoft/x", "steps": ["distill_features"]})
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    (row,) = hf_compress.export(tmp_path, "pt2")
+    assert row["quality"].keys() == {"knn_accuracy"}
+    assert row["quality"] == pytest.approx(evaluate_folder(str(tmp_path), None)["quality"])
 
 
 def test_a_second_export_replaces_its_row_and_keeps_the_others(folder):

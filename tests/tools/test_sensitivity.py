@@ -15,6 +15,8 @@ from hf_compress.steps.pruning.allocate.shares import shares_for_budget
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
 from hf_compress.steps.pruning.remove.weights import WeightPruner, prunable_weights
+from hf_compress.tasks.classification import CLASSIFICATION
+from hf_compress.tools.evaluation import load_with_data
 from hf_compress.tools.sensitivity import sensitivity
 from hf_compress.training.predicting import evaluate
 
@@ -46,6 +48,13 @@ def test_a_gain_of_accuracy_does_not_hide_a_later_loss(tmp_path):
     shares = shares_for_budget(file, {"a": 1, "b": 1}, 0.25)
     assert shares["a"] == pytest.approx(0.5, abs=1e-3)
     assert shares["b"] == pytest.approx(0.0, abs=1e-3)
+
+
+def test_a_loss_above_1_and_the_name_of_the_metric_do_not_matter(tmp_path):
+    """The tolerance that spends the budget is 1.2: a loses 3/4, and of b, which loses 2 at 1/2, 3/10 go."""
+    file = tmp_path / "s.csv"
+    file.write_text("name,size,ratio,error,drop\na,1,0.75,1.3,1.2\nb,1,0.5,2.1,2.0\n")
+    assert shares_for_budget(str(file), {"a": 1, "b": 1}, 0.525) == pytest.approx({"a": 0.75, "b": 0.3}, abs=1e-3)
 
 
 def test_files_that_do_not_fit_are_one_sentence(tmp_path):
@@ -103,13 +112,18 @@ def test_a_file_of_somebody_else_is_refused_before_anything_is_measured(name, tm
     assert (tmp_path / name).read_text() == "years of work"
 
 
+def test_what_the_step_prune_does_not_take_is_refused(tmp_path):
+    sections = {"task": "features", "teacher": "a/b", "student": "resnet18", "data": "digits"}
+    (tmp_path / "recipe.yaml").write_text(Recipe.from_dict(sections | {"steps": ["distill_features"]}).to_yaml())
+    with pytest.raises(UsageError, match="for the step 'prune', which 'task: features' does not have"):
+        sensitivity(str(tmp_path), tmp_path / "out")
+
+
 def test_the_accuracy_of_a_weight_is_that_of_the_pruned_model(folder, tmp_path):
     measured = sensitivity(str(folder), tmp_path, granularity="weight", ratios=[0.9])
     loaded = load(str(folder))
     assert [m.name for m in measured] == list(prunable_weights(loaded.model, set()))
-    from hf_compress.tools.evaluation import load_with_data
-
-    data = load_with_data(str(folder), None)[1]
+    data = load_with_data(CLASSIFICATION, str(folder), None)[1]
     baseline = evaluate(copy.deepcopy(loaded.model), loaded.processor, data, "validation")["accuracy"]
     config = PruneSection(granularity="weight", floor=0.0)
     others = {name.removesuffix(".weight") for name in prunable_weights(loaded.model, set())} - {
@@ -117,7 +131,7 @@ def test_the_accuracy_of_a_weight_is_that_of_the_pruned_model(folder, tmp_path):
     }
     WeightPruner(loaded.model, config, others).prune(loaded.model, 0.9)
     accuracy = evaluate(loaded.model, loaded.processor, data, "validation")["accuracy"]
-    assert measured[0].accuracy == pytest.approx(accuracy)
+    assert measured[0].value == pytest.approx(accuracy)
     assert measured[0].drop == pytest.approx(baseline - accuracy)
 
 

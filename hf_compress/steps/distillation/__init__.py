@@ -10,7 +10,7 @@ __all__ = ["LOSSES", "Distill", "DistillSection", "LossConfig", "register_loss"]
 
 @register_step("distill")
 class Distill(Step[DistillSection]):
-    """Trains the model to give the teacher's outputs; the epoch with the best validation accuracy is kept."""
+    """Trains the model to give the teacher's outputs; the epoch that is best on validation images is kept."""
 
     Config = DistillSection
 

@@ -183,7 +183,7 @@ class _Rounds:
     def _pruned(self, best: PreTrainedModel, done: float, amount: float) -> tuple[PreTrainedModel, float]:
         """Return a pruned copy and its amount: the given one, or the least that meets the target."""
         images = spread(self.context.data.train, self.config.calibration)
-        calibration = Calibration(images, self.context.processor, self.unpruned.model)
+        calibration = Calibration(images, self.context.processor, self.unpruned.model, self.context.task)
         scores = score(best, self.pruner.groups(best), self.config, calibration)
         return removed_to_target(best, scores, self.pruner, self.gone, self.config, done, amount)
 

@@ -16,6 +16,8 @@ from hf_compress.ground.outputs import output_tensors
 from hf_compress.measure.cost import count_parameters
 from hf_compress.measure.macs import counting_macs
 
+Outputs = dict[str, Tensor]
+
 
 @dataclass(eq=False)
 class Proposal:
@@ -25,7 +27,7 @@ class Proposal:
         names: where it lies in the model.
         macs: of the old and of the new layers, for one image.
         deviation, scale: sums of squares of the difference between the new output and the old, and of the old.
-        logits_error: relative error of the model's logits with this layer alone rewritten; None where not measured.
+        logits_error: relative error of what the model says with this layer alone rewritten; None where not measured.
     """
 
     names: tuple[str, ...]
@@ -75,8 +77,8 @@ def count_layer_macs(model: PreTrainedModel, candidates: list[Proposal], image: 
         model(pixel_values=image)
 
 
-def measure_output_errors(model: PreTrainedModel, candidates: list[Proposal], images: list[Tensor]) -> Tensor:
-    """Fill the output error of every candidate, on what the old model feeds it; return the old model's logits."""
+def measure_output_errors(model: PreTrainedModel, candidates: list[Proposal], images: list[Tensor]) -> Outputs:
+    """Fill the output error of every candidate, on what the old model feeds it; return what the old model says."""
 
     by_module = {candidate.old: candidate for candidate in candidates}
 
@@ -86,16 +88,16 @@ def measure_output_errors(model: PreTrainedModel, candidates: list[Proposal], im
         candidate.scale += made.double().square().sum().item()
 
     with _observed(by_module, compare):
-        return logits(model, images)
+        return outputs(model, images)
 
 
 def measure_logits_errors(
-    model: PreTrainedModel, candidates: list[Proposal], images: Iterable[Tensor], expected: Tensor
+    model: PreTrainedModel, candidates: list[Proposal], images: Iterable[Tensor], expected: Outputs
 ) -> None:
-    """Fill the error of the logits that every candidate alone brings about; `expected` are the old ones."""
+    """Fill the error of the logits that every candidate alone brings about; `expected` is what the old model says."""
     for candidate in track(candidates, "Trying layers", transient=True):
         candidate.put_into(model, candidate.new)
-        candidate.logits_error = relative_error(logits(model, images), expected)
+        candidate.logits_error = relative_error(outputs(model, images), expected)
         candidate.put_into(model, candidate.old)
 
 
@@ -109,16 +111,24 @@ def samples(model: PreTrainedModel, module: nn.Module, images: list[Tensor]) -> 
         seen.clear()
 
 
-def logits(model: PreTrainedModel, images: Iterable[Tensor]) -> Tensor:
-    """Return all outputs for batches of images, those of an image in a row: logits, and whatever else there is."""
+def outputs(model: PreTrainedModel, images: Iterable[Tensor]) -> Outputs:
+    """Return all outputs for batches of images, by name: logits, and whatever else there is."""
     with torch.no_grad():
         said = [output_tensors(model(pixel_values=batch)) for batch in images]
-    return torch.cat([torch.cat([tensor.flatten(1) for tensor in one.values()], dim=1) for one in said])
+    return {name: torch.cat([one[name] for one in said]) for name in said[0]}
 
 
-def relative_error(new: Tensor, old: Tensor) -> float:
-    """Return the norm of the difference by the norm of `old`."""
+def relative_error(new: Outputs, old: Outputs) -> float:
+    """Return the norm of the difference of all outputs by the norm of the old ones."""
+    new, old = (torch.cat([tensor.flatten(1) for tensor in each.values()], dim=1) for each in (new, old))
     return ((new - old).double().norm() / old.double().norm()).item()
+
+
+def top1_agreement(new: Outputs, old: Outputs) -> float | None:
+    """Return the fraction of the images that get the same class; None where there is no logit a class for each."""
+    if "logits" not in old or old["logits"].dim() != 2:
+        return None
+    return (new["logits"].argmax(dim=1) == old["logits"].argmax(dim=1)).double().mean().item()
 
 
 @contextmanager

@@ -21,13 +21,15 @@ from hf_compress.steps.rewriting.base import Layer, Rewriting, Unsuitable
 from hf_compress.steps.rewriting.config import REWRITINGS, RewriteConfig
 from hf_compress.steps.rewriting.finding import find_layers
 from hf_compress.steps.rewriting.measuring import (
+    Outputs,
     Proposal,
     count_layer_macs,
-    logits,
     measure_logits_errors,
     measure_output_errors,
+    outputs,
     relative_error,
     samples,
+    top1_agreement,
 )
 from hf_compress.training.batch_norms import reestimate_batch_norm
 from hf_compress.training.batching import has_batch_norms
@@ -57,12 +59,14 @@ def rewrite(model: PreTrainedModel, context: Context, config: RewriteConfig) -> 
     candidates, skipped = _candidates(model, image, rewriting, context, config)
     expected = measure_output_errors(model, candidates, images)
     if config.budget:
-        trial = evenly_spread(len(expected), TRIAL_IMAGES)
-        measure_logits_errors(model, candidates, torch.cat(images)[trial].split(REWRITE_BATCH), expected[trial])
+        pixels = torch.cat(images)
+        trial = evenly_spread(len(pixels), TRIAL_IMAGES)
+        wanted = {name: tensor[trial] for name, tensor in expected.items()}
+        measure_logits_errors(model, candidates, pixels[trial].split(REWRITE_BATCH), wanted)
         candidates = within_budget(candidates, before["macs"], config.budget.macs)
     for candidate in candidates:
         candidate.put_into(model, candidate.new)
-    errors = {"rewritten": relative_error(logits(model, images), expected)}
+    errors = {"rewritten": relative_error(outputs(model, images), expected)}
     model = _with_statistics(model, context, images, expected, errors)
     after = {"macs": count_macs(model, image), "parameters": count_parameters(model)}
     details = {
@@ -71,7 +75,7 @@ def rewrite(model: PreTrainedModel, context: Context, config: RewriteConfig) -> 
         "skipped_layers": skipped,
         **{key: [before[key], after[key]] for key in before},
         "logits_error": errors,
-        "top1_agreement": (logits(model, images).argmax(dim=1) == expected.argmax(dim=1)).double().mean().item(),
+        "top1_agreement": top1_agreement(outputs(model, images), expected),
         "budget_reached": after["macs"] <= config.budget.macs * before["macs"] if config.budget else None,
     }
     _tell(details, context.log)
@@ -137,7 +141,7 @@ def _require_usable(model: PreTrainedModel, image: Tensor, candidate: Proposal) 
         raise Unsuitable(f"shares its weights with '{candidate.names[1]}'")
     candidate.put_into(model, candidate.new)
     try:
-        logits(model, [image])
+        outputs(model, [image])
     except Exception as error:  # an architecture's own code meets another module than it was written for
         raise Unsuitable(f"cannot be replaced, the model does not run then: {error}") from error
     finally:
@@ -145,14 +149,14 @@ def _require_usable(model: PreTrainedModel, image: Tensor, candidate: Proposal) 
 
 
 def _with_statistics(
-    model: PreTrainedModel, context: Context, images: list[Tensor], expected: Tensor, errors: dict[str, float]
+    model: PreTrainedModel, context: Context, images: list[Tensor], expected: Outputs, errors: dict[str, float]
 ) -> PreTrainedModel:
     """Return the model with new statistics of its batch norms, or as it was where that is nearer to its old logits."""
     if not has_batch_norms(model):
         return model
     twin = copy.deepcopy(model)
     reestimate_batch_norm(twin, context)
-    errors["batch_norm_reestimated"] = relative_error(logits(twin, images), expected)
+    errors["batch_norm_reestimated"] = relative_error(outputs(twin, images), expected)
     return twin if errors["batch_norm_reestimated"] < errors["rewritten"] else model
 
 
@@ -170,8 +174,12 @@ def _tell(details: dict[str, Any], log: Callable[[str], None]) -> None:
         more = f" and {len(layers) - 1} more" if len(layers) > 1 else ""
         log(f"stays: '{layers[0]}'{more}: {reason}")
     (macs, macs_left), (parameters, parameters_left) = details["macs"], details["parameters"]
+    said = f"off by {min(details['logits_error'].values()):.1%}"
+    if details["top1_agreement"] is None:
+        said = f"outputs {said}"
+    else:
+        said = f"logits {said}, the same class for {details['top1_agreement']:.1%} of the validation images"
     log(
         f"{len(details['rewritten_layers'])} layers rewritten: MACs {macs_left / macs:.1%}, parameters "
-        f"{parameters_left / parameters:.1%} of before; logits off by {min(details['logits_error'].values()):.1%}, "
-        f"the same class for {details['top1_agreement']:.1%} of the validation images"
+        f"{parameters_left / parameters:.1%} of before; {said}"
     )

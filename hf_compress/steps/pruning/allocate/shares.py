@@ -9,15 +9,15 @@ import numpy as np
 from hf_compress.ground.errors import RunError
 from hf_compress.ground.files import user_path
 
-COLUMNS = ("name", "size", "ratio", "accuracy", "drop")
 BISECTIONS = 50
 
 
 def shares_for_budget(file: str, sizes: dict[str, int], amount: float) -> dict[str, float]:
     """Return the fraction that each name loses, so that all together lose `amount` and none hurts more than another.
 
-    Every share is the largest at which the measured loss of accuracy stays under one tolerance, which is found by
-    bisection. Between measured ratios the loss is interpolated, and it never falls; losing everything costs 1.
+    Every share is the largest at which the measured loss of accuracy, or of what else decides, stays under one
+    tolerance, which is found by bisection. Between measured ratios the loss is interpolated, and it never falls;
+    losing everything costs 1, or what the worst measured ratio does.
 
     Args:
         file: CSV that `hf-compress sensitivity` wrote.
@@ -36,7 +36,7 @@ def shares_for_budget(file: str, sizes: dict[str, int], amount: float) -> dict[s
     def shares(tolerance: float) -> dict[str, float]:
         return {name: float(np.interp(tolerance, *curves[name])) for name in sizes}
 
-    low, high = 0.0, 1.0
+    low, high = 0.0, max([1.0, *(losses[-2] for losses, _ in curves.values())])
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         gone = sum(share * sizes[name] for name, share in shares(middle).items())

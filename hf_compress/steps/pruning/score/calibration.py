@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from rich.progress import track
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from hf_compress.data.images import batches
+from hf_compress.data.images import IGNORED_LABEL, preprocess
 from hf_compress.ground.looking import twin
 from hf_compress.ground.processor import fastest_device
+from hf_compress.tasks.base import Predictions, Task
 
 BATCH = 16
 
@@ -26,35 +28,54 @@ class Calibration:
         images: items of an `ImageSplit`, in a fixed order and without augmentation.
         processor: makes the model's inputs of them.
         unpruned: the model before any pruning.
+        task: what the model is for.
     """
 
-    images: torch.utils.data.Dataset
+    images: Dataset
     processor: BaseImageProcessor
     unpruned: PreTrainedModel
+    task: Task
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield images (batch, 3, height, width) and the class of each (batch,), on the device of the work."""
-        device = fastest_device()
-        unpruned = None
-        for batch in track(batches(self.images, self.processor, BATCH), "Scoring importance", transient=True):
-            images, labels = batch["pixel_values"].to(device), batch["labels"].to(device)
-            if (labels < 0).any():
-                unpruned = unpruned or twin(self.unpruned).to(device)
-                with torch.no_grad():
-                    labels = torch.where(labels < 0, unpruned(pixel_values=images).logits.argmax(dim=-1), labels)
-            yield images, labels
+        """Yield images (batch, 3, height, width) and their `Task.targets`, on the device of the work.
+
+        In classification these are the class of each image, shape (batch,).
+        """
+        return ((batch["pixel_values"], batch["labels"]) for batch in self._batches())
 
     def gradients(self, model: nn.Module) -> Iterator[dict[str, Tensor]]:
-        """Yield the gradients of the mean cross-entropy of each batch, by the names of the parameters.
+        """Yield the gradients of the task's loss of each batch, by the names of the parameters.
 
         `model` stays as it is: its mode, buffers and own gradients, too.
         """
         looked = twin(model).to(fastest_device()).requires_grad_()
         named = dict(looked.named_parameters(remove_duplicate=False))
         parameters = list({id(parameter): parameter for parameter in named.values()}.values())
-        for images, labels in self.batches():
-            loss = F.cross_entropy(looked(pixel_values=images).logits, labels)
+        for batch in self._batches():
+            loss = self.task.loss(self.task.forward(looked, batch), batch)
             found = torch.autograd.grad(loss, parameters, materialize_grads=True)
             device = next(model.parameters()).device
             by_id = {id(parameter): grad.to(device) for parameter, grad in zip(parameters, found, strict=True)}
             yield {name: by_id[id(parameter)] for name, parameter in named.items()}
+
+    def _batches(self) -> Iterator[dict[str, Tensor]]:
+        """Yield what the task's loss takes."""
+        device, unpruned = fastest_device(), None
+        loader = DataLoader(self.images, BATCH, collate_fn=list)
+        for items in track(loader, "Scoring importance", transient=True):
+            images = preprocess(self.processor, [item["view"] for item in items]).to(device)
+            if self.task.needs_targets and any(item["label"] == IGNORED_LABEL for item in items):
+                unpruned = unpruned or twin(self.unpruned).to(device)
+                items = self._answered(items, images, unpruned)
+            targets = self.task.targets(items)
+            yield {"pixel_values": images} | {name: tensor.to(device) for name, tensor in targets.items()}
+
+    def _answered(self, items: list[dict[str, Any]], images: Tensor, unpruned: nn.Module) -> list[dict[str, Any]]:
+        """Return the items with the unpruned model's answers where they have no label."""
+        with torch.no_grad():
+            outputs = {name: tensor.cpu() for name, tensor in self.task.answer(unpruned, images).items()}
+        answers = self.task.as_targets(Predictions(outputs, torch.full((len(items),), IGNORED_LABEL)))
+        return [
+            item | {"label": answer} if item["label"] == IGNORED_LABEL else item
+            for item, answer in zip(items, answers, strict=True)
+        ]
