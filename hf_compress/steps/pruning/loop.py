@@ -150,9 +150,9 @@ class _Rounds:
         """Return a pruned and trained copy of `best`, or `best` where that is not kept, and what came of it."""
 
         def work(new: Path, in_progress: Path) -> None:
-            candidate, reached = self._candidate(best, done, amount, in_progress)
+            candidate, row = self._candidate(best, done, amount, in_progress)
             gone = self.gone(candidate)
-            row = {"amount": reached, "unchanged": gone == self.gone(best), "kept": False}
+            row |= {"unchanged": gone == self.gone(best), "kept": False}
             if not row["unchanged"]:
                 row |= gone | self._recovered(candidate, in_progress)
             elif not self.config.iterative:
@@ -167,25 +167,26 @@ class _Rounds:
 
     def _candidate(
         self, best: PreTrainedModel, done: float, amount: float, in_progress: Path
-    ) -> tuple[PreTrainedModel, float]:
-        """Return a pruned copy of `best` and its amount; of several processes, what the main one decided."""
+    ) -> tuple[PreTrainedModel, dict[str, Any]]:
+        """Return a pruned and repaired copy of `best`, and what came of it; of several processes, the main one's."""
         if processes.count() == 1:
             return self._pruned(best, done, amount)
 
         def work(new: Path, _: Path) -> None:
-            candidate, reached = self._pruned(best, done, amount)
+            candidate, row = self._pruned(best, done, amount)
             save(candidate, new)
-            write_json(new / ROW, reached)
+            write_json(new / ROW, row)
 
         folder = Units(in_progress, self.units.seed).once("pruned", work, alone=True)
         return load_like(best, folder), read_json(folder / ROW)
 
-    def _pruned(self, best: PreTrainedModel, done: float, amount: float) -> tuple[PreTrainedModel, float]:
-        """Return a pruned copy and its amount: the given one, or the least that meets the target."""
+    def _pruned(self, best: PreTrainedModel, done: float, amount: float) -> tuple[PreTrainedModel, dict[str, Any]]:
+        """Return a pruned and repaired copy, and its amount: the given one, or the least that meets the target."""
         images = spread(self.context.data.train, self.config.calibration)
         calibration = Calibration(images, self.context.processor, self.unpruned.model, self.context.task)
         scores = score(best, self.pruner.groups(best), self.config, calibration)
-        return removed_to_target(best, scores, self.pruner, self.gone, self.config, done, amount)
+        candidate, kept, amount = removed_to_target(best, scores, self.pruner, self.gone, self.config, done, amount)
+        return candidate, {"amount": amount} | repair(best, candidate, kept, calibration, self.context, self.config)
 
     def _recovered(self, candidate: PreTrainedModel, in_progress: Path) -> dict[str, Any]:
         """Train a pruned model and judge it; one whose loss is not finite any more has fallen too far."""
@@ -213,8 +214,7 @@ def build_pruner(model: PreTrainedModel, image: Tensor, config: PruneSection, ex
 
 
 def _recover(model: PreTrainedModel, context: Context, config: PruneSection, unpruned: LoadedModel) -> float:
-    """Repair and train the model after pruning and return what `_validated` does."""
-    repair(model, context, config)
+    """Train the model after pruning and return what `_validated` does."""
     if config.recovery.epochs:
         train(model, context, config.recovery, teacher=None if config.recovery.labels_only else unpruned)
     return _validated(model, context)

@@ -12,6 +12,7 @@ from hf_compress.ground.errors import RunError
 from hf_compress.steps.missed import missed
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.pruner import Pruner
+from hf_compress.steps.pruning.remove.removal import Kept
 from hf_compress.steps.pruning.score.scoring import Scores, equal
 
 CLOSE, ROUNDED = 1e-3, 1e-2
@@ -26,31 +27,30 @@ def is_reached(row: dict[str, Any], config: PruneSection) -> bool:
 
 def removed_to_target(
     model: PreTrainedModel, scores: Scores, pruner: Pruner, gone: Gone, config: PruneSection, low: float, high: float
-) -> tuple[PreTrainedModel, float]:
-    """Return a pruned copy and its amount: `high`, or where that overshoots the target the least that meets it.
+) -> tuple[PreTrainedModel, Kept, float]:
+    """Return a pruned copy, what is left, and its amount: `high`, or where that overshoots the least for the target.
 
     Args:
         low: an amount that does not meet the target.
     """
 
-    def pruned(amount: float) -> PreTrainedModel:
+    def pruned(amount: float) -> tuple[PreTrainedModel, Kept, float]:
         trial = copy.deepcopy(model)
-        pruner.remove(trial, scores, amount)
-        return trial
+        return trial, pruner.remove(trial, scores, amount), amount
 
     def is_met(trial: PreTrainedModel) -> bool:
         return gone(trial)[config.target.metric] >= config.target.value
 
     candidate = pruned(high)
-    if config.target is None or not is_met(candidate):
-        return candidate, high
+    if config.target is None or not is_met(candidate[0]):
+        return candidate
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        if is_met(trial := pruned(middle)):
+        if is_met((trial := pruned(middle))[0]):
             candidate, high = trial, middle
         else:
             low = middle
-    return candidate, high
+    return candidate
 
 
 def refuse_unreachable(model: PreTrainedModel, pruner: Pruner, gone: Gone, config: PruneSection) -> None:

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from transformers import PreTrainedModel
 
 from hf_compress.steps.pruning.config import PruneSection
+from hf_compress.steps.pruning.remove.removal import Kept
 from hf_compress.steps.pruning.score.calibration import Calibration
 from hf_compress.steps.pruning.score.scoring import Scores, score
 from hf_compress.steps.pruning.tracing.groups import Group
@@ -27,11 +28,14 @@ class Pruner(ABC):
         """Return the groups of `model`, pruned or not, that may lose units."""
 
     @abstractmethod
-    def remove(self, model: PreTrainedModel, scores: Scores, amount: float) -> None:
+    def remove(self, model: PreTrainedModel, scores: Scores, amount: float) -> Kept:
         """Take out the units with the lowest scores, in place, until the fraction `amount` of the unpruned is gone.
 
         Args:
             scores: of the groups of this model, in their order.
+
+        Returns:
+            Which indices of its tensors are left, where they are fewer than before.
 
         Raises:
             RunError: the pruned model does not run.

@@ -21,6 +21,7 @@ from hf_compress.steps.pruning.allocate.units import least_important
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
 from hf_compress.steps.pruning.remove.pruner import Pruner
+from hf_compress.steps.pruning.remove.removal import Kept, kept_in_turn
 from hf_compress.steps.pruning.score.scoring import Scores, equal
 from hf_compress.steps.pruning.tracing.groups import Group
 
@@ -69,19 +70,22 @@ class UniformPruner(Pruner):
     def groups(self, model: PreTrainedModel) -> list[Group]:
         return self.channels.groups(model)
 
-    def remove(self, model: PreTrainedModel, scores: Scores, amount: float) -> None:
+    def remove(self, model: PreTrainedModel, scores: Scores, amount: float) -> Kept:
         """Remove the least important channels, in place, and write the new numbers into the model's config.
 
         Raises:
             RunError: the pruned model does not run, or is not what its config describes.
         """
+        kept: Kept = {}
         for knob, names in self.knobs.items():
             groups = [group for group in self.groups(model) if group.name in names]
             for value in self._values(knob, amount):
-                if self._turn(model, groups, scores, knob, value):
+                if (left := self._turn(model, groups, scores, knob, value)) is not None:
+                    kept = kept_in_turn(kept, left)
                     break
         if built_shapes(model, model.config) != tensor_shapes(model):
             raise RunError(f"the pruned {type(model).__name__} is not what its config describes: {FREE}")
+        return kept
 
     def sparsity(self, model: PreTrainedModel) -> float:
         """Return the fraction of the removable channels that is gone."""
@@ -98,20 +102,20 @@ class UniformPruner(Pruner):
 
     def _turn(
         self, model: PreTrainedModel, groups: list[Group], scores: Scores, knob: Knob, value: int | float
-    ) -> bool:
-        """Prune `groups` to what the config builds with another value; False, and no change, where that cannot be."""
+    ) -> Kept | None:
+        """Prune `groups` to what the config builds with another value; None, and no change, where that cannot be."""
         config = copy.deepcopy(model.config)
         knob.turn(config, value)
         shapes = built_shapes(model, config)
         if shapes is None or shapes.keys() != model.state_dict().keys():
-            return False
+            return None
         surplus = {group.name: _surplus(group, shapes) for group in groups}
         if None in surplus.values():
-            return False
+            return None
         plan = {group.name: least_important(scores[group.name].cpu(), surplus[group.name]) for group in groups}
-        self.channels.apply(model, groups, plan)
+        kept = self.channels.apply(model, groups, plan)
         knob.turn(model.config, value)
-        return True
+        return kept
 
     def _find_knobs(self, model: PreTrainedModel, groups: list[Group]) -> dict[Knob, set[str]]:
         """Return the knobs that work, each with its groups; single numbers first, then equal ones together."""
@@ -179,7 +183,7 @@ class UniformPruner(Pruner):
         trial = copy.deepcopy(model).eval()
         image = torch.rand(self.image.shape, generator=torch.Generator().manual_seed(0))
         try:
-            if not self._turn(trial, groups, equal(groups), knob, _half(knob.value)):
+            if self._turn(trial, groups, equal(groups), knob, _half(knob.value)) is None:
                 return False
             with torch.no_grad():
                 ours, theirs = (output_tensors(each(pixel_values=image)) for each in (trial, rebuilt(trial)))

@@ -10,6 +10,7 @@ from hf_compress.steps.pruning.allocate.masks import keep_masks, pattern_mask
 from hf_compress.steps.pruning.allocate.shares import shares_for_budget
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.pruner import Pruner
+from hf_compress.steps.pruning.remove.removal import Kept
 from hf_compress.steps.pruning.score.scoring import Scores
 from hf_compress.steps.pruning.tracing.groups import Group, group_of_weight
 
@@ -46,11 +47,12 @@ class WeightPruner(Pruner):
         return [group_of_weight(name, weight, self.config.dim) for name, weight in self.weights(model).items()]
 
     @torch.no_grad()
-    def remove(self, model: nn.Module, scores: Scores, amount: float) -> None:
+    def remove(self, model: nn.Module, scores: Scores, amount: float) -> Kept:
         weights = {name: model.get_parameter(name) for name in scores}
         alive = {name: self._alive(weight, scores[name]) for name, weight in weights.items()}
         for name, mask in self.masks(alive, amount).items():
             weights[name].masked_fill_(~mask, 0)
+        return {}
 
     def masks(self, scores: Scores, amount: float) -> dict[str, Tensor]:
         """Return False where weights become zero, in a shape that fits the weight's.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hf_compress.ground.looking import twin
 from hf_compress.ground.outputs import output_tensors
+from hf_compress.ground.processor import fastest_device
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.removal import Kept
 from hf_compress.steps.pruning.repair.least_squares import least_squares
@@ -41,13 +42,12 @@ def repair(
     """
     if config.repair == "none":
         return {}
-    device = calibration.device
-    whole, trial = twin(unpruned).to(device), copy.deepcopy(pruned).eval().to(device)
+    whole, trial = twin(unpruned).to(fastest_device()), copy.deepcopy(pruned).eval().to(fastest_device())
     before = output_error(whole, trial, calibration)
     if config.repair == "batch_norm":
         reestimate_batch_norm(trial, context)
     else:
-        least_squares(whole, trial, kept, calibration.images_alone(), context.sparse_parameters)
+        least_squares(whole, trial, kept, calibration.pixel_values(), context.sparse_parameters)
     after = output_error(whole, trial, calibration)
     pruned.load_state_dict(trial.state_dict())
     return {"output_error_before": before, "output_error_after": after}
@@ -57,7 +57,7 @@ def repair(
 def output_error(unpruned: nn.Module, pruned: nn.Module, calibration: Calibration) -> float:
     """Return the mean squared difference of all outputs, relative to their variance over images, of a few batches."""
     said: list[tuple[Tensor, Tensor]] = []
-    for images in islice(calibration.images_alone(), JUDGED):
+    for images in islice(calibration.pixel_values(), JUDGED):
         whole, half = (output_tensors(model(pixel_values=images)) for model in (unpruned, pruned))
         said += [(torch.cat([t.flatten(1) for t in each.values()], 1).double() for each in (whole, half))]
     whole, half = (torch.cat(each) for each in zip(*said, strict=True))

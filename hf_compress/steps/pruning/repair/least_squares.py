@@ -8,7 +8,7 @@ unpruned model's. Where that output is added to another, it also makes up for wh
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import chain, islice
+from itertools import chain
 
 import torch
 from rich.progress import track
@@ -45,7 +45,7 @@ def least_squares(
     batches = iter(batches)
     first = next(batches)
     places, stay = find_places(pruned, first[:LOOKED_AT])
-    batches = chain([first], batches)
+    images = chain([first], batches)
     pairs: list[tuple[Pass, Pass]] = []
     layers = [name for name, module in pruned.named_modules() if isinstance(module, LAYERS)]
     with Lockstep((unpruned, pruned), layers) as lockstep:
@@ -54,14 +54,13 @@ def least_squares(
             if as_matrix(layer).shape[2] > MOST_INPUTS:
                 stay[place.layer] = f"it has more than {MOST_INPUTS:,} inputs"
                 continue
-            needed = {later.skip for later in places[number:]}
-            started = (tuple(lockstep.start(model, images, needed) for model in (unpruned, pruned)) for images in batches)
             moments = Moments()
             for pair in pairs:
                 _add(moments, place, layer, *pair, kept)
-            while moments.count < SAMPLES and (new := list(islice(started, 1))):
-                pairs += new
-                _add(moments, place, layer, *new[0], kept)
+            needed = {later.skip for later in places[number:]}
+            while moments.count < SAMPLES and (batch := next(images, None)) is not None:
+                pairs.append((lockstep.start(unpruned, batch, needed), lockstep.start(pruned, batch, needed)))
+                _add(moments, place, layer, *pairs[-1], kept)
             if moments.energy:
                 _change(place, layer, moments, f"{place.layer}.weight" in sparse)
                 for _, half in pairs:

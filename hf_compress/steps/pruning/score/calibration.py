@@ -43,6 +43,11 @@ class Calibration:
         """
         return ((batch["pixel_values"], batch["labels"]) for batch in self._batches())
 
+    def pixel_values(self) -> Iterator[Tensor]:
+        """Yield the images alone, shape (batch, 3, height, width), on the device of the work."""
+        for items in DataLoader(self.images, BATCH, collate_fn=list):
+            yield preprocess(self.processor, [item["view"] for item in items]).to(fastest_device())
+
     def gradients(self, model: nn.Module) -> Iterator[dict[str, Tensor]]:
         """Yield the gradients of the task's loss of each batch, by the names of the parameters.
 
