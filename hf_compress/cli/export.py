@@ -29,7 +29,7 @@ def export(
     """
     from rich.console import Console
 
-    from hf_compress.report.deployed_table import deployed_table
+    from hf_compress.report.table import deployed_table
     from hf_compress.tools.export import export as export_folder
 
     rows = export_folder(folder, to, int8=int8, data=data, output=output, trust_remote_code=trust_remote_code)

@@ -71,8 +71,7 @@ def run_recipe(recipe: Recipe, target: Path, **options: bool) -> None:
     Raises:
         Interrupted: the user pressed Ctrl-C.
     """
-    from hf_compress.report.deployed_table import deployed_table
-    from hf_compress.report.table import report_table
+    from hf_compress.report.table import deployed_table, report_table
     from hf_compress.run.pipeline import compress
 
     with _telling(f"interrupted: '{target}' was not written") as tell:

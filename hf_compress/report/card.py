@@ -17,7 +17,7 @@ from hf_compress.ground.files import read_text, write_text
 from hf_compress.ground.manifest import adding, claim
 from hf_compress.models.origin import lineage
 from hf_compress.report import card_facts as facts
-from hf_compress.report.figures import CAPTIONS, draw_figures
+from hf_compress.report.figures import FIGURES, draw_figures
 from hf_compress.report.limits import limits
 from hf_compress.report.markdown import fenced, one_line
 from hf_compress.report.run import RECIPE, Run
@@ -46,7 +46,7 @@ def render_card(folder: Path, template: Path | None = None, **overrides: Any) ->
     repo_id = overrides.pop("repo_id", None)
     page = page_template(template)
     data = card_data(report, repo_id, **overrides)
-    text = page.render(**_context(report, folder, repo_id), card_data=Markup(data.to_yaml()))
+    text = page(**_context(report, folder, repo_id), card_data=Markup(data.to_yaml()))
     try:
         return ModelCard(text)
     except (ValueError, yaml.YAMLError) as error:
@@ -145,7 +145,7 @@ def _context(report: dict[str, Any], folder: Path, repo_id: str | None) -> dict[
     """Return the variables of the template."""
     headings, steps = facts.steps_table(report)
     first, *_, last = report["rows"]
-    recipe = Path(folder) / RECIPE
+    recipe, drawn = Path(folder) / RECIPE, {file.stem for file in Path(folder).glob("figures/*.png")}
     return {
         "report": report,
         "title": repo_id or f"{facts.model_name(last)}, compressed",
@@ -155,7 +155,7 @@ def _context(report: dict[str, Any], folder: Path, repo_id: str | None) -> dict[
         "comparison": facts.comparison(report),
         "step_headings": headings,
         "steps": steps,
-        "figures": _figures(Path(folder)),
+        "figures": [(f"figures/{name}.png", caption) for name, (_, caption) in FIGURES.items() if name in drawn],
         "snippet": fenced(_snippet(report, repo_id), "python"),
         "needs_package": report.get("loads_with") == "hf_compress",
         "recipe": fenced(_text(recipe), "yaml") if recipe.is_file() else None,
@@ -195,12 +195,6 @@ def _text(recipe: Path) -> str:
         return read_text(recipe, MOST_CHARACTERS)
     except ValueError as error:
         raise UsageError(f"the recipe '{recipe}' cannot be read: {error}") from None
-
-
-def _figures(folder: Path) -> list[tuple[str, str]]:
-    return [
-        (f"figures/{name}.png", text) for name, text in CAPTIONS.items() if (folder / f"figures/{name}.png").is_file()
-    ]
 
 
 def _methods(report: dict[str, Any]) -> set[str]:

@@ -12,7 +12,6 @@ from typing import Any
 from urllib.parse import quote
 
 import jinja2
-from markupsafe import Markup
 
 from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.ground.files import user_path, write_text
@@ -20,9 +19,8 @@ from hf_compress.ground.shipped import shipped_file
 from hf_compress.report import card_facts as facts
 from hf_compress.report.card import HUB_TAG
 from hf_compress.report.markdown import one_line
-from hf_compress.report.measures import Measure, measures
-from hf_compress.report.reading import read_report
-from hf_compress.report.run import REPORT
+from hf_compress.report.measures import measures
+from hf_compress.report.run import REPORT, read_report
 from hf_compress.report.scatter import scatter
 
 logger = logging.getLogger(__name__)
@@ -80,27 +78,6 @@ class Entry:
         return one_line(facts.device(self.report))
 
 
-@dataclass(frozen=True)
-class NotShown:
-    """A run whose report cannot be shown, and why."""
-
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The runs on the same images, with what compares them."""
-
-    data: str
-    test_images: int
-    runs: int
-    entries: list[Entry]
-    measures: list[Measure]
-    plots: list[tuple[str, Markup]]
-    devices: list[str]
-
-
 def write_gallery(source: str, output: Path, overwrite: bool = False) -> int:
     """Write the page.
 
@@ -119,12 +96,19 @@ def write_gallery(source: str, output: Path, overwrite: bool = False) -> int:
     if not overwrite:
         _refuse_other_file(output)
     folder = user_path(source)
-    found = list(local_entries(folder, output) if folder.is_dir() else hub_entries(source))
-    runs = [entry for entry in found if isinstance(entry, Entry)]
+    runs, left_out = [], []
+    for name, link, file in local_reports(folder, output) if folder.is_dir() else hub_reports(source):
+        try:
+            if file is None:
+                raise UsageError(f"it has no {REPORT}")
+            report = read_report(file)
+        except UsageError as error:
+            logger.warning("left out %s: %s", name, one_line(error))
+            left_out.append((name, one_line(error)))
+        else:
+            if report.get("kind") != "study":  # whose runs come by themselves
+                runs.append(Entry(name, link, report))
     entries = [entry for run in runs for entry in (run, *run.files)]
-    bad = [entry for entry in found if isinstance(entry, NotShown)]
-    for entry in bad:
-        logger.warning("left out %s: %s", entry.name, entry.reason)
     if not entries:
         raise UsageError(
             f"'{source}' has no runs: give a folder of run folders, or a user of the Hub who published some"
@@ -133,8 +117,8 @@ def write_gallery(source: str, output: Path, overwrite: bool = False) -> int:
     template = environment.from_string(shipped_file("model_cards", "gallery.html").read_text(encoding="utf-8"))
     page = template.render(
         source=one_line(folder.resolve().name if folder.is_dir() else source),
-        groups=groups(entries),
-        left_out=bad,
+        groups=_groups(entries),
+        left_out=left_out,
         made=datetime.now(UTC).strftime("%Y-%m-%d"),
     )
     try:
@@ -157,35 +141,29 @@ def _refuse_other_file(output: Path) -> None:
     )
 
 
-def local_entries(folder: Path, output: Path) -> Iterator[Entry | NotShown]:
-    """Find the run folders in a folder; links are relative to the page."""
+def local_reports(folder: Path, output: Path) -> Iterator[tuple[str, str, Path]]:
+    """Find the reports in a folder: name, link to the card from the page, and file."""
     start = Path(output).resolve().parent
     for path in sorted(folder.rglob(REPORT)):
         run = path.parent
         link = Path(os.path.relpath((run / "README.md").resolve(), start)).as_posix()
         name = run.relative_to(folder).as_posix() if run != folder else run.resolve().name
-        entry = _entry(one_line(name), quote(link), path)
-        if entry is not None:
-            yield entry
+        yield one_line(name), quote(link), path
 
 
-def hub_entries(user: str) -> Iterator[Entry | NotShown]:
-    """Read the reports of a user's models that carry the tag `hf-compress`."""
+def hub_reports(user: str) -> Iterator[tuple[str, str, Path | None]]:
+    """Fetch the reports of a user's models that carry the tag `hf-compress`; None where a model has none."""
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
     api = HfApi(library_name="hf-compress")
     try:
         for model in api.list_models(author=user, filter=HUB_TAG):
-            name = one_line(model.id)
             try:
                 file = Path(api.hf_hub_download(model.id, REPORT))
             except EntryNotFoundError:
-                yield NotShown(name, f"it has no {REPORT}")
-                continue
-            entry = _entry(name, f"{constants.ENDPOINT}/{quote(model.id)}", file)
-            if entry is not None:
-                yield entry
+                file = None
+            yield one_line(model.id), f"{constants.ENDPOINT}/{quote(model.id)}", file
     except HfHubHTTPError as error:
         raise UsageError(f"the Hub does not list the models of '{user}': {' '.join(str(error).split())}") from None
     except (HTTPError, OfflineModeIsEnabled, OSError) as error:
@@ -193,15 +171,15 @@ def hub_entries(user: str) -> Iterator[Entry | NotShown]:
         raise RunError(f"'{user}' is no folder, and the Hub is out of reach: {reason}") from None
 
 
-def groups(entries: list[Entry]) -> list[Comparison]:
-    """Put runs on the same images together; accuracy on different images does not compare."""
+def _groups(entries: list[Entry]) -> list[dict[str, Any]]:
+    """Put what was measured on the same images together, with what compares it; others do not compare."""
     by_images: dict[tuple[str, int], list[Entry]] = {}
     for entry in entries:
         by_images.setdefault(entry.images, []).append(entry)
     return [_group(*images, members) for images, members in sorted(by_images.items())]
 
 
-def _group(data: str, test_images: int, entries: list[Entry]) -> Comparison:
+def _group(data: str, test_images: int, entries: list[Entry]) -> dict[str, Any]:
     found = {m.heading: m for entry in entries for m in measures(entry.report)}
     quality = next(m for m in found.values() if m.less is None)
     plots = [
@@ -209,22 +187,12 @@ def _group(data: str, test_images: int, entries: list[Entry]) -> Comparison:
         for heading in ("parameters", "latency, one image, p50")
         if heading in found and (svg := scatter(found[heading], quality, [entry.last for entry in entries]))
     ]
-    shown = [m for m in found.values() if not m.heading.endswith("p95")]
-    return Comparison(
-        data,
-        test_images,
-        sum(entry.deployed is None for entry in entries),
-        entries,
-        shown,
-        plots,
-        sorted({entry.device for entry in entries if "latency" in entry.last}),
-    )
-
-
-def _entry(name: str, link: str, file: Path) -> Entry | NotShown | None:
-    """Read one report; None for that of a study, whose runs come by themselves."""
-    try:
-        report = read_report(file)
-    except UsageError as error:
-        return NotShown(name, one_line(error))
-    return None if report.get("kind") == "study" else Entry(name, link, report)
+    return {
+        "data": data,
+        "test_images": test_images,
+        "runs": sum(entry.deployed is None for entry in entries),
+        "entries": entries,
+        "measures": [m for m in found.values() if not m.heading.endswith("p95")],
+        "plots": plots,
+        "devices": sorted({entry.device for entry in entries if "latency" in entry.last}),
+    }

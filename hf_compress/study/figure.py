@@ -27,7 +27,7 @@ def quality_figure(report: dict[str, Any]) -> Figure:
     """Draw one panel a quality, accuracy and ROC AUC; beside each run its parameters."""
     rows = [row for row in report["rows"] if row["seeds"]]
     keys = list(dict.fromkeys(key for row in rows for key in row["quality"]))[:PANELS]
-    figure, panels = make_panels(len(keys), height=0.9 + RUN_HEIGHT * len(rows))
+    figure, panels = make_panels(height=0.9 + RUN_HEIGHT * len(rows), columns=len(keys))
     for axes, key in zip(panels, keys, strict=True):
         for index, row in enumerate(rows):
             found = row["quality"].get(key)

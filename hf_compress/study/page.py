@@ -48,7 +48,7 @@ def write_results(
 
 def _page(study: Study, report: dict[str, Any], folder: Path) -> str:
     headings, runs = run_rows(report)
-    return page_template(None, "study.md").render(
+    return page_template(None, "study.md")(
         report=report,
         title=folder.resolve().name,
         table=Markup(markdown_table(report)),

@@ -19,7 +19,7 @@ def drawn(content, folder):
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("figures")
     names = ["\U0001f9a5 $\\frac{a}$ <b>", "\u202eright to left", "a very long name of a class " * 5]
-    assert drawn(report(labels=names, selection=SELECTION), folder) == list(figures.CAPTIONS)
+    assert drawn(report(labels=names, selection=SELECTION), folder) == list(figures.FIGURES)
     return folder
 
 

@@ -3,7 +3,7 @@
 import pytest
 from reports import SELECTION, report
 
-from hf_compress.report.selection_figure import selection
+from hf_compress.report.figures import selection
 
 
 @pytest.fixture
