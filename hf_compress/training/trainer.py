@@ -27,7 +27,7 @@ from hf_compress.losses.layer_maps import Answer, answer
 from hf_compress.sections.distillation import LossConfig
 from hf_compress.tasks.base import Predictions, Task
 from hf_compress.tasks.classification import CLASSIFICATION
-from hf_compress.training.batching import without_single
+from hf_compress.training.batch_norms import without_single
 from hf_compress.training.callbacks import ClearGradients
 from hf_compress.training.resumable import Resumable
 
