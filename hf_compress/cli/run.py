@@ -1,7 +1,8 @@
-"""`hf-compress run`."""
+"""`hf-compress run` and `schema`."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,6 +64,16 @@ def run(
         raise UsageError("--publish is for one recipe: publish the run folders of a study by `hf-compress publish`")
     else:
         show_study(Study.from_dict(values, overrides), target, **options)
+
+
+def schema(
+    study: Annotated[bool, typer.Option("--study", help="Of studies, which have several `runs`.")] = False,
+) -> None:
+    """Print the JSON schema of recipes, for editors."""
+    from hf_compress.run.recipe import recipe_schema
+    from hf_compress.study.config import study_schema
+
+    typer.echo(json.dumps(study_schema() if study else recipe_schema(), indent=2))
 
 
 def run_recipe(recipe: Recipe, target: Path, **options: bool) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hf_compress.models.load import LoadedModel
     from hf_compress.run.selection.candidates import Candidate
 
+TEN_CLASSES = [str(label) for label in range(10)]
 SKIPPED = "without latency: not measured, since another cost, or a narrower one, is too high already"
 
 
@@ -56,9 +57,8 @@ def _registered() -> Table:
     from hf_compress.models.students import STUDENTS, build_registered
 
     table = Table("name", "architecture", "parameters, width 1", "width 0.5")
-    labels = [str(label) for label in range(10)]
     for name in STUDENTS:
-        sizes = [count_parameters(build_registered(name, labels, width=width).model) for width in (1.0, 0.5)]
+        sizes = [count_parameters(build_registered(name, TEN_CLASSES, width=width).model) for width in (1.0, 0.5)]
         table.add_row(name, STUDENTS.get(name).description, *(f"{size / 1e6:.2f} M" for size in sizes))
     return table
 
@@ -80,7 +80,7 @@ def _within(texts: list[str], teacher_name: str | None, image_size: int | None, 
 
     budget = validate(BudgetSection, assignments(texts, "--budget"), "budget")
     teacher = _teacher(teacher_name, trust_remote_code) if teacher_name else None
-    labels = teacher.label_names if teacher else [str(label) for label in range(10)]
+    labels = teacher.label_names if teacher else TEN_CLASSES
     blueprint = Blueprint(labels, pixels(image_size, teacher))
     candidates = blueprint.candidates()
     fitting = fit_to_budget(candidates, budget, Timer(blueprint))
@@ -102,8 +102,7 @@ def _teacher(name: str, trust_remote_code: bool) -> LoadedModel:
 
     model, _, revision = name.partition("@")
     section = TeacherSection(model=model, revision=revision or None, trust_remote_code=trust_remote_code)
-    labels = [str(label) for label in range(10)] if model in STUDENTS else None
-    return build_model(section, labels, CLASSIFICATION)
+    return build_model(section, TEN_CLASSES if model in STUDENTS else None, CLASSIFICATION)
 
 
 def _table(candidates: list[Candidate], teacher_parameters: int | None) -> Table:

@@ -72,10 +72,8 @@ def _resolved_step(step: Any, training: dict[str, Any]) -> Any:
     if not isinstance(named, dict):
         return step
     return {
-        name: training | (options or {}) if _trains(name) and isinstance(options or {}, dict) else options
+        name: training | (options or {})
+        if isinstance(options or {}, dict) and name in STEPS and issubclass(STEPS.get(name).Config, TrainingConfig)
+        else options
         for name, options in named.items()
     }
-
-
-def _trains(step: Any) -> bool:
-    return step in STEPS and issubclass(STEPS.get(step).Config, TrainingConfig)

@@ -80,8 +80,8 @@ def run_study(
         log(f"run {number} of {len(jobs)}: {study.label(name)}, seed {seed}{_progress(started, left, finished)}")
         try:
             place = run_folder(folder, name, seed)
-            allowed = {"trust_remote_code": trust_remote_code}
-            run = compress(study.recipe(name, seed, folder), place, overwrite=True, resume=True, log=log, **allowed)
+            again = {"overwrite": True, "resume": True, "trust_remote_code": trust_remote_code}
+            run = compress(study.recipe(name, seed, folder), place, log=log, **again)
         except CompressError as error:
             error.args = (f"run '{name}', seed {seed}: {error} (finished runs are kept: --resume)",)
             raise

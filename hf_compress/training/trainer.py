@@ -142,7 +142,14 @@ class DistillationTrainer(Trainer):
                 "CUDA_VISIBLE_DEVICES"
             )
         batch = self._prepare_inputs(next(iter(self.get_train_dataloader())))
-        self.criterion.match_layers(self.model, self.teacher, batch["pixel_values"], _teacher_view(batch))
+
+        def show() -> None:
+            was_training = self.model.training
+            self.model.eval()(pixel_values=batch["pixel_values"])
+            self.model.train(was_training)
+            self.teacher(pixel_values=_teacher_view(batch))
+
+        self.criterion.match_layers(self.model, self.teacher, show)
         held = {parameter for group in optimizer.param_groups for parameter in group["params"]}
         if added := [parameter for parameter in self.criterion.parameters() if parameter not in held]:
             optimizer.add_param_group({"params": added})

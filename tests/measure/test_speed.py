@@ -6,8 +6,7 @@ from torch import nn
 
 from hf_compress import Recipe
 from hf_compress.ground.errors import UsageError
-from hf_compress.measure.latency import measure_latency
-from hf_compress.measure.runtimes import PREPARE
+from hf_compress.measure.latency import PREPARE, measure_latency
 from hf_compress.models.students import build_registered
 from hf_compress.report.remarks import speed_remarks
 from hf_compress.report.table import report_table

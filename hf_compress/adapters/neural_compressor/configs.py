@@ -1,4 +1,4 @@
-"""The configs `PruneConfig` and `DistillConfig`: recipe sections in Neural Compressor's form."""
+"""The configs `PruneConfig` and `DistillConfig`, recipe sections in Neural Compressor's form, and both as one."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from neural_compressor.common.base_config import BaseConfig, config_registry, register_config
+from neural_compressor.common.base_config import BaseConfig, ComposableConfig, config_registry, register_config
 from neural_compressor.common.utils import DEFAULT_WHITE_LIST
 from neural_compressor.torch.quantization.config import FRAMEWORK_NAME, TorchBaseConfig
 from pydantic import Field
 from pydantic_core import to_jsonable_python
 from torch import nn
 
-from hf_compress.adapters.neural_compressor.composition import DISTILL, PRUNE, Composition
 from hf_compress.ground.errors import UsageError, shown
 from hf_compress.ground.registry import did_you_mean
 from hf_compress.models.load import load
@@ -27,6 +26,7 @@ from hf_compress.sections.distillation import LossConfig
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.weights import PRUNABLE
 
+PRUNE, DISTILL = "prune", "distill"
 WhiteList = str | list[str | Callable] | None
 GRANULARITY = PruneSection.model_fields["granularity"]
 
@@ -50,7 +50,14 @@ def register(name: str) -> Callable[[type], type]:
     return register_config(framework_name=FRAMEWORK_NAME, algo_name=name)
 
 
-class StepConfig(TorchBaseConfig):
+class _FromFile:
+    @classmethod
+    def from_json_file(cls, filename: str | Path) -> Self:
+        """Read what `to_json_file` wrote."""
+        return cls.from_dict(json.loads(Path(filename).read_text(encoding="utf-8")))
+
+
+class StepConfig(_FromFile, TorchBaseConfig):
     """A section of a recipe as a config of Neural Compressor: its parameters are the fields of the section.
 
     Attributes:
@@ -143,11 +150,6 @@ class StepConfig(TorchBaseConfig):
         for key, values in config_dict.get("local", {}).items():
             config.local_config[_from_key(key)] = cls(**values)
         return config
-
-    @classmethod
-    def from_json_file(cls, filename: str | Path) -> Self:
-        """Read what `to_json_file` wrote."""
-        return cls.from_dict(json.loads(Path(filename).read_text(encoding="utf-8")))
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self._identity() == other._identity()
@@ -268,6 +270,62 @@ class DistillConfig(StepConfig):
     @classmethod
     def get_config_set_for_tuning(cls) -> None:
         """There is no set without a teacher."""
+
+
+class Composition(_FromFile, ComposableConfig):
+    """What `PruneConfig(...) + DistillConfig(...)` returns.
+
+    Neural Compressor's own composition ignores global configs, and reads the first of two algorithms twice.
+
+    Raises:
+        UsageError: a config of a quantisation is among them, or one algorithm twice.
+    """
+
+    def __init__(self, configs: list[BaseConfig]):
+        for config in configs:
+            if config.name not in (PRUNE, DISTILL):
+                raise UsageError(
+                    f"{type(config).__name__} cannot share a training with pruning or distillation: "
+                    "convert the model first, then quantize the result"
+                )
+        if len({config.name for config in configs}) < len(configs):
+            raise UsageError("a composition takes each algorithm once: use set_local for single layers")
+        super().__init__(configs)
+
+    def __add__(self, other: BaseConfig) -> Composition:
+        return Composition([*self.config_list, *(other.config_list if isinstance(other, Composition) else [other])])
+
+    def to_config_mapping(
+        self, config_list: list[BaseConfig] | None = None, model_info: dict[str, Any] | None = None
+    ) -> OrderedDict:
+        """Return the mappings of all algorithms in one; their keys differ."""
+        mapping: OrderedDict = OrderedDict()
+        for config in self.config_list:
+            mapping |= config.to_config_mapping(model_info=model_info[config.name])
+        return mapping
+
+    def get_model_info(self, model: nn.Module) -> dict[str, Any]:
+        return {config.name: config.get_model_info(model) for config in self.config_list}
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, dict]) -> Composition:
+        """Build from `{"prune": {...}, "distill": {...}}`.
+
+        Raises:
+            UsageError: there is no such algorithm.
+        """
+        classes = config_registry.get_cls_configs()["torch"]
+        for name in config_dict:
+            if name not in classes:
+                raise UsageError(f"unknown algorithm '{name}'{did_you_mean(name, classes)}")
+        return cls([classes[name].from_dict(values) for name, values in config_dict.items()])
+
+    def expand(self) -> list[Composition]:
+        """Return one composition for every combination of the values that `autotune` tries."""
+        return [Composition(list(configs)) for configs in product(*[config.expand() for config in self.config_list])]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Composition) and self.config_list == other.config_list
 
 
 def _matches(chosen: str | Callable, name: str, kind: str) -> bool:
