@@ -147,9 +147,7 @@ class Compressor(OptimumQuantizer):
             config: what to do; a single step stands for a configuration with that step.
             dataset: Hub id, folder, `digits`, or a recipe's whole section `data`; that of `config` when not given.
             save_dir: the run folder to make.
-            overwrite: replace an earlier run there, and discard an unfinished one.
-            resume: go on with an unfinished run of the same recipe there, if there is one.
-            publish: publish the result where the configuration's section `publish` says.
+            overwrite, resume, publish: as for `hf_compress.compress`.
 
         Returns:
             The finished run.

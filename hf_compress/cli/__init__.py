@@ -1,7 +1,5 @@
 """The command line `hf-compress`: one module a group of commands, none of which imports torch at its top."""
 
-from __future__ import annotations
-
 import logging
 import os
 import sys

@@ -1,7 +1,5 @@
 """`hf-compress card`, `cards` and `publish`: what becomes of run folders."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any
 

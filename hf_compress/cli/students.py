@@ -41,12 +41,33 @@ def students(
     """
     from rich.console import Console
 
-    if budget:
-        _within(budget, teacher, image_size, trust_remote_code)
-    elif teacher is not None or image_size is not None:
-        raise UsageError("--teacher and --image-size need a budget: for example --budget latency_ms=5")
-    else:
-        Console().print(_registered())
+    console = Console()
+    if not budget:
+        if teacher is not None or image_size is not None:
+            raise UsageError("--teacher and --image-size need a budget: for example --budget latency_ms=5")
+        console.print(_registered())
+        return
+    from hf_compress.measure.cost import count_parameters
+    from hf_compress.run.selection.candidates import Blueprint
+    from hf_compress.run.selection.fitting import Timer, budget_in_words, fit_to_budget, nothing_fits
+    from hf_compress.run.selection.select import pixels
+    from hf_compress.sections.base import validate
+    from hf_compress.sections.selection import BudgetSection
+
+    bounds = validate(BudgetSection, assignments(budget, "--budget"), "budget")
+    loaded = _teacher(teacher, trust_remote_code) if teacher else None
+    labels = loaded.label_names if loaded else TEN_CLASSES
+    blueprint = Blueprint(labels, pixels(image_size, loaded))
+    candidates = blueprint.candidates()
+    fitting = fit_to_budget(candidates, bounds, Timer(blueprint))
+    console.print(_table(candidates, loaded and count_parameters(loaded.model)))
+    if not fitting:
+        raise nothing_fits(candidates, bounds)
+    console.print(
+        f"{len(fitting)} of {len(candidates)} are within {budget_in_words(bounds)}, at "
+        f"{blueprint.image_size} pixels and {len(labels)} classes",
+        soft_wrap=True,
+    )
 
 
 def _registered() -> Table:
@@ -61,38 +82,6 @@ def _registered() -> Table:
         sizes = [count_parameters(build_registered(name, TEN_CLASSES, width=width).model) for width in (1.0, 0.5)]
         table.add_row(name, STUDENTS.get(name).description, *(f"{size / 1e6:.2f} M" for size in sizes))
     return table
-
-
-def _within(texts: list[str], teacher_name: str | None, image_size: int | None, trust_remote_code: bool) -> None:
-    """Print the candidates, and how many are within the budget.
-
-    Raises:
-        RunError: none is.
-    """
-    from rich.console import Console
-
-    from hf_compress.measure.cost import count_parameters
-    from hf_compress.run.selection.candidates import Blueprint
-    from hf_compress.run.selection.fitting import Timer, budget_in_words, fit_to_budget, nothing_fits
-    from hf_compress.run.selection.select import pixels
-    from hf_compress.sections.base import validate
-    from hf_compress.sections.selection import BudgetSection
-
-    budget = validate(BudgetSection, assignments(texts, "--budget"), "budget")
-    teacher = _teacher(teacher_name, trust_remote_code) if teacher_name else None
-    labels = teacher.label_names if teacher else TEN_CLASSES
-    blueprint = Blueprint(labels, pixels(image_size, teacher))
-    candidates = blueprint.candidates()
-    fitting = fit_to_budget(candidates, budget, Timer(blueprint))
-    console = Console()
-    console.print(_table(candidates, teacher and count_parameters(teacher.model)))
-    if not fitting:
-        raise nothing_fits(candidates, budget)
-    console.print(
-        f"{len(fitting)} of {len(candidates)} are within {budget_in_words(budget)}, at "
-        f"{blueprint.image_size} pixels and {len(labels)} classes",
-        soft_wrap=True,
-    )
 
 
 def _teacher(name: str, trust_remote_code: bool) -> LoadedModel:

@@ -1,7 +1,5 @@
 """`hf-compress evaluate`, `inspect`, `sensitivity` and `export`: what is done with one model."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Annotated, Literal

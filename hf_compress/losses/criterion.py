@@ -1,7 +1,5 @@
 """The training loss of a distillation: a weighted sum over outputs and layers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a model costs: parameters, MACs, bytes, memory."""
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 

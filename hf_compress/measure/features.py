@@ -1,7 +1,5 @@
 """How good embeddings are: for telling classes apart, and as copies of a teacher's."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """How sure the difference between two models is that were measured on the same test images."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """How long models take, in several runtimes, compared fairly."""
 
-from __future__ import annotations
-
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """The one counter of multiply-accumulates: torch's own, taught the operators that it leaves out."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import prod

@@ -1,9 +1,7 @@
 """Figures of a run, drawn from its report: PNG files that are readable at the width of a card."""
 
-from __future__ import annotations
-
 import math
-from itertools import cycle
+from itertools import cycle, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -128,10 +126,8 @@ def layers(report: dict[str, Any]) -> Figure | None:
         n: layer["width"][1] / layer["width"][0] if by_width else 1 - layer["sparsity"][1]
         for n, layer in found.items()
     }
-    names = list(found)
-    if len(names) > DRAWN_LAYERS:
-        most = sorted((name for name in names if shares[name] < 1), key=shares.get)[:DRAWN_LAYERS]
-        names = [name for name in names if name in most]
+    most = sorted(shares, key=shares.get)[:DRAWN_LAYERS]
+    names = [n for n in found if len(found) <= DRAWN_LAYERS or (n in most and shares[n] < 1)]
     figure, (axes,) = make_panels(height=0.8 + BAR_HEIGHT * len(names))
     axes.barh(range(len(names)), [100] * len(names), color=PALE, height=0.7)
     axes.barh(range(len(names)), [100 * shares[name] for name in names], color=BLUE, height=0.7)
@@ -268,9 +264,7 @@ def _short(milliseconds: float) -> str:
 
 def _short_layers(names: list[str]) -> list[str]:
     """Leave out what all names begin with; of long names the end is kept, which tells them apart."""
-    split = [name.split(".") for name in names]
-    common = 0
-    while all(len(parts) > common + 1 for parts in split) and len({parts[common] for parts in split}) == 1:
-        common += 1
-    short = [".".join(parts[common:]) for parts in split]
+    levels = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    common = len(list(takewhile(lambda parts: len(set(parts)) == 1, levels)))
+    short = [".".join(name.split(".")[common:]) for name in names]
     return [name if len(name) <= 44 else "…" + name[-43:].partition(".")[2] for name in short]

@@ -1,11 +1,9 @@
 """One page that compares runs: from local folders, or from a user's models on the Hub."""
 
-from __future__ import annotations
-
 import logging
 import os
+from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,56 +26,6 @@ logger = logging.getLogger(__name__)
 HEAD, MARK = 1000, b'<meta name="generator" content="hf-compress cards">'
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A run on the page, or one of its files for other runtimes.
-
-    Attributes:
-        name: folder or repository.
-        link: address of its card.
-        report: what its `report.json` holds.
-        deployed: the file's row there; None for the model itself.
-    """
-
-    name: str
-    link: str
-    report: dict[str, Any]
-    deployed: dict[str, Any] | None = None
-
-    @property
-    def files(self) -> list[Entry]:
-        return [
-            replace(self, name=f"{self.name}, {one_line(row['stage'])}", deployed=row)
-            for row in self.report.get("deployed", [])
-        ]
-
-    @property
-    def first(self) -> dict[str, Any]:
-        return self.report["rows"][0]
-
-    @property
-    def last(self) -> dict[str, Any]:
-        return self.deployed or self.report["rows"][-1]
-
-    @property
-    def images(self) -> tuple[str, int]:
-        """What makes figures comparable: the data and the number of test images."""
-        return one_line(facts.short_name(self.report["data"]["path"])), facts.test_images(self.report)
-
-    @property
-    def model(self) -> str:
-        return one_line(facts.model_name(self.last))
-
-    @property
-    def steps(self) -> str:
-        names = facts.step_names(self.report) + ([self.deployed["stage"]] if self.deployed else [])
-        return one_line(", ".join(names))
-
-    @property
-    def device(self) -> str:
-        return one_line(facts.device(self.report))
-
-
 def write_gallery(source: str, output: Path, overwrite: bool = False) -> int:
     """Write the page.
 
@@ -96,7 +44,7 @@ def write_gallery(source: str, output: Path, overwrite: bool = False) -> int:
     if not overwrite:
         _refuse_other_file(output)
     folder = user_path(source)
-    runs, left_out = [], []
+    runs, entries, left_out = 0, [], []
     for name, link, file in local_reports(folder, output) if folder.is_dir() else hub_reports(source):
         try:
             if file is None:
@@ -107,8 +55,8 @@ def write_gallery(source: str, output: Path, overwrite: bool = False) -> int:
             left_out.append((name, one_line(error)))
         else:
             if report.get("kind") != "study":  # whose runs come by themselves
-                runs.append(Entry(name, link, report))
-    entries = [entry for run in runs for entry in (run, *run.files)]
+                runs += 1
+                entries += _entries(name, link, report)
     if not entries:
         raise UsageError(
             f"'{source}' has no runs: give a folder of run folders, or a user of the Hub who published some"
@@ -125,7 +73,7 @@ def write_gallery(source: str, output: Path, overwrite: bool = False) -> int:
         write_text(Path(output), page)
     except OSError as error:
         raise UsageError(f"'{output}' cannot be written: {error.strerror}") from None
-    return len(runs)
+    return runs
 
 
 def _refuse_other_file(output: Path) -> None:
@@ -171,28 +119,44 @@ def hub_reports(user: str) -> Iterator[tuple[str, str, Path | None]]:
         raise RunError(f"'{user}' is no folder, and the Hub is out of reach: {reason}") from None
 
 
-def _groups(entries: list[Entry]) -> list[dict[str, Any]]:
+def _entries(name: str, link: str, report: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Give a run, and its files for other runtimes, as lines of the page; what has the same `images` compares."""
+    first, *_, last = report["rows"]
+    steps = facts.step_names(report)
+    for row in (last, *report.get("deployed", [])):
+        yield {
+            "name": name if row is last else f"{name}, {one_line(row['stage'])}",
+            "link": link,
+            "model": one_line(facts.model_name(row)),
+            "steps": one_line(", ".join(steps if row is last else [*steps, row["stage"]])),
+            "first": first,
+            "last": row,
+            "measures": measures(report),
+            "images": (one_line(facts.short_name(report["data"]["path"])), facts.test_images(report)),
+            "device": one_line(facts.device(report)),
+            "is_run": row is last,
+        }
+
+
+def _groups(entries: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Put what was measured on the same images together, with what compares it; others do not compare."""
-    by_images: dict[tuple[str, int], list[Entry]] = {}
+    by_images = defaultdict(list)
     for entry in entries:
-        by_images.setdefault(entry.images, []).append(entry)
-    return [_group(*images, members) for images, members in sorted(by_images.items())]
-
-
-def _group(data: str, test_images: int, entries: list[Entry]) -> dict[str, Any]:
-    found = {m.heading: m for entry in entries for m in measures(entry.report)}
-    quality = next(m for m in found.values() if m.less is None)
-    plots = [
-        (f"{quality.heading} against {heading}", svg)
-        for heading in ("parameters", "latency, one image, p50")
-        if heading in found and (svg := scatter(found[heading], quality, [entry.last for entry in entries]))
-    ]
-    return {
-        "data": data,
-        "test_images": test_images,
-        "runs": sum(entry.deployed is None for entry in entries),
-        "entries": entries,
-        "measures": [m for m in found.values() if not m.heading.endswith("p95")],
-        "plots": plots,
-        "devices": sorted({entry.device for entry in entries if "latency" in entry.last}),
-    }
+        by_images[entry["images"]].append(entry)
+    for (data, test_images), members in sorted(by_images.items()):
+        found = {m.heading: m for entry in members for m in entry["measures"]}
+        quality = next(m for m in found.values() if m.less is None)
+        plots = {
+            f"{quality.heading} against {heading}": scatter(found[heading], quality, [e["last"] for e in members])
+            for heading in ("parameters", "latency, one image, p50")
+            if heading in found
+        }
+        yield {
+            "data": data,
+            "test_images": test_images,
+            "runs": sum(entry["is_run"] for entry in members),
+            "entries": members,
+            "measures": [m for m in found.values() if not m.heading.endswith("p95")],
+            "plots": [(title, svg) for title, svg in plots.items() if svg],
+            "devices": sorted({entry["device"] for entry in members if "latency" in entry["last"]}),
+        }

@@ -1,7 +1,5 @@
 """What the reader of a card must know: sentences, each from a fact of the report."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What was measured, in the words and units of every table, page and figure."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

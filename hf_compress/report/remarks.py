@@ -1,7 +1,5 @@
 """What a reader of the report should not have to find out alone."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any

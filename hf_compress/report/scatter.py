@@ -1,7 +1,5 @@
 """A scatter plot of quality against cost, as SVG in the colours of the page that it stands in."""
 
-from __future__ import annotations
-
 import io
 import re
 from typing import Any

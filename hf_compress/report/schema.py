@@ -1,7 +1,5 @@
 """The form of `report.json`: written by a run through it, and checked whenever one is read."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """How figures look, and what their plots have in common."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The report as tables for the terminal: of its stages, and of its deployed files."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
@@ -62,13 +60,16 @@ def deployed_table(rows: list[dict[str, Any]]) -> Table:
         if any(cells):
             table.add_row(heading, *cells)
 
+    def shown(value: float | None, form: str) -> str:
+        return "" if value is None else format(value, form)
+
     line("file", [row["file"] for row in rows])
     line("size", [f"{row['cost']['bytes'] / 1e6:.2f} MB" for row in rows])
     for output in dict.fromkeys(name for row in rows for name in row["max_difference"]):
         line(f"largest difference of {output}", [f"{row['max_difference'][output]:.2g}" for row in rows])
-    line("same class as PyTorch", [_shown(row.get("top1_agreement"), ".2%") for row in rows])
+    line("same class as PyTorch", [shown(row.get("top1_agreement"), ".2%") for row in rows])
     for key in dict.fromkeys(key for row in rows for key in row["quality"]):
-        line(key.replace("_", " "), [_shown(row["quality"].get(key), ".4f") for row in rows])
+        line(key.replace("_", " "), [shown(row["quality"].get(key), ".4f") for row in rows])
         line(f" {unit(key)} against PyTorch", [_range(row, key) for row in rows])
     for batch in dict.fromkeys(batch for row in rows for batch in row["latency"]):
         for quantile in ("p50_ms", "p95_ms"):
@@ -79,10 +80,6 @@ def deployed_table(rows: list[dict[str, Any]]) -> Table:
 
 def _range(row: dict[str, Any], metric: str) -> str:
     return next((range_in_words(entry) for entry in row.get("differences", []) if entry["metric"] == metric), "")
-
-
-def _shown(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
 
 
 def _against_eager(row: dict[str, Any], batch: str, quantile: str) -> str:

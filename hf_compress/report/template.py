@@ -3,8 +3,6 @@
 That of a stranger is rendered in Jinja's sandbox, and in a process of its own with bounds: this module, started anew.
 """
 
-from __future__ import annotations
-
 import os
 import pickle
 import subprocess

@@ -1,7 +1,5 @@
 """Everything that a study leaves beside its run folders: report, table, figure, page."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The results of a study as plain values, and as a table."""
 
-from __future__ import annotations
-
 import csv
 import io
 from datetime import UTC, datetime
@@ -14,8 +12,7 @@ from rich.table import Table
 from hf_compress.ground.environment import environment
 from hf_compress.report.markdown import escaped
 from hf_compress.report.measures import four_digits, in_thousands, latency_name, milliseconds, quality_name
-from hf_compress.study.config import Study
-from hf_compress.study.resolving import run_folder
+from hf_compress.study.config import Study, run_folder
 
 COSTS = ("parameters", "macs")
 

@@ -1,7 +1,5 @@
 """From the section of a recipe to the Trainer's arguments."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

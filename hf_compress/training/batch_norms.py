@@ -1,7 +1,5 @@
 """Batch norms: they cannot learn from a batch of one image, and after a change of the model they count anew."""
 
-from __future__ import annotations
-
 from collections.abc import Sized
 
 import torch

@@ -1,7 +1,5 @@
 """What happens beside the steps of a training or an evaluation: masks are held, progress is shown."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import torch

@@ -1,7 +1,5 @@
 """A training from its first epoch, or its last checkpoint, to the weights of its best one."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """What a model says to every image of a split."""
 
-from __future__ import annotations
-
 import tempfile
 
 from transformers import BaseImageProcessor, PreTrainedModel, TrainingArguments

@@ -1,7 +1,5 @@
 """What a teacher says to images whose views repeat: asked once, in large batches, and kept for other runs."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -1,7 +1,5 @@
 """transformers' Trainer, which here may learn from a teacher."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from functools import cache, partial
@@ -69,16 +67,15 @@ class DistillationTrainer(Trainer):
         self.task = task
         self.in_training = cache(compiled) if compile else lambda model: model
         self.model_accepts_loss_kwargs = False
-        self.teacher = None if teacher is None else twin(teacher).to(self.args.device)
-        self.criterion = DistillationCriterion(loss_config, task.compare) if loss_config is not None else None
-        if self.criterion is not None:
-            self.add_callback(ClearGradients(self.criterion))
-        compares = self.criterion is not None and self.criterion.compares_logits and task.classes
-        self.teacher_order = (
-            order_of(teacher_labels or labels_of(teacher), labels_of(self.model)) if compares else None
-        )
-        if self.teacher is not None:
+        self.teacher = self.criterion = self.teacher_order = None
+        if teacher is not None:
+            self.teacher = twin(teacher).to(self.args.device)
             use_channels_last(self.teacher)
+        if loss_config is not None:
+            self.criterion = DistillationCriterion(loss_config, task.compare)
+            self.add_callback(ClearGradients(self.criterion))
+            if self.criterion.compares_logits and task.classes:
+                self.teacher_order = order_of(teacher_labels or labels_of(teacher), labels_of(self.model))
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train as ever, with the memory of a step left to the next."""

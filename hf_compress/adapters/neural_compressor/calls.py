@@ -3,8 +3,6 @@
 Models are left ordinary where nothing was quantized.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import wraps
 from typing import Any

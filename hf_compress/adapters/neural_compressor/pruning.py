@@ -1,7 +1,5 @@
 """The pruning of a model between `prepare` and `convert`."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from typing import Any
 
