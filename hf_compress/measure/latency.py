@@ -77,15 +77,10 @@ def repeated(image: torch.Tensor | tuple[torch.Tensor, ...], size: int) -> torch
 
 
 def time_in_turns(calls: Sequence[Callable[[], Any]], repeats: int, what: str) -> list[dict[str, float]]:
-    """Time functions in turn, so that a slow moment of the machine meets all of them.
-
-    Args:
-        calls: functions without arguments.
-        repeats: timed calls of each, after warm-up.
-        what: words for the progress bar.
+    """Time functions in turn, so that a slow moment of the machine meets all of them, `repeats` times after warm-up.
 
     Returns:
-        For each function `{"p50_ms": ..., "p95_ms": ...}`.
+        For each function `{"p50_ms": ..., "p95_ms": ...}`, milliseconds.
     """
     seconds: list[list[float]] = [[] for _ in calls]
     with torch.inference_mode():
@@ -95,13 +90,9 @@ def time_in_turns(calls: Sequence[Callable[[], Any]], repeats: int, what: str) -
                 call()
                 if turn >= WARM_UP:
                     times.append(time.perf_counter() - start)
-    return [_quantiles(times) for times in seconds]
-
-
-def _quantiles(seconds: list[float]) -> dict[str, float]:
-    quantiles = torch.tensor(seconds, dtype=torch.float64).quantile(torch.tensor([0.5, 0.95]).double())
-    p50, p95 = (1000 * quantiles).tolist()
-    return {"p50_ms": p50, "p95_ms": p95}
+    places = torch.tensor([0.5, 0.95]).double()
+    quantiles = [(1000 * torch.tensor(times, dtype=torch.float64).quantile(places)).tolist() for times in seconds]
+    return [{"p50_ms": p50, "p95_ms": p95} for p50, p95 in quantiles]
 
 
 def eager(model: PreTrainedModel, image: torch.Tensor, threads: int) -> Callable[[torch.Tensor], Any]:

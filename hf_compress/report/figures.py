@@ -36,15 +36,7 @@ MATRIX_CLASSES, WRITTEN_CLASSES, MOST_CONFUSED, DRAWN_LAYERS = 30, 15, 15, 40
 
 
 def draw_figures(report: dict[str, Any], folder: Path) -> list[Path]:
-    """Draw every figure that the report has facts for.
-
-    Args:
-        report: what `report.json` holds.
-        folder: made when there is something to draw.
-
-    Returns:
-        The files, named as `FIGURES`.
-    """
+    """Draw every figure that the report has facts for; return the files, named as `FIGURES`."""
     drawn = []
     with mpl.rc_context(STYLE):
         for name, (draw, _) in FIGURES.items():

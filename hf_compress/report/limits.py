@@ -13,24 +13,11 @@ NAMED = 5
 
 def limits(report: dict[str, Any]) -> list[str]:
     """Return the sentences that a reader must know, each from a fact of the report."""
-    rules = (
-        _missed,
-        _not_deployed,
-        _over_budget,
-        _small_test,
-        _intervals,
-        _few_images,
-        _not_used,
-        _leaks,
-        _conflicts,
-        _lost,
-        _overlap,
-        _latency_device,
-    )
+    rules = (_not_as_asked, _few_test_images, _data, _lost, _overlap, _latency)
     return [sentence for rule in rules for sentence in rule(report)]
 
 
-def _missed(report: dict[str, Any]) -> Iterator[str]:
+def _not_as_asked(report: dict[str, Any]) -> Iterator[str]:
     for row in report["rows"]:
         if missed := row.get("details", {}).get("missed"):
             what = "MACs" if missed["what"] == "macs" else missed["what"]
@@ -38,14 +25,8 @@ def _missed(report: dict[str, Any]) -> Iterator[str]:
                 f"Step {row['stage']} was to remove {missed['asked']:.1%} of the {what} and removed "
                 f"{missed['reached']:.1%}: {missed['reason']}."
             )
-
-
-def _not_deployed(report: dict[str, Any]) -> Iterator[str]:
     for sentence in report.get("not_deployed", []):
         yield f"Not deployed: {sentence}."
-
-
-def _over_budget(report: dict[str, Any]) -> Iterator[str]:
     last = report["rows"][-1]
     latency = {"latency_ms": last["latency"]["batch_1"]["p50_ms"]} if "latency" in last else {}
     measured = last["cost"] | latency
@@ -54,20 +35,14 @@ def _over_budget(report: dict[str, Any]) -> Iterator[str]:
             yield f"The student was selected for a budget of {limit:g} {key}; the final model has {measured[key]:g}."
 
 
-def _small_test(report: dict[str, Any]) -> Iterator[str]:
+def _few_test_images(report: dict[str, Any]) -> Iterator[str]:
     images = test_images(report)
     yield f"The test set has {number(images, 'image')}: one image is worth {100 / images:.2g} points of accuracy."
-
-
-def _intervals(report: dict[str, Any]) -> Iterator[str]:
     if any(row.get("differences") for row in report["rows"]):
         yield (
             "The range behind a difference is its 95 % interval, by a paired bootstrap of the test images: it says "
             "nothing of another training, nor of images of another kind."
         )
-
-
-def _few_images(report: dict[str, Any]) -> Iterator[str]:
     classes = report["rows"][-1].get("classes")
     for split, counts in (
         ("test", classes and dict(zip(report["labels"], classes["images"], strict=True))),
@@ -79,24 +54,19 @@ def _few_images(report: dict[str, Any]) -> Iterator[str]:
             yield f"{number(len(few), 'class', 'classes')} with fewer than {FEW_IMAGES} {split} images: {named}."
 
 
-def _not_used(report: dict[str, Any]) -> Iterator[str]:
-    for entry in report["data"].get("left_out", []):
+def _data(report: dict[str, Any]) -> Iterator[str]:
+    data = report["data"]
+    for entry in data.get("left_out", []):
         yield f"Left out of the data: {entry['reason']} ({entry['count']:,}, such as {entry['example']})."
-
-
-def _leaks(report: dict[str, Any]) -> Iterator[str]:
-    streamed = report["data"]["splits"]["train"]["corrupt_images_skipped"] is None
-    for leak in report["data"].get("leaks", []):
+    streamed = data["splits"]["train"]["corrupt_images_skipped"] is None
+    for leak in data.get("leaks", []):
         first, second = leak["splits"]
         where = "a sample of train" if streamed and first == "train" else first
         flattered = "the figures" if second == "test" else "the choice of the best epoch"
         result = f"{leak['dropped']:,} dropped from {where}" if leak["dropped"] else f"this flatters {flattered}"
         found = f"{leak['images']:,}, such as {leak['example']}"
         yield f"{second.capitalize()} images that are in {where}, too: {found}; {result}."
-
-
-def _conflicts(report: dict[str, Any]) -> Iterator[str]:
-    for conflict in report["data"].get("conflicting_labels", []):
+    for conflict in data.get("conflicting_labels", []):
         found = f"{conflict['images']:,}, such as {conflict['example']} ({', '.join(conflict['labels'])})"
         yield f"Images in {conflict['split']} that are stored more than once with different labels: {found}."
 
@@ -124,7 +94,7 @@ def _overlap(report: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def _latency_device(report: dict[str, Any]) -> Iterator[str]:
+def _latency(report: dict[str, Any]) -> Iterator[str]:
     if any("latency" in row for row in report["rows"]):
         files = ", that of a deployed file in its runtime" if report.get("deployed") else ""
         yield (

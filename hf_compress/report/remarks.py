@@ -10,38 +10,28 @@ NOTICEABLE = 0.05
 def speed_remarks(rows: list[dict[str, Any]]) -> list[str]:
     """Say where fewer MACs did not become less time, and where a rewrite made a model slower.
 
-    Args:
-        rows: rows of a report.
-
     Returns:
         One sentence for every stage, runtime and batch size with at least 5 % fewer MACs than the first stage, but a
         median latency that is less than 5 % shorter; and for every rewrite whose median latency is at least 5 % longer
         than that of the stage before it.
     """
-    return sorted(_not_faster(rows)) + sorted(_slower_rewrites(rows))
-
-
-def _slower_rewrites(rows: list[dict[str, Any]]) -> Iterator[str]:
-    for before, row in pairwise(rows):
-        if "rewrite" not in row.get("details", {}):
-            continue
-        for place, own, old in _medians(row, before):
-            if own >= old * (1 + NOTICEABLE):
-                yield f"'{row['stage']}' is slower than '{before['stage']}' {place}: {own:.2f} ms against {old:.2f} ms"
-
-
-def _not_faster(rows: list[dict[str, Any]]) -> Iterator[str]:
     first, *others = rows
-    for row in others:
-        macs = row["cost"]["macs"] / first["cost"]["macs"]
-        if macs > 1 - NOTICEABLE:
-            continue
-        for place, own, before in _medians(row, first):
-            if own > before * (1 - NOTICEABLE):
-                yield (
-                    f"'{row['stage']}' has {1 / macs:.2f}x fewer MACs than '{first['stage']}', but is not faster "
-                    f"{place}: {own:.2f} ms against {before:.2f} ms"
-                )
+    not_faster = [
+        f"'{row['stage']}' has {1 / macs:.2f}x fewer MACs than '{first['stage']}', but is not faster {place}: "
+        f"{own:.2f} ms against {before:.2f} ms"
+        for row in others
+        if (macs := row["cost"]["macs"] / first["cost"]["macs"]) <= 1 - NOTICEABLE
+        for place, own, before in _medians(row, first)
+        if own > before * (1 - NOTICEABLE)
+    ]
+    slower_rewrites = [
+        f"'{row['stage']}' is slower than '{before['stage']}' {place}: {own:.2f} ms against {old:.2f} ms"
+        for before, row in pairwise(rows)
+        if "rewrite" in row.get("details", {})
+        for place, own, old in _medians(row, before)
+        if own >= old * (1 + NOTICEABLE)
+    ]
+    return sorted(not_faster) + sorted(slower_rewrites)
 
 
 def _medians(row: dict[str, Any], other: dict[str, Any]) -> Iterator[tuple[str, float, float]]:

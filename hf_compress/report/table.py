@@ -46,11 +46,7 @@ def _differences(rows: list[dict[str, Any]], metric: str) -> Iterator[tuple[str,
 
 
 def deployed_table(rows: list[dict[str, Any]]) -> Table:
-    """Return one column a file: size, how far it is from PyTorch, quality, and latency against PyTorch's.
-
-    Args:
-        rows: the list `deployed` of a report.
-    """
+    """Return one column a file: size, how far it is from PyTorch, quality, and latency against PyTorch's."""
     table = Table(title="Deployed, checked on test images", title_justify="left")
     table.add_column("")
     for row in rows:

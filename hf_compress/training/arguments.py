@@ -15,12 +15,7 @@ EVALUATION_BATCH = 128
 def training_arguments(
     config: TrainingConfig, context: Context, folder: Path, accumulation: int = 1
 ) -> TrainingArguments:
-    """Return the Trainer's arguments for a section of the recipe.
-
-    Args:
-        folder: of the checkpoints.
-        accumulation: batches from which one step learns.
-    """
+    """Return the Trainer's arguments for a section of the recipe; a step learns from `accumulation` batches."""
     return TrainingArguments(
         output_dir=str(folder),
         gradient_accumulation_steps=accumulation,

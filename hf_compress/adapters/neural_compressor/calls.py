@@ -1,7 +1,4 @@
-"""Both sides of Neural Compressor: the algorithms that it calls, and its own calls, with models left ordinary.
-
-Models are left ordinary where nothing was quantized.
-"""
+"""Algorithms that Neural Compressor calls, and its own calls, which leave models ordinary that are not quantized."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -47,8 +44,9 @@ def distill_entry(
         raise UsageError("distillation needs training: pass run_fn, a function that trains the model it is given")
     if mode == Mode.QUANTIZE and not pruned_too:
         _train(model, run_fn, run_args)
-    if mode == Mode.CONVERT or (mode == Mode.QUANTIZE and not pruned_too):
-        _finish(distillation_of(model), model)
+    done = mode == Mode.CONVERT or (mode == Mode.QUANTIZE and not pruned_too)
+    if done and (distillation := distillation_of(model)):
+        distillation.finish(model)
     return model
 
 
@@ -73,7 +71,8 @@ def prune_entry(
         _train(model, run_fn, run_args)
         while pruning.next_round(model):
             _train(model, run_fn, run_args)
-        _finish(distillation_of(model), model)
+        if distillation := distillation_of(model):
+            distillation.finish(model)
     pruning.finish(model)
     return model
 
@@ -94,11 +93,6 @@ def _input(example_inputs: Any) -> Tensor | None:
 def _train(model: nn.Module, run_fn: Callable | None, run_args: Any) -> None:
     if run_fn is not None:
         run_fn(model, *(run_args or ()))
-
-
-def _finish(distillation: Distillation | None, model: nn.Module) -> None:
-    if distillation is not None:
-        distillation.finish(model)
 
 
 def _ordinary(call: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
