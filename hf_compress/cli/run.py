@@ -1,22 +1,20 @@
 """`hf-compress run` and `schema`."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from hf_compress.cli.options import DATA_HELP, Publish, Resume, Set, TrustRemoteCode, assignments, examples
 from hf_compress.ground import processes
 from hf_compress.ground.errors import Interrupted, UsageError
-
-if TYPE_CHECKING:
-    from hf_compress.run.recipe import Recipe
-    from hf_compress.study.config import Study
+from hf_compress.run.recipe import Recipe, model_overrides, recipe_schema
+from hf_compress.sections.values import is_study, read_recipe
+from hf_compress.study.config import Study, study_schema
 
 
 @examples(
@@ -44,10 +42,6 @@ def run(
 
     A study (a file with `runs`) makes one such folder a run and seed, and a table of all of them.
     """
-    from hf_compress.run.recipe import Recipe, model_overrides
-    from hf_compress.sections.values import is_study, read_recipe
-    from hf_compress.study.config import Study
-
     overrides: dict[str, Any] = {}
     for section, model in (("teacher", teacher), ("student", student)):
         if model is not None:
@@ -70,9 +64,6 @@ def schema(
     study: Annotated[bool, typer.Option("--study", help="Of studies, which have several `runs`.")] = False,
 ) -> None:
     """Print the JSON schema of recipes, for editors."""
-    from hf_compress.run.recipe import recipe_schema
-    from hf_compress.study.config import study_schema
-
     typer.echo(json.dumps(study_schema() if study else recipe_schema(), indent=2))
 
 
@@ -114,8 +105,6 @@ def show_study(study: Study, target: Path, **options: bool) -> None:
 @contextmanager
 def _telling(interrupted: str) -> Iterator[Callable[[Any], None]]:
     """Give what prints a line or a table; Ctrl-C becomes one sentence, with the notes of the interruption."""
-    from rich.console import Console
-
     console = Console(quiet=processes.rank() > 0)
     try:
         yield lambda what: console.print(what, markup=False, highlight=False, soft_wrap=isinstance(what, str))

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
 
 from hf_compress.cli.options import TrustRemoteCode, assignments, examples
 from hf_compress.ground.errors import UsageError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from hf_compress.models.load import LoadedModel
     from hf_compress.run.selection.candidates import Candidate
 
@@ -39,8 +40,6 @@ def students(
 
     Nothing is trained; latency is measured on this device. Classes are the teacher's, or ten.
     """
-    from rich.console import Console
-
     console = Console()
     if not budget:
         if teacher is not None or image_size is not None:
@@ -72,8 +71,6 @@ def students(
 
 def _registered() -> Table:
     """Return name and parameters of every architecture at width 1 and 0.5."""
-    from rich.table import Table
-
     from hf_compress.measure.cost import count_parameters
     from hf_compress.models.students import STUDENTS, build_registered
 
@@ -95,9 +92,6 @@ def _teacher(name: str, trust_remote_code: bool) -> LoadedModel:
 
 
 def _table(candidates: list[Candidate], teacher_parameters: int | None) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
     from hf_compress.report.measures import in_thousands, milliseconds, size
     from hf_compress.run.selection.candidates import hint
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from rich.console import Console
 
 from hf_compress.cli.options import DATA_HELP, TrustRemoteCode, examples
 
@@ -41,8 +42,6 @@ def inspect(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Show the layers of a model: shapes before and after pruning, sparsity, parameters, MACs and share of time."""
-    from rich.console import Console
-
     from hf_compress.tools import inspection
 
     rows = inspection.inspect(folder, trust_remote_code)
@@ -96,8 +95,6 @@ def export(
 
     Calibration for int8 takes training images. Labels and preprocessing travel with each file.
     """
-    from rich.console import Console
-
     from hf_compress.report.table import deployed_table
     from hf_compress.tools import export as tool
 

@@ -48,8 +48,7 @@ def render_card(folder: Path, template: Path | None = None, **overrides: Any) ->
     try:
         return ModelCard(text)
     except (ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"the template '{template}' makes a card without valid metadata: {reason}") from None
+        raise UsageError(f"the template '{template}' makes a card without valid metadata: {error}") from None
 
 
 def write_card(folder: Path, template: Path | None = None) -> ModelCard:

@@ -157,8 +157,6 @@ def latency(report: dict[str, Any]) -> Figure | None:
         axes.set_xlim(0, 1.4 * max(p95))
         axes.set_yticks(range(len(rows)), [row["stage"] for row in rows])
         top_down(axes, len(rows))
-    for axes in panels[1:]:
-        axes.tick_params(labelleft=False)
     return figure
 
 

@@ -113,10 +113,9 @@ def hub_reports(user: str) -> Iterator[tuple[str, str, Path | None]]:
                 file = None
             yield one_line(model.id), f"{constants.ENDPOINT}/{quote(model.id)}", file
     except HfHubHTTPError as error:
-        raise UsageError(f"the Hub does not list the models of '{user}': {' '.join(str(error).split())}") from None
+        raise UsageError(f"the Hub does not list the models of '{user}': {error}") from None
     except (HTTPError, OfflineModeIsEnabled, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise RunError(f"'{user}' is no folder, and the Hub is out of reach: {reason}") from None
+        raise RunError(f"'{user}' is no folder, and the Hub is out of reach: {error}") from None
 
 
 def _entries(name: str, link: str, report: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -50,7 +50,7 @@ def save_figure(figure: Figure, path: Path) -> None:
 def make_panels(height: float, columns: int = 1, width: float = WIDTH) -> tuple[Figure, list[Axes]]:
     """Return a figure, its sides in inches, and the axes that stand side by side in it."""
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+    return figure, list(figure.subplots(1, columns, squeeze=False, sharey=True)[0])
 
 
 def top_down(axes: Axes, rows: int) -> None:

@@ -40,12 +40,9 @@ def write_results(
         (new / FIGURE).parent.mkdir(exist_ok=True)
         with mpl.rc_context(STYLE):
             save_figure(quality_figure(report), new / FIGURE)
-        for name, text in (
-            ("table.md", markdown_table(report)),
-            ("table.csv", csv_table(report)),
-            (CARD, _page(study, report, folder)),
-        ):
-            write_text(new / name, text)
+        write_text(new / "table.md", markdown_table(report))
+        write_text(new / "table.csv", csv_table(report))
+        write_text(new / CARD, _page(study, report, folder))
         write_report(new / REPORT, report)
     return report
 
@@ -68,8 +65,6 @@ def quality_figure(report: dict[str, Any]) -> Figure:
         axes.set_xlabel(quality_name(key))
         axes.locator_params(axis="x", nbins=5)
         top_down(axes, len(rows))
-    for axes in panels[1:]:
-        axes.tick_params(labelleft=False)
     return figure
 
 
