@@ -70,8 +70,8 @@ class DistillationCriterion(nn.Module):
     def _value(self, term: LossTerm, student: Answer, teacher: Answer, batch: dict[str, Any]) -> Tensor:
         loss = LOSSES.get(term.loss)
         if loss.compares_layers:
-            pairs = [self._maps(student, teacher, pair, loss.projects) for pair in term.layers.items()]
-            return sum(loss.function(mine, theirs, term) for mine, theirs in pairs)
+            pairs = (self._maps(student, teacher, pair, loss.projects) for pair in term.layers.items())
+            return sum(loss.function(*maps, term) for maps in pairs)
         if batch.get("labels") is None and loss.needs_labels:
             raise RunError(f"loss '{term.loss}' needs 'labels' in every batch; mse, kl and dist do without")
 
