@@ -117,26 +117,23 @@ class StepConfig(_FromFile, TorchBaseConfig):
 
     def expand(self) -> list[Self]:
         """Return one config for every combination of the values that `autotune` tries."""
-        expanded = []
-        for values in product(*self._tried().values()):
-            chosen = dict(zip(self._tried(), values, strict=True))
-            config = type(self)(**self.get_params_dict() | chosen, white_list=self.white_list)
+        expanded, tried = [], self._tried()
+        for values in product(*tried.values()):
+            chosen = self.get_params_dict() | dict(zip(tried, values, strict=True))
+            config = type(self)(**chosen, white_list=self.white_list)
             config.local_config = self.local_config | config.local_config
             expanded.append(config)
         return expanded
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values that `from_dict` reads and JSON can hold."""
-        parameters = self._plain_parameters()
+        """Return plain values that `from_dict` reads and JSON can hold; of a teacher, its name or path."""
+        parameters = to_jsonable_python(self.get_params_dict(), fallback=_place)
         if self.white_list != DEFAULT_WHITE_LIST and self.white_list is not None:
             parameters["white_list"] = [_to_key(name) for name in self.white_list]
         if not self.local_config:
             return parameters
         local = {_to_key(name): config.to_dict() for name, config in self.local_config.items()}
         return {"local": local, "global": parameters}
-
-    def _plain_parameters(self) -> dict[str, Any]:
-        return to_jsonable_python(self.get_params_dict())
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any]) -> Self:
@@ -256,12 +253,6 @@ class DistillConfig(StepConfig):
             raise UsageError("DistillConfig has no teacher: set teacher_model to a model, a Hub id or a folder")
         return load(self.teacher_model).model if isinstance(self.teacher_model, str) else self.teacher_model
 
-    def _plain_parameters(self) -> dict[str, Any]:
-        """The teacher is written by its name or path; a model without one is left out."""
-        teacher = self.teacher_model
-        name = getattr(teacher, "name_or_path", None) or None if isinstance(teacher, nn.Module) else teacher
-        return to_jsonable_python(self.get_params_dict() | {"teacher_model": name})
-
     @staticmethod
     def get_model_info(model: nn.Module) -> list[tuple[str, str]]:
         """Return one entry for the whole model, which no layer of another algorithm has."""
@@ -331,6 +322,10 @@ class Composition(_FromFile, ComposableConfig):
 def _matches(chosen: str | Callable, name: str, kind: str) -> bool:
     """Neural Compressor's rule: types by their name, names from the start by regular expressions."""
     return bool(re.match(chosen, name)) if isinstance(chosen, str) else chosen.__name__ == kind
+
+
+def _place(model: nn.Module) -> str | None:
+    return getattr(model, "name_or_path", None) or None
 
 
 def _to_key(name: str | Callable) -> str:
