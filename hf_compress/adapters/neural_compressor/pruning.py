@@ -47,7 +47,9 @@ class Pruning:
         for config, pruner in self.parts:
             pruner.prune(model, config.amount * min(1.0, self.round / config.rounds))
             if config.granularity != "channel":
-                _remember_zeros(model, pruner.parameter_names)
+                for name in pruner.parameter_names:
+                    layer = model.get_submodule(name.removesuffix(".weight"))
+                    layer.register_buffer(MASK, layer.weight.detach() != 0, persistent=False)
         return True
 
     def finish(self, model: nn.Module) -> None:
@@ -78,29 +80,19 @@ def _pruner(model: nn.Module, config: PruneConfig, names: list[str], image: Tens
     others = {name for name, module in model.named_modules() if isinstance(module, PRUNABLE)} - set(names)
     others |= excluded_layers(model, section.exclude)
     if section.granularity == "channel":
-        _require_channels(model, image)
+        if not isinstance(model, PreTrainedModel):
+            raise UsageError(
+                f"granularity 'channel' needs an image classifier of transformers, not {type(model).__name__}: "
+                "use granularity 'weight'"
+            )
+        if image is None or image.dim() != 4:
+            raise UsageError(
+                "granularity 'channel' needs one image to follow the channels: pass example_inputs of shape "
+                "(1, 3, height, width)"
+            )
         if section.round_to == "auto":
             section = section.model_copy(update={"round_to": fastest_multiple(model, image)[0]})
     return build_pruner(model, image, section, others)
-
-
-def _require_channels(model: nn.Module, image: Tensor | None) -> None:
-    if not isinstance(model, PreTrainedModel):
-        raise UsageError(
-            f"granularity 'channel' needs an image classifier of transformers, not {type(model).__name__}: "
-            "use granularity 'weight'"
-        )
-    if image is None or image.dim() != 4:
-        raise UsageError(
-            "granularity 'channel' needs one image to follow the channels: pass example_inputs of shape "
-            "(1, 3, height, width)"
-        )
-
-
-def _remember_zeros(model: nn.Module, parameter_names: set[str]) -> None:
-    for name in parameter_names:
-        layer = model.get_submodule(name.removesuffix(".weight"))
-        layer.register_buffer(MASK, layer.weight.detach() != 0, persistent=False)
 
 
 def _hold_zeros(model: nn.Module, inputs: Any = None) -> None:
