@@ -49,6 +49,10 @@ class _StepConfig(Section):
         except ValidationError as error:
             raise UsageError(sentence(type(self), error.errors()[0], type(self).__name__)) from None
 
+    def plain(self) -> dict[str, Any]:
+        """Return the step as a recipe has it."""
+        return {self.step: self.model_dump(mode="json", exclude_none=True)}
+
 
 class PruningConfig(_StepConfig, PruneSection):
     """The options of the step `prune`."""
@@ -78,7 +82,7 @@ class CompressionConfig(BaseConfig):
     FULL_CONFIGURATION_FILE = "compression_config.json"
 
     def __init__(self, steps: list[PruningConfig | DistillationConfig | dict | str] | None = None, **sections: Any):
-        sections |= {"steps": [_plain_step(step) for step in steps or []]}
+        sections["steps"] = [step.plain() if isinstance(step, _StepConfig) else step for step in steps or []]
         inherited = {name: sections.pop(name) for name in sections.keys() - Recipe.model_fields.keys()}
         super().__init__(**inherited)
         known = BaseConfig().to_dict().keys() | {"optimum_version", "output_attentions", "_commit_hash"}
@@ -145,9 +149,7 @@ class Compressor(OptimumQuantizer):
             config: what to do; a single step stands for a configuration with that step.
             dataset: Hub id, folder, `digits`, or a recipe's whole section `data`; that of `config` when not given.
             save_dir: the run folder to make.
-            overwrite: replace an earlier run there, and discard an unfinished one.
-            resume: go on with an unfinished run of the same recipe there, if there is one.
-            publish: publish the result where the configuration's section `publish` says.
+            overwrite, resume, publish: as for `hf_compress.compress`.
 
         Returns:
             The finished run.
@@ -156,10 +158,12 @@ class Compressor(OptimumQuantizer):
             UsageError: the configuration or the folder is wrong.
             RunError: the run cannot go on.
         """
-        if isinstance(config, PruningConfig | DistillationConfig):
+        if isinstance(config, _StepConfig):
             config = CompressionConfig([config])
-        data = {} if dataset is None else _data_overrides(dataset)
-        recipe = config.to_recipe(self.overrides | data)
+        overrides = dict(self.overrides)
+        if dataset is not None:
+            overrides |= {"data": dataset} if isinstance(dataset, dict) else {"data.path": str(dataset)}
+        recipe = config.to_recipe(overrides)
         allowed = {"trust_remote_code": self.trust_remote_code, "publish": publish}
         run = compress(recipe, save_dir, overwrite, resume, **allowed)
         if processes.is_main():
@@ -245,16 +249,6 @@ class CompressionTrainer(DistillationTrainer):
         folder = Path(output_dir or self.args.output_dir)
         if state_dict is None and folder.name.startswith(PREFIX_CHECKPOINT_DIR):
             save_model(self.model, str(folder / SAFE_WEIGHTS_NAME), metadata={"format": "pt"})
-
-
-def _plain_step(step: PruningConfig | DistillationConfig | dict | str) -> dict | str:
-    if isinstance(step, PruningConfig | DistillationConfig):
-        return {step.step: step.model_dump(mode="json", exclude_none=True)}
-    return step
-
-
-def _data_overrides(dataset: str | Path | dict[str, Any]) -> dict[str, Any]:
-    return {"data": dataset} if isinstance(dataset, dict) else {"data.path": str(dataset)}
 
 
 def _warn_of_ignored(config: Section, names) -> None:

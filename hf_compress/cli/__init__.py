@@ -1,23 +1,17 @@
 """The command line `hf-compress`: one module a group of commands, none of which imports torch at its top."""
 
-from __future__ import annotations
-
 import logging
+import os
 import sys
 
 import typer
+from rich.console import Console
 
-from hf_compress.cli.cards import card, cards
-from hf_compress.cli.evaluate import evaluate
-from hf_compress.cli.export import export
-from hf_compress.cli.inspect import inspect
+from hf_compress.cli.cards import card, cards, publish
 from hf_compress.cli.methods import distill, prune
-from hf_compress.cli.publish import publish
-from hf_compress.cli.run import run
-from hf_compress.cli.schema import schema
-from hf_compress.cli.sensitivity import sensitivity
+from hf_compress.cli.run import run, schema
 from hf_compress.cli.students import students
-from hf_compress.cli.terminal import forget_output, let_pipes_break
+from hf_compress.cli.tools import evaluate, export, inspect, sensitivity
 from hf_compress.ground import processes
 from hf_compress.ground.errors import CompressError, UsageError
 from hf_compress.ground.machine import CLOSED_PIPE, in_one_sentence
@@ -44,7 +38,7 @@ def main(arguments: list[str] | None = None, program: str = "hf-compress") -> No
     """
     level = logging.ERROR if processes.rank() else logging.WARNING
     logging.basicConfig(format="%(levelname)s: %(message)s", level=level)
-    let_pipes_break()
+    _let_pipes_break()
     command_line = typer.main.get_command(app)
     for command in command_line.commands.values():
         command.epilog = command.epilog and command.epilog.replace("hf-compress", program)
@@ -55,11 +49,11 @@ def main(arguments: list[str] | None = None, program: str = "hf-compress") -> No
     except SystemExit as stop:
         if "PacifyFlush" in type(sys.stdout).__name__:  # how click remembers a closed pipe, about which it is silent
             print(f"error: {CLOSED_PIPE}", file=sys.stderr)
-            forget_output()
+            _forget_output()
         raise stop from None
     except CompressError as error:
         if isinstance(error.__cause__, BrokenPipeError):
-            forget_output()
+            _forget_output()
         where = f" in process {processes.rank()}" if processes.rank() else ""
         print(f"error{where}: {error}", *getattr(error, "__notes__", []), sep="\n", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -72,3 +66,17 @@ def _refuse_processes(arguments: list[str]) -> None:
             f"several processes can {', '.join(sorted(TOGETHER))}: start '{command}' without accelerate launch or "
             "torchrun"
         )
+
+
+def _let_pipes_break() -> None:
+    """Let every console of this process raise BrokenPipeError; rich would end the process without a word."""
+
+    def raise_it(self: Console) -> None:
+        raise
+
+    Console.on_broken_pipe = raise_it
+
+
+def _forget_output() -> None:
+    """Throw away what is still to be printed, so that the interpreter does not fail on it when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())

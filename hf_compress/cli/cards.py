@@ -1,13 +1,15 @@
-"""`hf-compress card` and `cards`."""
-
-from __future__ import annotations
+"""`hf-compress card`, `cards` and `publish`: what becomes of run folders."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from hf_compress.cli.options import examples
+from hf_compress.cli.options import TrustRemoteCode, examples
+from hf_compress.cli.sections import Group, options_from
+from hf_compress.sections.publish import PublishSection
+
+OPTIONS = ("private", "revision", "create_pr", "message", "license", "template")
 
 
 @examples("hf-compress card runs/quickstart", "hf-compress card runs/small --template mine.md")
@@ -33,3 +35,43 @@ def cards(
 
     number = write_gallery(source, output, overwrite)
     typer.echo(f"{number} runs: {output}")
+
+
+@examples(
+    "hf-compress publish runs/small --to user/name --dry-run",
+    "hf-compress publish runs/small --to user/name --private",
+    "hf-compress publish runs/small --to user/name --include notes.md --include 'scripts/**'",
+    "hf-compress publish runs/small --to other/model --create-pr --message 'A smaller model'",
+)
+@options_from(Group("Publishing", "publish", PublishSection, only=OPTIONS))
+def publish(
+    folder: Annotated[Path, typer.Argument(help="Run folder.")],
+    to: Annotated[str, typer.Option(help="Repository, user/name; made when missing.")],
+    values: dict[str, Any],
+    include: Annotated[
+        list[str] | None,
+        typer.Option(help="Send files that the run did not write, too: a pattern in FOLDER; repeatable."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the files and the card.")] = False,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Publish a run folder on the Hub: checked first, then sent as one commit.
+
+    Sent is what the run and later commands wrote there; the rest is named, and stays. The access token is that of
+    `hf auth login` or HF_TOKEN. What is there already is not sent again.
+    """
+    from hf_compress.hub import publish as hub
+
+    options = {key.removeprefix("publish."): value for key, value in values.items()}
+    options |= {"include": include or [], "trust_remote_code": trust_remote_code}
+    if not dry_run:
+        typer.echo(hub.publish(folder, to, **options))
+        return
+    plan = hub.plan_push(folder, to, **options)
+    typer.echo(plan.card)
+    width = max(map(len, plan.files))
+    for path, size in plan.files.items():
+        typer.echo(f"{path:{width}} {size:>13,} bytes")
+    for line in hub.not_sent(plan.left):
+        typer.echo(line)
+    typer.echo(f"{len(plan.files)} files, {sum(plan.files.values()):,} bytes would go to {to}")

@@ -1,7 +1,5 @@
 """Options and arguments that several commands share."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
@@ -33,14 +31,13 @@ def assignments(texts: list[str] | None, option: str = "--set") -> dict[str, Any
     Raises:
         UsageError: a text is not KEY=VALUE, or the value is not YAML.
     """
-    return dict(_assignment(text, option) for text in texts or [])
-
-
-def _assignment(text: str, option: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise UsageError(f"{option} needs KEY=VALUE, not {shown(text)}")
-    return key, parse_value(f"{option} {key}", value)
+    values = {}
+    for text in texts or []:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UsageError(f"{option} needs KEY=VALUE, not {shown(text)}")
+        values[key] = parse_value(f"{option} {key}", value)
+    return values
 
 
 def parse_value(option: str, text: str) -> Any:

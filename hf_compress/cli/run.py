@@ -1,21 +1,20 @@
-"""`hf-compress run`."""
+"""`hf-compress run` and `schema`."""
 
-from __future__ import annotations
-
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from hf_compress.cli.options import DATA_HELP, Publish, Resume, Set, TrustRemoteCode, assignments, examples
 from hf_compress.ground import processes
 from hf_compress.ground.errors import Interrupted, UsageError
-
-if TYPE_CHECKING:
-    from hf_compress.run.recipe import Recipe
-    from hf_compress.study.config import Study
+from hf_compress.run.recipe import Recipe, model_overrides, recipe_schema
+from hf_compress.sections.values import is_study, read_recipe
+from hf_compress.study.config import Study, study_schema
 
 
 @examples(
@@ -43,10 +42,6 @@ def run(
 
     A study (a file with `runs`) makes one such folder a run and seed, and a table of all of them.
     """
-    from hf_compress.run.recipe import Recipe, model_overrides
-    from hf_compress.sections.values import is_study, read_recipe
-    from hf_compress.study.config import Study
-
     overrides: dict[str, Any] = {}
     for section, model in (("teacher", teacher), ("student", student)):
         if model is not None:
@@ -65,14 +60,20 @@ def run(
         show_study(Study.from_dict(values, overrides), target, **options)
 
 
+def schema(
+    study: Annotated[bool, typer.Option("--study", help="Of studies, which have several `runs`.")] = False,
+) -> None:
+    """Print the JSON schema of recipes, for editors."""
+    typer.echo(json.dumps(study_schema() if study else recipe_schema(), indent=2))
+
+
 def run_recipe(recipe: Recipe, target: Path, **options: bool) -> None:
     """Run a recipe, telling the user how it goes, and print the report's table; `options` are those of `compress`.
 
     Raises:
         Interrupted: the user pressed Ctrl-C.
     """
-    from hf_compress.report.deployed_table import deployed_table
-    from hf_compress.report.table import report_table
+    from hf_compress.report.table import deployed_table, report_table
     from hf_compress.run.pipeline import compress
 
     with _telling(f"interrupted: '{target}' was not written") as tell:
@@ -104,8 +105,6 @@ def show_study(study: Study, target: Path, **options: bool) -> None:
 @contextmanager
 def _telling(interrupted: str) -> Iterator[Callable[[Any], None]]:
     """Give what prints a line or a table; Ctrl-C becomes one sentence, with the notes of the interruption."""
-    from rich.console import Console
-
     console = Console(quiet=processes.rank() > 0)
     try:
         yield lambda what: console.print(what, markup=False, highlight=False, soft_wrap=isinstance(what, str))

@@ -1,7 +1,5 @@
 """Command line options made from a recipe's sections, so that the recipe is where an option is described."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 from collections.abc import Callable

@@ -5,16 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
 
 from hf_compress.cli.options import TrustRemoteCode, assignments, examples
 from hf_compress.ground.errors import UsageError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from hf_compress.models.load import LoadedModel
     from hf_compress.run.selection.candidates import Candidate
 
+TEN_CLASSES = [str(label) for label in range(10)]
 SKIPPED = "without latency: not measured, since another cost, or a narrower one, is too high already"
 
 
@@ -38,39 +40,12 @@ def students(
 
     Nothing is trained; latency is measured on this device. Classes are the teacher's, or ten.
     """
-    from rich.console import Console
-
-    if budget:
-        _within(budget, teacher, image_size, trust_remote_code)
-    elif teacher is not None or image_size is not None:
-        raise UsageError("--teacher and --image-size need a budget: for example --budget latency_ms=5")
-    else:
-        Console().print(_registered())
-
-
-def _registered() -> Table:
-    """Return name and parameters of every architecture at width 1 and 0.5."""
-    from rich.table import Table
-
-    from hf_compress.measure.cost import count_parameters
-    from hf_compress.models.students import STUDENTS, build_registered
-
-    table = Table("name", "architecture", "parameters, width 1", "width 0.5")
-    labels = [str(label) for label in range(10)]
-    for name in STUDENTS:
-        sizes = [count_parameters(build_registered(name, labels, width=width).model) for width in (1.0, 0.5)]
-        table.add_row(name, STUDENTS.get(name).description, *(f"{size / 1e6:.2f} M" for size in sizes))
-    return table
-
-
-def _within(texts: list[str], teacher_name: str | None, image_size: int | None, trust_remote_code: bool) -> None:
-    """Print the candidates, and how many are within the budget.
-
-    Raises:
-        RunError: none is.
-    """
-    from rich.console import Console
-
+    console = Console()
+    if not budget:
+        if teacher is not None or image_size is not None:
+            raise UsageError("--teacher and --image-size need a budget: for example --budget latency_ms=5")
+        console.print(_registered())
+        return
     from hf_compress.measure.cost import count_parameters
     from hf_compress.run.selection.candidates import Blueprint
     from hf_compress.run.selection.fitting import Timer, budget_in_words, fit_to_budget, nothing_fits
@@ -78,21 +53,32 @@ def _within(texts: list[str], teacher_name: str | None, image_size: int | None, 
     from hf_compress.sections.base import validate
     from hf_compress.sections.selection import BudgetSection
 
-    budget = validate(BudgetSection, assignments(texts, "--budget"), "budget")
-    teacher = _teacher(teacher_name, trust_remote_code) if teacher_name else None
-    labels = teacher.label_names if teacher else [str(label) for label in range(10)]
-    blueprint = Blueprint(labels, pixels(image_size, teacher))
+    bounds = validate(BudgetSection, assignments(budget, "--budget"), "budget")
+    loaded = _teacher(teacher, trust_remote_code) if teacher else None
+    labels = loaded.label_names if loaded else TEN_CLASSES
+    blueprint = Blueprint(labels, pixels(image_size, loaded))
     candidates = blueprint.candidates()
-    fitting = fit_to_budget(candidates, budget, Timer(blueprint))
-    console = Console()
-    console.print(_table(candidates, teacher and count_parameters(teacher.model)))
+    fitting = fit_to_budget(candidates, bounds, Timer(blueprint))
+    console.print(_table(candidates, loaded and count_parameters(loaded.model)))
     if not fitting:
-        raise nothing_fits(candidates, budget)
+        raise nothing_fits(candidates, bounds)
     console.print(
-        f"{len(fitting)} of {len(candidates)} are within {budget_in_words(budget)}, at "
+        f"{len(fitting)} of {len(candidates)} are within {budget_in_words(bounds)}, at "
         f"{blueprint.image_size} pixels and {len(labels)} classes",
         soft_wrap=True,
     )
+
+
+def _registered() -> Table:
+    """Return name and parameters of every architecture at width 1 and 0.5."""
+    from hf_compress.measure.cost import count_parameters
+    from hf_compress.models.students import STUDENTS, build_registered
+
+    table = Table("name", "architecture", "parameters, width 1", "width 0.5")
+    for name in STUDENTS:
+        sizes = [count_parameters(build_registered(name, TEN_CLASSES, width=width).model) for width in (1.0, 0.5)]
+        table.add_row(name, STUDENTS.get(name).description, *(f"{size / 1e6:.2f} M" for size in sizes))
+    return table
 
 
 def _teacher(name: str, trust_remote_code: bool) -> LoadedModel:
@@ -102,14 +88,10 @@ def _teacher(name: str, trust_remote_code: bool) -> LoadedModel:
 
     model, _, revision = name.partition("@")
     section = TeacherSection(model=model, revision=revision or None, trust_remote_code=trust_remote_code)
-    labels = [str(label) for label in range(10)] if model in STUDENTS else None
-    return build_model(section, labels, CLASSIFICATION)
+    return build_model(section, TEN_CLASSES if model in STUDENTS else None, CLASSIFICATION)
 
 
 def _table(candidates: list[Candidate], teacher_parameters: int | None) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
     from hf_compress.report.measures import in_thousands, milliseconds, size
     from hf_compress.run.selection.candidates import hint
 

@@ -1,7 +1,5 @@
 """The training loss of a distillation: a weighted sum over outputs and layers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -43,25 +41,23 @@ class DistillationCriterion(nn.Module):
         """
         return sum(term.weight * self._value(term, student, teacher, batch) for term in self.terms)
 
-    def match_layers(self, student: nn.Module, teacher: nn.Module, pixel_values: Tensor, teacher_view: Tensor) -> None:
-        """Check the layers against a batch, and build projectors where losses ask for them and channels differ.
+    def match_layers(self, student: nn.Module, teacher: nn.Module, show: Callable[[], None]) -> None:
+        """Check the layers, and build projectors where losses ask for them and channels differ.
+
+        Args:
+            show: runs both models on a batch.
 
         Raises:
             UsageError: a model has no such layer, it takes no part in a forward pass, or it gives no map.
         """
         require_layers(student, self.student_layers, "student")
         require_layers(teacher, self.teacher_layers, "teacher")
-        was_training = student.training
-        with torch.no_grad():
-            with layer_outputs(student, self.student_layers) as given:
-                student.eval()(pixel_values=pixel_values)
-            with layer_outputs(teacher, self.teacher_layers) as wanted:
-                teacher(pixel_values=teacher_view)
-        student.train(was_training)
-        self.match(given, wanted)
-
-    def match(self, given: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
-        """Do what `match_layers` does, for what the layers of student and teacher gave to one batch."""
+        with (
+            torch.no_grad(),
+            layer_outputs(student, self.student_layers) as given,
+            layer_outputs(teacher, self.teacher_layers) as wanted,
+        ):
+            show()
         for layer in (self.student_layers - given.keys()) | (self.teacher_layers - wanted.keys()):
             raise UsageError(f"layer '{layer}' takes no part in a forward pass: name another in 'layers'")
         for term in self.terms:
@@ -74,8 +70,8 @@ class DistillationCriterion(nn.Module):
     def _value(self, term: LossTerm, student: Answer, teacher: Answer, batch: dict[str, Any]) -> Tensor:
         loss = LOSSES.get(term.loss)
         if loss.compares_layers:
-            pairs = [self._maps(student, teacher, pair, loss.projects) for pair in term.layers.items()]
-            return sum(loss.function(mine, theirs, term) for mine, theirs in pairs)
+            pairs = (self._maps(student, teacher, pair, loss.projects) for pair in term.layers.items())
+            return sum(loss.function(*maps, term) for maps in pairs)
         if batch.get("labels") is None and loss.needs_labels:
             raise RunError(f"loss '{term.loss}' needs 'labels' in every batch; mse, kl and dist do without")
 

@@ -1,7 +1,5 @@
 """What the layers of a model give in a forward pass, as maps that can be compared."""
 
-from __future__ import annotations
-
 import difflib
 import math
 from collections.abc import Callable, Iterable, Iterator

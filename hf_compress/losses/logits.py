@@ -2,7 +2,7 @@
 
 Logits have the shape (batch, classes), labels (batch,) with -100 for an image without label, which is left out
 wherever labels are read. Each function returns a scalar. A loss that reads the labels is registered with
-`needs_labels=True`. Losses that compare layers are in `feature_losses`.
+`needs_labels=True`. Losses that compare layers are in `layers`.
 """
 
 from __future__ import annotations

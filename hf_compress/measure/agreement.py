@@ -1,7 +1,5 @@
 """Does an exported model say the same as PyTorch?"""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any

@@ -1,7 +1,6 @@
 """How good embeddings are: for telling classes apart, and as copies of a teacher's."""
 
-from __future__ import annotations
-
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,45 +18,37 @@ NEIGHBOURS = 20
 TEMPERATURE = 0.07
 
 
-class FeatureQuality:
-    """Measures backbones on one split, against one teacher.
+def feature_examiner(
+    data: ImageData, teacher: LoadedModel | None = None, split: str = "test"
+) -> Callable[[LoadedModel], dict[str, Any]]:
+    """Return what measures backbones on one split, against one teacher.
+
+    It gives `quality`, and `by_image`: for each metric one number an image. In `quality` are `knn_accuracy` where the
+    images have labels, and `cosine_similarity` where the widths are equal. The neighbours are those of the backbone's
+    own embeddings; the projector, where there is one, takes part in the similarity alone.
 
     Args:
         data: the training images are the gallery of the nearest-neighbour search.
         teacher: its embeddings are what the others should give; None leaves the similarity out.
         split: the images that are classified and compared.
     """
+    images = data.splits[split]
+    targets = embed(teacher, images, data.workers) if teacher else None
 
-    def __init__(self, data: ImageData, teacher: LoadedModel | None = None, split: str = "test"):
-        self.data = data
-        self.images = data.splits[split]
-        self.targets = embed(teacher, self.images, data.workers) if teacher else None
-
-    def __call__(self, loaded: LoadedModel) -> dict[str, float]:
-        """Return the `quality` alone; see `in_detail`."""
-        return self.in_detail(loaded)["quality"]
-
-    def in_detail(self, loaded: LoadedModel) -> dict[str, Any]:
-        """Return `quality`, and `by_image`: for each metric one number an image.
-
-        In `quality` are `knn_accuracy` where the images have labels, and `cosine_similarity` where the widths are
-        equal.
-
-        The neighbours are those of the backbone's own embeddings; the projector, where there is one, takes part in the
-        similarity alone.
-        """
-        data = self.data
-        queries = embed(loaded, self.images, data.workers)
+    def examine(loaded: LoadedModel) -> dict[str, Any]:
+        queries = embed(loaded, images, data.workers)
         by_image = {}
-        if any(label >= 0 for label in self.images.labels):
+        if any(label >= 0 for label in images.labels):
             gallery = embed(loaded, data.train, data.workers)
-            told = knn_right(gallery, data.train.labels, queries, self.images.labels)
+            told = knn_right(gallery, data.train.labels, queries, images.labels)
             by_image["knn_accuracy"] = told.astype(int)
         with torch.no_grad():
             answers = queries if loaded.projector is None else loaded.projector(queries)
-        if self.targets is not None and answers.shape == self.targets.shape:
-            by_image["cosine_similarity"] = cosine_similarities(answers, self.targets).numpy()
+        if targets is not None and answers.shape == targets.shape:
+            by_image["cosine_similarity"] = cosine_similarities(answers, targets).numpy()
         return with_means(by_image)
+
+    return examine
 
 
 def cosine_similarity(first: Tensor, second: Tensor) -> float:

@@ -1,7 +1,5 @@
 """How sure the difference between two models is that were measured on the same test images."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,11 +14,7 @@ ByImage = Mapping[str, Sequence[float]]  # by metric: one number a test image, t
 
 
 def differences(by_image: ByImage, others: Mapping[str, ByImage]) -> list[dict[str, Any]]:
-    """Compare a model with others, metric by metric.
-
-    Args:
-        by_image: its numbers.
-        others: those of the other models for the same images, by stage.
+    """Compare a model with others, given their numbers for the same images by stage, metric by metric.
 
     Returns:
         Entries of a row's `differences`: `metric`, `against` (a stage), and what `interval` returns.

@@ -1,20 +1,22 @@
-"""How long models take, compared fairly."""
+"""How long models take, in several runtimes, compared fairly."""
 
-from __future__ import annotations
-
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from rich.progress import track
 from transformers import PreTrainedModel
 
+from hf_compress.ground.compiling import compiled
 from hf_compress.ground.looking import twin
 from hf_compress.ground.tensors import use_channels_last
-from hf_compress.measure.runtimes import PREPARE
+from hf_compress.models.exporting import exportable
+from hf_compress.runtimes import runtime
 
 WARM_UP = 3
 
@@ -35,7 +37,7 @@ def measure_latency(
         batch_sizes: every one is timed.
         repeats: timed passes a model and batch size, after warm-up.
         threads: CPU threads; torch's own number when None.
-        runtime: one of `measure.runtimes.PREPARE`.
+        runtime: one of `PREPARE`.
 
     Returns:
         For each model `{"batch_1": {"p50_ms": ..., "p95_ms": ...}, ...}`, milliseconds for the whole batch.
@@ -75,15 +77,10 @@ def repeated(image: torch.Tensor | tuple[torch.Tensor, ...], size: int) -> torch
 
 
 def time_in_turns(calls: Sequence[Callable[[], Any]], repeats: int, what: str) -> list[dict[str, float]]:
-    """Time functions in turn, so that a slow moment of the machine meets all of them.
-
-    Args:
-        calls: functions without arguments.
-        repeats: timed calls of each, after warm-up.
-        what: words for the progress bar.
+    """Time functions in turn, so that a slow moment of the machine meets all of them, `repeats` times after warm-up.
 
     Returns:
-        For each function `{"p50_ms": ..., "p95_ms": ...}`.
+        For each function `{"p50_ms": ..., "p95_ms": ...}`, milliseconds.
     """
     seconds: list[list[float]] = [[] for _ in calls]
     with torch.inference_mode():
@@ -93,10 +90,30 @@ def time_in_turns(calls: Sequence[Callable[[], Any]], repeats: int, what: str) -
                 call()
                 if turn >= WARM_UP:
                     times.append(time.perf_counter() - start)
-    return [_quantiles(times) for times in seconds]
+    places = torch.tensor([0.5, 0.95]).double()
+    quantiles = [(1000 * torch.tensor(times, dtype=torch.float64).quantile(places)).tolist() for times in seconds]
+    return [{"p50_ms": p50, "p95_ms": p95} for p50, p95 in quantiles]
 
 
-def _quantiles(seconds: list[float]) -> dict[str, float]:
-    quantiles = torch.tensor(seconds, dtype=torch.float64).quantile(torch.tensor([0.5, 0.95]).double())
-    p50, p95 = (1000 * quantiles).tolist()
-    return {"p50_ms": p50, "p95_ms": p95}
+def eager(model: PreTrainedModel, image: torch.Tensor, threads: int) -> Callable[[torch.Tensor], Any]:
+    return lambda batch: model(pixel_values=batch)
+
+
+def compile(model: PreTrainedModel, image: torch.Tensor, threads: int) -> Callable[[torch.Tensor], Any]:
+    return eager(compiled(model), image, threads)
+
+
+def onnxruntime(model: PreTrainedModel, image: torch.Tensor, threads: int) -> Callable[[torch.Tensor], Any]:
+    """The export of `hf-compress export --to onnx`, in memory only."""
+    onnx = runtime("onnx")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        onnx.write(exportable(model, image), file)
+        return onnx.load(file, threads)
+
+
+PREPARE = {  # what makes a function of a model, one input and a number of threads
+    "eager": eager,
+    "compile": compile,
+    "onnxruntime": onnxruntime,
+}

@@ -1,7 +1,5 @@
 """What a run changed in every layer."""
 
-from __future__ import annotations
-
 from torch import nn
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)

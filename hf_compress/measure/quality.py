@@ -1,7 +1,5 @@
 """How well a model classifies."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The model card of a run folder: rendered from its report and recipe, and nothing else."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from hf_compress.ground.files import read_text, write_text
 from hf_compress.ground.manifest import adding, claim
 from hf_compress.models.origin import lineage
 from hf_compress.report import card_facts as facts
-from hf_compress.report.figures import CAPTIONS, draw_figures
+from hf_compress.report.figures import FIGURES, draw_figures
 from hf_compress.report.limits import limits
 from hf_compress.report.markdown import fenced, one_line
 from hf_compress.report.run import RECIPE, Run
@@ -27,6 +25,7 @@ from hf_compress.tasks import task_of
 CARD = "README.md"
 RESULTS = ".eval_results/hf-compress.yaml"
 HUB_TAG = "hf-compress"
+TAGS = {"distill": "distillation", "prune": "pruning"}  # by step
 
 
 def render_card(folder: Path, template: Path | None = None, **overrides: Any) -> ModelCard:
@@ -44,14 +43,12 @@ def render_card(folder: Path, template: Path | None = None, **overrides: Any) ->
     """
     report = _report(folder)
     repo_id = overrides.pop("repo_id", None)
-    page = page_template(template)
-    data = card_data(report, repo_id, **overrides)
-    text = page.render(**_context(report, folder, repo_id), card_data=Markup(data.to_yaml()))
+    page, data = page_template(template), card_data(report, repo_id, **overrides)
+    text = page(**_context(report, Path(folder), repo_id), card_data=Markup(data.to_yaml()))
     try:
         return ModelCard(text)
     except (ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"the template '{template}' makes a card without valid metadata: {reason}") from None
+        raise UsageError(f"the template '{template}' makes a card without valid metadata: {error}") from None
 
 
 def write_card(folder: Path, template: Path | None = None) -> ModelCard:
@@ -90,7 +87,7 @@ def card_data(report: dict[str, Any], repo_id: str | None, **overrides: Any) -> 
         **lineage(report),
         "pipeline_tag": task_of(report).pipeline_tag,
         "library_name": "transformers",
-        "tags": [HUB_TAG, *sorted(_methods(report))],
+        "tags": [HUB_TAG, *sorted({TAGS[name] for name in facts.step_names(report) if name in TAGS})],
         "metrics": [result.metric_type for result in results] or None,
         "model_name": one_line(name) if results else None,
         "eval_results": results or None,
@@ -142,10 +139,13 @@ def eval_results(report: dict[str, Any]) -> list[EvalResultEntry]:
 
 
 def _context(report: dict[str, Any], folder: Path, repo_id: str | None) -> dict[str, Any]:
-    """Return the variables of the template."""
     headings, steps = facts.steps_table(report)
     first, *_, last = report["rows"]
-    recipe = Path(folder) / RECIPE
+    recipe, drawn = folder / RECIPE, {file.stem for file in folder.glob("figures/*.png")}
+    try:
+        written = fenced(read_text(recipe, MOST_CHARACTERS), "yaml") if recipe.is_file() else None
+    except ValueError as error:
+        raise UsageError(f"the recipe '{recipe}' cannot be read: {error}") from None
     return {
         "report": report,
         "title": repo_id or f"{facts.model_name(last)}, compressed",
@@ -155,10 +155,10 @@ def _context(report: dict[str, Any], folder: Path, repo_id: str | None) -> dict[
         "comparison": facts.comparison(report),
         "step_headings": headings,
         "steps": steps,
-        "figures": _figures(Path(folder)),
+        "figures": [(f"figures/{name}.png", caption) for name, (_, caption) in FIGURES.items() if name in drawn],
         "snippet": fenced(_snippet(report, repo_id), "python"),
         "needs_package": report.get("loads_with") == "hf_compress",
-        "recipe": fenced(_text(recipe), "yaml") if recipe.is_file() else None,
+        "recipe": written,
         "environment": facts.environment_rows(report),
         "device": facts.device(report) if "latency" in last else None,
         "data_name": facts.short_name(report["data"]["path"]),
@@ -171,41 +171,21 @@ def _context(report: dict[str, Any], folder: Path, repo_id: str | None) -> dict[
 
 def _snippet(report: dict[str, Any], repo_id: str | None) -> str:
     """Return Python that loads the model and looks at `photo.jpg`; without `repo_id` it runs inside the folder."""
-    lines = ["import torch", "from PIL import Image"]
-    task = task_of(report)
-    head = task.auto_class
-    lines.append(f"from transformers import AutoImageProcessor, {head}")
-    if report.get("loads_with") == "hf_compress":
-        lines += ["", "import hf_compress  # rebuilds the layers that were changed"]
-    place = f'"{repo_id}"' if repo_id else '"."  # this folder'
-    lines += [
+    task, rebuilt = task_of(report), report.get("loads_with") == "hf_compress"
+    lines = [
+        "import torch",
+        "from PIL import Image",
+        f"from transformers import AutoImageProcessor, {task.auto_class}",
+        *(["", "import hf_compress  # rebuilds the layers that were changed"] if rebuilt else []),
         "",
-        f"model_id = {place}",
+        f'model_id = "{repo_id}"' if repo_id else 'model_id = "."  # this folder',
         "processor = AutoImageProcessor.from_pretrained(model_id)",
-        f"model = {head}.from_pretrained(model_id)",
+        f"model = {task.auto_class}.from_pretrained(model_id)",
         'inputs = processor(Image.open("photo.jpg").convert("RGB"), return_tensors="pt")',
         "with torch.inference_mode():",
         *task.usage,
     ]
     return "\n".join(lines)
-
-
-def _text(recipe: Path) -> str:
-    try:
-        return read_text(recipe, MOST_CHARACTERS)
-    except ValueError as error:
-        raise UsageError(f"the recipe '{recipe}' cannot be read: {error}") from None
-
-
-def _figures(folder: Path) -> list[tuple[str, str]]:
-    return [
-        (f"figures/{name}.png", text) for name, text in CAPTIONS.items() if (folder / f"figures/{name}.png").is_file()
-    ]
-
-
-def _methods(report: dict[str, Any]) -> set[str]:
-    tags = {"distill": "distillation", "prune": "pruning"}
-    return {tags[name] for name in facts.step_names(report) if name in tags}
 
 
 def _is_repo_id(name: str) -> bool:

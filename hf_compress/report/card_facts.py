@@ -1,7 +1,5 @@
 """What a report says, in the words and tables of a card; what was not measured is absent."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from pathlib import Path
 from typing import Any

@@ -1,14 +1,16 @@
 """Figures of a run, drawn from its report: PNG files that are readable at the width of a card."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Callable
+from itertools import cycle, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
 
 from hf_compress.measure.detail import BINS
-from hf_compress.report.selection_figure import selection
+from hf_compress.report.scatter import pareto
 from hf_compress.report.style import (
     BLUE,
     GREY,
@@ -17,50 +19,65 @@ from hf_compress.report.style import (
     STYLE,
     WIDTH,
     drawable,
-    make_axes,
     make_panels,
     save_figure,
     top_down,
 )
 from hf_compress.tasks import task_of
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 BAR_HEIGHT = 0.24  # inches
-MATRIX_CLASSES, WRITTEN_CLASSES, MOST_CONFUSED, DRAWN_LAYERS = 30, 15, 15, 40
-CAPTIONS = {
-    "selection": "Students that competed for the budget: validation accuracy in short trainings against cost",
-    "rounds": "Validation accuracy against what is left after each pruning round; the round that was chosen is marked",
-    "layers": "What is left of each layer",
-    "latency": "Latency of every stage",
-    "confusion": "Which classes are taken for which, on the test images",
-    "reliability": "Accuracy against confidence, on the test images",
+COSTS = {
+    "latency_ms": ("latency of one image, ms", 1),
+    "macs": ("MACs, M", 1e6),
+    "parameters": ("parameters, M", 1e6),
+    "bytes": ("size on disk, MB", 1e6),
 }
+MATRIX_CLASSES, WRITTEN_CLASSES, MOST_CONFUSED, DRAWN_LAYERS = 30, 15, 15, 40
 
 
 def draw_figures(report: dict[str, Any], folder: Path) -> list[Path]:
-    """Draw every figure that the report has facts for.
-
-    Args:
-        report: what `report.json` holds.
-        folder: made when there is something to draw.
-
-    Returns:
-        The files, named as `CAPTIONS`.
-    """
-    import matplotlib as mpl
-
+    """Draw every figure that the report has facts for; return the files, named as `FIGURES`."""
     drawn = []
     with mpl.rc_context(STYLE):
-        for name in CAPTIONS:
-            figure = FIGURES[name](report)
-            if figure is not None:
+        for name, (draw, _) in FIGURES.items():
+            if (figure := draw(report)) is not None:
                 folder.mkdir(parents=True, exist_ok=True)
                 path = folder / f"{name}.png"
                 save_figure(figure, path)
                 drawn.append(path)
     return drawn
+
+
+def selection(report: dict[str, Any]) -> Figure | None:
+    """Draw accuracy after the first and the last probe of each candidate against the cost that the budget bounds."""
+    found = report.get("selection")
+    probed = [row for row in found["candidates"] if row.get("probe_accuracies")] if found else []
+    if not probed:
+        return None
+    key = next(key for key in COSTS if key in found["budget"])
+    label, unit = COSTS[key]
+    figure, (axes,) = make_panels(height=3.8)
+    costs = [row[key] / unit for row in probed]
+    first, last = ([row["probe_accuracies"][index] for row in probed] for index in (0, -1))
+    points = list(zip(costs, first, strict=True))
+    front = sorted(points[index] for index in pareto(points))
+    axes.plot(costs, first, "o", color=BLUE, fillstyle="none", label="first probe")
+    axes.step(*zip(*front, strict=True), where="post", color=GREY, linewidth=1, label="Pareto front of it")
+    axes.vlines(costs, first, last, color=BLUE, linewidth=1)
+    axes.plot(costs, last, "o", color=BLUE, label="last probe")
+    for row, cost, accuracy in zip(probed, costs, last, strict=True):
+        if {"model": row["model"], "width": row["width"]} == found["winner"]:
+            ring = {"markersize": 11, "fillstyle": "none", "markeredgewidth": 2}
+            axes.plot(cost, accuracy, "o", color=ORANGE, label="chosen", **ring)
+        name = f"{row['model']} x{row['width']:g}"
+        place = {"xytext": (0, 9), "textcoords": "offset points", "ha": "center"}
+        axes.annotate(name, (cost, accuracy), fontsize=8, **place)
+    axes.axvline(found["budget"][key] / unit, color=ORANGE, linestyle="--", linewidth=1, label="budget")
+    axes.set_xlabel(label)
+    axes.set_ylabel("validation accuracy")
+    axes.margins(x=0.12, y=0.15)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
 
 
 def rounds(report: dict[str, Any]) -> Figure | None:
@@ -70,21 +87,19 @@ def rounds(report: dict[str, Any]) -> Figure | None:
         return None
     metric = task_of(report).deciding
     key = f"validation_{metric.name}"
-    figure, axes = make_axes(height=3.2)
+    figure, (axes,) = make_panels(height=3.2)
     removed = any(entry["parameters"] > 0 for row in steps for entry in row["details"]["rounds"])
     gone = "parameters" if removed else "sparsity"
-    for row, colour in zip(steps, _colours(len(steps)), strict=True):
-        details = row["details"]
-        start = {gone: 0.0, key: details[f"unpruned_{key}"], "kept": True}
-        entries = [start, *(entry for entry in details["rounds"] if key in entry)]
-        kept = [entry for entry in entries if entry["kept"]]
-        dropped = [entry for entry in entries if not entry["kept"]]
-        axes.plot(*_points(kept, gone, key), "o-", color=colour, markersize=4, label=f"{row['stage']}: kept")
+    for row, colour in zip(steps, cycle([BLUE, "#009e73", "#cc79a7", "#56b4e9"]), strict=False):
+        kept, dropped = [(100.0, row["details"][f"unpruned_{key}"])], []
+        for entry in row["details"]["rounds"]:
+            if key in entry:
+                (kept if entry["kept"] else dropped).append((100 * (1 - entry[gone]), entry[key]))
+        axes.plot(*zip(*kept, strict=True), "o-", color=colour, markersize=4, label=f"{row['stage']}: kept")
         if dropped:
-            axes.plot(*_points(dropped, gone, key), "x", color=GREY, label=f"{row['stage']}: too far, rolled back")
-        (chosen,) = _points(kept[-1:], gone, key, pairs=True)
-        axes.plot(*chosen, "o", color=ORANGE, markersize=11, fillstyle="none", markeredgewidth=2)
-        axes.annotate("chosen", chosen, xytext=(0, 10), textcoords="offset points", ha="center")
+            axes.plot(*zip(*dropped, strict=True), "x", color=GREY, label=f"{row['stage']}: too far, rolled back")
+        axes.plot(*kept[-1], "o", color=ORANGE, markersize=11, fillstyle="none", markeredgewidth=2)
+        axes.annotate("chosen", kept[-1], xytext=(0, 10), textcoords="offset points", ha="center")
     axes.invert_xaxis()
     axes.margins(x=0.06, y=0.18)
     axes.set_xlabel("parameters left, %" if removed else "weights that are not zero, %")
@@ -103,14 +118,11 @@ def layers(report: dict[str, Any]) -> Figure | None:
         n: layer["width"][1] / layer["width"][0] if by_width else 1 - layer["sparsity"][1]
         for n, layer in found.items()
     }
-    names = list(found)
-    if len(names) > DRAWN_LAYERS:
-        most = sorted((name for name in names if shares[name] < 1), key=shares.get)[:DRAWN_LAYERS]
-        names = [name for name in names if name in most]
-    figure, axes = make_axes(height=0.8 + BAR_HEIGHT * len(names))
-    left = [100 * shares[name] for name in names]
+    most = sorted(shares, key=shares.get)[:DRAWN_LAYERS]
+    names = [n for n in found if len(found) <= DRAWN_LAYERS or (n in most and shares[n] < 1)]
+    figure, (axes,) = make_panels(height=0.8 + BAR_HEIGHT * len(names))
     axes.barh(range(len(names)), [100] * len(names), color=PALE, height=0.7)
-    axes.barh(range(len(names)), left, color=BLUE, height=0.7)
+    axes.barh(range(len(names)), [100 * shares[name] for name in names], color=BLUE, height=0.7)
     for index, name in enumerate(names):
         before, after = found[name]["width"]
         text = f"{after} of {before}" if by_width else f"{100 * found[name]['sparsity'][1]:.0f}% zeros"
@@ -131,7 +143,7 @@ def latency(report: dict[str, Any]) -> Figure | None:
     if not rows:
         return None
     batches = list(rows[0]["latency"])
-    figure, panels = make_panels(len(batches), height=0.9 + 0.36 * len(rows))
+    figure, panels = make_panels(height=0.9 + 0.36 * len(rows), columns=len(batches))
     for axes, batch in zip(panels, batches, strict=True):
         p50, p95 = ([row["latency"][batch][key] for row in rows] for key in ("p50_ms", "p95_ms"))
         colours = [BLUE if row is rows[-1] else PALE for row in rows]
@@ -145,8 +157,6 @@ def latency(report: dict[str, Any]) -> Figure | None:
         axes.set_xlim(0, 1.4 * max(p95))
         axes.set_yticks(range(len(rows)), [row["stage"] for row in rows])
         top_down(axes, len(rows))
-    for axes in panels[1:]:
-        axes.tick_params(labelleft=False)
     return figure
 
 
@@ -160,21 +170,15 @@ def confusion(report: dict[str, Any]) -> Figure | None:
 
 
 def _matrix(classes: dict[str, list], names: list[str]) -> Figure:
-    import numpy as np
-
     counts = np.diag(classes["correct"])
     for true, predicted, images in classes["confused"]:
         counts[true, predicted] = images
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(WIDTH, 2.4 + 0.3 * len(names))
-    figure, axes = make_axes(height=side, width=side)
+    figure, (axes,) = make_panels(height=side, width=side)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(
-        range(len(names)),
-        names,
-        rotation=45 if max(map(len, names)) > 3 else 0,
-        ha="right" if max(map(len, names)) > 3 else "center",
-    )
+    slanted = {"rotation": 45, "ha": "right"} if max(map(len, names)) > 3 else {}
+    axes.set_xticks(range(len(names)), names, **slanted)
     axes.set_yticks(range(len(names)), names)
     if len(names) <= WRITTEN_CLASSES:
         for true, predicted in zip(*counts.nonzero(), strict=True):
@@ -193,7 +197,7 @@ def _most_confused(classes: dict[str, list], names: list[str]) -> Figure | None:
     pairs = classes["confused"][:MOST_CONFUSED]
     if not pairs:
         return None
-    figure, axes = make_axes(height=0.9 + BAR_HEIGHT * len(pairs))
+    figure, (axes,) = make_panels(height=0.9 + BAR_HEIGHT * len(pairs))
     axes.barh(range(len(pairs)), [images for *_, images in pairs], color=BLUE, height=0.7)
     labels = [f"{names[true]} → {names[predicted]}" for true, predicted, _ in pairs]
     axes.set_yticks(range(len(pairs)), labels, fontsize=8)
@@ -209,8 +213,6 @@ def reliability_diagram(report: dict[str, Any]) -> Figure | None:
     rows = [row for row in (report["rows"][0], report["rows"][-1]) if row.get("reliability")]
     if not rows:
         return None
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(WIDTH * 0.72, 4.2), layout="constrained")
     axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     axes.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1, label="as confident as right")
@@ -230,13 +232,19 @@ def reliability_diagram(report: dict[str, Any]) -> Figure | None:
     return figure
 
 
-FIGURES: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "selection": selection,
-    "rounds": rounds,
-    "layers": layers,
-    "latency": latency,
-    "confusion": confusion,
-    "reliability": reliability_diagram,
+FIGURES = {  # what draws each, and its caption
+    "selection": (
+        selection,
+        "Students that competed for the budget: validation accuracy in short trainings against cost",
+    ),
+    "rounds": (
+        rounds,
+        "Validation accuracy against what is left after each pruning round; the round that was chosen is marked",
+    ),
+    "layers": (layers, "What is left of each layer"),
+    "latency": (latency, "Latency of every stage"),
+    "confusion": (confusion, "Which classes are taken for which, on the test images"),
+    "reliability": (reliability_diagram, "Accuracy against confidence, on the test images"),
 }
 
 
@@ -244,20 +252,9 @@ def _short(milliseconds: float) -> str:
     return f"{milliseconds:.2f}" if milliseconds < 100 else f"{milliseconds:,.0f}"
 
 
-def _points(entries: list[dict[str, Any]], gone: str, key: str, pairs: bool = False) -> list:
-    points = [(100 * (1 - entry[gone]), entry[key]) for entry in entries]
-    return points if pairs else [list(values) for values in zip(*points, strict=True)]
-
-
-def _colours(number: int) -> list[str]:
-    return [(BLUE, "#009e73", "#cc79a7", "#56b4e9")[index % 4] for index in range(number)]
-
-
 def _short_layers(names: list[str]) -> list[str]:
     """Leave out what all names begin with; of long names the end is kept, which tells them apart."""
-    split = [name.split(".") for name in names]
-    common = 0
-    while all(len(parts) > common + 1 for parts in split) and len({parts[common] for parts in split}) == 1:
-        common += 1
-    short = [".".join(parts[common:]) for parts in split]
+    levels = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    common = len(list(takewhile(lambda parts: len(set(parts)) == 1, levels)))
+    short = [".".join(name.split(".")[common:]) for name in names]
     return [name if len(name) <= 44 else "…" + name[-43:].partition(".")[2] for name in short]

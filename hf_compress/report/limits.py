@@ -1,38 +1,26 @@
-"""What the reader of a card must know: sentences, each from a fact of the report."""
-
-from __future__ import annotations
+"""What a reader should not have to find out alone: sentences, each from a fact of the report."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 from hf_compress.report.card_facts import device, number, recall, short_name, sources, test_images
+from hf_compress.report.measures import latencies
 
 FEW_IMAGES = 20
 LOST = 0.05
 UNSTEADY = 2
 NAMED = 5
+NOTICEABLE = 0.05
 
 
 def limits(report: dict[str, Any]) -> list[str]:
     """Return the sentences that a reader must know, each from a fact of the report."""
-    rules = (
-        _missed,
-        _not_deployed,
-        _over_budget,
-        _small_test,
-        _intervals,
-        _few_images,
-        _not_used,
-        _leaks,
-        _conflicts,
-        _lost,
-        _overlap,
-        _latency_device,
-    )
+    rules = (_not_as_asked, _few_test_images, _data, _lost, _overlap, _latency)
     return [sentence for rule in rules for sentence in rule(report)]
 
 
-def _missed(report: dict[str, Any]) -> Iterator[str]:
+def _not_as_asked(report: dict[str, Any]) -> Iterator[str]:
     for row in report["rows"]:
         if missed := row.get("details", {}).get("missed"):
             what = "MACs" if missed["what"] == "macs" else missed["what"]
@@ -40,14 +28,8 @@ def _missed(report: dict[str, Any]) -> Iterator[str]:
                 f"Step {row['stage']} was to remove {missed['asked']:.1%} of the {what} and removed "
                 f"{missed['reached']:.1%}: {missed['reason']}."
             )
-
-
-def _not_deployed(report: dict[str, Any]) -> Iterator[str]:
     for sentence in report.get("not_deployed", []):
         yield f"Not deployed: {sentence}."
-
-
-def _over_budget(report: dict[str, Any]) -> Iterator[str]:
     last = report["rows"][-1]
     latency = {"latency_ms": last["latency"]["batch_1"]["p50_ms"]} if "latency" in last else {}
     measured = last["cost"] | latency
@@ -56,20 +38,14 @@ def _over_budget(report: dict[str, Any]) -> Iterator[str]:
             yield f"The student was selected for a budget of {limit:g} {key}; the final model has {measured[key]:g}."
 
 
-def _small_test(report: dict[str, Any]) -> Iterator[str]:
+def _few_test_images(report: dict[str, Any]) -> Iterator[str]:
     images = test_images(report)
     yield f"The test set has {number(images, 'image')}: one image is worth {100 / images:.2g} points of accuracy."
-
-
-def _intervals(report: dict[str, Any]) -> Iterator[str]:
     if any(row.get("differences") for row in report["rows"]):
         yield (
             "The range behind a difference is its 95 % interval, by a paired bootstrap of the test images: it says "
             "nothing of another training, nor of images of another kind."
         )
-
-
-def _few_images(report: dict[str, Any]) -> Iterator[str]:
     classes = report["rows"][-1].get("classes")
     for split, counts in (
         ("test", classes and dict(zip(report["labels"], classes["images"], strict=True))),
@@ -81,24 +57,19 @@ def _few_images(report: dict[str, Any]) -> Iterator[str]:
             yield f"{number(len(few), 'class', 'classes')} with fewer than {FEW_IMAGES} {split} images: {named}."
 
 
-def _not_used(report: dict[str, Any]) -> Iterator[str]:
-    for entry in report["data"].get("left_out", []):
+def _data(report: dict[str, Any]) -> Iterator[str]:
+    data = report["data"]
+    for entry in data.get("left_out", []):
         yield f"Left out of the data: {entry['reason']} ({entry['count']:,}, such as {entry['example']})."
-
-
-def _leaks(report: dict[str, Any]) -> Iterator[str]:
-    streamed = report["data"]["splits"]["train"]["corrupt_images_skipped"] is None
-    for leak in report["data"].get("leaks", []):
+    streamed = data["splits"]["train"]["corrupt_images_skipped"] is None
+    for leak in data.get("leaks", []):
         first, second = leak["splits"]
         where = "a sample of train" if streamed and first == "train" else first
         flattered = "the figures" if second == "test" else "the choice of the best epoch"
         result = f"{leak['dropped']:,} dropped from {where}" if leak["dropped"] else f"this flatters {flattered}"
         found = f"{leak['images']:,}, such as {leak['example']}"
         yield f"{second.capitalize()} images that are in {where}, too: {found}; {result}."
-
-
-def _conflicts(report: dict[str, Any]) -> Iterator[str]:
-    for conflict in report["data"].get("conflicting_labels", []):
+    for conflict in data.get("conflicting_labels", []):
         found = f"{conflict['images']:,}, such as {conflict['example']} ({', '.join(conflict['labels'])})"
         yield f"Images in {conflict['split']} that are stored more than once with different labels: {found}."
 
@@ -126,7 +97,7 @@ def _overlap(report: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def _latency_device(report: dict[str, Any]) -> Iterator[str]:
+def _latency(report: dict[str, Any]) -> Iterator[str]:
     if any("latency" in row for row in report["rows"]):
         files = ", that of a deployed file in its runtime" if report.get("deployed") else ""
         yield (
@@ -145,3 +116,39 @@ def _latency_device(report: dict[str, Any]) -> Iterator[str]:
 def _listed(names: list[str]) -> str:
     rest = len(names) - NAMED
     return ", ".join(names[:NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def speed_remarks(rows: list[dict[str, Any]]) -> list[str]:
+    """Say where fewer MACs did not become less time, and where a rewrite made a model slower.
+
+    Returns:
+        One sentence for every stage, runtime and batch size with at least 5 % fewer MACs than the first stage, but a
+        median latency that is less than 5 % shorter; and for every rewrite whose median latency is at least 5 % longer
+        than that of the stage before it.
+    """
+    first, *others = rows
+    not_faster = [
+        f"'{row['stage']}' has {1 / macs:.2f}x fewer MACs than '{first['stage']}', but is not faster {place}: "
+        f"{own:.2f} ms against {before:.2f} ms"
+        for row in others
+        if (macs := row["cost"]["macs"] / first["cost"]["macs"]) <= 1 - NOTICEABLE
+        for place, own, before in _medians(row, first)
+        if own > before * (1 - NOTICEABLE)
+    ]
+    slower_rewrites = [
+        f"'{row['stage']}' is slower than '{before['stage']}' {place}: {own:.2f} ms against {old:.2f} ms"
+        for before, row in pairwise(rows)
+        if "rewrite" in row.get("details", {})
+        for place, own, old in _medians(row, before)
+        if own >= old * (1 + NOTICEABLE)
+    ]
+    return sorted(not_faster) + sorted(slower_rewrites)
+
+
+def _medians(row: dict[str, Any], other: dict[str, Any]) -> Iterator[tuple[str, float, float]]:
+    """Give the median latencies of two rows wherever both were measured, with the runtime and batch size in words."""
+    for runtime, latency in latencies(row).items():
+        reference = latencies(other).get(runtime, {})
+        for batch in latency.keys() & reference.keys():
+            place = f"with {runtime} at {batch.replace('_', ' ')}"
+            yield place, latency[batch]["p50_ms"], reference[batch]["p50_ms"]

@@ -1,7 +1,5 @@
 """Text from outside as plain text: nothing in a name can become Markdown, HTML or YAML of ours."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from typing import Any

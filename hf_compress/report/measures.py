@@ -1,14 +1,13 @@
 """What was measured, in the words and units of every table, page and figure."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 from hf_compress.measure.intervals import difference, with_range
 from hf_compress.report.markdown import one_line
-from hf_compress.report.remarks import latencies
 from hf_compress.tasks import known_metrics
 
 
@@ -18,21 +17,21 @@ class Measure:
 
     Attributes:
         heading: what is measured.
-        read: takes it from a row of the report; raises KeyError where it was not measured.
+        path: where it stands in a row of the report.
         show: writes a value.
         less: what fewer or lower is called (`fewer`, `faster`); None for a quality, which is compared by difference.
         metric: the name of a quality in the report.
     """
 
     heading: str
-    read: Callable[[dict[str, Any]], float]
+    path: tuple[str, ...]
     show: Callable[[float], str]
     less: str | None = None
     metric: str | None = None
 
     def of(self, row: dict[str, Any]) -> float | None:
         try:
-            return self.read(row)
+            return reduce(getitem, self.path, row)
         except KeyError:
             return None
 
@@ -58,26 +57,27 @@ def measures(report: dict[str, Any]) -> list[Measure]:
     qualities = dict.fromkeys(key for row in rows for key in row["quality"])
     timed = dict.fromkeys((name, batch) for row in rows for name, found in latencies(row).items() for batch in found)
     found = [
-        *(
-            Measure(quality_name(key), lambda row, key=key: row["quality"][key], four_digits, metric=key)
-            for key in qualities
-        ),
-        Measure("calibration error", lambda row: row["reliability"]["expected_calibration_error"], four_digits),
-        Measure("parameters", lambda row: row["cost"]["parameters"], in_thousands, "fewer"),
-        Measure("non-zero parameters", lambda row: row["cost"]["nonzero_parameters"], in_thousands, "fewer"),
-        Measure("MACs", lambda row: row["cost"]["macs"], in_thousands, "fewer"),
-        Measure("size on disk", lambda row: row["cost"]["bytes"], size, "less"),
+        *(Measure(quality_name(key), ("quality", key), four_digits, metric=key) for key in qualities),
+        Measure("calibration error", ("reliability", "expected_calibration_error"), four_digits),
+        Measure("parameters", ("cost", "parameters"), in_thousands, "fewer"),
+        Measure("non-zero parameters", ("cost", "nonzero_parameters"), in_thousands, "fewer"),
+        Measure("MACs", ("cost", "macs"), in_thousands, "fewer"),
+        Measure("size on disk", ("cost", "bytes"), size, "less"),
         *(_latency(runtime, batch, quantile) for runtime, batch in timed for quantile in ("p50", "p95")),
-        Measure("peak memory, one image", lambda row: row["cost"]["peak_memory_bytes"], size, "less"),
+        Measure("peak memory, one image", ("cost", "peak_memory_bytes"), size, "less"),
     ]
     return [measure for measure in found if any(measure.of(row) is not None for row in rows)]
 
 
 def _latency(runtime: str, batch: str, quantile: str) -> Measure:
-    def read(row: dict[str, Any]) -> float:
-        return latencies(row)[runtime][batch][f"{quantile}_ms"]
+    place = ("latency",) if runtime == "eager" else ("runtimes", runtime)
+    path = (*place, batch, f"{quantile}_ms")
+    return Measure(latency_name(batch, quantile, runtime), path, milliseconds, "faster")
 
-    return Measure(latency_name(batch, quantile, runtime), read, milliseconds, "faster")
+
+def latencies(row: dict[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the latencies of a row by runtime."""
+    return {"eager": row.get("latency", {}), **row.get("runtimes", {})}
 
 
 def quality_name(key: str) -> str:

@@ -1,12 +1,13 @@
 """A scatter plot of quality against cost, as SVG in the colours of the page that it stands in."""
 
-from __future__ import annotations
-
 import io
 import re
 from typing import Any
 
+import matplotlib as mpl
 from markupsafe import Markup
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from hf_compress.report.measures import Measure
 
@@ -31,10 +32,6 @@ STYLE = {
 
 def scatter(cost: Measure, quality: Measure, rows: list[dict[str, Any]]) -> Markup | None:
     """Plot rows of reports, numbered from 1, and their Pareto front; None where nothing has both figures."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
-
     numbers = [n for n, row in enumerate(rows, start=1) if cost.of(row) and quality.of(row) is not None]
     if not numbers:
         return None

@@ -1,9 +1,7 @@
 """The form of `report.json`: written by a run through it, and checked whenever one is read."""
 
-from __future__ import annotations
-
 from datetime import datetime
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -32,7 +30,17 @@ class ReportPart(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
 
-P = TypeVar("P", bound=ReportPart)
+class Scored(ReportPart):
+    """A part in which the values of any metric, whose names have a prefix there, are scores."""
+
+    prefix: ClassVar[str]
+
+    @model_validator(mode="after")
+    def _metrics_are_scores(self):
+        for name, value in self.model_extra.items():
+            if name.startswith(self.prefix) and not (type(value) in (int, float) and abs(value) <= 1):
+                raise ValueError(f"'{name}' is no score")
+        return self
 
 
 class Latency(ReportPart):
@@ -65,17 +73,14 @@ class Reliability(ReportPart):
     )
 
 
-class Round(ReportPart):
+class Round(Scored):
     """A pruning round: which fractions were gone; one that diverged has no accuracy."""
 
+    prefix = "validation_"
     kept: bool
     sparsity: Score
     parameters: Score
     validation_accuracy: Fraction = 0.0
-
-    @model_validator(mode="after")
-    def _metrics_are_numbers(self):
-        return _with_scores(self, "validation_")
 
 
 class Missed(ReportPart):
@@ -87,9 +92,10 @@ class Missed(ReportPart):
     reason: Text
 
 
-class Details(ReportPart):
+class Details(Scored):
     """What a step recorded: anything, but what cards and figures show has its form."""
 
+    prefix = "unpruned_validation_"
     epochs: list[dict[str, Any]] = []
     best_epoch: Positive = 1
     rounds: list[Round] = []
@@ -106,7 +112,7 @@ class Details(ReportPart):
             raise ValueError(f"rewritten_layers need '{lacks[0]}' beside them")
         if self.rewritten_layers and not self.logits_error:
             raise ValueError("logits_error is empty")
-        return _with_scores(self, "unpruned_validation_")
+        return self
 
 
 class Difference(ReportPart):
@@ -181,19 +187,17 @@ Origins = Annotated[
 ]
 
 
-class CandidateRow(ReportPart):
+class Winner(ReportPart):
     model: Name
     width: Annotated[float, Field(gt=0)]
+
+
+class CandidateRow(Winner):
     parameters: Natural = 0
     macs: Natural = 0
     bytes: Natural = 0
     latency_ms: Milliseconds = 1.0
     probe_accuracies: list[Fraction] = []
-
-
-class Winner(ReportPart):
-    model: Name
-    width: Annotated[float, Field(gt=0)]
 
 
 class Selection(ReportPart):
@@ -346,14 +350,6 @@ class StudyReport(ReportPart):
     runs: list[dict[str, Any]]
     data: Data
     environment: Environment
-
-
-def _with_scores(part: P, prefix: str) -> P:
-    """Require that values of any metric are scores."""
-    for name, value in part.model_extra.items():
-        if name.startswith(prefix) and not (type(value) in (int, float) and abs(value) <= 1):
-            raise ValueError(f"'{name}' is no score")
-    return part
 
 
 def _refuse_other_classes(key: str, classes: Classes, labels: int) -> None:

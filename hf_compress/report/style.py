@@ -1,17 +1,15 @@
 """How figures look, and what their plots have in common."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
+from PIL import Image
 
 from hf_compress.ground.files import whole_file
 from hf_compress.report.markdown import one_line
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREY, PALE = "#0072b2", "#d55e00", "#6b6b6b", "#b9d5e8"  # distinguishable when colour-blind
 WIDTH = 7.0  # inches
@@ -34,8 +32,6 @@ STYLE = {
 
 def drawable(text: str, length: int) -> str:
     """Return a name on one line, cut to `length`, with a box for every character that the font lacks."""
-    from matplotlib.font_manager import findfont, get_font
-
     font = get_font(findfont("DejaVu Sans"))
     line = one_line(text).replace("\u200d", "")
     line = line if len(line) <= length else line[: length - 1] + "…"
@@ -44,8 +40,6 @@ def drawable(text: str, length: int) -> str:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG with a palette: a third of the size, and the same bytes for the same report."""
-    from PIL import Image
-
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", bbox_inches="tight")
     picture = Image.open(buffer).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
@@ -53,18 +47,10 @@ def save_figure(figure: Figure, path: Path) -> None:
         picture.save(new, optimize=True)
 
 
-def make_axes(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
-
+def make_panels(height: float, columns: int = 1, width: float = WIDTH) -> tuple[Figure, list[Axes]]:
+    """Return a figure, its sides in inches, and the axes that stand side by side in it."""
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
-
-
-def make_panels(number: int, height: float) -> tuple[Figure, list[Axes]]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    return figure, list(figure.subplots(1, number, squeeze=False)[0])
+    return figure, list(figure.subplots(1, columns, squeeze=False, sharey=True)[0])
 
 
 def top_down(axes: Axes, rows: int) -> None:

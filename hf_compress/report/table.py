@@ -1,6 +1,4 @@
-"""The report as a table for the terminal."""
-
-from __future__ import annotations
+"""The report as tables for the terminal: of its stages, and of its deployed files."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -45,3 +43,43 @@ def _differences(rows: list[dict[str, Any]], metric: str) -> Iterator[tuple[str,
         if any(entries):
             cells = ["" if entry is None else range_in_words(entry) for entry in entries]
             yield f" {unit(metric)} against {heading}", cells
+
+
+def deployed_table(rows: list[dict[str, Any]]) -> Table:
+    """Return one column a file: size, how far it is from PyTorch, quality, and latency against PyTorch's."""
+    table = Table(title="Deployed, checked on test images", title_justify="left")
+    table.add_column("")
+    for row in rows:
+        table.add_column(row["stage"], justify="right", overflow="fold")
+
+    def line(heading: str, cells: list[str]) -> None:
+        if any(cells):
+            table.add_row(heading, *cells)
+
+    def shown(value: float | None, form: str) -> str:
+        return "" if value is None else format(value, form)
+
+    line("file", [row["file"] for row in rows])
+    line("size", [f"{row['cost']['bytes'] / 1e6:.2f} MB" for row in rows])
+    for output in dict.fromkeys(name for row in rows for name in row["max_difference"]):
+        line(f"largest difference of {output}", [f"{row['max_difference'][output]:.2g}" for row in rows])
+    line("same class as PyTorch", [shown(row.get("top1_agreement"), ".2%") for row in rows])
+    for key in dict.fromkeys(key for row in rows for key in row["quality"]):
+        line(key.replace("_", " "), [shown(row["quality"].get(key), ".4f") for row in rows])
+        line(f" {unit(key)} against PyTorch", [_range(row, key) for row in rows])
+    for batch in dict.fromkeys(batch for row in rows for batch in row["latency"]):
+        for quantile in ("p50_ms", "p95_ms"):
+            heading = f"{batch.replace('_', ' ')}, {quantile.removesuffix('_ms')} (against PyTorch)"
+            line(heading, [_against_eager(row, batch, quantile) for row in rows])
+    return table
+
+
+def _range(row: dict[str, Any], metric: str) -> str:
+    return next((range_in_words(entry) for entry in row.get("differences", []) if entry["metric"] == metric), "")
+
+
+def _against_eager(row: dict[str, Any], batch: str, quantile: str) -> str:
+    if batch not in row["latency"]:
+        return ""
+    own, eager = (row[key][batch][quantile] for key in ("latency", "eager_latency"))
+    return f"{own:.2f} ms ({eager / own:.2f}x)"

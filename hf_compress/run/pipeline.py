@@ -41,7 +41,7 @@ from hf_compress.runtimes import runtime
 from hf_compress.sections.base import TrainingConfig
 from hf_compress.sections.selection import AUTO
 from hf_compress.tasks import TASKS
-from hf_compress.training.batching import require_pairs
+from hf_compress.training.batch_norms import require_pairs
 from hf_compress.training.context import Context
 from hf_compress.training.predicting import predictor
 

@@ -13,7 +13,7 @@ from hf_compress.measure.cost import cost
 from hf_compress.measure.intervals import ByImage, differences
 from hf_compress.measure.latency import measure_latency
 from hf_compress.models.load import LoadedModel
-from hf_compress.report.remarks import speed_remarks
+from hf_compress.report.limits import speed_remarks
 from hf_compress.sections.measure import MeasureSection
 
 

@@ -1,7 +1,5 @@
 """LiteRT (TensorFlow Lite) files, for phones."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from hf_compress.runtimes.base import INPUT, Call, Exportable, Runtime, register_runtime

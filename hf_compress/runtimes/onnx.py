@@ -1,7 +1,5 @@
 """ONNX files for ONNX Runtime."""
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """OpenVINO's intermediate representation."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from hf_compress.runtimes.base import INPUT, Call, Exportable, Runtime, register_runtime

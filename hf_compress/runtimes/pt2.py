@@ -1,7 +1,5 @@
 """`torch.export` archives."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from hf_compress.runtimes.base import Call, Exportable, Runtime, register_runtime

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from copy import deepcopy
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,10 +13,11 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from hf_compress.ground.errors import UsageError, shown
 from hf_compress.ground.registry import did_you_mean
+from hf_compress.models.students import STUDENTS
 from hf_compress.run.recipe import Recipe, recipe_schema
 from hf_compress.sections.base import Section, TrainingConfig, validate
 from hf_compress.sections.values import is_study, overridden, read_recipe
-from hf_compress.study.resolving import references, resolved_model, resolved_steps, run_folder
+from hf_compress.steps import STEPS
 
 SECTIONS = [*(name for name in Recipe.model_fields if name not in ("seed", "publish")), "chain"]
 MOST_JOBS = 1000
@@ -109,7 +110,7 @@ class Study(Section):
 
     def needs(self, name: str) -> list[str]:
         """Return the runs whose models a run starts from or learns from."""
-        return list(dict.fromkeys(references([self._sections(name).get(key) for key in MODELS])))
+        return list(dict.fromkeys(_references([self._sections(name).get(key) for key in MODELS])))
 
     def label(self, name: str) -> str:
         return self.runs[name].label or name
@@ -123,15 +124,11 @@ class Study(Section):
         Raises:
             UsageError: it is wrong; the sentence names the run.
         """
-        training = self.training.model_dump(exclude_unset=True)
-        sections = {
-            key: resolved_model(value, training, self.image_size, partial(run_folder, output, seed=seed))
-            if key in MODELS
-            else resolved_steps(value, training)
-            if key == "steps"
-            else value
-            for key, value in self._sections(name).items()
-        }
+        sections = self._sections(name)
+        for key in sections.keys() & MODELS:
+            sections[key] = self._with_models(sections[key], output, seed)
+        if isinstance(sections.get("steps"), list):
+            sections["steps"] = list(map(self._with_training, sections["steps"]))
         try:
             return Recipe.from_dict(sections | {"seed": seed})
         except UsageError as error:
@@ -143,6 +140,42 @@ class Study(Section):
         data = [{"path": part} if isinstance(part, str) else part for part in (shared.get("data"), own.get("data"))]
         merged = {"data": data[0] | data[1]} if all(isinstance(part, dict) for part in data) else {}
         return shared | own | merged
+
+    def _with_models(self, node: Any, output: Path, seed: int) -> Any:
+        """Complete a section that names a model, or a list of such; what is none stays, for the recipe to refuse."""
+        if isinstance(node, list):
+            return [self._with_models(item, output, seed) for item in node]
+        if isinstance(node, str):
+            node = {"model": node}
+        if not isinstance(node, dict):
+            return node
+        model = {
+            key: [self._with_models(item, output, seed) if isinstance(item, dict) else item for item in value]
+            if isinstance(value, list)
+            else value
+            for key, value in node.items()
+        }
+        if "run" in model:
+            folder = run_folder(output, str(model.pop("run")), seed)
+            model["model"] = str(folder) if folder.is_absolute() else f"./{folder.as_posix()}"
+        if self.image_size is not None and str(model.get("model")) in STUDENTS:
+            model = {"image_size": self.image_size} | model
+        if isinstance(model.get("finetune"), dict):
+            model["finetune"] = self.training.model_dump(exclude_unset=True) | model["finetune"]
+        return model
+
+    def _with_training(self, step: Any) -> Any:
+        """Give a step that trains the options that it lacks."""
+        named = {step: {}} if isinstance(step, str) else step
+        if not isinstance(named, dict):
+            return step
+        training = self.training.model_dump(exclude_unset=True)
+        return {
+            name: training | (options or {})
+            if isinstance(options or {}, dict) and name in STEPS and issubclass(STEPS.get(name).Config, TrainingConfig)
+            else options
+            for name, options in named.items()
+        }
 
     @classmethod
     def load(cls, source: str | Path, overrides: dict[str, Any] | None = None) -> Study:
@@ -192,8 +225,24 @@ def study_schema() -> dict[str, Any]:
     return {"$schema": recipe["$schema"], **study, "$defs": recipe["$defs"] | study["$defs"]}
 
 
+def run_folder(output: Path, name: str, seed: int) -> Path:
+    """Return where a run of a study lies."""
+    return output / f"{name}-seed-{seed}"
+
+
 def _refuse_unknown_keys(section: Section, path: str) -> None:
     for key, value in section.model_extra.items():
         if key not in SECTIONS:
             near = did_you_mean(key, [*SECTIONS, *type(section).model_fields])
             raise UsageError(f"unknown key '{path}{key}' (value {shown(value)}){near}")
+
+
+def _references(node: Any) -> Iterator[str]:
+    """Find the name in every `{run: name}`."""
+    if isinstance(node, list):
+        for item in node:
+            yield from _references(item)
+    elif isinstance(node, dict):
+        if "run" in node:
+            yield str(node["run"])
+        yield from _references(list(node.values()))

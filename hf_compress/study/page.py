@@ -1,24 +1,26 @@
 """Everything that a study leaves beside its run folders: report, table, figure, page."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from hf_compress.ground.files import write_text
 from hf_compress.ground.manifest import adding
 from hf_compress.report import card_facts as facts
 from hf_compress.report.card import CARD
 from hf_compress.report.markdown import fenced
+from hf_compress.report.measures import in_thousands, quality_name
 from hf_compress.report.run import REPORT, write_report
+from hf_compress.report.style import BLUE, GREY, PALE, STYLE, drawable, make_panels, save_figure, top_down
 from hf_compress.report.template import page_template
 from hf_compress.study.config import Study
-from hf_compress.study.figure import draw_quality
 from hf_compress.study.table import csv_table, markdown_table, run_rows, study_report
 
 FIGURE = "figures/quality.png"
+LABEL_LENGTH, RUN_HEIGHT, PANELS = 40, 0.42, 2
 PAGE_FILES = ("table.md", "table.csv", CARD, REPORT, FIGURE)
 
 
@@ -35,20 +37,44 @@ def write_results(
     """
     report = study_report(study, finished, folder, latencies)
     with adding(folder) as new:
-        draw_quality(report, new / FIGURE)
-        for name, text in (
-            ("table.md", markdown_table(report)),
-            ("table.csv", csv_table(report)),
-            (CARD, _page(study, report, folder)),
-        ):
-            write_text(new / name, text)
+        (new / FIGURE).parent.mkdir(exist_ok=True)
+        with mpl.rc_context(STYLE):
+            save_figure(quality_figure(report), new / FIGURE)
+        write_text(new / "table.md", markdown_table(report))
+        write_text(new / "table.csv", csv_table(report))
+        write_text(new / CARD, _page(study, report, folder))
         write_report(new / REPORT, report)
     return report
 
 
+def quality_figure(report: dict[str, Any]) -> Figure:
+    """Draw one panel a quality, accuracy and ROC AUC; beside each run its parameters."""
+    rows = [row for row in report["rows"] if row["seeds"]]
+    keys = list(dict.fromkeys(key for row in rows for key in row["quality"]))[:PANELS]
+    figure, panels = make_panels(height=0.9 + RUN_HEIGHT * len(rows), columns=len(keys))
+    for axes, key in zip(panels, keys, strict=True):
+        for index, row in enumerate(rows):
+            found = row["quality"].get(key)
+            if found is None:
+                continue
+            axes.plot(found["values"], [index] * len(found["values"]), "o", color=PALE, markersize=5)
+            axes.errorbar(
+                found["mean"], index, xerr=found["std"], fmt="o", color=BLUE, ecolor=GREY, markersize=5, capsize=3
+            )
+        axes.set_yticks(range(len(rows)), [_label(row) for row in rows], fontsize=8)
+        axes.set_xlabel(quality_name(key))
+        axes.locator_params(axis="x", nbins=5)
+        top_down(axes, len(rows))
+    return figure
+
+
+def _label(row: dict[str, Any]) -> str:
+    return f"{drawable(row['label'], LABEL_LENGTH)}\n{in_thousands(row['cost']['parameters'])} parameters"
+
+
 def _page(study: Study, report: dict[str, Any], folder: Path) -> str:
     headings, runs = run_rows(report)
-    return page_template(None, "study.md").render(
+    return page_template(None, "study.md")(
         report=report,
         title=folder.resolve().name,
         table=Markup(markdown_table(report)),

@@ -1,7 +1,5 @@
 """Runs a study: one run after the other, each in its own folder, and a table that grows with them."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +18,8 @@ from hf_compress.run.folder import RunFolder, changed_keys, comparable, is_taken
 from hf_compress.run.inputs import refuse_overlap
 from hf_compress.run.permissions import permitted
 from hf_compress.run.pipeline import compress
-from hf_compress.study.config import Study
+from hf_compress.study.config import Study, run_folder
 from hf_compress.study.page import PAGE_FILES, write_results
-from hf_compress.study.resolving import run_folder
 from hf_compress.tasks import TASKS
 
 STUDY = "study.yaml"
@@ -80,8 +77,8 @@ def run_study(
         log(f"run {number} of {len(jobs)}: {study.label(name)}, seed {seed}{_progress(started, left, finished)}")
         try:
             place = run_folder(folder, name, seed)
-            allowed = {"trust_remote_code": trust_remote_code}
-            run = compress(study.recipe(name, seed, folder), place, overwrite=True, resume=True, log=log, **allowed)
+            again = {"overwrite": True, "resume": True, "trust_remote_code": trust_remote_code}
+            run = compress(study.recipe(name, seed, folder), place, log=log, **again)
         except CompressError as error:
             error.args = (f"run '{name}', seed {seed}: {error} (finished runs are kept: --resume)",)
             raise

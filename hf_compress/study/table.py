@@ -1,23 +1,18 @@
 """The results of a study as plain values, and as a table."""
 
-from __future__ import annotations
-
 import csv
 import io
 from datetime import UTC, datetime
+from pathlib import Path
 from statistics import mean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.table import Table
 
 from hf_compress.ground.environment import environment
 from hf_compress.report.markdown import escaped
 from hf_compress.report.measures import four_digits, in_thousands, latency_name, milliseconds, quality_name
-from hf_compress.study.config import Study
-from hf_compress.study.resolving import run_folder
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from rich.table import Table
+from hf_compress.study.config import Study, run_folder
 
 COSTS = ("parameters", "macs")
 
@@ -88,14 +83,7 @@ def cells(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Return headings and rows of the table as text: qualities as mean ± standard deviation."""
     keys = _qualities(report)
     batches = _batches(report)
-    headings = [
-        "",
-        *map(quality_name, keys),
-        "parameters",
-        "MACs",
-        *map(latency_name, batches),
-        "seeds",
-    ]
+    headings = ["", *map(quality_name, keys), "parameters", "MACs", *map(latency_name, batches), "seeds"]
     rows = [
         [
             row["label"],
@@ -138,14 +126,12 @@ def markdown_table(report: dict[str, Any]) -> str:
 
 def terminal_table(report: dict[str, Any]) -> Table:
     """Return the table for the terminal."""
-    from rich.table import Table
-
     headings, rows = cells(report)
     table = Table(title="Test images", title_justify="left")
     for number, heading in enumerate(headings):
         table.add_column(heading, justify="right" if number else "left")
     for row in rows:
-        table.add_row(*map(str, row))
+        table.add_row(*row)
     return table
 
 

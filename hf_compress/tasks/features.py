@@ -71,9 +71,9 @@ class Features(Task):
 
     def examiner(self, data, split, teacher, predict):
         """Measure neighbours among the training images, and the similarity to the teacher."""
-        from hf_compress.measure.features import FeatureQuality
+        from hf_compress.measure.features import feature_examiner
 
-        return FeatureQuality(data, teacher, split).in_detail
+        return feature_examiner(data, teacher, split)
 
 
 FEATURES = register_task(Features())

@@ -11,8 +11,7 @@ from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.ground.files import user_path
 from hf_compress.ground.manifest import adding, claim
 from hf_compress.models.load import LoadedModel
-from hf_compress.report.reading import read_report
-from hf_compress.report.run import REPORT, write_report
+from hf_compress.report.run import REPORT, read_report, write_report
 from hf_compress.run.deploy import FOLDER, Target, describe_files, open_file, write_files
 from hf_compress.sections.base import validate
 from hf_compress.sections.deploy import DeploySection

@@ -15,8 +15,8 @@ from hf_compress.checkpoint.rewrites import record_rewrites
 from hf_compress.checkpoint.shapes import unpruned
 from hf_compress.data.images import input_size
 from hf_compress.ground.looking import twin
+from hf_compress.measure.cost import counting_macs
 from hf_compress.measure.latency import WARM_UP
-from hf_compress.measure.macs import counting_macs
 from hf_compress.models.load import load
 
 TIMED_PASSES = 15

@@ -1,7 +1,5 @@
 """From the section of a recipe to the Trainer's arguments."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +15,7 @@ EVALUATION_BATCH = 128
 def training_arguments(
     config: TrainingConfig, context: Context, folder: Path, accumulation: int = 1
 ) -> TrainingArguments:
-    """Return the Trainer's arguments for a section of the recipe.
-
-    Args:
-        folder: of the checkpoints.
-        accumulation: batches from which one step learns.
-    """
+    """Return the Trainer's arguments for a section of the recipe; a step learns from `accumulation` batches."""
     return TrainingArguments(
         output_dir=str(folder),
         gradient_accumulation_steps=accumulation,
@@ -32,9 +25,9 @@ def training_arguments(
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
-        lr_scheduler_type=config.scheduler
-        if not (config.scheduler == "constant" and config.warmup)
-        else "constant_with_warmup",
+        lr_scheduler_type="constant_with_warmup"
+        if config.scheduler == "constant" and config.warmup
+        else config.scheduler,
         warmup_steps=config.warmup,
         bf16=config.precision == "bf16",
         fp16=config.precision == "fp16",
@@ -43,15 +36,22 @@ def training_arguments(
         logging_strategy="epoch",
         metric_for_best_model=context.task.deciding.name,
         greater_is_better=context.task.deciding.higher_is_better,
-        remove_unused_columns=False,
-        label_names=["labels"],
-        dataloader_num_workers=context.data.workers,
-        **transfer(),
         logging_nan_inf_filter=False,  # `stop_unless_finite` has looked already
-        disable_tqdm=True,
         seed=context.seed,
-        report_to="none",
+        **shared_arguments(context.data.workers),
     )
+
+
+def shared_arguments(workers: int) -> dict[str, Any]:
+    """Return the Trainer's arguments for where it works, how batches get there, and what it keeps to itself."""
+    return {
+        **transfer(),
+        "dataloader_num_workers": workers,
+        "label_names": ["labels"],
+        "remove_unused_columns": False,
+        "disable_tqdm": True,
+        "report_to": "none",
+    }
 
 
 def transfer() -> dict[str, Any]:

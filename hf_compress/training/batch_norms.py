@@ -1,16 +1,17 @@
-"""Statistics of batch norms, computed anew."""
+"""Batch norms: they cannot learn from a batch of one image, and after a change of the model they count anew."""
 
-from __future__ import annotations
+from collections.abc import Sized
 
 import torch
 from rich.progress import track
+from torch import nn
 from torch.utils.data import Subset
 from transformers import PreTrainedModel
 
 from hf_compress.data.images import batches, spread
+from hf_compress.ground.errors import RunError
 from hf_compress.ground.memory import in_fitting_batches
 from hf_compress.training.arguments import EVALUATION_BATCH
-from hf_compress.training.batching import require_pairs, without_single
 from hf_compress.training.context import Context
 
 
@@ -33,3 +34,24 @@ def reestimate_batch_norm(model: PreTrainedModel, context: Context, images: int 
 
     in_fitting_batches(update, EVALUATION_BATCH)
     model.eval()
+
+
+def without_single(images: int, batch_size: int) -> int:
+    """Return how many of `images` fill batches of `batch_size`: one that would be the last batch alone is left out."""
+    return images - 1 if images > 1 and batch_size > 1 and images % batch_size == 1 else images
+
+
+def has_batch_norms(model: nn.Module) -> bool:
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+
+
+def require_pairs(model: nn.Module, images: Sized, batch_size: int) -> None:
+    """Raise `RunError` where batch norms would learn from one image at a time."""
+    if min(len(images), batch_size) > 1 or not has_batch_norms(model):
+        return
+    advice = (
+        "give it more training images"
+        if len(images) == 1
+        else "set 'batch_size' to 2 or more, and where memory has no room for that, use smaller images"
+    )
+    raise RunError(f"{type(model).__name__} has batch norms, which cannot learn from a single image: {advice}")

@@ -1,7 +1,5 @@
 """A training from its first epoch, or its last checkpoint, to the weights of its best one."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -18,10 +16,9 @@ from hf_compress.models.load import LoadedModel
 from hf_compress.sections.base import TrainingConfig
 from hf_compress.sections.distillation import LOSSES
 from hf_compress.training.arguments import optimizer, training_arguments
-from hf_compress.training.batching import require_pairs
-from hf_compress.training.callbacks import HoldMasks, ShowEpoch
+from hf_compress.training.batch_norms import require_pairs
+from hf_compress.training.callbacks import HoldMasks, ShowEpoch, TrainingProgress
 from hf_compress.training.context import Context
-from hf_compress.training.progress import TrainingProgress
 from hf_compress.training.resumable import Attempts
 from hf_compress.training.teacher_outputs import answered
 from hf_compress.training.trainer import StudentTrainer

@@ -1,9 +1,6 @@
 """What a model says to every image of a split."""
 
-from __future__ import annotations
-
 import tempfile
-from functools import partial
 
 from transformers import BaseImageProcessor, PreTrainedModel, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
@@ -14,8 +11,8 @@ from hf_compress.ground.memory import in_fitting_batches
 from hf_compress.ground.tensors import use_channels_last
 from hf_compress.tasks.base import Predict, Predictions, Task
 from hf_compress.tasks.classification import CLASSIFICATION
-from hf_compress.training.arguments import EVALUATION_BATCH, transfer
-from hf_compress.training.progress import EvaluationProgress
+from hf_compress.training.arguments import EVALUATION_BATCH, shared_arguments
+from hf_compress.training.callbacks import EvaluationProgress
 from hf_compress.training.trainer import DistillationTrainer
 
 
@@ -31,40 +28,24 @@ def predict(
 
     When memory runs out, batches are halved; see `memory.in_fitting_batches`.
     """
-    return in_fitting_batches(partial(_predict, model, processor, images, workers, task), batch_size)
 
+    def run(size: int) -> Predictions:
+        looked_at, progress = twin(model), EvaluationProgress()
+        use_channels_last(looked_at)
+        folder = tempfile.gettempdir()  # nothing is written there
+        with same_random_state(), progress.bar:
+            trainer = DistillationTrainer(
+                model=looked_at,
+                args=TrainingArguments(folder, per_device_eval_batch_size=size, **shared_arguments(workers)),
+                data_collator=Collator(processor, targets=task.targets),
+                callbacks=[progress],
+                task=task,
+            )
+            trainer.remove_callback(PrinterCallback)
+            output = trainer.predict(images.without_augmentation())
+        return trainer.as_predictions(output)
 
-def _predict(
-    model: PreTrainedModel,
-    processor: BaseImageProcessor,
-    images: ImageSplit,
-    workers: int,
-    task: Task,
-    batch_size: int,
-) -> Predictions:
-    arguments = TrainingArguments(
-        output_dir=tempfile.gettempdir(),  # nothing is written there
-        per_device_eval_batch_size=batch_size,
-        dataloader_num_workers=workers,
-        **transfer(),
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        label_names=["labels"],
-        report_to="none",
-    )
-    model, progress = twin(model), EvaluationProgress()
-    use_channels_last(model)
-    with same_random_state(), progress.bar:
-        trainer = DistillationTrainer(
-            model=model,
-            args=arguments,
-            data_collator=Collator(processor, targets=task.targets),
-            callbacks=[progress],
-            task=task,
-        )
-        trainer.remove_callback(PrinterCallback)
-        output = trainer.predict(images.without_augmentation())
-    return trainer.as_predictions(output)
+    return in_fitting_batches(run, batch_size)
 
 
 def evaluate(

@@ -1,7 +1,5 @@
 """A training that an interruption costs at most one epoch."""
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 from typing import Any

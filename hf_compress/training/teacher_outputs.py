@@ -1,7 +1,5 @@
 """What a teacher says to images whose views repeat: asked once, in large batches, and kept for other runs."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
@@ -52,7 +50,10 @@ def answered(images: ImageSplit, teacher: LoadedModel, context: Context, epochs:
     shown = [images.in_epoch(view) for view in views]
     with processes.main_first():
         outputs = [
-            cache.get(_digest(model, view.fingerprint), partial(_ask_all, view, teacher, task, context.data.workers))
+            cache.get(
+                hashlib.sha256(f"{model}\n{view.fingerprint}".encode()).hexdigest(),
+                partial(_ask_all, view, teacher, task, context.data.workers),
+            )
             for view in shown
         ]
     return images.answered([_by_name(packed, shapes) for packed in outputs])
@@ -115,7 +116,3 @@ def _packed(outputs: dict[str, Tensor]) -> Tensor:
 def _by_name(packed: Tensor, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
     parts = packed.split([math.prod(shape) for shape in shapes.values()], dim=1)
     return {name: part.view(len(part), *shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

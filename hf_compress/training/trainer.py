@@ -1,7 +1,5 @@
 """transformers' Trainer, which here may learn from a teacher."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from functools import cache, partial
@@ -27,7 +25,7 @@ from hf_compress.losses.layer_maps import Answer, answer
 from hf_compress.sections.distillation import LossConfig
 from hf_compress.tasks.base import Predictions, Task
 from hf_compress.tasks.classification import CLASSIFICATION
-from hf_compress.training.batching import without_single
+from hf_compress.training.batch_norms import without_single
 from hf_compress.training.callbacks import ClearGradients
 from hf_compress.training.resumable import Resumable
 
@@ -69,16 +67,15 @@ class DistillationTrainer(Trainer):
         self.task = task
         self.in_training = cache(compiled) if compile else lambda model: model
         self.model_accepts_loss_kwargs = False
-        self.teacher = None if teacher is None else twin(teacher).to(self.args.device)
-        self.criterion = DistillationCriterion(loss_config, task.compare) if loss_config is not None else None
-        if self.criterion is not None:
-            self.add_callback(ClearGradients(self.criterion))
-        compares = self.criterion is not None and self.criterion.compares_logits and task.classes
-        self.teacher_order = (
-            order_of(teacher_labels or labels_of(teacher), labels_of(self.model)) if compares else None
-        )
-        if self.teacher is not None:
+        self.teacher = self.criterion = self.teacher_order = None
+        if teacher is not None:
+            self.teacher = twin(teacher).to(self.args.device)
             use_channels_last(self.teacher)
+        if loss_config is not None:
+            self.criterion = DistillationCriterion(loss_config, task.compare)
+            self.add_callback(ClearGradients(self.criterion))
+            if self.criterion.compares_logits and task.classes:
+                self.teacher_order = order_of(teacher_labels or labels_of(teacher), labels_of(self.model))
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train as ever, with the memory of a step left to the next."""
@@ -142,7 +139,14 @@ class DistillationTrainer(Trainer):
                 "CUDA_VISIBLE_DEVICES"
             )
         batch = self._prepare_inputs(next(iter(self.get_train_dataloader())))
-        self.criterion.match_layers(self.model, self.teacher, batch["pixel_values"], _teacher_view(batch))
+
+        def show() -> None:
+            was_training = self.model.training
+            self.model.eval()(pixel_values=batch["pixel_values"])
+            self.model.train(was_training)
+            self.teacher(pixel_values=_teacher_view(batch))
+
+        self.criterion.match_layers(self.model, self.teacher, show)
         held = {parameter for group in optimizer.param_groups for parameter in group["params"]}
         if added := [parameter for parameter in self.criterion.parameters() if parameter not in held]:
             optimizer.add_param_group({"params": added})

@@ -15,7 +15,7 @@ from transformers import ResNetConfig, ResNetForImageClassification, TrainingArg
 from hf_compress.data import Collator, load_data
 from hf_compress.ground.units import Units
 from hf_compress.measure.cost import bytes_on_disk, cost, count_macs, peak_memory
-from hf_compress.measure.features import FeatureQuality
+from hf_compress.measure.features import feature_examiner
 from hf_compress.measure.latency import measure_latency
 from hf_compress.models.embeddings import embed, embedding_width
 from hf_compress.models.ensemble import as_one
@@ -160,7 +160,7 @@ LOOKS = {
 LOOKS_AT_BACKBONES = {
     "embed": lambda model, data, folder: embed(loaded(model), data.test),
     "embedding_width": lambda model, data, folder: embedding_width(loaded(model)),
-    "FeatureQuality": lambda model, data, folder: FeatureQuality(data, loaded(model))(loaded(model)),
+    "feature_examiner": lambda model, data, folder: feature_examiner(data, loaded(model))(loaded(model)),
 }
 TEACHERS = {
     "DistillationTrainer": trained_by_the_trainer,

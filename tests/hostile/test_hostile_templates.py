@@ -64,7 +64,7 @@ def test_a_pipe_and_an_endless_file_are_no_template(run, fenced):
 
 def test_the_token_is_not_within_reach(run, fenced, monkeypatch):
     """A template runs in a process that knows nothing of this one's environment."""
-    from hf_compress.report.sandbox import render_apart
+    from hf_compress.report.template import render_apart
 
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     assert "hf_secret" not in render_apart("{{ self }}{{ x }}", {"x": 1})

@@ -176,7 +176,8 @@ def test_equal_channels_need_no_projector():
     criterion = DistillationCriterion(
         LossConfig(loss="hints", layers={STUDENT_LAYER: STUDENT_LAYER}), CLASSIFICATION.compare
     )
-    criterion.match_layers(model, resnet().model.eval(), image, image)
+    teacher = resnet().model.eval()
+    criterion.match_layers(model, teacher, lambda: (model(pixel_values=image), teacher(pixel_values=image)))
     assert not criterion.projectors
     answer = Answer({"logits": torch.zeros(1, 10)}, {STUDENT_LAYER: torch.ones(1, 4, 2, 2)})
     assert criterion(answer, answer, {}) == 0

@@ -10,8 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModelForImageClassification, Swinv2Config, ViTConfig, ViTForImageClassification
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from hf_compress.measure.cost import count_macs
-from hf_compress.measure.macs import counting_macs
+from hf_compress.measure.cost import count_macs, counting_macs
 from hf_compress.tools.inspection import inspect_layers
 
 aten = torch.ops.aten

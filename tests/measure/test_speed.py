@@ -6,10 +6,9 @@ from torch import nn
 
 from hf_compress import Recipe
 from hf_compress.ground.errors import UsageError
-from hf_compress.measure.latency import measure_latency
-from hf_compress.measure.runtimes import PREPARE
+from hf_compress.measure.latency import PREPARE, measure_latency
 from hf_compress.models.students import build_registered
-from hf_compress.report.remarks import speed_remarks
+from hf_compress.report.limits import speed_remarks
 from hf_compress.report.table import report_table
 
 COSTS = dict.fromkeys(("parameters", "nonzero_parameters", "bytes", "peak_memory_bytes"), 1e6)

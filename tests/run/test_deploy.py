@@ -15,8 +15,7 @@ from hf_compress.report.card import render_card
 from hf_compress.report.card_facts import steps_table
 from hf_compress.report.gallery import write_gallery
 from hf_compress.report.limits import limits
-from hf_compress.report.reading import check_report
-from hf_compress.report.run import REPORT, write_report
+from hf_compress.report.run import REPORT, check_report, write_report
 from hf_compress.run.deploy import FOLDER
 from hf_compress.runtimes import RUNTIMES, Runtime
 

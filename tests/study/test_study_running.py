@@ -14,7 +14,7 @@ from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.ground.manifest import MANIFEST
 from hf_compress.report.gallery import write_gallery
 from hf_compress.report.run import Run
-from hf_compress.study import figure, running
+from hf_compress.study import page, running
 
 VALUES = {
     "data": {"path": "digits", "splits": {"train": 0.1, "validation": 0.05, "test": 0.05}},
@@ -187,7 +187,7 @@ def test_every_run_folder_is_a_model(story):
 
 
 def test_the_figure_shows_every_run_with_its_parameters_mean_and_deviation(story):
-    shown = figure.quality_figure(story["report"])
+    shown = page.quality_figure(story["report"])
     accuracy, roc_auc = shown.axes
     assert (accuracy.get_xlabel(), roc_auc.get_xlabel()) == ("accuracy", "ROC AUC")
     assert [label.get_text().splitlines()[0] for label in accuracy.get_yticklabels()] == ["small <- *big*", "big"]

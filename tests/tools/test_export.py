@@ -16,8 +16,8 @@ from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.ground.manifest import MANIFEST, record
 from hf_compress.models.load import label_options
 from hf_compress.models.students import build_registered
-from hf_compress.report.deployed_table import deployed_table
 from hf_compress.report.run import REPORT, write_report
+from hf_compress.report.table import deployed_table
 from hf_compress.runtimes import RUNTIMES, Runtime, runtime
 from hf_compress.tools.evaluation import evaluate_folder
 

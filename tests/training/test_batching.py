@@ -25,8 +25,7 @@ from hf_compress.steps.feature_distillation.training import distil_features
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.loop import prune
 from hf_compress.tasks.features import FEATURES
-from hf_compress.training.batch_norms import reestimate_batch_norm
-from hf_compress.training.batching import without_single
+from hf_compress.training.batch_norms import reestimate_batch_norm, without_single
 from hf_compress.training.context import Context
 from hf_compress.training.fitting import train
 from hf_compress.training.trainer import DistillationTrainer

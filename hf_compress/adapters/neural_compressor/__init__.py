@@ -5,11 +5,20 @@ configs have the options of the recipe steps of the same names. What comes out i
 Compressor quantizes like any other.
 """
 
-from hf_compress.adapters.neural_compressor.installed import require_supported
+from importlib.util import find_spec
+from pathlib import Path
 
-require_supported()
+from hf_compress.ground.errors import UsageError
 
-from hf_compress.adapters.neural_compressor import entries  # noqa: E402, F401  (registers the algorithms)
+found = find_spec("neural_compressor")
+if found is None:
+    raise UsageError("Neural Compressor is not installed: pip install 'hf-compress[neural-compressor]'")
+if any((Path(folder) / "training.py").is_file() for folder in found.submodule_search_locations or ()):
+    raise UsageError(
+        "Neural Compressor 3.7.1 or older is installed, which has its own pruning and distillation and is not "
+        "supported here: keep to `neural_compressor.training`, or install neural-compressor-pt 3.10 in its place"
+    )
+
 from hf_compress.adapters.neural_compressor.calls import (  # noqa: E402
     autotune,
     convert,
@@ -18,8 +27,7 @@ from hf_compress.adapters.neural_compressor.calls import (  # noqa: E402
     prepare,
     quantize,
 )
-from hf_compress.adapters.neural_compressor.composition import Composition  # noqa: E402
-from hf_compress.adapters.neural_compressor.configs import DistillConfig, PruneConfig  # noqa: E402
+from hf_compress.adapters.neural_compressor.configs import Composition, DistillConfig, PruneConfig  # noqa: E402
 
 __all__ = [
     "Composition",

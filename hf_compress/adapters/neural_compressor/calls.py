@@ -1,19 +1,98 @@
-"""Neural Compressor's calls, with models left ordinary where nothing was quantized."""
-
-from __future__ import annotations
+"""Algorithms that Neural Compressor calls, and its own calls, which leave models ordinary that are not quantized."""
 
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+from neural_compressor.common.utils import Mode
 from neural_compressor.torch import quantization
+from neural_compressor.torch.utils import register_algo
 from torch import Tensor, nn
 
-from hf_compress.adapters.neural_compressor.distillation import distillation_of
-from hf_compress.adapters.neural_compressor.pruning import pruning_of
+from hf_compress.adapters.neural_compressor.configs import DISTILL, PRUNE, StepConfig
+from hf_compress.adapters.neural_compressor.distillation import Distillation, distillation_of
+from hf_compress.adapters.neural_compressor.pruning import Pruning, pruning_of
 from hf_compress.ground.errors import UsageError
+from hf_compress.sections.distillation import LOSSES
 
 LEFT_BEHIND = ("is_quantized", "is_prepared", "quant_config", "example_inputs", "dynamic_shapes", "_exported")
+Configs = dict[tuple[str, str], StepConfig]
+
+
+@register_algo(DISTILL)
+def distill_entry(
+    model: nn.Module,
+    configs_mapping: Configs,
+    mode: Mode,
+    run_fn: Callable | None = None,
+    run_args: Any = None,
+    example_inputs: Any = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """Give the model its teacher; where it is pruned in the same training, `prune_entry` comes next and trains."""
+    pruned_too = _only(configs_mapping, PRUNE)
+    if mode != Mode.CONVERT:
+        (config,) = _only(configs_mapping, DISTILL).values()
+        projects = any(LOSSES.get(term.loss).projects for term in config.section().terms)
+        if projects and any(each.granularity == "channel" for each in pruned_too.values()):
+            raise UsageError(
+                "channels that are removed leave layers that no projector fits: convert the pruned model first, then "
+                "distil it, or compare layers by the loss 'attention'"
+            )
+        Distillation(model, config, _input(example_inputs))
+    if mode == Mode.QUANTIZE and run_fn is None:
+        raise UsageError("distillation needs training: pass run_fn, a function that trains the model it is given")
+    if mode == Mode.QUANTIZE and not pruned_too:
+        _train(model, run_fn, run_args)
+    done = mode == Mode.CONVERT or (mode == Mode.QUANTIZE and not pruned_too)
+    if done and (distillation := distillation_of(model)):
+        distillation.finish(model)
+    return model
+
+
+@register_algo(PRUNE)
+def prune_entry(
+    model: nn.Module,
+    configs_mapping: Configs,
+    mode: Mode,
+    run_fn: Callable | None = None,
+    run_args: Any = None,
+    example_inputs: Any = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """Prune the first round in mode prepare, all of them, with training after each, in mode quantize."""
+    pruning = pruning_of(model) if mode == Mode.CONVERT else None
+    if pruning is None:
+        pruning = Pruning(model, _only(configs_mapping, PRUNE), _input(example_inputs))
+        pruning.next_round(model)
+    if mode == Mode.PREPARE:
+        return model
+    if mode == Mode.QUANTIZE:
+        _train(model, run_fn, run_args)
+        while pruning.next_round(model):
+            _train(model, run_fn, run_args)
+        if distillation := distillation_of(model):
+            distillation.finish(model)
+    pruning.finish(model)
+    return model
+
+
+def _only(configs_mapping: Configs, algorithm: str) -> Configs:
+    return {key: config for key, config in configs_mapping.items() if config.name == algorithm}
+
+
+def _input(example_inputs: Any) -> Tensor | None:
+    """Return the images of `example_inputs`, which may stand alone, in a tuple, or in a dict by name."""
+    if isinstance(example_inputs, dict):
+        example_inputs = example_inputs.get("pixel_values")
+    elif isinstance(example_inputs, tuple | list):
+        example_inputs = example_inputs[0]
+    return example_inputs if isinstance(example_inputs, Tensor) else None
+
+
+def _train(model: nn.Module, run_fn: Callable | None, run_args: Any) -> None:
+    if run_fn is not None:
+        run_fn(model, *(run_args or ()))
 
 
 def _ordinary(call: Callable[..., nn.Module]) -> Callable[..., nn.Module]:

@@ -1,4 +1,4 @@
-"""The configs `PruneConfig` and `DistillConfig`: recipe sections in Neural Compressor's form."""
+"""The configs `PruneConfig` and `DistillConfig`, recipe sections in Neural Compressor's form, and both as one."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from neural_compressor.common.base_config import BaseConfig, config_registry, register_config
+from neural_compressor.common.base_config import BaseConfig, ComposableConfig, config_registry, register_config
 from neural_compressor.common.utils import DEFAULT_WHITE_LIST
 from neural_compressor.torch.quantization.config import FRAMEWORK_NAME, TorchBaseConfig
 from pydantic import Field
 from pydantic_core import to_jsonable_python
 from torch import nn
 
-from hf_compress.adapters.neural_compressor.composition import DISTILL, PRUNE, Composition
 from hf_compress.ground.errors import UsageError, shown
 from hf_compress.ground.registry import did_you_mean
 from hf_compress.models.load import load
@@ -27,6 +26,7 @@ from hf_compress.sections.distillation import LossConfig
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.weights import PRUNABLE
 
+PRUNE, DISTILL = "prune", "distill"
 WhiteList = str | list[str | Callable] | None
 GRANULARITY = PruneSection.model_fields["granularity"]
 
@@ -50,7 +50,14 @@ def register(name: str) -> Callable[[type], type]:
     return register_config(framework_name=FRAMEWORK_NAME, algo_name=name)
 
 
-class StepConfig(TorchBaseConfig):
+class _FromFile:
+    @classmethod
+    def from_json_file(cls, filename: str | Path) -> Self:
+        """Read what `to_json_file` wrote."""
+        return cls.from_dict(json.loads(Path(filename).read_text(encoding="utf-8")))
+
+
+class StepConfig(_FromFile, TorchBaseConfig):
     """A section of a recipe as a config of Neural Compressor: its parameters are the fields of the section.
 
     Attributes:
@@ -110,26 +117,23 @@ class StepConfig(TorchBaseConfig):
 
     def expand(self) -> list[Self]:
         """Return one config for every combination of the values that `autotune` tries."""
-        expanded = []
-        for values in product(*self._tried().values()):
-            chosen = dict(zip(self._tried(), values, strict=True))
-            config = type(self)(**self.get_params_dict() | chosen, white_list=self.white_list)
+        expanded, tried = [], self._tried()
+        for values in product(*tried.values()):
+            chosen = self.get_params_dict() | dict(zip(tried, values, strict=True))
+            config = type(self)(**chosen, white_list=self.white_list)
             config.local_config = self.local_config | config.local_config
             expanded.append(config)
         return expanded
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values that `from_dict` reads and JSON can hold."""
-        parameters = self._plain_parameters()
+        """Return plain values that `from_dict` reads and JSON can hold; of a teacher, its name or path."""
+        parameters = to_jsonable_python(self.get_params_dict(), fallback=_place)
         if self.white_list != DEFAULT_WHITE_LIST and self.white_list is not None:
             parameters["white_list"] = [_to_key(name) for name in self.white_list]
         if not self.local_config:
             return parameters
         local = {_to_key(name): config.to_dict() for name, config in self.local_config.items()}
         return {"local": local, "global": parameters}
-
-    def _plain_parameters(self) -> dict[str, Any]:
-        return to_jsonable_python(self.get_params_dict())
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any]) -> Self:
@@ -143,11 +147,6 @@ class StepConfig(TorchBaseConfig):
         for key, values in config_dict.get("local", {}).items():
             config.local_config[_from_key(key)] = cls(**values)
         return config
-
-    @classmethod
-    def from_json_file(cls, filename: str | Path) -> Self:
-        """Read what `to_json_file` wrote."""
-        return cls.from_dict(json.loads(Path(filename).read_text(encoding="utf-8")))
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self._identity() == other._identity()
@@ -254,12 +253,6 @@ class DistillConfig(StepConfig):
             raise UsageError("DistillConfig has no teacher: set teacher_model to a model, a Hub id or a folder")
         return load(self.teacher_model).model if isinstance(self.teacher_model, str) else self.teacher_model
 
-    def _plain_parameters(self) -> dict[str, Any]:
-        """The teacher is written by its name or path; a model without one is left out."""
-        teacher = self.teacher_model
-        name = getattr(teacher, "name_or_path", None) or None if isinstance(teacher, nn.Module) else teacher
-        return to_jsonable_python(self.get_params_dict() | {"teacher_model": name})
-
     @staticmethod
     def get_model_info(model: nn.Module) -> list[tuple[str, str]]:
         """Return one entry for the whole model, which no layer of another algorithm has."""
@@ -270,9 +263,69 @@ class DistillConfig(StepConfig):
         """There is no set without a teacher."""
 
 
+class Composition(_FromFile, ComposableConfig):
+    """What `PruneConfig(...) + DistillConfig(...)` returns.
+
+    Neural Compressor's own composition ignores global configs, and reads the first of two algorithms twice.
+
+    Raises:
+        UsageError: a config of a quantisation is among them, or one algorithm twice.
+    """
+
+    def __init__(self, configs: list[BaseConfig]):
+        for config in configs:
+            if config.name not in (PRUNE, DISTILL):
+                raise UsageError(
+                    f"{type(config).__name__} cannot share a training with pruning or distillation: "
+                    "convert the model first, then quantize the result"
+                )
+        if len({config.name for config in configs}) < len(configs):
+            raise UsageError("a composition takes each algorithm once: use set_local for single layers")
+        super().__init__(configs)
+
+    def __add__(self, other: BaseConfig) -> Composition:
+        return Composition([*self.config_list, *(other.config_list if isinstance(other, Composition) else [other])])
+
+    def to_config_mapping(
+        self, config_list: list[BaseConfig] | None = None, model_info: dict[str, Any] | None = None
+    ) -> OrderedDict:
+        """Return the mappings of all algorithms in one; their keys differ."""
+        mapping: OrderedDict = OrderedDict()
+        for config in self.config_list:
+            mapping |= config.to_config_mapping(model_info=model_info[config.name])
+        return mapping
+
+    def get_model_info(self, model: nn.Module) -> dict[str, Any]:
+        return {config.name: config.get_model_info(model) for config in self.config_list}
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, dict]) -> Composition:
+        """Build from `{"prune": {...}, "distill": {...}}`.
+
+        Raises:
+            UsageError: there is no such algorithm.
+        """
+        classes = config_registry.get_cls_configs()["torch"]
+        for name in config_dict:
+            if name not in classes:
+                raise UsageError(f"unknown algorithm '{name}'{did_you_mean(name, classes)}")
+        return cls([classes[name].from_dict(values) for name, values in config_dict.items()])
+
+    def expand(self) -> list[Composition]:
+        """Return one composition for every combination of the values that `autotune` tries."""
+        return [Composition(list(configs)) for configs in product(*[config.expand() for config in self.config_list])]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Composition) and self.config_list == other.config_list
+
+
 def _matches(chosen: str | Callable, name: str, kind: str) -> bool:
     """Neural Compressor's rule: types by their name, names from the start by regular expressions."""
     return bool(re.match(chosen, name)) if isinstance(chosen, str) else chosen.__name__ == kind
+
+
+def _place(model: nn.Module) -> str | None:
+    return getattr(model, "name_or_path", None) or None
 
 
 def _to_key(name: str | Callable) -> str:

@@ -15,7 +15,7 @@ from hf_compress.checkpoint.labels import labels_of, order_of, reordered
 from hf_compress.ground.errors import UsageError
 from hf_compress.ground.looking import twin
 from hf_compress.losses.criterion import DistillationCriterion
-from hf_compress.losses.layer_maps import Answer, layer_outputs, require_layers
+from hf_compress.losses.layer_maps import Answer, layer_outputs
 from hf_compress.sections.distillation import LOSSES
 from hf_compress.tasks.classification import CLASSIFICATION
 
@@ -77,19 +77,15 @@ class Distillation:
         delattr(model, STATE)
 
     def _match_layers(self, model: nn.Module, image: Tensor | None) -> None:
-        require_layers(model, self.criterion.student_layers, "student")
-        require_layers(self.teacher, self.criterion.teacher_layers, "teacher")
-        if image is None:
-            raise UsageError("losses that compare layers need one input to see their widths: pass example_inputs")
         student = twin(model)
-        with (
-            torch.no_grad(),
-            layer_outputs(student, self.criterion.student_layers) as given,
-            layer_outputs(self.teacher, self.criterion.teacher_layers) as wanted,
-        ):
+
+        def show() -> None:
+            if image is None:
+                raise UsageError("losses that compare layers need one input to see their widths: pass example_inputs")
             student(image)
             self.teacher.to(image.device)(image)
-        self.criterion.match(given, wanted)
+
+        self.criterion.match_layers(student, self.teacher, show)
         for number, parameter in enumerate(self.criterion.parameters()):
             model.register_parameter(f"{PROJECTOR}{number}", parameter)
 

@@ -1,9 +1,6 @@
 """The pruning of a model between `prepare` and `convert`."""
 
-from __future__ import annotations
-
 from collections import defaultdict
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,14 +16,6 @@ from hf_compress.steps.pruning.remove.weights import PRUNABLE
 STATE, MASK = "hf_compress_pruning", "hf_compress_mask"
 
 
-@dataclass
-class Part:
-    """Layers that share a config."""
-
-    config: PruneConfig
-    pruner: Pruner
-
-
 class Pruning:
     """Prunes a model in rounds and keeps its zeros while it is trained.
 
@@ -37,12 +26,15 @@ class Pruning:
     def __init__(self, model: nn.Module, configs: dict[tuple[str, str], PruneConfig], image: Tensor | None):
         if hasattr(model, STATE):
             raise UsageError("the model is prepared for pruning already: convert it first")
-        parts: dict[str, list[str]] = defaultdict(list)
+        alike: dict[str, list[tuple[str, PruneConfig]]] = defaultdict(list)
         for (name, _), config in configs.items():
-            parts[repr(config.get_params_dict())].append(name)
-        by_key = {repr(config.get_params_dict()): config for config in configs.values() if config.amount}
-        self.parts = [Part(by_key[key], _pruner(model, by_key[key], parts[key], image)) for key in by_key]
-        self.rounds = max(part.config.rounds for part in self.parts)
+            if config.amount:
+                alike[repr(config.get_params_dict())].append((name, config))
+        self.parts: list[tuple[PruneConfig, Pruner]] = []  # of layers that share a config
+        for layers in alike.values():
+            config = layers[-1][1]
+            self.parts.append((config, _pruner(model, config, [name for name, _ in layers], image)))
+        self.rounds = max(config.rounds for config, _ in self.parts)
         self.round = 0
         self.hook = model.register_forward_pre_hook(_hold_zeros)
         setattr(model, STATE, self)
@@ -52,11 +44,12 @@ class Pruning:
         if self.round == self.rounds:
             return False
         self.round += 1
-        for part in self.parts:
-            share = min(1.0, self.round / part.config.rounds)
-            part.pruner.prune(model, part.config.amount * share)
-            if part.config.granularity != "channel":
-                _remember_zeros(model, part.pruner.parameter_names)
+        for config, pruner in self.parts:
+            pruner.prune(model, config.amount * min(1.0, self.round / config.rounds))
+            if config.granularity != "channel":
+                for name in pruner.parameter_names:
+                    layer = model.get_submodule(name.removesuffix(".weight"))
+                    layer.register_buffer(MASK, layer.weight.detach() != 0, persistent=False)
         return True
 
     def finish(self, model: nn.Module) -> None:
@@ -87,29 +80,19 @@ def _pruner(model: nn.Module, config: PruneConfig, names: list[str], image: Tens
     others = {name for name, module in model.named_modules() if isinstance(module, PRUNABLE)} - set(names)
     others |= excluded_layers(model, section.exclude)
     if section.granularity == "channel":
-        _require_channels(model, image)
+        if not isinstance(model, PreTrainedModel):
+            raise UsageError(
+                f"granularity 'channel' needs an image classifier of transformers, not {type(model).__name__}: "
+                "use granularity 'weight'"
+            )
+        if image is None or image.dim() != 4:
+            raise UsageError(
+                "granularity 'channel' needs one image to follow the channels: pass example_inputs of shape "
+                "(1, 3, height, width)"
+            )
         if section.round_to == "auto":
             section = section.model_copy(update={"round_to": fastest_multiple(model, image)[0]})
     return build_pruner(model, image, section, others)
-
-
-def _require_channels(model: nn.Module, image: Tensor | None) -> None:
-    if not isinstance(model, PreTrainedModel):
-        raise UsageError(
-            f"granularity 'channel' needs an image classifier of transformers, not {type(model).__name__}: "
-            "use granularity 'weight'"
-        )
-    if image is None or image.dim() != 4:
-        raise UsageError(
-            "granularity 'channel' needs one image to follow the channels: pass example_inputs of shape "
-            "(1, 3, height, width)"
-        )
-
-
-def _remember_zeros(model: nn.Module, parameter_names: set[str]) -> None:
-    for name in parameter_names:
-        layer = model.get_submodule(name.removesuffix(".weight"))
-        layer.register_buffer(MASK, layer.weight.detach() != 0, persistent=False)
 
 
 def _hold_zeros(model: nn.Module, inputs: Any = None) -> None:

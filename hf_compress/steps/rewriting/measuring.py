@@ -13,8 +13,7 @@ from transformers import PreTrainedModel
 
 from hf_compress.checkpoint.rewrites import Rewritten
 from hf_compress.ground.outputs import output_tensors
-from hf_compress.measure.cost import count_parameters
-from hf_compress.measure.macs import counting_macs
+from hf_compress.measure.cost import count_parameters, counting_macs
 
 Outputs = dict[str, Tensor]
 

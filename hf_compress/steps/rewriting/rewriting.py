@@ -31,8 +31,7 @@ from hf_compress.steps.rewriting.measuring import (
     samples,
     top1_agreement,
 )
-from hf_compress.training.batch_norms import reestimate_batch_norm
-from hf_compress.training.batching import has_batch_norms
+from hf_compress.training.batch_norms import has_batch_norms, reestimate_batch_norm
 from hf_compress.training.context import Context
 
 REWRITE_BATCH = 32
