@@ -104,7 +104,9 @@ def test_scores_are_computed_once_a_round_on_the_best_model_and_the_same_again(
     assert all(torch.equal(weights[name], others[name]) for name in weights)
 
 
-@pytest.mark.parametrize(("granularity", "repair"), [("channel", "batch_norm"), ("channel", "none"), ("weight", "batch_norm")])
+@pytest.mark.parametrize(
+    ("granularity", "repair"), [("channel", "batch_norm"), ("channel", "none"), ("weight", "batch_norm")]
+)
 def test_batch_norms_are_re_estimated_where_repair_says_so(model, context, granularity, repair):
     options = {"granularity": granularity, "repair": repair, "round_to": 1, "iterative": False}
     mean = pruned(copy.deepcopy(model), context, **options).model.resnet.embedder.embedder.normalization.running_mean
