@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from hf_compress.steps.pruning.tracing.groups import Group
 
 
-@register_importance("taylor", needs_images=True)
+@register_importance("taylor", needs_images=True, compares=True)
 def taylor(model: nn.Module, groups: list[Group], calibration: Calibration) -> dict[str, Tensor]:
     """Squared change of the loss, to first order, when a unit is set to zero; the mean over calibration batches.
 
