@@ -89,9 +89,8 @@ class Folder:
             RunError: a file is used twice, or is not accounted for.
         """
         used = list(used)
-        rest = sorted(set(self.files) - set(used))
         found: dict[str, list[File]] = {}
-        for file in rest:
+        for file in sorted(set(self.files) - set(used)):
             if reason := reasons.get(file) or file.reason:
                 found.setdefault(reason, []).append(file)
         left = [LeftOut(reason, len(files), files[0].name) for reason, files in found.items()]
@@ -118,13 +117,13 @@ def scan(root: Path) -> Folder:
         except OSError as error:
             if hidden:
                 continue
-            place = shown_path(parts) if parts else "it"
-            raise FolderError(f"{place} cannot be read ({error.strerror}): permit it, or move it away") from None
+            raise FolderError(
+                f"{shown_path(parts)} cannot be read ({error.strerror}): permit it, or move it away"
+            ) from None
         for entry in entries:
             inside = (*parts, entry.name)
             secret = hidden or _secret(entry.name)
-            file = _file(entry.path, inside, secret, above)
-            if file is not None:
+            if file := _file(entry.path, inside, secret, above):
                 folder.files.append(file)
                 continue
             waiting.append((inside, above | {_identity(os.stat(entry.path))}, secret))
@@ -181,7 +180,8 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 
 def shown_path(parts: tuple[str, ...]) -> str:
-    return repr("/".join(parts))
+    """Return a path within the folder; `it` is the folder itself."""
+    return repr("/".join(parts)) if parts else "it"
 
 
 def some(names: Iterable[str], most: int = 3) -> str:

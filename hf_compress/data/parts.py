@@ -14,10 +14,9 @@ from hf_compress.data.decoded import Room
 from hf_compress.data.folders import LeftOut
 from hf_compress.data.images import IGNORED_LABEL, ImageSplit
 from hf_compress.data.leaks import conflicting_labels, same_pictures, settle_leaks
-from hf_compress.data.sources import read_pictures
-from hf_compress.data.splits import Chosen, divide
-from hf_compress.data.unlabelled import Unlabelled, set_aside
-from hf_compress.ground.errors import RunError
+from hf_compress.data.sources import image_column_of, load_raw, read_pictures
+from hf_compress.data.splits import Chosen, divide, named_slice, sizes_of, stratified
+from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.sections.data import DataSection
 
 logger = logging.getLogger(__name__)
@@ -40,14 +39,38 @@ class Parts:
     def found(self) -> int:
         return sum(map(len, self.images.values())) + sum(filter(None, self.corrupt.values()))
 
-    def join(self, unlabelled: Unlabelled) -> None:
-        """Add the data sets of `data.unlabelled`."""
-        if unlabelled.images is not None:
-            self.images["unlabelled"], self.corrupt["unlabelled"] = unlabelled.images, unlabelled.corrupt
-            self.origin["unlabelled"] = ", ".join(unlabelled.origins)
+    def read_unlabelled(self, section: DataSection, room: Room) -> tuple[list[str | None], list[LeftOut]]:
+        """Add the data sets of `data.unlabelled`, from which a teacher's student can learn; no label is looked at.
+
+        Returns:
+            The commit of each, None for what is not from the Hub, and their files that are not used.
+
+        Raises:
+            UsageError: a data set, its image column or its split does not exist.
+            RunError: an image is corrupt and the recipe says stop.
+        """
+        commits, left_out = [], []
+        for number, source in enumerate(section.unlabelled):
+            key = f"data.unlabelled.{number}"
+            loaded = load_raw(source, key)
+            column = image_column_of(loaded.rows, source, key)
+            rows = _undecoded(loaded.rows, column)
+            if source.split:
+                rows = rows.select(named_slice(sizes_of(loaded.rows), source.split, f"{key}.split"))
+            good, decoded = read_pictures(rows, column, section.on_corrupt, f"'{key}'", room)
+            whole = rows.select(np.flatnonzero(good))
+            images = ImageSplit(whole, column, [IGNORED_LABEL] * len(whole), decoded)
+            before = self.images.get("unlabelled")
+            self.images["unlabelled"] = images if before is None else before.followed_by(images)
+            self.corrupt["unlabelled"] = self.corrupt.get("unlabelled", 0) + len(rows) - len(whole)
+            commits.append(loaded.commit)
+            left_out += loaded.left_out
+        if section.unlabelled:
+            self.origin["unlabelled"] = ", ".join(source.path for source in section.unlabelled)
+        return commits, left_out
 
     def set_aside(self, fraction: float, seed: int) -> None:
-        """Put the training images without label before the unlabelled ones; see `unlabelled.set_aside`."""
+        """Put the training images without label before the unlabelled ones; see the function `set_aside`."""
         if fraction < 1:
             self.origin["train"] = f"{fraction:.0%} of {self.origin['train']}"
         self.images["train"], forgotten = set_aside(self.images["train"], fraction, seed)
@@ -60,10 +83,17 @@ class Parts:
 
     def facts(self, names: list[str]) -> dict[str, dict[str, Any]]:
         """Return what the report says of each role; `names` are those of the classes."""
-        return {
-            role: facts_of(images, self.origin[role], self.corrupt[role], names)
-            for role, images in self.images.items()
-        }
+        found = {}
+        for role, images in self.images.items():
+            counts = sorted(Counter(images.labels).items())
+            found[role] = {
+                "images": len(images),
+                "from": self.origin[role],
+                "corrupt_images_skipped": self.corrupt[role],
+                "unlabelled_images": images.labels.count(IGNORED_LABEL),
+                "images_by_class": {names[label]: n for label, n in counts if label != IGNORED_LABEL},
+            }
+        return found
 
 
 def read_and_divide(
@@ -83,8 +113,7 @@ def read_and_divide(
     Raises:
         RunError: there are too few images to divide, or one is corrupt and the recipe says stop.
     """
-    raw = raw.select_columns(image_column).cast_column(image_column, datasets.Image(decode=False))
-    rows = datasets.concatenate_datasets(list(raw.values()))
+    rows = _undecoded(raw, image_column)
     used = chosen.used
     good, decoded = read_pictures(rows.select(used), image_column, section.on_corrupt, section.path, room)
     groups = np.arange(len(rows))
@@ -97,6 +126,34 @@ def read_and_divide(
     images = {role: whole.subset(np.searchsorted(kept, indices)) for role, indices in readable.items()}
     corrupt = {role: len(divided[role]) - len(part) for role, part in images.items()}
     return Parts(images, dict(chosen.origin), corrupt)
+
+
+def set_aside(train: ImageSplit, fraction: float, seed: int) -> tuple[ImageSplit, ImageSplit | None]:
+    """Divide the training images into those with a label and the others.
+
+    Args:
+        fraction: this part of the labelled images keeps the labels, stratified and seeded; those of the others are
+            forgotten.
+
+    Returns:
+        Images with and without labels. Where no image has a label, all of them are the training images.
+
+    Raises:
+        UsageError: a fraction of no labels is asked for.
+        RunError: a class has too few images to be divided.
+    """
+    labels = np.asarray(train.labels)
+    known = np.flatnonzero(labels != IGNORED_LABEL)
+    if fraction < 1:
+        if not len(known):
+            raise UsageError("'data.labelled' keeps a fraction of the labels, but the data has none: leave it out")
+        groups = np.unique(train.decoded.keys[known], return_inverse=True)[1]
+        _, kept = stratified(len(known), labels[known], round(fraction * len(known)), seed, groups)
+        known = known[kept]
+    others = np.setdiff1d(np.arange(len(labels)), known)
+    if not len(known) or not len(others):
+        return train, None
+    return train.subset(known), train.subset(others).with_labels([IGNORED_LABEL] * len(others))
 
 
 def unused_splits(sizes: dict[str, int], chosen: Chosen, section: DataSection) -> list[LeftOut]:
@@ -144,13 +201,7 @@ def settled(
     }
 
 
-def facts_of(images: ImageSplit, origin: str, corrupt: int | None, names: list[str]) -> dict[str, Any]:
-    """Return what the report says of the images of a role."""
-    counts = sorted(Counter(images.labels).items())
-    return {
-        "images": len(images),
-        "from": origin,
-        "corrupt_images_skipped": corrupt,
-        "unlabelled_images": images.labels.count(IGNORED_LABEL),
-        "images_by_class": {names[label]: n for label, n in counts if label != IGNORED_LABEL},
-    }
+def _undecoded(raw: datasets.DatasetDict, column: str) -> datasets.Dataset:
+    """Return the undecoded images of all splits, one after the other."""
+    raw = raw.select_columns(column).cast_column(column, datasets.Image(decode=False))
+    return datasets.concatenate_datasets(list(raw.values()))

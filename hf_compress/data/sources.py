@@ -44,7 +44,7 @@ def load_raw(section: SourceSection, key: str, streaming: bool = False) -> Sourc
         return Source(_digits())
     folder = user_path(section.path)
     looks_local = section.path.startswith(("/", ".", "~")) or os.path.exists(folder)
-    if looks_local and not os.path.isdir(folder):
+    if looks_local and not folder.is_dir():
         raise UsageError(f"'{key}.path': there is no folder {shown(section.path)}")
     try:
         if looks_local:
@@ -85,8 +85,9 @@ def image_column_of(raw: datasets.DatasetDict, section: SourceSection, key: str)
     features = features_of(raw)
     columns = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
     if wanted := section.image_column:
-        if wanted not in features or not _can_be_images(features[wanted]):
-            kind = f"it holds {features[wanted]}" if wanted in features else f"the columns are {', '.join(features)}"
+        feature = features.get(wanted)
+        if not isinstance(feature, datasets.Image | dict) and getattr(feature, "dtype", None) not in ENCODED:
+            kind = f"it holds {feature}" if wanted in features else f"the columns are {', '.join(features)}"
             raise UsageError(f"'{key}.image_column' cannot be {shown(wanted)}, which is no column of images: {kind}")
         return wanted
     if len(columns) != 1:
@@ -94,11 +95,6 @@ def image_column_of(raw: datasets.DatasetDict, section: SourceSection, key: str)
         names = ", ".join(features)
         raise UsageError(f"the data set has {found}: name one of {names} in '{key}.image_column'")
     return columns[0]
-
-
-def _can_be_images(feature: Any) -> bool:
-    """Whether a column holds images, their bytes or paths, or both."""
-    return isinstance(feature, datasets.Image | dict) or getattr(feature, "dtype", None) in ENCODED
 
 
 def read_pictures(
@@ -123,12 +119,11 @@ def read_pictures(
                 raise
             return f"{(picture or {}).get('path') or 'a picture'} ({error or type(error).__name__})"
 
-    pictures = rows.select_columns(column)
     faults: list[str | None] = []
     parts = [Decoded.of([], room)]
     with ThreadPoolExecutor() as pool, Progress(transient=True) as progress:
         task = progress.add_task(f"Checking images of {place}", total=len(rows))
-        for batch in pictures.iter(batch_size=256):
+        for batch in rows.select_columns(column).iter(batch_size=256):
             results = list(pool.map(read, batch[column]))
             faults += [result if isinstance(result, str) else None for result in results]
             parts.append(Decoded.of([result for result in results if not isinstance(result, str)], room))

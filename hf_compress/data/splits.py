@@ -79,12 +79,18 @@ def choose(sizes: dict[str, int], section: SplitsSection, labelled: Collection[s
     for role, name in found.items():
         if isinstance(name, str):
             chosen.given[role] = named_slice(sizes, name, f"data.splits.{role}")
-            chosen.origin[role] = f"split {name}" + _without_labels(role, name, unlabelled, labelled)
+            chosen.origin[role] = f"split {name}"
+            if role not in {"train", *unlabelled} and labelled and name.partition("[")[0] not in labelled:
+                logger.warning(
+                    "'data.splits.%s': no image of '%s' has a label, so there is no accuracy on it", role, name
+                )
+                chosen.origin[role] += " (without labels)"
     for role in ("test", "validation"):
         if role not in chosen.given:
             chosen.held_out[role] = found[role]
             chosen.origin[role] = f"{found[role] or LEFT_OUT:.0%} of {chosen.origin['train']}"
-            chosen.origin[role] += f" (split {unlabelled[role]} has no labels)" if role in unlabelled else ""
+    for role, name in unlabelled.items():
+        chosen.origin[role] += f" (split {name} has no labels)"
     return chosen
 
 
@@ -96,14 +102,13 @@ def choose_to_evaluate(sizes: dict[str, int], labelled: Collection[str]) -> Chos
     usual, unlabelled = _usual(sizes, (), labelled)
     test = usual["test"] or usual["validation"]
     if test is None:
-        return Chosen({"test": np.arange(sum(sizes.values()))}, origin={"test": ALL}, unlabelled=[])
+        return Chosen({"test": np.arange(sum(sizes.values()))}, origin={"test": ALL})
     found = {role: name for role, name in usual.items() if name not in (None, test)} | {"test": test}
-    chosen = Chosen({role: named_slice(sizes, name, "split") for role, name in found.items()})
-    chosen.origin = {role: f"split {name}" for role, name in found.items()}
-    chosen.unlabelled = list(unlabelled.values())
+    origin = {role: f"split {name}" for role, name in found.items()}
     if "test" in unlabelled:
-        chosen.origin["test"] += f" (split {unlabelled['test']} has no labels)"
-    return chosen
+        origin["test"] += f" (split {unlabelled['test']} has no labels)"
+    given = {role: named_slice(sizes, name, "split") for role, name in found.items()}
+    return Chosen(given, origin=origin, unlabelled=list(unlabelled.values()))
 
 
 def divide(chosen: Chosen, labels: np.ndarray | None, groups: np.ndarray, seed: int) -> dict[str, np.ndarray]:
@@ -164,22 +169,9 @@ def _usual(sizes: dict[str, int], taken: Collection[str], labelled: Collection[s
         role: next((name for name in names if name in sizes and name not in taken), None)
         for role, names in USUAL_NAMES.items()
     }
-    unlabelled = {
-        role: usual[role]
-        for role in ("validation", "test")
-        if labelled and usual[role] is not None and usual[role] not in labelled
-    }
+    held_out = {role: name for role, name in usual.items() if role != "train" and name is not None}
+    unlabelled = {role: name for role, name in held_out.items() if labelled and name not in labelled}
     return usual | dict.fromkeys(unlabelled), unlabelled
-
-
-def _without_labels(role: str, name: str, unlabelled: dict[str, str], labelled: Collection[str]) -> str:
-    """Say that a split has no labels: the one that this one stands for, or this one."""
-    if role == "test" and "test" in unlabelled:
-        return f" (split {unlabelled['test']} has no labels)"
-    if role != "train" and labelled and name.partition("[")[0] not in labelled:
-        logger.warning("'data.splits.%s': no image of '%s' has a label, so there is no accuracy on it", role, name)
-        return " (without labels)"
-    return ""
 
 
 def _by_fractions(total: int, fractions: dict[str, float]) -> Chosen:
