@@ -20,8 +20,8 @@ class _Layer(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     def build(self, **placement: Any) -> nn.Module:
-        options = self.model_dump(exclude={"type"})
-        return getattr(nn, self.type)(**options, **placement)
+        options = self.model_dump(exclude={"type"}) | (placement if self.type == "Conv2d" else {})
+        return getattr(nn, self.type)(**options)
 
 
 class _Convolution(_Layer):
@@ -37,17 +37,12 @@ class _Convolution(_Layer):
     padding_mode: Literal["zeros", "reflect", "replicate", "circular"]
 
 
-class _Unweighted(_Layer):
-    def build(self, **placement: Any) -> nn.Module:
-        return super().build()
-
-
-class _Padding(_Unweighted):
+class _Padding(_Layer):
     type: Literal["ZeroPad2d"]
     padding: tuple[Margin, Margin, Margin, Margin]
 
 
-class _Activation(_Unweighted):
+class _Activation(_Layer):
     type: Literal["ReLU", "ReLU6", "Hardsigmoid"]
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from hf_compress.data.formats import kind_of
+from hf_compress.data.formats import ending_of, kind_of
 from hf_compress.ground.errors import RunError
 
 SYSTEM = {"__macosx", "__pycache__", "$recycle.bin", "system volume information", "lost+found"}
@@ -54,6 +54,10 @@ class File(NamedTuple):
     def name(self) -> str:
         return "/".join(self.parts).encode(errors="backslashreplace").decode()
 
+    @property
+    def ending(self) -> str:
+        return ending_of(self.parts[-1])
+
 
 @dataclass
 class Folder:
@@ -79,11 +83,7 @@ class Folder:
         return [file for file in self.files if file.parts[: len(parts)] == parts]
 
     def left_out(self, used: Iterable[File], reasons: dict[File, str]) -> list[LeftOut]:
-        """Return what is not used, most first.
-
-        Args:
-            used: files that are handed on.
-            reasons: why others are left out, where their own reason does not say it.
+        """Return what is not used, most first; `reasons` say why where a file's own reason does not.
 
         Raises:
             RunError: a file is used twice, or is not accounted for.
@@ -135,12 +135,7 @@ def scan(root: Path) -> Folder:
 
 
 def listed(root: str, names: Iterable[str]) -> Folder:
-    """Return the folder that a repository of the Hub is, of which nothing is downloaded.
-
-    Args:
-        root: its address.
-        names: of all its files.
-    """
+    """Return a repository of the Hub, its address and the names of its files, as a folder; nothing is downloaded."""
     folder, folders = Folder(root), set()
     for parts in sorted(tuple(name.split("/")) for name in names):
         hidden = any(map(_secret, parts))
@@ -184,11 +179,11 @@ def shown_path(parts: tuple[str, ...]) -> str:
     return repr("/".join(parts)) if parts else "it"
 
 
-def some(names: Iterable[str], most: int = 3) -> str:
-    """Return the first few names, and how many more there are."""
+def some(names: Iterable[str]) -> str:
+    """Return the first three names, and how many more there are."""
     names = sorted(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(repr, names[:most])) + more
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(map(repr, names[:3])) + more
 
 
 def reasons_in_words(files: Iterable[File]) -> str:

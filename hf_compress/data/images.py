@@ -262,14 +262,7 @@ def preprocess(processor, views: list[Tensor]) -> Tensor | tuple[Tensor, ...]:
 
 
 def refuse_many_sizes(name: str, processor) -> None:
-    """Require that pictures of different shapes become one size, so that they fit into one batch.
-
-    Args:
-        name: of the model.
-
-    Raises:
-        RunError: they do not.
-    """
+    """Raise RunError where pictures of different shapes do not become one size, and so do not fit into one batch."""
     wide, high = (
         preprocess(processor, [torch.zeros(3, *size, dtype=torch.uint8)]).shape for size in ((64, 96), (96, 64))
     )

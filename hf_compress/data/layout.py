@@ -4,31 +4,18 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any
 
 from hf_compress.checkpoint.labels import MOST_LABELS
 from hf_compress.data.folders import File, Folder, FolderError, reasons_in_words, shown_path, some
 from hf_compress.data.splits import USUAL_NAMES
+from hf_compress.sections.data import SourceSection
 
 PathParts = tuple[str, ...]
 OTHER = "other"  # images without labels beside the splits
 MOVE = "rename it to a split (train, validation, test), name it in 'data.splits', or move it out of the folder"
 STRAY = "move them into class folders, or out of the folder"
-
-
-class Layout(NamedTuple):
-    """Pictures by split.
-
-    Attributes:
-        pictures: for each split, its pictures, sorted by their paths.
-        classes: sorted names; empty where there are no class folders.
-        labels: for each split, the class indices of its pictures; None where a split has no class folders.
-    """
-
-    pictures: dict[str, list[File]]
-    classes: list[str]
-    labels: dict[str, list[int | None]]
 
 
 def role_of(name: str, wanted: Iterable[str] = ()) -> str | None:
@@ -49,19 +36,20 @@ def roles_in(text: str) -> set[str]:
     return {role for word in re.split("[^a-z]+", text.lower()) if (role := role_of(word))}
 
 
-def find_splits(folder: Folder, wanted: Collection[str], labelled: bool) -> dict[str, PathParts]:
+def find_splits(folder: Folder, section: SourceSection) -> dict[str, PathParts]:
     """Decide by the folders of the top level alone which are splits.
 
     Where all of them have the name of a split, they are splits; where one has not, all are classes if they hold
-    pictures themselves. A single folder around everything is looked into first.
+    pictures themselves. A single folder around everything is looked into first. Where no classes are wanted, no
+    folder is in the way, and all is one split if none is named.
 
-    Args:
-        wanted: splits that the recipe names.
-        labelled: whether classes are wanted; if not, no folder is in the way, and all is one split if none is named.
+    Returns:
+        Parts of the path of each split's folder.
 
     Raises:
         FolderError: folders that are no splits lie beside splits, two folders are the same split, or one is empty.
     """
+    wanted, labelled = section.wanted_splits, section.wants_labels
     if not labelled and not wanted:
         return {"train": ()}
     pictures = folder.of_kind("picture", "foreign")
@@ -96,15 +84,17 @@ def find_splits(folder: Folder, wanted: Collection[str], labelled: bool) -> dict
     return in_order({role: (*base, top) for top, role in roles.items()})
 
 
-def lay_out(folder: Folder, bases: dict[str, PathParts], labelled: bool) -> Layout:
-    """Decide for every picture which class it belongs to.
+def lay_out(
+    folder: Folder, bases: dict[str, PathParts], labelled: bool
+) -> tuple[dict[str, list[File]], list[str], dict[str, list[int | None]]]:
+    """Decide for every picture which class it belongs to, if classes are wanted (`labelled`).
 
     Where two class folders have the same name (`Apple/healthy`, `Grape/healthy`), all classes are called by their
     paths.
 
-    Args:
-        bases: parts of the path of each split's folder.
-        labelled: whether classes are wanted.
+    Returns:
+        For each split its pictures, sorted by their paths; the sorted names of the classes, none where there are no
+        class folders; and for each split the class indices of its pictures, None where it has no class folders.
 
     Raises:
         FolderError: pictures would be without a class although there are class folders, or these are too many.
@@ -133,7 +123,7 @@ def lay_out(folder: Folder, bases: dict[str, PathParts], labelled: bool) -> Layo
         split: [None] * len(pictures[split]) if found is None else [index[name[path]] for path in found]
         for split, found in paths.items()
     }
-    return Layout(pictures, classes, labels)
+    return pictures, classes, labels
 
 
 def _around(pictures: list[File], wanted: Iterable[str]) -> PathParts:

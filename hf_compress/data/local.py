@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +14,9 @@ import huggingface_hub
 from hf_compress.data.built import Source, source_of
 from hf_compress.data.described import load_described
 from hf_compress.data.folders import File, Folder, FolderError, LeftOut, reasons_in_words, scan, some
-from hf_compress.data.formats import ending_of
 from hf_compress.data.layout import PathParts, find_splits, lay_out
 from hf_compress.data.tables import find_tables, load_tables
-from hf_compress.sections.data import SourceSection, UnlabelledSection
+from hf_compress.sections.data import SourceSection
 
 MOST_SHARDS = 512  # of a stream: as many workers can read it
 SIDECARS = {".txt", ".json", ".xml"}
@@ -24,11 +24,7 @@ DETECTION = "which are boxes or captions and no classes: sort the pictures into 
 
 
 def load_folder(root: Path, section: SourceSection, streaming: bool) -> Source:
-    """Return the data of a folder, as it was saved, as its card says, or else see `load_files`.
-
-    Raises:
-        FolderError: it is not clear what the pictures' splits or classes are, or some would be without a class.
-    """
+    """Return the data of a folder, as it was saved, as its card says, or else see `load_files`."""
     root = Path(os.path.abspath(root))
     if (root / "dataset_dict.json").exists() or (root / "state.json").exists():  # `save_to_disk` wrote it
         saved = datasets.load_from_disk(str(root))
@@ -49,43 +45,32 @@ def load_files(folder: Folder, section: SourceSection, streaming: bool) -> Sourc
     Raises:
         FolderError: it is not clear what the pictures' splits or classes are, or some would be without a class.
     """
-    wanted, labelled = wanted_splits(section), wants_labels(section)
     if tables := find_tables(folder):
-        return load_tables(folder, tables, wanted, labelled, streaming)
+        return load_tables(folder, tables, section, streaming)
     if not folder.of_kind("picture"):
         raise FolderError(_why_nothing(folder))
-    bases = find_splits(folder, wanted, labelled)
+    bases = find_splits(folder, section)
     if folder.of_kind("metadata"):
-        rows, left_out = load_described(folder, bases, section, labelled)
+        rows, left_out = load_described(folder, bases, section)
     else:
-        rows, left_out = _load_pictures(folder, bases, labelled)
+        rows, left_out = _load_pictures(folder, bases, section)
     return Source(_streams(rows) if streaming else rows, left_out=left_out)
 
 
-def wants_labels(section: SourceSection) -> bool:
-    return not isinstance(section, UnlabelledSection)
-
-
-def wanted_splits(section: SourceSection) -> set[str]:
-    """Return the names of splits that stand in the recipe."""
-    names = [section.split] if isinstance(section, UnlabelledSection) else vars(section.splits).values()
-    return {name.partition("[")[0] for name in names if isinstance(name, str)}
-
-
 def _load_pictures(
-    folder: Folder, bases: dict[str, PathParts], labelled: bool
+    folder: Folder, bases: dict[str, PathParts], section: SourceSection
 ) -> tuple[datasets.DatasetDict, list[LeftOut]]:
-    if labelled:
+    if section.wants_labels:
         _refuse_labels_elsewhere(folder, bases)
-    layout = lay_out(folder, bases, labelled)
+    pictures, classes, labels = lay_out(folder, bases, section.wants_labels)
     features = datasets.Features({"image": datasets.Image()})
-    if layout.classes:
-        features["label"] = datasets.ClassLabel(names=layout.classes)
+    if classes:
+        features["label"] = datasets.ClassLabel(names=classes)
     rows = datasets.DatasetDict()
-    for split, pictures in layout.pictures.items():
-        columns = {"image": [folder.path(file) for file in pictures], "label": layout.labels[split]}
+    for split, files in pictures.items():
+        columns = {"image": [folder.path(file) for file in files], "label": labels[split]}
         rows[split] = datasets.Dataset.from_dict({name: columns[name] for name in features}, features=features)
-    return rows, folder.left_out([file for pictures in layout.pictures.values() for file in pictures], {})
+    return rows, folder.left_out(itertools.chain(*pictures.values()), {})
 
 
 def _refuse_labels_elsewhere(folder: Folder, bases: dict[str, PathParts]) -> None:
@@ -95,17 +80,16 @@ def _refuse_labels_elsewhere(folder: Folder, bases: dict[str, PathParts]) -> Non
     if any(len(place) > 1 for place in places):
         return
     stems = {_stem(file) for file in pictures}
-    beside = [file for file in folder.files if ending_of(file.parts[-1]) in SIDECARS and file.kind != "none"]
+    beside = [file for file in folder.files if file.ending in SIDECARS and file.kind != "none"]
     own = [file for file in beside if _stem(file) in stems]
     if len({_stem(file) for file in own}) * 2 >= len(stems):
         raise FolderError(f"the pictures have a file each such as {own[0].name!r}, {DETECTION}")
     for table in folder.of_kind("table"):
-        ending = ending_of(table.parts[-1])
-        if ending == ".json":
+        if table.ending == ".json":
             raise FolderError(
                 f"the pictures have no classes, but there are annotations in {table.name!r}, {DETECTION}"
             )
-        if ending in (".csv", ".tsv"):
+        if table.ending in (".csv", ".tsv"):
             place = f"of each split ({some(map('/'.join, bases.values()))})" if len(bases) > 1 else "of the pictures"
             raise FolderError(
                 f"the pictures have no classes, but there is {table.name!r}: save it as metadata.csv in the folder "

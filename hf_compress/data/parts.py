@@ -176,10 +176,6 @@ def settled(
 ) -> tuple[Parts, dict[str, Any]]:
     """Look for leaks and for conflicting labels, and tell of all that is not used.
 
-    Args:
-        names: of the classes.
-        left_out: of the files and splits.
-
     Returns:
         The images that stay, and the facts for the report.
 

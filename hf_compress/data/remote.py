@@ -16,7 +16,7 @@ from hf_compress.data.addresses import HUB, opened
 from hf_compress.data.built import Source, source_of
 from hf_compress.data.folders import FolderError, listed, some
 from hf_compress.data.formats import METADATA, ending_of, readable
-from hf_compress.data.local import card_names_files, load_files, load_folder, wanted_splits, wants_labels
+from hf_compress.data.local import card_names_files, load_files, load_folder
 from hf_compress.data.tables import table_splits
 from hf_compress.ground.errors import RunError
 from hf_compress.sections.data import SourceSection
@@ -53,12 +53,9 @@ class Repository(NamedTuple):
 
 
 def load_remote(section: SourceSection, key: str, streaming: bool) -> Source:
-    """Return the data of a repository of the Hub.
+    """Return the data of a repository of the Hub; `key` is where the section stands in the recipe.
 
     Splits and classes of plain pictures are those of a folder of the user's; `datasets` would find others.
-
-    Args:
-        key: where the section stands in the recipe.
 
     Raises:
         FolderError: the files' splits or classes are not clear.
@@ -133,8 +130,8 @@ def _refuse_other_splits(section: SourceSection, found: Repository, builder: dat
     theirs = {str(file): split for split, files in builder.config.data_files.items() for file in files}
     if loose := [file for file in folder.of_kind("picture") if folder.path(file) in theirs]:
         raise FolderError(f"pictures such as {loose[0].name!r} lie beside files of many pictures: {NAME_THEM}")
-    archives = [file for file in folder.files if ending_of(file.parts[-1]) in ARCHIVES]
-    for split, files in table_splits(archives, wanted_splits(section), wants_labels(section)).items():
+    archives = [file for file in folder.files if file.ending in ARCHIVES]
+    for split, files in table_splits(archives, section).items():
         for file in files:
             if (other := theirs.get(folder.path(file))) != split:
                 taken = f"takes it for the split '{other}'" if other else "leaves it out"

@@ -30,11 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 def load_raw(section: SourceSection, key: str, streaming: bool = False) -> Source:
-    """Return the data as it was found.
-
-    Args:
-        key: where the section stands in the recipe.
-        streaming: open it without loading its images.
+    """Return the data as it was found; `key` is where the section stands in the recipe.
 
     Raises:
         UsageError: there is no such data set.

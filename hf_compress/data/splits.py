@@ -145,9 +145,8 @@ def sizes_of(data: datasets.DatasetDict) -> dict[str, int]:
 def named_slice(sizes: dict[str, int], instruction: str, key: str) -> np.ndarray:
     """Return the indices of `test`, `test[:500]` or `train[10%:20%]`, in the syntax of `datasets`, through all splits.
 
-    Args:
-        sizes: of the splits.
-        key: its place in the recipe.
+    Raises:
+        UsageError: there is no such split or slice; names `key`, its place in the recipe.
     """
     name = instruction.partition("[")[0]
     if name not in sizes:

@@ -138,11 +138,8 @@ def open_stream(
 ) -> tuple[ImageStream, Parts]:
     """Open the training images as a stream, and keep a sample of them and the held-out images in memory.
 
-    Args:
-        names: of the splits, see `split_names`.
-
     Raises:
-        UsageError: the number of training images is not known.
+        UsageError: the number of training images is not known, or there are fewer files than workers.
     """
     raw = raw.cast_column(image_column, datasets.Image(decode=False))
     train = raw[names["train"]]

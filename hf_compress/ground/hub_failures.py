@@ -123,7 +123,6 @@ def not_published(error: Exception, repo: str, maybe_sent: bool, made: list[str]
     """Turn what failed while publishing into one sentence.
 
     Args:
-        repo: the repository.
         maybe_sent: whether a commit was sent whose answer never came.
         made: what was made before it failed: the repository, a branch.
         again: the command that goes on.

@@ -44,11 +44,7 @@ class Registry(Generic[_T]):
         return store
 
     def get(self, name: str) -> _T:
-        """Return the entry called `name`.
-
-        Raises:
-            UsageError: there is none; the message names the nearest.
-        """
+        """Return the entry called `name`; raise UsageError, which names the nearest, where there is none."""
         self._load_third_parties()
         if name not in self._entries:
             raise UsageError(f"unknown {self.kind} '{name}'{did_you_mean(name, self._entries)}")

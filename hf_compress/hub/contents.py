@@ -26,8 +26,7 @@ def checked_contents(
 ) -> Contents:
     """Check a run folder and return its files by their path in the repository, with a card for that repository.
 
-    Args:
-        include: glob patterns of files that are sent although the manifest does not name them.
+    `include` are glob patterns of files that are sent although the manifest does not name them.
 
     Raises:
         UsageError: it is no run folder, its licence or card does not allow it, a file holds a secret or lies behind a
@@ -36,7 +35,7 @@ def checked_contents(
     """
     report = Run.open(folder).report
     license = publishable_license(report, section.license)
-    contents: Contents = {name: _file(folder, name) for name in _named(folder, include)}
+    contents: Contents = {name: folder / name for name in _named(folder, include)}
     _check_model(folder, task_of(report), report.get("labels"), trust_remote_code)
     contents[CARD] = _card(folder, section, license).encode()
     digests = {name: [digest(content)] for name, content in contents.items()}
@@ -59,15 +58,13 @@ def _named(folder: Path, include: Sequence[str]) -> list[str]:
         if not found:
             raise UsageError(f"no file in '{folder}' matches --include '{pattern}': of a folder say 'NAME/**'")
         names |= {Path(name).as_posix() for name in found}
-    return sorted(names - {MANIFEST})
-
-
-def _file(folder: Path, name: str) -> Path:
-    if not is_plain_file(folder, name):
-        raise UsageError(
-            f"'{name}' is a link, or lies outside '{folder}': put the file itself there, or remove it from there"
-        )
-    return folder / name
+    names.discard(MANIFEST)
+    for name in sorted(names):
+        if not is_plain_file(folder, name):
+            raise UsageError(
+                f"'{name}' is a link, or lies outside '{folder}': put the file itself there, or remove it from there"
+            )
+    return sorted(names)
 
 
 def _card(folder: Path, section: PublishSection, license: str | None) -> str:

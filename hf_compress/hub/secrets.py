@@ -20,11 +20,7 @@ KINDS = {  # each begins with fixed letters, for which whole files are searched 
 
 
 def refuse_secrets(contents: Mapping[str, bytes | Path]) -> None:
-    """Search every file, in pieces.
-
-    Raises:
-        UsageError: names the file and the kind of secret, and never shows it.
-    """
+    """Search every file, in pieces; UsageError names the file and the kind of secret, and never shows it."""
     token = (get_token() or "").encode()
     kinds = ({"your access token": re.escape(token)} if token else {}) | KINDS
     patterns = {kind: re.compile(pattern) for kind, pattern in kinds.items()}

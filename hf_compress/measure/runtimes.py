@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hf_compress.ground.compiling import compiled
+from hf_compress.ground.processor import compiled
 from hf_compress.models.exporting import exportable
 from hf_compress.runtimes import runtime
 

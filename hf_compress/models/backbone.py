@@ -12,21 +12,16 @@ from hf_compress.models.load import LoadedModel, open_model
 def load_backbone(
     name: str, *, revision: str | None = None, trust_remote_code: bool = False, pretrained: bool = True
 ) -> LoadedModel:
-    """Load a vision backbone in float32, in eval mode. The head of a classifier's checkpoint is left out.
+    """Load a vision backbone in float32, in eval mode; see `load.load` for the arguments and errors.
 
-    Args:
-        name: Hub id (`facebook/dinov2-small`), timm checkpoint (`timm/...`) or folder in Hub form. Of a checkpoint for
-            images and text (CLIP, SigLIP) the vision tower is taken.
-        revision: branch, tag or commit.
-        trust_remote_code: run Python code of the repository.
-        pretrained: False gives the architecture with random weights.
+    The head of a classifier's checkpoint is left out; of a checkpoint for images and text (CLIP, SigLIP) the vision
+    tower is taken.
 
     Returns:
         The model; `new_head` says that the layer behind its `pooler_output` is untrained.
 
     Raises:
-        UsageError: the id or folder does not exist, or needs `trust_remote_code`.
-        RunError: the repository is gated or out of reach, or holds no vision backbone.
+        RunError: the repository holds no vision backbone.
     """
     opened = open_model(
         name,

@@ -52,12 +52,7 @@ def pooled_embedding(model: PreTrainedModel, pixel_values: Tensor) -> Tensor:
 
 
 class Embedder(nn.Module):
-    """A backbone, with the projector into another model's space where there is one, as one module.
-
-    Args:
-        backbone: see `pooled_embedding`.
-        projector: applied to the pooled embedding.
-    """
+    """A backbone (see `pooled_embedding`), and where there is one the projector of its embeddings, as one module."""
 
     def __init__(self, backbone: PreTrainedModel, projector: nn.Linear | None = None):
         super().__init__()

@@ -41,7 +41,6 @@ class DeployedModel(nn.Module):
     Args:
         call: see `runtimes.base.Runtime.load`.
         outputs: names of what it returns.
-        model: the model.
         batches: whether the file takes several images at once.
     """
 
@@ -64,8 +63,7 @@ class DeployedModel(nn.Module):
 def exportable(model: PreTrainedModel, image: Tensor) -> Exportable:
     """Return a copy of a model ready for export: batch norms folded, all the tensors that it gives as outputs.
 
-    Args:
-        image: one input, shape (1, 3, height, width).
+    `image` is one input, shape (1, 3, height, width).
     """
     model = fold_batch_norms(model, image)
     for weight in model.parameters():  # ExecuTorch takes no channels-last kernels, as a training leaves them

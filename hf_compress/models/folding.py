@@ -17,7 +17,6 @@ def fold_batch_norms(model: nn.Module, image: Tensor) -> nn.Module:
     A pair is found by running the model once: the batch norm's input is the very tensor that the convolution made.
 
     Args:
-        model: any transformers model.
         image: one input, shape (1, 3, height, width).
 
     Returns:
@@ -26,39 +25,30 @@ def fold_batch_norms(model: nn.Module, image: Tensor) -> nn.Module:
     """
     model = copy.deepcopy(model).eval()
     folded = copy.deepcopy(model)
+    names = {module: name for name, module in folded.named_modules()}
     for convolution, norm in _pairs(folded, image):
-        fused = fuse_conv_bn_eval(folded.get_submodule(convolution), folded.get_submodule(norm))
-        folded.set_submodule(convolution, fused)
-        folded.set_submodule(norm, nn.Identity())
+        folded.set_submodule(names[convolution], fuse_conv_bn_eval(convolution, norm))
+        folded.set_submodule(names[norm], nn.Identity())
     return folded if _same_outputs(folded, model, image) else model
 
 
-def _pairs(model: nn.Module, image: Tensor) -> list[tuple[str, str]]:
-    made: dict[int, str] = {}
-    outputs: list[Tensor] = []
-    pairs: list[tuple[str, str]] = []
+def _pairs(model: nn.Module, image: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    made: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # the tensors are kept alive, so that no later one gets an id anew
+    pairs = []
 
-    def remember(name: str):
-        def hook(module, inputs, output):
-            outputs.append(output)  # kept alive, so that no later tensor gets its id
-            made[id(output)] = name
+    def remember(convolution: nn.Conv2d, inputs: tuple[Tensor], output: Tensor) -> None:
+        made[id(output)] = convolution, output
 
-        return hook
-
-    def match(name: str):
-        def hook(module, inputs):
-            convolution = made.get(id(inputs[0]))
-            if convolution is not None:
-                pairs.append((convolution, name))
-
-        return hook
+    def match(norm: nn.BatchNorm2d, inputs: tuple[Tensor]) -> None:
+        if id(inputs[0]) in made:
+            pairs.append((made[id(inputs[0])][0], norm))
 
     hooks = []
-    for name, module in model.named_modules():
+    for module in model.modules():
         if isinstance(module, nn.Conv2d):
-            hooks.append(module.register_forward_hook(remember(name)))
+            hooks.append(module.register_forward_hook(remember))
         elif type(module) is nn.BatchNorm2d:  # subclasses, such as timm's, hold an activation too
-            hooks.append(module.register_forward_pre_hook(match(name)))
+            hooks.append(module.register_forward_pre_hook(match))
     with torch.no_grad():
         model(pixel_values=image)
     for hook in hooks:

@@ -18,11 +18,7 @@ def unfold_batch_norms(loaded: LoadedModel, data: ImageData) -> bool:
     Mobile checkpoints are often published with batch norms folded into the convolutions: means are 0, and variances
     1 or 1 - eps. Trained or re-estimated, such a model normalises with the true statistics for the first time and
     forgets what it knew. Here means and variances become those of training images, and scale and shift undo what that
-    changes.
-
-    Args:
-        loaded: a pretrained model; changed in place.
-        data: its training images give the statistics.
+    changes, in place.
 
     Returns:
         Whether the batch norms were folded; nothing is changed where they were not.
@@ -44,7 +40,13 @@ def unfold_batch_norms(loaded: LoadedModel, data: ImageData) -> bool:
         hook.remove()
     for norm in norms:
         mean, square = torch.stack(moments[norm]).mean(dim=0)
-        _set_statistics(norm, mean, square - mean.square())
+        variance = square - mean.square()
+        with torch.no_grad():  # y = weight (x - mean) / sqrt(variance + eps) + bias stays what it was
+            slope = norm.weight / (norm.running_var + norm.eps).sqrt()
+            norm.bias += slope * (mean - norm.running_mean)
+            norm.weight.copy_(slope * (variance + norm.eps).sqrt())
+            norm.running_mean.copy_(mean)
+            norm.running_var.copy_(variance)
     return True
 
 
@@ -52,13 +54,3 @@ def _is_folded(norm: nn.BatchNorm2d) -> bool:
     """Means are 0 and variances 1, or 1 - eps, which makes the divisor exactly 1."""
     neutral = (norm.running_mean == 0).all() and ((norm.running_var - 1).abs() <= 1.01 * norm.eps).all()
     return norm.affine and bool(neutral)
-
-
-def _set_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
-    """Change mean and variance; y = weight (x - mean) / sqrt(variance + eps) + bias stays what it was."""
-    with torch.no_grad():
-        slope = norm.weight / (norm.running_var + norm.eps).sqrt()
-        norm.bias += slope * (mean - norm.running_mean)
-        norm.weight.copy_(slope * (variance + norm.eps).sqrt())
-        norm.running_mean.copy_(mean)
-        norm.running_var.copy_(variance)

@@ -6,8 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from hf_compress.sections.base import MOST, Section
-from hf_compress.sections.shorthand import all_named
+from hf_compress.sections.base import MOST, Section, all_named
 
 
 class SplitsSection(Section):
@@ -42,6 +41,16 @@ class SourceSection(Section):
     name: str | None = Field(None, description="Configuration of a Hub data set.")
     revision: str | None = Field(None, description="Branch, tag or commit of a Hub data set.")
     image_column: str | None = Field(None, description="Found by its type when not given.")
+
+    @property
+    def wants_labels(self) -> bool:
+        return not isinstance(self, UnlabelledSection)
+
+    @property
+    def wanted_splits(self) -> set[str]:
+        """The names of the splits that stand in the recipe."""
+        names = vars(self.splits).values() if self.wants_labels else [self.split]
+        return {name.partition("[")[0] for name in names if isinstance(name, str)}
 
 
 class UnlabelledSection(SourceSection):

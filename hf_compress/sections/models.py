@@ -7,9 +7,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from hf_compress.ground.errors import UsageError
-from hf_compress.sections.base import Section, TrainingConfig
+from hf_compress.sections.base import Section, TrainingConfig, all_named
 from hf_compress.sections.selection import AUTO, BudgetSection, ProbeSection
-from hf_compress.sections.shorthand import all_named
 
 
 class ModelSection(Section):
