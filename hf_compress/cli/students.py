@@ -76,7 +76,7 @@ def _within(texts: list[str], teacher_name: str | None, image_size: int | None, 
     from hf_compress.run.selection.fitting import Timer, budget_in_words, fit_to_budget, nothing_fits
     from hf_compress.run.selection.select import pixels
     from hf_compress.sections.base import validate
-    from hf_compress.sections.selection import BudgetSection
+    from hf_compress.sections.models import BudgetSection
 
     budget = validate(BudgetSection, assignments(texts, "--budget"), "budget")
     teacher = _teacher(teacher_name, trust_remote_code) if teacher_name else None

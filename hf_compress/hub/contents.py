@@ -1,17 +1,19 @@
-"""What of a run folder goes to the Hub, and whether it may."""
+"""What of a run folder goes to the Hub, and whether it may: no secrets, nothing from elsewhere, a model that works."""
 
 from __future__ import annotations
 
 import glob
+import io
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import yaml
+from huggingface_hub import get_token
 
 from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.ground.manifest import MANIFEST, Manifest, digest, is_plain_file
-from hf_compress.hub.secrets import refuse_secrets
 from hf_compress.models.origin import publishable_license
 from hf_compress.report.card import CARD, render_card
 from hf_compress.report.run import Run
@@ -19,6 +21,12 @@ from hf_compress.sections.publish import PublishSection
 from hf_compress.tasks import Task, task_of
 
 Contents = dict[str, bytes | Path]
+CHUNK, LONGEST = 2**20, 2**12
+KINDS = {  # each begins with fixed letters, for which whole files are searched fast
+    "an access token of the Hub": rb"hf_(?:(?:oauth|jwt)_[\w.-]{30}|[A-Za-z0-9]{30})",
+    "an access token of an organisation": rb"api_org_[A-Za-z0-9]{30}",
+    "a private key": rb"-----BEGIN [A-Z0-9 ]{0,64}PRIVATE KEY(?: BLOCK)?-----",
+}
 
 
 def checked_contents(
@@ -93,3 +101,28 @@ def _check_model(folder: Path, task: Task, labels: list[str] | None, trust_remot
     if not all(tensor.isfinite().all() for tensor in answer.values()):
         raise RunError(f"the model in '{folder}' answers with numbers that are not finite: it was not published")
     check_reload(folder, loaded, noise(4), task, labels or loaded.label_names)
+
+
+def refuse_secrets(contents: Mapping[str, bytes | Path]) -> None:
+    """Search every file, in pieces; UsageError names the file and the kind of secret, and never shows it."""
+    token = (get_token() or "").encode()
+    kinds = ({"your access token": re.escape(token)} if token else {}) | KINDS
+    patterns = {kind: re.compile(pattern) for kind, pattern in kinds.items()}
+    for name, content in contents.items():
+        for piece in _pieces(content):
+            for kind, pattern in patterns.items():
+                if pattern.search(piece):
+                    raise UsageError(
+                        f"'{name}' contains {kind}: remove it, revoke it where it was of use, then publish"
+                    )
+
+
+def _pieces(content: bytes | Path) -> Iterator[bytes]:
+    """Read a file in pieces that overlap, so that nothing is cut in two; text in UTF-16 comes as ASCII, too."""
+    with io.BytesIO(content) if isinstance(content, bytes) else open(content, "rb") as file:
+        piece = b""
+        while chunk := file.read(CHUNK):
+            piece = piece[-LONGEST:] + chunk
+            yield piece
+            if b"\0" in piece:
+                yield piece.replace(b"\0", b"")

@@ -17,9 +17,8 @@ from hf_compress.sections.base import Section, TrainingConfig, all_named, named,
 from hf_compress.sections.data import DataSection
 from hf_compress.sections.deploy import DeploySection
 from hf_compress.sections.measure import MeasureSection
-from hf_compress.sections.models import EnsembleSection, StudentSection, TeacherSection
+from hf_compress.sections.models import AUTO, EnsembleSection, StudentSection, TeacherSection
 from hf_compress.sections.publish import PublishSection
-from hf_compress.sections.selection import AUTO
 from hf_compress.sections.values import is_study, overridden, read_recipe
 from hf_compress.steps import STEPS
 from hf_compress.tasks import TASKS
