@@ -60,14 +60,10 @@ class Rewritten(nn.Sequential):
     """The layers that stand in place of one layer of the architecture.
 
     Args:
-        kind: name of the rewrite.
-        layers: Conv2d, ZeroPad2d, ReLU, ReLU6 or Hardsigmoid; nothing else can be recorded.
+        layers: Conv2d, ZeroPad2d, ReLU, ReLU6 or Hardsigmoid; nothing else can be recorded, and raises TypeError.
 
     Attributes:
         record: how they are built, as plain data for `config.json`.
-
-    Raises:
-        TypeError: a layer of another kind.
     """
 
     def __init__(self, kind: str, layers: Iterable[nn.Module]):

@@ -103,8 +103,7 @@ def with_decoding(
 ) -> list[WeightTransform]:
     """Return transformers' list of what happens to weights on loading, with the decoding of sparse storage in it.
 
-    Args:
-        names: see `recorded_names`; the converter meets them after the model's renamings.
+    `names` are those of `recorded_names`; the converter meets them after the model's renamings.
     """
     renamings = copy.deepcopy([entry for entry in conversions if isinstance(entry, WeightRenaming)])
     renamed = frozenset(apply_renamings(name, renamings) for name in sorted(names))
@@ -123,15 +122,8 @@ class _Decode(ConversionOps):
 class Decoder(WeightConverter):
     """Collects values and record of one tensor and makes the dense tensor of them, on the CPU, beside others.
 
-    transformers copies it for every tensor.
-
-    Args:
-        names: tensors with a record.
-        shapes: of the model's tensors.
-        pool: where tensors are decoded.
-
-    Attributes:
-        dtype: what the decoded tensor is cast to.
+    transformers copies it for every tensor, and sets the `dtype` to cast to. The arguments are the tensors that have a
+    record, the shapes of the model's, and where tensors are decoded.
     """
 
     def __init__(self, names: frozenset[str], shapes: dict[str, torch.Size], pool: ThreadPoolExecutor):

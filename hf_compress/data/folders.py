@@ -24,13 +24,7 @@ class FolderError(Exception):
 
 @dataclass
 class LeftOut:
-    """Files of the user's that are not used.
-
-    Attributes:
-        reason: why, in words that follow "left out: ".
-        count: how many files.
-        example: one of them, as a path within the data set.
-    """
+    """Files of the user's that are not used: why, in words that follow "left out: ", how many, and the path of one."""
 
     reason: str
     count: int
@@ -83,11 +77,7 @@ class Folder:
         return [file for file in self.files if file.parts[: len(parts)] == parts]
 
     def left_out(self, used: Iterable[File], reasons: dict[File, str]) -> list[LeftOut]:
-        """Return what is not used, most first; `reasons` say why where a file's own reason does not.
-
-        Raises:
-            RunError: a file is used twice, or is not accounted for.
-        """
+        """Return what is not used, most first; `reasons` say why where a file's own reason does not."""
         used = list(used)
         found: dict[str, list[File]] = {}
         for file in sorted(set(self.files) - set(used)):
@@ -103,11 +93,7 @@ class Folder:
 
 
 def scan(root: Path) -> Folder:
-    """Find everything in a folder; links are followed, except in circles.
-
-    Raises:
-        FolderError: a folder in it cannot be read.
-    """
+    """Find everything in a folder; links are followed, except in circles. FolderError: one cannot be read."""
     folder = Folder(root)
     waiting = [((), frozenset({_identity(os.stat(root))}), False)]
     while waiting:

@@ -207,7 +207,6 @@ class Collator:
     """Makes a batch: each model gets the same views in its own size and normalisation.
 
     Args:
-        processor: image processor of the model that is trained or measured.
         teacher_processor: image processor of the teacher, when one looks on.
         targets: makes of the items what a batch holds beside the pixels.
 

@@ -44,17 +44,13 @@ def label_column_of(raw: datasets.DatasetDict, section: DataSection) -> str | No
 
 
 def unequal_files(files: dict[str, list[str]], column: str | None, image_column: str, place: str) -> Footers:
-    """Return the footers of parquet files; nothing where all have one list of class names.
+    """Return the footers of parquet files by split (see `built.Source`); none where all have one list of class names.
 
     `datasets` reads the labels of all files as if they were numbered like those of the first. Of files on the Hub,
     only the footers are fetched.
 
-    Args:
-        files: by split, see `built.Source`.
-        place: where they lie, in words.
-
     Raises:
-        UsageError: a file cannot be read, has no images, or its labels are of another kind.
+        UsageError: a file in `place` cannot be read, has no images, or its labels are of another kind.
     """
     if sum(map(len, files.values())) < 2:
         return {}
@@ -79,14 +75,11 @@ def encoded(raw: datasets.DatasetDict, column: str, footers: Footers) -> tuple[n
 
     | column | classes |
     |---|---|
-    | `ClassLabel` | its names; lists that differ between splits are matched by name |
+    | `ClassLabel` | its names; lists that differ between splits, or files (`footers`), are matched by name |
     | text | every distinct text in alphabetical order, without the spaces around it |
     | whole numbers, also as floats, and truth values | from 0 to the highest, without names |
 
     None, nan, empty text and negative numbers are no label.
-
-    Args:
-        footers: see `unequal_files`.
 
     Returns:
         Labels, negative where there is none; the class names; and whether these are names or mere numbers.

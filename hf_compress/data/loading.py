@@ -71,8 +71,7 @@ class ImageData:
     def align_labels(self, names: list[str]) -> bool:
         """Renumber the labels into the order of `names` (a model's labels), matched by name.
 
-        Returns:
-            False, and nothing changed, when the two sets of names differ.
+        Returns False, and nothing changed, when the two sets of names differ.
         """
         if not self.named:
             if len(names) != len(self.label_names):

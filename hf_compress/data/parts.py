@@ -44,10 +44,6 @@ class Parts:
 
         Returns:
             The commit of each, None for what is not from the Hub, and their files that are not used.
-
-        Raises:
-            UsageError: a data set, its image column or its split does not exist.
-            RunError: an image is corrupt and the recipe says stop.
         """
         commits, left_out = [], []
         for number, source in enumerate(section.unlabelled):
@@ -129,14 +125,9 @@ def read_and_divide(
 
 
 def set_aside(train: ImageSplit, fraction: float, seed: int) -> tuple[ImageSplit, ImageSplit | None]:
-    """Divide the training images into those with a label and the others.
+    """Divide the training images into those with a label and the others, None where no image has a label, or each.
 
-    Args:
-        fraction: this part of the labelled images keeps the labels, stratified and seeded; those of the others are
-            forgotten.
-
-    Returns:
-        Images with and without labels. Where no image has a label, all of them are the training images.
+    This fraction of the labelled images keeps the labels, stratified and seeded; those of the others are forgotten.
 
     Raises:
         UsageError: a fraction of no labels is asked for.
@@ -176,8 +167,7 @@ def settled(
 ) -> tuple[Parts, dict[str, Any]]:
     """Look for leaks and for conflicting labels, and tell of all that is not used.
 
-    Returns:
-        The images that stay, and the facts for the report.
+    Returns the images that stay, and the facts for the report.
 
     Raises:
         RunError: a role has no images, or there are leaks and the recipe says stop.

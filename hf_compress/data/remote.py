@@ -53,13 +53,9 @@ class Repository(NamedTuple):
 
 
 def load_remote(section: SourceSection, key: str, streaming: bool) -> Source:
-    """Return the data of a repository of the Hub; `key` is where the section stands in the recipe.
+    """Return the data of a repository of the Hub; errors as of `load_raw`.
 
     Splits and classes of plain pictures are those of a folder of the user's; `datasets` would find others.
-
-    Raises:
-        FolderError: the files' splits or classes are not clear.
-        RunError: the wanted commit is not cached, and the Hub is out of reach.
     """
     found = _repository(section)
     if found is not None and found.plain and not found.described:

@@ -98,12 +98,9 @@ def read_pictures(
 ) -> tuple[np.ndarray, Decoded]:
     """Decode every picture once; leave out, or stop at, those that cannot be decoded.
 
-    Args:
-        place: what the rows are, in words.
-        room: memory for pictures that need not be decoded again.
-
     Returns:
-        Whether each picture can be decoded, and what is known of those that can.
+        Whether each picture can be decoded, and what is known of those that can; they stay in memory while there is
+        `room`. `place` says what the rows are.
     """
 
     def read(picture: dict[str, Any]) -> tuple[bytes, Tensor] | str:

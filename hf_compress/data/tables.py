@@ -31,11 +31,7 @@ def find_tables(folder: Folder) -> list[File]:
 
 
 def load_tables(folder: Folder, files: list[File], section: SourceSection, streaming: bool) -> Source:
-    """Load such files; all others are left out.
-
-    Raises:
-        FolderError: it is not clear which split a file belongs to.
-    """
+    """Load such files; all others are left out. FolderError: it is not clear which split a file belongs to."""
     ending = files[0].ending
     splits = table_splits(files, section).items()
     paths = {split: [glob.escape(folder.path(file)) for file in found] for split, found in splits}

@@ -52,11 +52,7 @@ class Manifest(BaseModel):
 
     @classmethod
     def of(cls, folder: Path) -> Manifest:
-        """Read the manifest of a folder; an empty one where there is none.
-
-        Raises:
-            UsageError: the file of that name is damaged, or something else.
-        """
+        """Read the manifest of a folder; an empty one where there is none. UsageError: it is damaged, or none."""
         file = folder / MANIFEST
         if not os.path.lexists(file):
             return cls()
@@ -147,12 +143,9 @@ def claim(folder: Path, names: Iterable[str]) -> None:
 
 @contextmanager
 def adding(folder: Path, kind: Kind | None = None, runs: Iterable[str] = ()) -> Iterator[Path]:
-    """Give an empty folder, from which all files move into `folder` and its manifest when they are whole.
+    """Give an empty folder, from which all files move into `folder` and its manifest when they are whole; see `claim`.
 
     A process that is killed on the way leaves a manifest that names the old and the new files.
-
-    Raises:
-        UsageError: one of them would replace a file that is not ours; see `claim`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=NEW, dir=folder) as place:

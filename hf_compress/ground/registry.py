@@ -27,11 +27,7 @@ class Registry(Generic[_T]):
         self._third_parties_loaded = False
 
     def register(self, name: str) -> Callable[[_T], _T]:
-        """Return a decorator that stores its object under `name`.
-
-        Raises:
-            ValueError: the name is not lower-case or is taken.
-        """
+        """Return a decorator that stores its object under `name`; ValueError: it is not lower-case, or taken."""
         if name != name.lower():
             raise ValueError(f"{self.kind} name '{name}' must be lower-case")
 

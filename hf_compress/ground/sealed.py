@@ -36,11 +36,7 @@ def remove_sealed(path: Path) -> None:
 
 
 def refuse_damaged(path: Path, work: Path) -> None:
-    """Look whether a sealed folder is as it was written.
-
-    Raises:
-        RunError: a file is missing, added or changed; names `work`, the folder that `--resume` makes anew.
-    """
+    """Raise RunError where a file of a sealed folder is missing, added or changed, and say that `work` is to go."""
     try:
         written = read_json(_seal(path))
     except (OSError, ValueError):

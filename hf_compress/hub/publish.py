@@ -27,13 +27,7 @@ MOST_NAMED = 20
 
 @dataclass(frozen=True)
 class PushPlan:
-    """What a push would send.
-
-    Attributes:
-        files: path in the repository and size in bytes.
-        card: the rendered README.md.
-        left: paths of what stays here because the manifest does not name it.
-    """
+    """What a push would send: paths there and sizes in bytes, the rendered README.md; and what would be left here."""
 
     files: dict[str, int]
     card: str
@@ -45,7 +39,6 @@ class Publication:
     """What is on the Hub now.
 
     Attributes:
-        commit: the commit that holds the folder.
         url: page of the commit, or of the pull request.
         changed: False when the Hub had everything already.
         removed: paths of what an earlier version had there and this one lacks.

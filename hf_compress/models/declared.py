@@ -63,15 +63,9 @@ def refuse_huge_pictures(name: str, processor: Any) -> None:
 
 
 def refuse_outside(name: str, source: str, config: PretrainedConfig, revision: Any) -> None:
-    """Look at the path of weights that a config names and at those in the index of a checkpoint in parts.
+    """Raise RunError where config.json, or the index of a checkpoint in parts, names weights outside their own folder.
 
-    Args:
-        name: of the model, for the message.
-        source: folder or Hub id.
-        revision: of the repository; what is fetched from there lies in the cache for `from_pretrained`.
-
-    Raises:
-        RunError: one is absolute, or leads to a parent folder.
+    What is fetched from `source`, a folder or Hub id, lies in the cache for `from_pretrained`.
     """
     chosen = getattr(config, "transformers_weights", None)
     _refuse_paths(name, "config.json", [chosen] if chosen else [])

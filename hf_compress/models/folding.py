@@ -17,16 +17,13 @@ STATISTICS_IMAGES, STATISTICS_BATCH = 256, 32
 
 
 def fold_batch_norms(model: nn.Module, image: Tensor) -> nn.Module:
-    """Return a copy of `model` whose batch norms are part of the convolutions before them.
+    """Return a copy of `model` in eval mode, whose batch norms are part of the convolutions before them.
 
     A pair is found by running the model once: the batch norm's input is the very tensor that the convolution made.
+    Where folding moved its outputs, because something else reads a convolution's output too, nothing is folded.
 
     Args:
         image: one input, shape (1, 3, height, width).
-
-    Returns:
-        The copy, in eval mode. Where folding moved its outputs, because something else reads a convolution's output
-        too, nothing is folded.
     """
     model = copy.deepcopy(model).eval()
     folded = copy.deepcopy(model)

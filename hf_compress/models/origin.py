@@ -15,12 +15,7 @@ Origin = dict[str, Any]
 
 
 def origin(name: str, commit: str | None, pretrained: bool = True) -> Origin:
-    """Describe the source of a loaded model.
-
-    Args:
-        name: as the user gave it: Hub id, folder, or a registered architecture.
-        commit: commit of the Hub repository.
-        pretrained: whether its weights were loaded; without them nothing is derived from the source.
+    """Describe the source of a loaded model; without `pretrained` weights nothing is derived from it.
 
     Returns:
         `{"id", "source", "revision", "license", "base_model"}`. `source` is `hub`, `folder` or `architecture`;

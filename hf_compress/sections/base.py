@@ -72,11 +72,7 @@ S = TypeVar("S", bound=Section)
 
 
 def validate(section: type[S], values: Any, path: str = "") -> S:
-    """Build `section` from plain values.
-
-    Args:
-        values: mapping as read from YAML.
-        path: key path of this section in the recipe, for messages (`steps.0.prune`).
+    """Build `section` from plain values as read from YAML; `path` is its place in the recipe (`steps.0.prune`).
 
     Raises:
         UsageError: one sentence with the key path, the value and the nearest valid key.
