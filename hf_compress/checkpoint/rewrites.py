@@ -1,7 +1,5 @@
 """Layers that a rewrite put in place of others, as plain data: recorded from one model, built in another."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal

@@ -1,7 +1,5 @@
 """2:4 sparse weights in memory, in the form that sparse tensor cores of NVIDIA GPUs multiply."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -14,8 +14,6 @@ comes back exact to the bit. The record is a byte tensor (little-endian):
 Everything is checked against the bytes that are really there before memory for the dense tensor is taken.
 """
 
-from __future__ import annotations
-
 import math
 import struct
 import zlib

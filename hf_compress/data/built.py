@@ -1,7 +1,5 @@
 """A data set as it was found, and what `datasets` makes of files of many images each."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import datasets

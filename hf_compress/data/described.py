@@ -1,7 +1,5 @@
 """Pictures whose labels stand in a metadata.csv, metadata.jsonl or metadata.parquet, as `datasets` reads it."""
 
-from __future__ import annotations
-
 import glob
 import os
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The files of a folder, each of which is used or left out for a reason."""
 
-from __future__ import annotations
-
 import os
 import stat
 from collections import Counter

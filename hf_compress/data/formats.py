@@ -1,7 +1,5 @@
 """What a file holds: told by its ending, or by its content where it has none."""
 
-from __future__ import annotations
-
 import functools
 import importlib.util
 import itertools

@@ -1,7 +1,5 @@
 """Which column holds the labels, and class indices from whatever it holds, in all splits and files."""
 
-from __future__ import annotations
-
 import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor

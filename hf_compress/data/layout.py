@@ -1,7 +1,5 @@
 """Which pictures of a folder belong to which split and which class."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Pictures that are in two splits, or have two labels: found by the digests of their stored bytes."""
 
-from __future__ import annotations
-
 import logging
 import os
 from typing import Any

@@ -1,7 +1,5 @@
 """A data set from the files of a folder: `datasets` gets a list of them, and decides about none."""
 
-from __future__ import annotations
-
 import itertools
 import os
 from collections.abc import Iterator

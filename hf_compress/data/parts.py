@@ -1,7 +1,5 @@
 """The images of every role: read once, and divided so that no picture is on two sides."""
 
-from __future__ import annotations
-
 import logging
 from collections import Counter
 from dataclasses import asdict, dataclass

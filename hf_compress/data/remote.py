@@ -1,7 +1,5 @@
 """Data sets of the Hub: plain pictures by our own list of files, all others by `datasets`."""
 
-from __future__ import annotations
-
 import os
 import re
 import zipfile

@@ -1,7 +1,5 @@
 """Where images come from: the Hub, a folder, or `digits`."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os
@@ -40,7 +38,7 @@ def load_raw(section: SourceSection, key: str, streaming: bool = False) -> Sourc
         return Source(_digits())
     folder = user_path(section.path)
     looks_local = section.path.startswith(("/", ".", "~")) or os.path.exists(folder)
-    if looks_local and not folder.is_dir():
+    if looks_local and not os.path.isdir(folder):
         raise UsageError(f"'{key}.path': there is no folder {shown(section.path)}")
     try:
         if looks_local:

@@ -1,7 +1,5 @@
 """Which images train, validate and test."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Collection

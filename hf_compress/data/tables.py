@@ -1,7 +1,5 @@
 """Files of many pictures each, as the Hub stores them: parquet, Arrow, WebDataset; and lists of pictures' paths."""
 
-from __future__ import annotations
-
 import glob
 import re
 

@@ -1,7 +1,5 @@
 """What a run depended on, for its report: versions, hardware, and what makes torch repeat itself."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import platform
 from contextlib import suppress

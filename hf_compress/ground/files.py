@@ -1,7 +1,5 @@
 """Files and folders that are either whole or not there, whenever the process is killed."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -1,7 +1,5 @@
 """What can go wrong between us and the Hub: which failures pass by waiting, and what the user is told."""
 
-from __future__ import annotations
-
 import json
 import logging
 import re

@@ -1,7 +1,5 @@
 """Looking at models without changing anything in them, or around them."""
 
-from __future__ import annotations
-
 import copy
 import random
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """What the machine does to a run, in one sentence each: memory that runs out, a process that dies, a closed pipe."""
 
-from __future__ import annotations
-
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager

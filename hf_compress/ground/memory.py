@@ -1,7 +1,5 @@
 """Memory: smaller batches when it runs out, how much there is, and what becomes of what a step frees."""
 
-from __future__ import annotations
-
 import ctypes
 import logging
 import os

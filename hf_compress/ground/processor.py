@@ -1,7 +1,5 @@
 """What computes: its name, where models run, and `torch.compile`, as trainings and measurements use it."""
 
-from __future__ import annotations
-
 import platform
 
 import torch

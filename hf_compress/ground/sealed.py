@@ -1,7 +1,5 @@
 """Files and folders of unfinished work that tell when they were damaged: a checksum lies beside or in them."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Iterator

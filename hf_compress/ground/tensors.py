@@ -1,7 +1,5 @@
 """Where a model holds its weights, how they lie in memory, and the momentum of its statistics."""
 
-from __future__ import annotations
-
 import copy
 from itertools import chain
 

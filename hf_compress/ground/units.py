@@ -1,7 +1,5 @@
 """Units: pieces of work that are done once, however often a run is interrupted."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import tempfile

@@ -1,7 +1,5 @@
 """What of a run folder goes to the Hub, and whether it may: no secrets, nothing from elsewhere, a model that works."""
 
-from __future__ import annotations
-
 import glob
 import io
 import os

@@ -1,7 +1,5 @@
 """A model's folder, reloaded in the way a user will: it must answer as the model did that was saved there."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import transformers

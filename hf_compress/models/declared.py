@@ -1,7 +1,5 @@
 """What a model's files declare, before anything of that size is built, or read from elsewhere."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path, PurePosixPath

@@ -1,7 +1,5 @@
 """Backbones without a classifier: `AutoModel`, the vision towers of CLIP and its kin; and the one vector they give."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """Batch norms folded into the convolutions before them, for inference, and unfolded to be trained again."""
 
-from __future__ import annotations
-
 import copy
 
 import torch

@@ -1,7 +1,5 @@
 """Where a model came from: id, commit and licence, for the report, the card and the decision to publish."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

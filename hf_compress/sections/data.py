@@ -1,7 +1,5 @@
 """Section `data` of a recipe."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
