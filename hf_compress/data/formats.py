@@ -6,7 +6,9 @@ import itertools
 import os
 import tarfile
 
+import pyarrow
 from PIL import EpsImagePlugin, Image
+from pyarrow import parquet
 
 from hf_compress.data.addresses import opened
 
@@ -78,9 +80,6 @@ def holds_pictures(path: str) -> bool:
         return is_webdataset(path)
     if ending != ".parquet":
         return ending == ".arrow"
-    import pyarrow
-    from pyarrow import parquet
-
     try:
         types = parquet.read_schema(path).types
     except (pyarrow.ArrowException, OSError):

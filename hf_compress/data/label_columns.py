@@ -42,7 +42,7 @@ def label_column_of(raw: datasets.DatasetDict, section: DataSection) -> str | No
 
 
 def unequal_files(files: dict[str, list[str]], column: str | None, image_column: str, place: str) -> Footers:
-    """Return the footers of parquet files by split (see `built.Source`); none where all have one list of class names.
+    """Return the footers of parquet files by split (see `local.Source`); none where all have one list of class names.
 
     `datasets` reads the labels of all files as if they were numbered like those of the first. Of files on the Hub,
     only the footers are fetched.

@@ -3,22 +3,51 @@
 import itertools
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import datasets
 import huggingface_hub
 
-from hf_compress.data.built import Source, source_of
 from hf_compress.data.described import load_described
 from hf_compress.data.folders import File, Folder, FolderError, LeftOut, reasons_in_words, scan, some
 from hf_compress.data.layout import PathParts, find_splits, lay_out
-from hf_compress.data.tables import find_tables, load_tables
+from hf_compress.data.tables import find_tables, open_tables
 from hf_compress.sections.data import SourceSection
 
 MOST_SHARDS = 512  # of a stream: as many workers can read it
 SIDECARS = {".txt", ".json", ".xml"}
 DETECTION = "which are boxes or captions and no classes: sort the pictures into one folder a class, or move them out"
+
+
+@dataclass
+class Source:
+    """A data set as it was found.
+
+    Attributes:
+        rows: by split.
+        files: the parquet files of each split, in the order of its rows, as paths or addresses; all under
+            "" where nobody knows their splits, without a connection to the Hub.
+        commit: of the Hub repository; None for what is not from the Hub.
+        left_out: files that lie there and are not in `rows`.
+    """
+
+    rows: datasets.DatasetDict | datasets.IterableDatasetDict
+    files: dict[str, list[str]] = field(default_factory=dict)
+    commit: str | None = None
+    left_out: list[LeftOut] = field(default_factory=list)
+
+
+def source_of(builder: datasets.DatasetBuilder, streaming: bool, left_out: list[LeftOut] | None = None) -> Source:
+    """Let a builder of `datasets` read its files."""
+    if streaming:
+        rows = builder.as_streaming_dataset()
+    else:
+        builder.download_and_prepare()
+        rows = builder.as_dataset()
+    files = builder.config.data_files if builder.name == "parquet" else {}
+    return Source(rows, {split: list(map(str, own)) for split, own in files.items()}, left_out=left_out or [])
 
 
 def load_folder(root: Path, section: SourceSection, streaming: bool) -> Source:
@@ -44,7 +73,8 @@ def load_files(folder: Folder, section: SourceSection, streaming: bool) -> Sourc
         FolderError: it is not clear what the pictures' splits or classes are, or some would be without a class.
     """
     if tables := find_tables(folder):
-        return load_tables(folder, tables, section, streaming)
+        builder, left_out = open_tables(folder, tables, section)
+        return source_of(builder, streaming, left_out)
     if not folder.of_kind("picture"):
         raise FolderError(_why_nothing(folder))
     bases = find_splits(folder, section)

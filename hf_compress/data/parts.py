@@ -160,12 +160,8 @@ def unused_splits(sizes: dict[str, int], chosen: Chosen, section: DataSection) -
     return found
 
 
-def settled(
-    parts: Parts, section: DataSection, names: list[str], left_out: list[LeftOut]
-) -> tuple[Parts, dict[str, Any]]:
-    """Look for leaks and for conflicting labels, and tell of all that is not used.
-
-    Returns the images that stay, and the facts for the report.
+def settle(parts: Parts, section: DataSection, names: list[str], left_out: list[LeftOut]) -> dict[str, Any]:
+    """Look for leaks, for conflicting labels and for all that is not used; return the facts for the report.
 
     Raises:
         RunError: a role has no images, or there are leaks and the recipe says stop.
@@ -175,13 +171,13 @@ def settled(
             raise RunError(f"split '{role}' of {section.path} has no images")
     for entry in left_out:
         logger.warning("left out: %s (%d, such as %s)", entry.reason, entry.count, entry.example)
-    images, leaks = settle_leaks(parts.images, section.on_leak, section.path)
-    kept = Parts(images, parts.origin, parts.corrupt)
-    assert kept.found + sum(leak["dropped"] for leak in leaks) == parts.found
-    return kept, {
+    found = parts.found
+    parts.images, leaks = settle_leaks(parts.images, section.on_leak, section.path)
+    assert parts.found + sum(leak["dropped"] for leak in leaks) == found
+    return {
         "left_out": [asdict(entry) for entry in left_out],
         "leaks": leaks,
-        "conflicting_labels": conflicting_labels(images, names, section.path),
+        "conflicting_labels": conflicting_labels(parts.images, names, section.path),
     }
 
 

@@ -11,10 +11,9 @@ import httpx2
 import huggingface_hub
 
 from hf_compress.data.addresses import HUB, opened
-from hf_compress.data.built import Source, source_of
 from hf_compress.data.folders import FolderError, listed, some
 from hf_compress.data.formats import METADATA, ending_of, readable
-from hf_compress.data.local import card_names_files, load_files, load_folder
+from hf_compress.data.local import Source, card_names_files, load_files, load_folder, source_of
 from hf_compress.data.tables import table_splits
 from hf_compress.ground.errors import RunError
 from hf_compress.sections.data import SourceSection
@@ -51,7 +50,7 @@ class Repository(NamedTuple):
 
 
 def load_remote(section: SourceSection, key: str, streaming: bool) -> Source:
-    """Return the data of a repository of the Hub; errors as of `load_raw`.
+    """Return the data of a repository of the Hub; see `load_raw`. FolderError: the files' splits or classes are not clear.
 
     Splits and classes of plain pictures are those of a folder of the user's; `datasets` would find others.
     """

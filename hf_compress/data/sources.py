@@ -12,11 +12,10 @@ from rich.progress import Progress
 from torch import Tensor
 
 from hf_compress.data.addresses import with_bytes
-from hf_compress.data.built import Source
 from hf_compress.data.decoded import Decoded, Room
 from hf_compress.data.folders import FolderError
 from hf_compress.data.images import decode
-from hf_compress.data.local import load_folder
+from hf_compress.data.local import Source, load_folder
 from hf_compress.data.remote import load_remote
 from hf_compress.ground.errors import RunError, UsageError, shown
 from hf_compress.ground.files import user_path

@@ -56,7 +56,6 @@ def choose(sizes: dict[str, int], section: SplitsSection, labelled: Collection[s
     flatter every figure.
 
     Args:
-        sizes: images of the splits.
         labelled: the splits in which an image has a label; empty where the data has none.
 
     Raises:
@@ -222,10 +221,7 @@ def _nearest_shares(labels: np.ndarray, held_out: float | int | None, seed: int)
         shares = np.minimum(exact.astype(int), most)
     if not 1 <= count <= most.sum():
         classes = f", of {len(sizes)} classes," if len(sizes) > 1 else ""
-        raise RunError(
-            f"the images cannot be divided: {count} of {total} images{classes} cannot be held out where each class "
-            "keeps one to train on: add images, or name splits of your own in 'data.splits'"
-        )
+        raise _cannot_divide(f"{count} of {total} images{classes} cannot")
     generator = np.random.default_rng(seed)
     while shares.sum() < count:
         missing = np.where(shares < most, exact - shares, -np.inf)
@@ -257,9 +253,13 @@ def _whole_groups(out: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed:
         counts = (np.bincount(label[members[index]], minlength=len(rest)) for index in order[::-1])
         smallest = next((i for i, count in zip(order[::-1], counts, strict=True) if (rest - count).all()), None)
         if smallest is None:
-            raise RunError(
-                f"the images cannot be divided: {len(label)} are copies of {len(first)}, and none can be held out "
-                "where each class keeps one to train on: add images, or name splits of your own in 'data.splits'"
-            )
+            raise _cannot_divide(f"{len(label)} are copies of {len(first)}, and none can")
         side[smallest] = True
     return side[group]
+
+
+def _cannot_divide(what: str) -> RunError:
+    return RunError(
+        f"the images cannot be divided: {what} be held out where each class keeps one to train on: add images, or "
+        "name splits of your own in 'data.splits'"
+    )

@@ -5,8 +5,7 @@ import re
 
 import datasets
 
-from hf_compress.data.built import Source, source_of
-from hf_compress.data.folders import File, Folder, FolderError, some
+from hf_compress.data.folders import File, Folder, FolderError, LeftOut, some
 from hf_compress.data.formats import TABLES, holds_pictures, is_webdataset
 from hf_compress.data.layout import OTHER, in_order, role_of, roles_in
 from hf_compress.sections.data import SourceSection
@@ -28,16 +27,17 @@ def find_tables(folder: Folder) -> list[File]:
     return []
 
 
-def load_tables(folder: Folder, files: list[File], section: SourceSection, streaming: bool) -> Source:
-    """Load such files; all others are left out. FolderError: it is not clear which split a file belongs to."""
+def open_tables(
+    folder: Folder, files: list[File], section: SourceSection
+) -> tuple[datasets.DatasetBuilder, list[LeftOut]]:
+    """Return what reads such files, and all others. FolderError: it is not clear which split a file belongs to."""
     ending = files[0].ending
     splits = table_splits(files, section).items()
     paths = {split: [glob.escape(folder.path(file)) for file in found] for split, found in splits}
     options = {"sep": "\t"} if ending == ".tsv" else {}
-    source = source_of(datasets.load_dataset_builder(TABLES[ending], data_files=paths, **options), streaming)
+    builder = datasets.load_dataset_builder(TABLES[ending], data_files=paths, **options)
     unused = dict.fromkeys(folder.of_kind("picture", "table"), f"files beside those that are read ({ending})")
-    source.left_out = folder.left_out(files, unused)
-    return source
+    return builder, folder.left_out(files, unused)
 
 
 def table_splits(files: list[File], section: SourceSection) -> dict[str, list[File]]:

@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
 from hf_compress.ground.errors import UsageError
@@ -17,9 +17,6 @@ from hf_compress.ground.manifest import MANIFEST, Manifest, entries
 from hf_compress.hub.contents import CARD, Contents, checked_contents
 from hf_compress.sections.base import validate
 from hf_compress.sections.publish import PublishSection
-
-if TYPE_CHECKING:
-    from huggingface_hub import CommitInfo
 
 GIT_ATTRIBUTES = ".gitattributes"
 MOST_NAMED = 20
