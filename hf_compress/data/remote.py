@@ -50,7 +50,7 @@ class Repository(NamedTuple):
 
 
 def load_remote(section: SourceSection, key: str, streaming: bool) -> Source:
-    """Return the data of a repository of the Hub; see `load_raw`. FolderError: the files' splits or classes are not clear.
+    """Return the data of a repository of the Hub; see `load_raw`. FolderError: splits or classes are not clear.
 
     Splits and classes of plain pictures are those of a folder of the user's; `datasets` would find others.
     """
