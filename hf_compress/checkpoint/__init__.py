@@ -38,17 +38,14 @@ def save(model: PreTrainedModel, folder: str | Path, processor: BaseImageProcess
 
 
 def load_like(model: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
-    """Return, in float32, in eval mode and with channels-last weights, the model that `save` wrote.
+    """Return, in float32, in eval mode and with channels-last weights, the model that `save` wrote into `folder`.
 
-    Args:
-        model: an earlier state of it, which tells its class; channels or layers may have been changed since.
-        folder: see `save`.
+    `model` is an earlier state of it, which tells its class; channels or layers may have been changed since.
     """
     import torch
 
     from hf_compress.checkpoint import quantizer  # noqa: F401  (registers the form in which `save` writes)
-    from hf_compress.checkpoint.momentum import use_torch_momentum
-    from hf_compress.ground.tensors import use_channels_last
+    from hf_compress.ground.tensors import use_channels_last, use_torch_momentum
 
     loaded = type(model).from_pretrained(folder, dtype=torch.float32)
     use_torch_momentum(loaded)

@@ -15,11 +15,7 @@ MOST_LABELS = 100_000  # of a model, and of data
 
 
 def label_names(config: PretrainedConfig) -> list[str]:
-    """Return the class names in the order of the logits.
-
-    Raises:
-        RunError: the config does not number them from 0.
-    """
+    """Return the class names in the order of the logits; RunError: the config does not number them from 0."""
     names = [config.id2label.get(index) for index in range(config.num_labels)]
     if None in names:
         raise RunError(f"'id2label' of config.json names {len(names)} labels, but none of them {names.index(None)}")

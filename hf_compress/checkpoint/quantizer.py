@@ -115,7 +115,11 @@ class CompressionQuantizer(HfQuantizer):
         if getattr(model, "_hf_peft_config_loaded", False):
             return None, {}
         state, records = encode_state_dict(model)
-        describe_layers(model, records)
+        shapes, rewrites = record_shapes(model), record_rewrites(model)
+        if shapes or records or rewrites:
+            model.config.quantization_config = CheckpointConfig(shapes, records, rewrites)
+        elif hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
         return (state if records else None), {}
 
     def is_serializable(self) -> bool:
@@ -134,12 +138,3 @@ def attach(model: PreTrainedModel, quantizer: CompressionQuantizer | None = None
     if getattr(model, "hf_quantizer", None) is None:
         model.hf_quantizer = quantizer or CompressionQuantizer(CheckpointConfig())
         model.register_load_state_dict_pre_hook(decode_in_place)
-
-
-def describe_layers(model: PreTrainedModel, records: int) -> None:
-    """Write into `model.config` what `from_pretrained` must know; nothing for an unchanged model in dense storage."""
-    shapes, rewrites = record_shapes(model), record_rewrites(model)
-    if shapes or records or rewrites:
-        model.config.quantization_config = CheckpointConfig(shapes, records, rewrites)
-    elif hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config

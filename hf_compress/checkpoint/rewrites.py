@@ -1,9 +1,7 @@
 """Layers that a rewrite put in place of others, as plain data: recorded from one model, built in another."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, TypeAdapter, ValidationError
@@ -20,8 +18,8 @@ class _Layer(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     def build(self, **placement: Any) -> nn.Module:
-        options = self.model_dump(exclude={"type"})
-        return getattr(nn, self.type)(**options, **placement)
+        options = self.model_dump(exclude={"type"}) | (placement if self.type == "Conv2d" else {})
+        return getattr(nn, self.type)(**options)
 
 
 class _Convolution(_Layer):
@@ -37,17 +35,12 @@ class _Convolution(_Layer):
     padding_mode: Literal["zeros", "reflect", "replicate", "circular"]
 
 
-class _Unweighted(_Layer):
-    def build(self, **placement: Any) -> nn.Module:
-        return super().build()
-
-
-class _Padding(_Unweighted):
+class _Padding(_Layer):
     type: Literal["ZeroPad2d"]
     padding: tuple[Margin, Margin, Margin, Margin]
 
 
-class _Activation(_Unweighted):
+class _Activation(_Layer):
     type: Literal["ReLU", "ReLU6", "Hardsigmoid"]
 
 
@@ -61,18 +54,26 @@ class _Record(BaseModel):
 _RECORDS = TypeAdapter(dict[str, _Record])
 
 
+def _over_convolutions(attribute: str, combine: Callable[[tuple[int, ...]], int]) -> property:
+    """What the convolutions of a rewrite are together, (height, width)."""
+
+    def read(rewritten: nn.Sequential) -> tuple[int, int]:
+        sizes = [getattr(layer, attribute) for layer in rewritten if isinstance(layer, (nn.Conv2d, Rewritten))]
+        if not sizes:
+            raise AttributeError(f"'{attribute}' of a rewrite without convolutions")
+        return tuple(map(combine, zip(*sizes, strict=True)))
+
+    return property(read)
+
+
 class Rewritten(nn.Sequential):
     """The layers that stand in place of one layer of the architecture.
 
     Args:
-        kind: name of the rewrite.
-        layers: Conv2d, ZeroPad2d, ReLU, ReLU6 or Hardsigmoid; nothing else can be recorded.
+        layers: Conv2d, ZeroPad2d, ReLU, ReLU6 or Hardsigmoid; nothing else can be recorded, and raises TypeError.
 
     Attributes:
         record: how they are built, as plain data for `config.json`.
-
-    Raises:
-        TypeError: a layer of another kind.
     """
 
     def __init__(self, kind: str, layers: Iterable[nn.Module]):
@@ -84,24 +85,9 @@ class Rewritten(nn.Sequential):
         self.record = record.model_dump(mode="json")
 
     # Some architectures read these off their convolutions, as MobileNetV2 does for TensorFlow's padding.
-    @property
-    def kernel_size(self) -> tuple[int, int]:
-        return self._over_convolutions("kernel_size", max)
-
-    @property
-    def stride(self) -> tuple[int, int]:
-        return self._over_convolutions("stride", math.prod)
-
-    @property
-    def dilation(self) -> tuple[int, int]:
-        return self._over_convolutions("dilation", max)
-
-    def _over_convolutions(self, attribute: str, combine) -> tuple[int, int]:
-        sizes = [getattr(layer, attribute) for layer in self if isinstance(layer, (nn.Conv2d, Rewritten))]
-        if not sizes:
-            raise AttributeError(f"'{attribute}' of a rewrite without convolutions")
-        height, width = (combine(axis) for axis in zip(*sizes, strict=True))
-        return height, width
+    kernel_size = _over_convolutions("kernel_size", max)
+    stride = _over_convolutions("stride", math.prod)
+    dilation = _over_convolutions("dilation", max)
 
 
 def record_rewrites(model: nn.Module) -> Rewrites:

@@ -1,7 +1,5 @@
 """2:4 sparse weights in memory, in the form that sparse tensor cores of NVIDIA GPUs multiply."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
@@ -13,10 +11,8 @@ CAPABILITY = (8, 0)
 def to_semi_structured(model: nn.Module) -> dict[str, str]:
     """Replace the 2:4 sparse weights of the model's linear layers by PyTorch's semi-structured tensors, in place.
 
-    For inference: such a model neither trains nor saves. The GPU takes float16 and bfloat16 weights.
-
-    Args:
-        model: on a GPU of compute capability 8.0 or higher (Ampere).
+    For inference on a GPU of compute capability 8.0 or higher (Ampere), which takes float16 and bfloat16 weights: such
+    a model neither trains nor saves.
 
     Returns:
         The linear layers that stay dense, with the reason.

@@ -30,10 +30,11 @@ def record_shapes(model: PreTrainedModel) -> Shapes:
     shapes: Shapes = {}
     for name, module in model.named_modules():
         original = reference[name]
+        before = {key: tensor.shape for key, tensor in own_tensors(original)}
         tensors = {
-            key: _changed_lengths(tensor.shape, _shape(original, key))
+            key: _changed_lengths(tensor.shape, before.get(key))
             for key, tensor in own_tensors(module)
-            if tensor.shape != _shape(original, key)
+            if tensor.shape != before.get(key)
         }
         attributes = {
             key: value
@@ -100,16 +101,10 @@ def _is_pruned_shape(shape: list[int], unpruned: torch.Size) -> bool:
 
 def unpruned(model: PreTrainedModel) -> PreTrainedModel:
     """Return what the config of `model` and its rewrites build, without values (on the meta device)."""
-    config = copy.deepcopy(model.config)
     with torch.device("meta"):
-        built = type(model)(config)
+        built = type(model)(copy.deepcopy(model.config))
     apply_rewrites(built, record_rewrites(model))
     return built
-
-
-def _shape(module: nn.Module, key: str) -> torch.Size | None:
-    tensor = getattr(module, key, None)
-    return None if tensor is None else tensor.shape
 
 
 def _changed_lengths(shape: torch.Size, original: torch.Size | None) -> list[int | None]:

@@ -14,13 +14,11 @@ comes back exact to the bit. The record is a byte tensor (little-endian):
 Everything is checked against the bytes that are really there before memory for the dense tensor is taken.
 """
 
-from __future__ import annotations
-
 import math
 import struct
 import zlib
-from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -44,14 +42,8 @@ class Encoding(IntEnum):
     GAPS = 2
 
 
-@dataclass(frozen=True)
-class Record:
-    """What the record of a tensor says.
-
-    Attributes:
-        shape: of the dense tensor.
-        positions: bitmask or gaps, as bytes.
-    """
+class Record(NamedTuple):
+    """What the record of a tensor says; `positions` are the bitmask or the gaps."""
 
     encoding: Encoding
     shape: tuple[int, ...]
@@ -63,10 +55,7 @@ class Record:
 
 
 def pack(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """Encode a tensor in whichever way is smallest.
-
-    Args:
-        tensor: any shape, any dtype.
+    """Encode a tensor of any shape and dtype in whichever way is smallest.
 
     Returns:
         The values (shape (non-zeros,); the tensor itself where dense storage is smallest), and the record (bytes).
@@ -85,12 +74,7 @@ def pack(tensor: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def unpack(values: Tensor, record: Tensor, expected_shape: tuple[int, ...]) -> Tensor:
-    """Return the tensor that `encode` was given.
-
-    Args:
-        values: on the CPU.
-        record: on the CPU.
-        expected_shape: of the tensor that is to be filled.
+    """Return the tensor that `pack` was given; all tensors on the CPU.
 
     Returns:
         A tensor of the recorded shape. Where that is not the expected one, its elements share one uninitialised

@@ -57,7 +57,10 @@ def encode_state_dict(model: PreTrainedModel) -> tuple[dict[str, Tensor], int]:
         for name, tensor in remove_tied_weights_from_state_dict(state, model).items()
         if name not in ignored
     }
-    converters = _saving_converters(model)
+    conversions = getattr(model, "_weight_conversions", None)
+    if conversions is None:
+        conversions = get_model_conversion_mapping(model, add_legacy=False)
+    converters = [entry.reverse_transform() for entry in conversions if isinstance(entry, WeightConverter)]
     stored: dict[str, Tensor] = {}
     saved = records = 0
     for name, tensor in state.items():
@@ -72,14 +75,10 @@ def encode_state_dict(model: PreTrainedModel) -> tuple[dict[str, Tensor], int]:
 
 
 def recorded_names(files: Iterable[str], expected: int) -> frozenset[str]:
-    """Return the names of the tensors with a record, as the files spell them.
-
-    Args:
-        files: safetensors files of one checkpoint.
-        expected: how many there must be.
+    """Return the names of the tensors with a record, as the safetensors files of one checkpoint spell them.
 
     Raises:
-        RunError: a file is no safetensors file, or values or records are missing.
+        RunError: a file is no safetensors file, or not as many values and records as `expected` are there.
     """
     names: set[str] = set()
     for file in files:
@@ -104,8 +103,7 @@ def with_decoding(
 ) -> list[WeightTransform]:
     """Return transformers' list of what happens to weights on loading, with the decoding of sparse storage in it.
 
-    Args:
-        names: see `recorded_names`; the converter meets them after the model's renamings.
+    `names` are those of `recorded_names`; the converter meets them after the model's renamings.
     """
     renamings = copy.deepcopy([entry for entry in conversions if isinstance(entry, WeightRenaming)])
     renamed = frozenset(apply_renamings(name, renamings) for name in sorted(names))
@@ -124,15 +122,8 @@ class _Decode(ConversionOps):
 class Decoder(WeightConverter):
     """Collects values and record of one tensor and makes the dense tensor of them, on the CPU, beside others.
 
-    transformers copies it for every tensor.
-
-    Args:
-        names: tensors with a record.
-        shapes: of the model's tensors.
-        pool: where tensors are decoded.
-
-    Attributes:
-        dtype: what the decoded tensor is cast to.
+    transformers copies it for every tensor, and sets the `dtype` to cast to. The arguments are the tensors that have a
+    record, the shapes of the model's, and where tensors are decoded.
     """
 
     def __init__(self, names: frozenset[str], shapes: dict[str, torch.Size], pool: ThreadPoolExecutor):
@@ -160,11 +151,7 @@ class Decoder(WeightConverter):
             self.decoding = self.pool.submit(self._decode, target_key)
 
     def convert(self, layer_name: str, **kwargs: Any) -> dict[str, Tensor]:
-        """Return the dense tensor under its name.
-
-        Raises:
-            RunError: the checkpoint is damaged; names the tensor.
-        """
+        """Return the dense tensor under its name; RunError names it where the checkpoint is damaged."""
         return {layer_name: self.decoding.result() if self.decoding else self._decode(layer_name)}
 
     def _decode(self, name: str) -> Tensor:
@@ -174,11 +161,7 @@ class Decoder(WeightConverter):
 
 
 def decode_named(name: str, values: Tensor, record: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Decode a tensor of a checkpoint.
-
-    Raises:
-        RunError: it is damaged; names the tensor.
-    """
+    """Decode a tensor of a checkpoint; RunError names it where it is damaged."""
     try:
         return unpack(values, record, shape)
     except RunError as error:
@@ -193,11 +176,3 @@ def decode_in_place(module: nn.Module, state_dict: dict[str, Tensor], prefix: st
         name, record = key.removesuffix(SUFFIX), state_dict.pop(key)
         if name in state_dict and name in current:
             state_dict[name] = decode_named(name, state_dict[name].cpu(), record.cpu(), current[name].shape)
-
-
-def _saving_converters(model: PreTrainedModel) -> list[WeightTransform]:
-    """Return what merges or splits weights when `model` is saved."""
-    conversions = getattr(model, "_weight_conversions", None)
-    if conversions is None:
-        conversions = get_model_conversion_mapping(model, add_legacy=False)
-    return [entry.reverse_transform() for entry in conversions if isinstance(entry, WeightConverter)]

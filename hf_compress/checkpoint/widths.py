@@ -69,11 +69,7 @@ def tensor_shapes(model: torch.nn.Module) -> Sizes:
 
 
 def rebuilt(model: PreTrainedModel) -> PreTrainedModel:
-    """Return what a process without this package makes of the model: built from its config, with its weights.
-
-    Raises:
-        RuntimeError: the config builds other shapes.
-    """
+    """Return what a process without this package makes of the model; RuntimeError: the config builds other shapes."""
     with torch.random.fork_rng(devices=[]):
         twin = type(model)(copy.deepcopy(model.config))
     twin.load_state_dict(model.state_dict())

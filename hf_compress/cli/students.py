@@ -51,7 +51,7 @@ def students(
     from hf_compress.run.selection.fitting import Timer, budget_in_words, fit_to_budget, nothing_fits
     from hf_compress.run.selection.select import pixels
     from hf_compress.sections.base import validate
-    from hf_compress.sections.selection import BudgetSection
+    from hf_compress.sections.models import BudgetSection
 
     bounds = validate(BudgetSection, assignments(budget, "--budget"), "budget")
     loaded = _teacher(teacher, trust_remote_code) if teacher else None

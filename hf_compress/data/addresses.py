@@ -1,7 +1,5 @@
 """Files here and on the Hub, opened alike."""
 
-from __future__ import annotations
-
 import os
 from contextlib import AbstractContextManager
 from typing import IO, Any

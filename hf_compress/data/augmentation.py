@@ -21,11 +21,9 @@ class RandomShift(nn.Module):
 
 
 def build_augmentation(name: str, size: tuple[int, int]) -> Callable[[Tensor], Tensor] | None:
-    """Return the augmentation of the recipe.
+    """Return `none`, `light` (shift and mirror) or `standard` (random crop, mirror and colour) augmentation.
 
-    Args:
-        name: `none`, `light` (shift and mirror) or `standard` (random crop, mirror and colour).
-        size: (height, width) in pixels of `standard`'s views: the largest input size of the models.
+    `size` is that of `standard`'s views, (height, width) in pixels: the largest input size of the models.
     """
     if name == "none":
         return None

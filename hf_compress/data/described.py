@@ -1,7 +1,5 @@
 """Pictures whose labels stand in a metadata.csv, metadata.jsonl or metadata.parquet, as `datasets` reads it."""
 
-from __future__ import annotations
-
 import glob
 import os
 from collections.abc import Iterator
@@ -15,19 +13,15 @@ from hf_compress.sections.data import SourceSection
 
 
 def load_described(
-    folder: Folder, bases: dict[str, PathParts], section: SourceSection, labelled: bool
+    folder: Folder, bases: dict[str, PathParts], section: SourceSection
 ) -> tuple[datasets.DatasetDict, list[LeftOut]]:
     """Load the pictures that metadata files name, and held-out ones of splits that have no such file.
 
-    Args:
-        bases: parts of the path of each split's folder.
-        labelled: whether there have to be labels.
-
     Raises:
-        FolderError: no column holds labels, or a metadata file does not belong to one split.
+        FolderError: there have to be labels and no column has any, or a metadata file does not belong to one split.
     """
     files = _metadata_files(folder, bases)
-    if labelled and not files.get("train", True):
+    if section.wants_labels and not files.get("train", True):
         raise FolderError("the split 'train' has no metadata file, but others have: add it")
     sources = {split: [glob.escape(folder.path(file)) for file in found] for split, found in files.items() if found}
     rows = datasets.load_dataset("imagefolder", data_files=sources)
@@ -39,7 +33,7 @@ def load_described(
         beside = copy.removesuffix("/".join(first.parts))
         rows = datasets.DatasetDict({split: _addressed(part, beside, folder) for split, part in rows.items()})
     features = next(iter(rows.values())).features
-    if labelled:
+    if section.wants_labels:
         _refuse_without_labels(folder, features, section.label_column)
     named = {os.path.normpath(path) for part in rows.values() for path in _image_paths(part)}
     paths = {file: os.path.normpath(folder.path(file)) for file in folder.files}

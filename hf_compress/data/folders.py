@@ -1,7 +1,5 @@
 """The files of a folder, each of which is used or left out for a reason."""
 
-from __future__ import annotations
-
 import os
 import stat
 from collections import Counter
@@ -10,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from hf_compress.data.formats import kind_of
+from hf_compress.data.formats import ending_of, kind_of
 from hf_compress.ground.errors import RunError
 
 SYSTEM = {"__macosx", "__pycache__", "$recycle.bin", "system volume information", "lost+found"}
@@ -24,13 +22,7 @@ class FolderError(Exception):
 
 @dataclass
 class LeftOut:
-    """Files of the user's that are not used.
-
-    Attributes:
-        reason: why, in words that follow "left out: ".
-        count: how many files.
-        example: one of them, as a path within the data set.
-    """
+    """Files of the user's that are not used: why, in words that follow "left out: ", how many, and the path of one."""
 
     reason: str
     count: int
@@ -53,6 +45,10 @@ class File(NamedTuple):
     @property
     def name(self) -> str:
         return "/".join(self.parts).encode(errors="backslashreplace").decode()
+
+    @property
+    def ending(self) -> str:
+        return ending_of(self.parts[-1])
 
 
 @dataclass
@@ -79,19 +75,10 @@ class Folder:
         return [file for file in self.files if file.parts[: len(parts)] == parts]
 
     def left_out(self, used: Iterable[File], reasons: dict[File, str]) -> list[LeftOut]:
-        """Return what is not used, most first.
-
-        Args:
-            used: files that are handed on.
-            reasons: why others are left out, where their own reason does not say it.
-
-        Raises:
-            RunError: a file is used twice, or is not accounted for.
-        """
+        """Return what is not used, most first; `reasons` say why where a file's own reason does not."""
         used = list(used)
-        rest = sorted(set(self.files) - set(used))
         found: dict[str, list[File]] = {}
-        for file in rest:
+        for file in sorted(set(self.files) - set(used)):
             if reason := reasons.get(file) or file.reason:
                 found.setdefault(reason, []).append(file)
         left = [LeftOut(reason, len(files), files[0].name) for reason, files in found.items()]
@@ -104,11 +91,7 @@ class Folder:
 
 
 def scan(root: Path) -> Folder:
-    """Find everything in a folder; links are followed, except in circles.
-
-    Raises:
-        FolderError: a folder in it cannot be read.
-    """
+    """Find everything in a folder; links are followed, except in circles. FolderError: one cannot be read."""
     folder = Folder(root)
     waiting = [((), frozenset({_identity(os.stat(root))}), False)]
     while waiting:
@@ -118,13 +101,13 @@ def scan(root: Path) -> Folder:
         except OSError as error:
             if hidden:
                 continue
-            place = shown_path(parts) if parts else "it"
-            raise FolderError(f"{place} cannot be read ({error.strerror}): permit it, or move it away") from None
+            raise FolderError(
+                f"{shown_path(parts)} cannot be read ({error.strerror}): permit it, or move it away"
+            ) from None
         for entry in entries:
             inside = (*parts, entry.name)
             secret = hidden or _secret(entry.name)
-            file = _file(entry.path, inside, secret, above)
-            if file is not None:
+            if file := _file(entry.path, inside, secret, above):
                 folder.files.append(file)
                 continue
             waiting.append((inside, above | {_identity(os.stat(entry.path))}, secret))
@@ -136,12 +119,7 @@ def scan(root: Path) -> Folder:
 
 
 def listed(root: str, names: Iterable[str]) -> Folder:
-    """Return the folder that a repository of the Hub is, of which nothing is downloaded.
-
-    Args:
-        root: its address.
-        names: of all its files.
-    """
+    """Return a repository of the Hub, its address and the names of its files, as a folder; nothing is downloaded."""
     folder, folders = Folder(root), set()
     for parts in sorted(tuple(name.split("/")) for name in names):
         hidden = any(map(_secret, parts))
@@ -181,14 +159,15 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 
 def shown_path(parts: tuple[str, ...]) -> str:
-    return repr("/".join(parts))
+    """Return a path within the folder; `it` is the folder itself."""
+    return repr("/".join(parts)) if parts else "it"
 
 
-def some(names: Iterable[str], most: int = 3) -> str:
-    """Return the first few names, and how many more there are."""
+def some(names: Iterable[str]) -> str:
+    """Return the first three names, and how many more there are."""
     names = sorted(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(repr, names[:most])) + more
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(map(repr, names[:3])) + more
 
 
 def reasons_in_words(files: Iterable[File]) -> str:

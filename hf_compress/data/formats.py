@@ -1,14 +1,14 @@
 """What a file holds: told by its ending, or by its content where it has none."""
 
-from __future__ import annotations
-
 import functools
 import importlib.util
 import itertools
 import os
 import tarfile
 
+import pyarrow
 from PIL import EpsImagePlugin, Image
+from pyarrow import parquet
 
 from hf_compress.data.addresses import opened
 
@@ -48,8 +48,7 @@ def readable() -> frozenset[str]:
 def kind_of(path: str) -> tuple[str, str]:
     """Return what a file holds, and why it is left out where nothing makes use of it.
 
-    Returns:
-        `picture`, `foreign` (a picture that cannot be read here), `metadata`, `table`, `archive` or `other`; a reason.
+    It is a `picture`, `foreign` (a picture that cannot be read here), `metadata`, `table`, `archive` or `other`.
     """
     name = os.path.basename(path)
     ending = ending_of(name)
@@ -81,9 +80,6 @@ def holds_pictures(path: str) -> bool:
         return is_webdataset(path)
     if ending != ".parquet":
         return ending == ".arrow"
-    import pyarrow
-    from pyarrow import parquet
-
     try:
         types = parquet.read_schema(path).types
     except (pyarrow.ArrowException, OSError):
@@ -99,8 +95,7 @@ def holds_pictures(path: str) -> bool:
 def is_webdataset(path: str, alone: bool = False) -> bool:
     """Whether an archive has samples of several files that share a name, such as `7.jpg` and `7.cls`.
 
-    Args:
-        alone: take samples of one picture as well, unless they lie in folders.
+    With `alone`, samples of one picture count as well, unless they lie in folders.
     """
     try:
         with tarfile.open(path) as archive:

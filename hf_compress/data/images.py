@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import io
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import datasets
@@ -77,6 +77,7 @@ def eight_bits(values: np.ndarray, transparent: int | None = None) -> np.ndarray
     return eight if transparent is None else np.where(values == transparent, np.uint8(255), eight)
 
 
+@dataclass(eq=False, repr=False)
 class ImageSplit(torch.utils.data.Dataset):
     """A split: undecoded pictures, their labels, and the augmentation that makes the view all models see.
 
@@ -92,16 +93,15 @@ class ImageSplit(torch.utils.data.Dataset):
             the first dimension.
     """
 
-    def __init__(self, pictures: datasets.Dataset, image_column: str, labels: list[int], decoded: Decoded):
-        self.pictures = pictures
-        self.image_column = image_column
-        self.labels = labels
-        self.decoded = decoded
-        self.augment: Callable[[Tensor], Tensor] | None = None
-        self.views: int | None = None
-        self.seed = 0
-        self.epoch = 0
-        self.teacher_outputs: list[dict[str, Tensor]] | None = None
+    pictures: datasets.Dataset
+    image_column: str
+    labels: list[int]
+    decoded: Decoded
+    augment: Callable[[Tensor], Tensor] | None = None
+    views: int | None = None
+    seed: int = 0
+    epoch: int = 0
+    teacher_outputs: list[dict[str, Tensor]] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -176,10 +176,7 @@ class ImageSplit(torch.utils.data.Dataset):
         return IGNORED_LABEL not in self.labels
 
     def _changed(self, **attributes: Any) -> ImageSplit:
-        other = copy.copy(self)
-        other.teacher_outputs = None
-        vars(other).update(attributes)
-        return other
+        return replace(self, **{"teacher_outputs": None, **attributes})
 
     def _read(self, indices: list[int]) -> list[Tensor]:
         pictures = [self.decoded[index] for index in indices]
@@ -215,7 +212,6 @@ class Collator:
     """Makes a batch: each model gets the same views in its own size and normalisation.
 
     Args:
-        processor: image processor of the model that is trained or measured.
         teacher_processor: image processor of the teacher, when one looks on.
         targets: makes of the items what a batch holds beside the pixels.
 
@@ -225,11 +221,8 @@ class Collator:
     """
 
     def __init__(self, processor, teacher_processor=None, targets: Targets = class_indices):
-        self.processor = processor
-        self.targets = targets
-        same = teacher_processor is not None and teacher_processor.to_dict() == processor.to_dict()
-        self.teacher_processor = None if same else teacher_processor
-        self.share_view = same
+        self.processor, self.teacher_processor, self.targets = processor, teacher_processor, targets
+        self.share_view = teacher_processor is not None and teacher_processor.to_dict() == processor.to_dict()
 
     def __call__(self, items: list[dict[str, Any]]) -> dict[str, Tensor]:
         views = [item["view"] for item in items]
@@ -275,14 +268,7 @@ def preprocess(processor, views: list[Tensor]) -> Tensor | tuple[Tensor, ...]:
 
 
 def refuse_many_sizes(name: str, processor) -> None:
-    """Require that pictures of different shapes become one size, so that they fit into one batch.
-
-    Args:
-        name: of the model.
-
-    Raises:
-        RunError: they do not.
-    """
+    """Raise RunError where pictures of different shapes do not become one size, and so do not fit into one batch."""
     wide, high = (
         preprocess(processor, [torch.zeros(3, *size, dtype=torch.uint8)]).shape for size in ((64, 96), (96, 64))
     )
@@ -297,10 +283,8 @@ def refuse_many_sizes(name: str, processor) -> None:
 def input_size(processor) -> tuple[int, int]:
     """Return the (height, width) of what the processor makes; of an ensemble, the largest of its members."""
     made = example_input(processor)
-    heights, widths = zip(
-        *(tensor.shape[-2:] for tensor in (made if isinstance(made, tuple) else [made])), strict=True
-    )
-    return max(heights), max(widths)
+    sizes = [tensor.shape[-2:] for tensor in (made if isinstance(made, tuple) else [made])]
+    return max(height for height, _ in sizes), max(width for _, width in sizes)
 
 
 def example_input(processor) -> Tensor | tuple[Tensor, ...]:

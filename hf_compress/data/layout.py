@@ -1,37 +1,19 @@
 """Which pictures of a folder belong to which split and which class."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 from hf_compress.checkpoint.labels import MOST_LABELS
 from hf_compress.data.folders import File, Folder, FolderError, reasons_in_words, shown_path, some
 from hf_compress.data.splits import USUAL_NAMES
+from hf_compress.sections.data import SourceSection
 
 PathParts = tuple[str, ...]
 OTHER = "other"  # images without labels beside the splits
 MOVE = "rename it to a split (train, validation, test), name it in 'data.splits', or move it out of the folder"
-
 STRAY = "move them into class folders, or out of the folder"
-
-
-@dataclass
-class Layout:
-    """Pictures by split.
-
-    Attributes:
-        pictures: for each split, its pictures, sorted by their paths.
-        classes: sorted names; empty where there are no class folders.
-        labels: for each split, the class indices of its pictures; None where a split has no class folders.
-    """
-
-    pictures: dict[str, list[File]]
-    classes: list[str]
-    labels: dict[str, list[int | None]]
 
 
 def role_of(name: str, wanted: Iterable[str] = ()) -> str | None:
@@ -52,19 +34,20 @@ def roles_in(text: str) -> set[str]:
     return {role for word in re.split("[^a-z]+", text.lower()) if (role := role_of(word))}
 
 
-def find_splits(folder: Folder, wanted: Collection[str], labelled: bool) -> dict[str, PathParts]:
+def find_splits(folder: Folder, section: SourceSection) -> dict[str, PathParts]:
     """Decide by the folders of the top level alone which are splits.
 
     Where all of them have the name of a split, they are splits; where one has not, all are classes if they hold
-    pictures themselves. A single folder around everything is looked into first.
+    pictures themselves. A single folder around everything is looked into first. Where no classes are wanted, no
+    folder is in the way, and all is one split if none is named.
 
-    Args:
-        wanted: splits that the recipe names.
-        labelled: whether classes are wanted; if not, no folder is in the way, and all is one split if none is named.
+    Returns:
+        Parts of the path of each split's folder.
 
     Raises:
         FolderError: folders that are no splits lie beside splits, two folders are the same split, or one is empty.
     """
+    wanted, labelled = section.wanted_splits, section.wants_labels
     if not labelled and not wanted:
         return {"train": ()}
     pictures = folder.of_kind("picture", "foreign")
@@ -82,7 +65,9 @@ def find_splits(folder: Folder, wanted: Collection[str], labelled: bool) -> dict
     if others:
         if not _mixed_with_splits(pictures, base, roles, others):
             return {"train": base}
-        raise FolderError(f"{some(others)} {_lies(others)} beside the splits {some(roles)}: {MOVE}")
+        raise FolderError(
+            f"{some(others)} {'lies' if len(others) == 1 else 'lie'} beside the splits {some(roles)}: {MOVE}"
+        )
     if stray:
         raise FolderError(
             f"pictures such as {stray[0]!r} ({len(stray)} in all) lie beside the splits {some(roles)}: {STRAY}"
@@ -93,19 +78,21 @@ def find_splits(folder: Folder, wanted: Collection[str], labelled: bool) -> dict
             raise FolderError(f"the folders {same} are all the split '{role}': join them, or rename all but one")
     for top in (parts[-1] for parts in folder.folders if len(parts) == depth + 1 and parts[:depth] == base):
         if labelled and top not in roles and role_of(top, wanted):
-            raise FolderError(_without_pictures(folder, (*base, top), "split"))
+            raise _without_pictures(folder, (*base, top), "split")
     return in_order({role: (*base, top) for top, role in roles.items()})
 
 
-def lay_out(folder: Folder, bases: dict[str, PathParts], labelled: bool) -> Layout:
-    """Decide for every picture which class it belongs to.
+def lay_out(
+    folder: Folder, bases: dict[str, PathParts], labelled: bool
+) -> tuple[dict[str, list[File]], list[str], dict[str, list[int | None]]]:
+    """Decide for every picture which class it belongs to, if classes are wanted (`labelled`).
 
     Where two class folders have the same name (`Apple/healthy`, `Grape/healthy`), all classes are called by their
     paths.
 
-    Args:
-        bases: parts of the path of each split's folder.
-        labelled: whether classes are wanted.
+    Returns:
+        For each split its pictures, sorted by their paths; the sorted names of the classes, none where there are no
+        class folders; and for each split the class indices of its pictures, None where it has no class folders.
 
     Raises:
         FolderError: pictures would be without a class although there are class folders, or these are too many.
@@ -113,10 +100,10 @@ def lay_out(folder: Folder, bases: dict[str, PathParts], labelled: bool) -> Layo
     pictures = {split: pictures_under(folder, split, bases) for split in bases}
     for split, found in pictures.items():
         if labelled and not found:
-            raise FolderError(_without_pictures(folder, bases[split], "split"))
-    paths: dict[str, list[PathParts] | None] = {split: None for split in bases}
-    if labelled:
-        paths = {split: _class_paths(folder, bases[split], found) for split, found in pictures.items()}
+            raise _without_pictures(folder, bases[split], "split")
+    paths = {
+        split: _class_paths(folder, bases[split], found) if labelled else None for split, found in pictures.items()
+    }
     _refuse_different_depths(paths)
     every = sorted({path for found in paths.values() for path in found or ()})
     if len(every) > MOST_LABELS:
@@ -134,25 +121,22 @@ def lay_out(folder: Folder, bases: dict[str, PathParts], labelled: bool) -> Layo
         split: [None] * len(pictures[split]) if found is None else [index[name[path]] for path in found]
         for split, found in paths.items()
     }
-    return Layout(pictures, classes, labels)
-
-
-def directly_in(files: Iterable[File], parts: PathParts) -> bool:
-    """Whether a file lies in a folder, and not in a folder of it."""
-    return any(file.parts[:-1] == parts for file in files)
+    return pictures, classes, labels
 
 
 def _around(pictures: list[File], wanted: Iterable[str]) -> PathParts:
     """Return the parts of the innermost single folder around everything, above splits and classes."""
+    holding = {file.parts[:-1] for file in pictures}
     base: PathParts = ()
-    while True:
-        inside = {file.parts[len(base)] for file in pictures if len(file.parts) > len(base) + 1}
-        if directly_in(pictures, base) or len(inside) != 1:
-            return base
+    while base not in holding:
+        inside = {parts[: len(base) + 1] for parts in holding}
+        if len(inside) != 1:
+            break
         (only,) = inside
-        if role_of(only, wanted) or directly_in(pictures, (*base, only)):
-            return base
-        base = (*base, only)
+        if role_of(only[-1], wanted) or only in holding:
+            break
+        base = only
+    return base
 
 
 def _mixed_with_splits(pictures: list[File], base: PathParts, roles: dict[str, str], others: list[str]) -> bool:
@@ -215,7 +199,7 @@ def _class_paths(folder: Folder, base: PathParts, pictures: list[File]) -> list[
     for parts in folder.folders:
         inner = parts[len(base) :]
         if parts[: len(base)] == base and 0 < len(inner) <= depth and inner not in holding:
-            raise FolderError(_without_pictures(folder, parts, "class"))
+            raise _without_pictures(folder, parts, "class")
     return paths
 
 
@@ -226,19 +210,14 @@ def _refuse_different_depths(paths: dict[str, list[PathParts] | None]) -> None:
         told = " and ".join(f"{depth} folders deep in '{split}'" for split, depth in depths.items())
         raise FolderError(f"the class folders lie {told}: arrange all splits alike")
     if depths and "train" in paths and not paths["train"]:
-        labelled = some(depths)
         raise FolderError(
-            f"the split 'train' has no class folders, but {labelled} has: sort its pictures into classes"
+            f"the split 'train' has no class folders, but {some(depths)} has: sort its pictures into classes"
         )
 
 
-def _without_pictures(folder: Folder, parts: PathParts, kind: str) -> str:
-    place = shown_path(parts) if parts else "it"
+def _without_pictures(folder: Folder, parts: PathParts, kind: str) -> FolderError:
     files = [file for file in folder.under(parts) if not file.reason.startswith("hidden")]
-    if not files:
-        return f"the {kind} folder {place} is empty: add images or remove the folder"
-    return f"the {kind} folder {place} holds no picture that can be read ({reasons_in_words(files)})"
-
-
-def _lies(names: list[str]) -> str:
-    return "lies" if len(names) == 1 else "lie"
+    why = f"holds no picture that can be read ({reasons_in_words(files)})"
+    return FolderError(
+        f"the {kind} folder {shown_path(parts)} {why if files else 'is empty: add images or remove the folder'}"
+    )

@@ -1,7 +1,5 @@
 """Pictures that are in two splits, or have two labels: found by the digests of their stored bytes."""
 
-from __future__ import annotations
-
 import logging
 import os
 from typing import Any
@@ -28,9 +26,7 @@ def settle_leaks(
     """Find the pictures of validation and test that are in another split, too.
 
     Args:
-        splits: by role; `unlabelled` are further training images.
         on_leak: `warn`, `stop`, or `drop`: take them out of the other split, so that all test images stay.
-        path: of the data set.
 
     Returns:
         The splits, and the facts of every two that share pictures: `splits`, `images` (of the second, which are in the
@@ -67,8 +63,7 @@ def conflicting_labels(splits: dict[str, ImageSplit], names: list[str], path: st
     """Find pictures that are stored more than once, with different labels.
 
     Returns:
-        By split that has some: `split`, `images`, `example` (a path within the data set) and `labels`, those of the
-        example.
+        By split that has some: `split`, `images`, `example` (a path within the data set), and its `labels`.
     """
     labels = np.concatenate([np.asarray(images.labels, dtype=int) for images in splits.values()])
     _, picture = np.unique(np.concatenate([s.decoded.keys for s in splits.values()]), return_inverse=True)
@@ -96,9 +91,7 @@ def conflicting_labels(splits: dict[str, ImageSplit], names: list[str], path: st
 def same_pictures(keys: np.ndarray, good: np.ndarray) -> np.ndarray:
     """Return a number for each image, the same for those of the same stored bytes.
 
-    Args:
-        keys: of the pictures that could be decoded; each other one is alone.
-        good: whether a picture could be decoded, for all images.
+    `good` says which could be decoded, and `keys` are of these; each other one is alone.
     """
     groups = np.arange(len(good))
     _, first, picture = np.unique(keys, return_index=True, return_inverse=True)

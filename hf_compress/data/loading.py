@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import datasets
+from transformers import BaseImageProcessor
 
 from hf_compress.checkpoint.labels import positions
 from hf_compress.data.augmentation import build_augmentation
-from hf_compress.data.built import Source
-from hf_compress.data.class_lists import unequal_files
 from hf_compress.data.decoded import Room
 from hf_compress.data.images import IGNORED_LABEL, ImageSplit, input_size
-from hf_compress.data.label_columns import encoded, label_column_of, refuse_many
-from hf_compress.data.parts import Parts, read_and_divide, settled, unused_splits
+from hf_compress.data.label_columns import encoded, label_column_of, refuse_many, unequal_files
+from hf_compress.data.local import Source
+from hf_compress.data.parts import Parts, read_and_divide, settle, unused_splits
 from hf_compress.data.sources import features_of, image_column_of, load_raw
 from hf_compress.data.splits import USUAL_NAMES, choose, choose_to_evaluate, labelled_splits, sizes_of
 from hf_compress.data.streaming import ImageStream, open_stream, split_names
-from hf_compress.data.unlabelled import load_unlabelled
 from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.sections.data import DataSection
-
-if TYPE_CHECKING:
-    from transformers import BaseImageProcessor
 
 
 @dataclass
@@ -32,7 +28,6 @@ class ImageData:
     """The images of a run.
 
     Attributes:
-        train, validation, test: the splits.
         stream: the training images of a data set that is streamed; `train` holds a sample of them.
         unlabelled: further training images, of which no label is known; only a distillation learns from them.
         label_names: class names in the order of the labels; empty when the data has no labels.
@@ -120,13 +115,12 @@ def load_data(section: DataSection, seed: int, to_evaluate: bool = False) -> Ima
     chosen = choose_to_evaluate(sizes, labelled) if to_evaluate else choose(sizes, section.splits, labelled)
     room = Room(section.cache_mb * 2**20)
     parts = read_and_divide(raw, image_column, labels, chosen, section, seed, room)
-    unlabelled = load_unlabelled(section, room)
-    parts.join(unlabelled)
-    left_out = source.left_out + unused_splits(sizes, chosen, section) + unlabelled.left_out
-    parts, facts = settled(parts, section, names, left_out)
+    commits, left_out = parts.read_unlabelled(section, room)
+    left_out = source.left_out + unused_splits(sizes, chosen, section) + left_out
+    facts = settle(parts, section, names, left_out)
     if not to_evaluate:
         parts.set_aside(section.labelled, seed)
-    data = _image_data(parts, names, named, section, source, facts, unlabelled.commits)
+    data = _image_data(parts, names, named, section, source, facts, commits)
     data.train.views, data.train.seed = section.views, seed
     if not to_evaluate:
         _refuse_empty_classes(data, section)
@@ -144,19 +138,13 @@ def _image_data(
 ) -> ImageData:
     """Return the images of all roles, each an object of its own; those to evaluate stand in for others."""
     images = {role: parts.images.get(role, parts.images["test"]).without_augmentation() for role in USUAL_NAMES}
-    unlabelled = parts.images.get("unlabelled")
-    origin = {
-        "path": section.path,
-        "revision": source.commit,
-        "unlabelled_revisions": unlabelled_commits,
-        "splits": parts.facts(names),
-    }
+    origin = {"path": section.path, "revision": source.commit, "unlabelled_revisions": unlabelled_commits}
     return ImageData(
         **images,
-        unlabelled=unlabelled,
+        unlabelled=parts.images.get("unlabelled"),
         label_names=names,
         named=named,
-        facts=origin | facts,
+        facts=origin | {"splits": parts.facts(names)} | facts,
         workers=section.workers,
     )
 
@@ -185,7 +173,7 @@ def _load_stream(section: DataSection, seed: int) -> ImageData:
     names = list(feature.names) if feature is not None else []
     refuse_many(len(names), label_column)
     stream, parts = open_stream(raw, splits, section, image_column, label_column, seed)
-    parts, facts = settled(parts, section, names, source.left_out)
+    facts = settle(parts, section, names, source.left_out)
     held_out = (parts.images[role].decoded.keys.tolist() for role in ("validation", "test"))
     stream.held_out, stream.on_leak = frozenset(itertools.chain(*held_out)), section.on_leak
     data = _image_data(parts, names, bool(names), section, source, facts, [])

@@ -1,35 +1,64 @@
 """A data set from the files of a folder: `datasets` gets a list of them, and decides about none."""
 
-from __future__ import annotations
-
+import itertools
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import datasets
 import huggingface_hub
 
-from hf_compress.data.built import Rows, Source, source_of
 from hf_compress.data.described import load_described
-from hf_compress.data.folders import Folder, FolderError, LeftOut, reasons_in_words, scan
-from hf_compress.data.hints import refuse_labels_elsewhere
+from hf_compress.data.folders import File, Folder, FolderError, LeftOut, reasons_in_words, scan, some
 from hf_compress.data.layout import PathParts, find_splits, lay_out
-from hf_compress.data.tables import find_tables, load_tables
-from hf_compress.sections.data import SourceSection, UnlabelledSection
+from hf_compress.data.tables import find_tables, open_tables
+from hf_compress.sections.data import SourceSection
 
 MOST_SHARDS = 512  # of a stream: as many workers can read it
+SIDECARS = {".txt", ".json", ".xml"}
+DETECTION = "which are boxes or captions and no classes: sort the pictures into one folder a class, or move them out"
+
+
+@dataclass
+class Source:
+    """A data set as it was found.
+
+    Attributes:
+        rows: by split.
+        files: the parquet files of each split, in the order of its rows, as paths or addresses; all under
+            "" where nobody knows their splits, without a connection to the Hub.
+        commit: of the Hub repository; None for what is not from the Hub.
+        left_out: files that lie there and are not in `rows`.
+    """
+
+    rows: datasets.DatasetDict | datasets.IterableDatasetDict
+    files: dict[str, list[str]] = field(default_factory=dict)
+    commit: str | None = None
+    left_out: list[LeftOut] = field(default_factory=list)
+
+
+def source_of(builder: datasets.DatasetBuilder, streaming: bool, left_out: list[LeftOut] | None = None) -> Source:
+    """Let a builder of `datasets` read its files."""
+    if streaming:
+        rows = builder.as_streaming_dataset()
+    else:
+        builder.download_and_prepare()
+        rows = builder.as_dataset()
+    files = builder.config.data_files if builder.name == "parquet" else {}
+    return Source(rows, {split: list(map(str, own)) for split, own in files.items()}, left_out=left_out or [])
 
 
 def load_folder(root: Path, section: SourceSection, streaming: bool) -> Source:
-    """Return the data of a folder, as it was saved, as its card says, or else see `load_files`.
-
-    Raises:
-        FolderError: it is not clear what the pictures' splits or classes are, or some would be without a class.
-    """
+    """Return the data of a folder, as it was saved, as its card says, or else see `load_files`."""
     root = Path(os.path.abspath(root))
-    if (root / "dataset_dict.json").exists() or (root / "state.json").exists():
-        return Source(_saved(root, streaming))
+    if (root / "dataset_dict.json").exists() or (root / "state.json").exists():  # `save_to_disk` wrote it
+        saved = datasets.load_from_disk(str(root))
+        rows = saved if isinstance(saved, datasets.DatasetDict) else datasets.DatasetDict({"train": saved})
+        if streaming:
+            rows = datasets.IterableDatasetDict({split: part.to_iterable_dataset() for split, part in rows.items()})
+        return Source(rows)
     if card_names_files(root):
         return source_of(datasets.load_dataset_builder(str(root), section.name), streaming)
     return load_files(scan(root), section, streaming)
@@ -43,52 +72,62 @@ def load_files(folder: Folder, section: SourceSection, streaming: bool) -> Sourc
     Raises:
         FolderError: it is not clear what the pictures' splits or classes are, or some would be without a class.
     """
-    wanted, labelled = wanted_splits(section), wants_labels(section)
     if tables := find_tables(folder):
-        return load_tables(folder, tables, wanted, labelled, streaming)
+        builder, left_out = open_tables(folder, tables, section)
+        return source_of(builder, streaming, left_out)
     if not folder.of_kind("picture"):
-        raise FolderError(_nothing(folder))
-    bases = find_splits(folder, wanted, labelled)
+        raise FolderError(_why_nothing(folder))
+    bases = find_splits(folder, section)
     if folder.of_kind("metadata"):
-        rows, left_out = load_described(folder, bases, section, labelled)
+        rows, left_out = load_described(folder, bases, section)
     else:
-        rows, left_out = _load_pictures(folder, bases, labelled)
+        rows, left_out = _load_pictures(folder, bases, section)
     return Source(_streams(rows) if streaming else rows, left_out=left_out)
 
 
-def _saved(root: Path, streaming: bool) -> Rows:
-    """Load what `save_to_disk` of `datasets` wrote."""
-    saved = datasets.load_from_disk(str(root))
-    rows = saved if isinstance(saved, datasets.DatasetDict) else datasets.DatasetDict({"train": saved})
-    if not streaming:
-        return rows
-    return datasets.IterableDatasetDict({split: part.to_iterable_dataset() for split, part in rows.items()})
-
-
-def wants_labels(section: SourceSection) -> bool:
-    return not isinstance(section, UnlabelledSection)
-
-
-def wanted_splits(section: SourceSection) -> set[str]:
-    """Return the names of splits that stand in the recipe."""
-    names = [section.split] if isinstance(section, UnlabelledSection) else vars(section.splits).values()
-    return {name.partition("[")[0] for name in names if isinstance(name, str)}
-
-
 def _load_pictures(
-    folder: Folder, bases: dict[str, PathParts], labelled: bool
+    folder: Folder, bases: dict[str, PathParts], section: SourceSection
 ) -> tuple[datasets.DatasetDict, list[LeftOut]]:
-    if labelled:
-        refuse_labels_elsewhere(folder, bases)
-    layout = lay_out(folder, bases, labelled)
+    if section.wants_labels:
+        _refuse_labels_elsewhere(folder, bases)
+    pictures, classes, labels = lay_out(folder, bases, section.wants_labels)
     features = datasets.Features({"image": datasets.Image()})
-    if layout.classes:
-        features["label"] = datasets.ClassLabel(names=layout.classes)
+    if classes:
+        features["label"] = datasets.ClassLabel(names=classes)
     rows = datasets.DatasetDict()
-    for split, pictures in layout.pictures.items():
-        columns = {"image": [folder.path(file) for file in pictures], "label": layout.labels[split]}
+    for split, files in pictures.items():
+        columns = {"image": [folder.path(file) for file in files], "label": labels[split]}
         rows[split] = datasets.Dataset.from_dict({name: columns[name] for name in features}, features=features)
-    return rows, folder.left_out([file for pictures in layout.pictures.values() for file in pictures], {})
+    return rows, folder.left_out(itertools.chain(*pictures.values()), {})
+
+
+def _refuse_labels_elsewhere(folder: Folder, bases: dict[str, PathParts]) -> None:
+    """Refuse pictures without class folders that have a text file each, or a table beside them: labels, it seems."""
+    pictures = folder.of_kind("picture")
+    places = [{file.parts[:-1] for file in pictures if file.parts[: len(base)] == base} for base in bases.values()]
+    if any(len(place) > 1 for place in places):
+        return
+    stems = {_stem(file) for file in pictures}
+    beside = [file for file in folder.files if file.ending in SIDECARS and file.kind != "none"]
+    own = [file for file in beside if _stem(file) in stems]
+    if len({_stem(file) for file in own}) * 2 >= len(stems):
+        raise FolderError(f"the pictures have a file each such as {own[0].name!r}, {DETECTION}")
+    for table in folder.of_kind("table"):
+        if table.ending == ".json":
+            raise FolderError(
+                f"the pictures have no classes, but there are annotations in {table.name!r}, {DETECTION}"
+            )
+        if table.ending in (".csv", ".tsv"):
+            place = f"of each split ({some(map('/'.join, bases.values()))})" if len(bases) > 1 else "of the pictures"
+            raise FolderError(
+                f"the pictures have no classes, but there is {table.name!r}: save it as metadata.csv in the folder "
+                f"{place}, with a column file_name (the paths of the pictures from there) and a column label, "
+                "or move it out"
+            )
+
+
+def _stem(file: File) -> str:
+    return os.path.splitext(file.parts[-1])[0]
 
 
 def card_names_files(root: Path) -> bool:
@@ -101,11 +140,10 @@ def card_names_files(root: Path) -> bool:
     return any(isinstance(config, dict) and "data_files" in config for config in configs or ())
 
 
-def _nothing(folder: Folder) -> str:
+def _why_nothing(folder: Folder) -> str:
     if foreign := folder.of_kind("foreign"):
         return f"there is no picture that can be read ({reasons_in_words(foreign)})"
-    archives = [file for file in folder.files if "archives" in file.reason]
-    if archives:
+    if archives := [file for file in folder.files if "archives" in file.reason]:
         return f"there are no pictures, but archives such as {archives[0].name!r}: unpack them"
     if scripts := [file for file in folder.files if file.parts[-1].endswith(".py")]:
         return (

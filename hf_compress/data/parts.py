@@ -1,7 +1,5 @@
 """The images of every role: read once, and divided so that no picture is on two sides."""
 
-from __future__ import annotations
-
 import logging
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -14,10 +12,9 @@ from hf_compress.data.decoded import Room
 from hf_compress.data.folders import LeftOut
 from hf_compress.data.images import IGNORED_LABEL, ImageSplit
 from hf_compress.data.leaks import conflicting_labels, same_pictures, settle_leaks
-from hf_compress.data.sources import read_pictures
-from hf_compress.data.splits import Chosen, divide
-from hf_compress.data.unlabelled import Unlabelled, set_aside
-from hf_compress.ground.errors import RunError
+from hf_compress.data.sources import image_column_of, load_raw, read_pictures
+from hf_compress.data.splits import Chosen, divide, named_slice, sizes_of, stratified
+from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.sections.data import DataSection
 
 logger = logging.getLogger(__name__)
@@ -40,14 +37,34 @@ class Parts:
     def found(self) -> int:
         return sum(map(len, self.images.values())) + sum(filter(None, self.corrupt.values()))
 
-    def join(self, unlabelled: Unlabelled) -> None:
-        """Add the data sets of `data.unlabelled`."""
-        if unlabelled.images is not None:
-            self.images["unlabelled"], self.corrupt["unlabelled"] = unlabelled.images, unlabelled.corrupt
-            self.origin["unlabelled"] = ", ".join(unlabelled.origins)
+    def read_unlabelled(self, section: DataSection, room: Room) -> tuple[list[str | None], list[LeftOut]]:
+        """Add the data sets of `data.unlabelled`, from which a teacher's student can learn; no label is looked at.
+
+        Returns:
+            The commit of each, None for what is not from the Hub, and their files that are not used.
+        """
+        commits, left_out = [], []
+        for number, source in enumerate(section.unlabelled):
+            key = f"data.unlabelled.{number}"
+            loaded = load_raw(source, key)
+            column = image_column_of(loaded.rows, source, key)
+            rows = _undecoded(loaded.rows, column)
+            if source.split:
+                rows = rows.select(named_slice(sizes_of(loaded.rows), source.split, f"{key}.split"))
+            good, decoded = read_pictures(rows, column, section.on_corrupt, f"'{key}'", room)
+            whole = rows.select(np.flatnonzero(good))
+            images = ImageSplit(whole, column, [IGNORED_LABEL] * len(whole), decoded)
+            before = self.images.get("unlabelled")
+            self.images["unlabelled"] = images if before is None else before.followed_by(images)
+            self.corrupt["unlabelled"] = self.corrupt.get("unlabelled", 0) + len(rows) - len(whole)
+            commits.append(loaded.commit)
+            left_out += loaded.left_out
+        if section.unlabelled:
+            self.origin["unlabelled"] = ", ".join(source.path for source in section.unlabelled)
+        return commits, left_out
 
     def set_aside(self, fraction: float, seed: int) -> None:
-        """Put the training images without label before the unlabelled ones; see `unlabelled.set_aside`."""
+        """Put the training images without label before the unlabelled ones; see the function `set_aside`."""
         if fraction < 1:
             self.origin["train"] = f"{fraction:.0%} of {self.origin['train']}"
         self.images["train"], forgotten = set_aside(self.images["train"], fraction, seed)
@@ -60,10 +77,17 @@ class Parts:
 
     def facts(self, names: list[str]) -> dict[str, dict[str, Any]]:
         """Return what the report says of each role; `names` are those of the classes."""
-        return {
-            role: facts_of(images, self.origin[role], self.corrupt[role], names)
-            for role, images in self.images.items()
-        }
+        found = {}
+        for role, images in self.images.items():
+            counts = sorted(Counter(images.labels).items())
+            found[role] = {
+                "images": len(images),
+                "from": self.origin[role],
+                "corrupt_images_skipped": self.corrupt[role],
+                "unlabelled_images": images.labels.count(IGNORED_LABEL),
+                "images_by_class": {names[label]: n for label, n in counts if label != IGNORED_LABEL},
+            }
+        return found
 
 
 def read_and_divide(
@@ -83,8 +107,7 @@ def read_and_divide(
     Raises:
         RunError: there are too few images to divide, or one is corrupt and the recipe says stop.
     """
-    raw = raw.select_columns(image_column).cast_column(image_column, datasets.Image(decode=False))
-    rows = datasets.concatenate_datasets(list(raw.values()))
+    rows = _undecoded(raw, image_column)
     used = chosen.used
     good, decoded = read_pictures(rows.select(used), image_column, section.on_corrupt, section.path, room)
     groups = np.arange(len(rows))
@@ -97,6 +120,29 @@ def read_and_divide(
     images = {role: whole.subset(np.searchsorted(kept, indices)) for role, indices in readable.items()}
     corrupt = {role: len(divided[role]) - len(part) for role, part in images.items()}
     return Parts(images, dict(chosen.origin), corrupt)
+
+
+def set_aside(train: ImageSplit, fraction: float, seed: int) -> tuple[ImageSplit, ImageSplit | None]:
+    """Divide the training images into those with a label and the others, None where no image has a label, or each.
+
+    This fraction of the labelled images keeps the labels, stratified and seeded; those of the others are forgotten.
+
+    Raises:
+        UsageError: a fraction of no labels is asked for.
+        RunError: a class has too few images to be divided.
+    """
+    labels = np.asarray(train.labels)
+    known = np.flatnonzero(labels != IGNORED_LABEL)
+    if fraction < 1:
+        if not len(known):
+            raise UsageError("'data.labelled' keeps a fraction of the labels, but the data has none: leave it out")
+        groups = np.unique(train.decoded.keys[known], return_inverse=True)[1]
+        _, kept = stratified(len(known), labels[known], round(fraction * len(known)), seed, groups)
+        known = known[kept]
+    others = np.setdiff1d(np.arange(len(labels)), known)
+    if not len(known) or not len(others):
+        return train, None
+    return train.subset(known), train.subset(others).with_labels([IGNORED_LABEL] * len(others))
 
 
 def unused_splits(sizes: dict[str, int], chosen: Chosen, section: DataSection) -> list[LeftOut]:
@@ -114,17 +160,8 @@ def unused_splits(sizes: dict[str, int], chosen: Chosen, section: DataSection) -
     return found
 
 
-def settled(
-    parts: Parts, section: DataSection, names: list[str], left_out: list[LeftOut]
-) -> tuple[Parts, dict[str, Any]]:
-    """Look for leaks and for conflicting labels, and tell of all that is not used.
-
-    Args:
-        names: of the classes.
-        left_out: of the files and splits.
-
-    Returns:
-        The images that stay, and the facts for the report.
+def settle(parts: Parts, section: DataSection, names: list[str], left_out: list[LeftOut]) -> dict[str, Any]:
+    """Look for leaks, for conflicting labels and for all that is not used; return the facts for the report.
 
     Raises:
         RunError: a role has no images, or there are leaks and the recipe says stop.
@@ -134,23 +171,17 @@ def settled(
             raise RunError(f"split '{role}' of {section.path} has no images")
     for entry in left_out:
         logger.warning("left out: %s (%d, such as %s)", entry.reason, entry.count, entry.example)
-    images, leaks = settle_leaks(parts.images, section.on_leak, section.path)
-    kept = Parts(images, parts.origin, parts.corrupt)
-    assert kept.found + sum(leak["dropped"] for leak in leaks) == parts.found
-    return kept, {
+    found = parts.found
+    parts.images, leaks = settle_leaks(parts.images, section.on_leak, section.path)
+    assert parts.found + sum(leak["dropped"] for leak in leaks) == found
+    return {
         "left_out": [asdict(entry) for entry in left_out],
         "leaks": leaks,
-        "conflicting_labels": conflicting_labels(images, names, section.path),
+        "conflicting_labels": conflicting_labels(parts.images, names, section.path),
     }
 
 
-def facts_of(images: ImageSplit, origin: str, corrupt: int | None, names: list[str]) -> dict[str, Any]:
-    """Return what the report says of the images of a role."""
-    counts = sorted(Counter(images.labels).items())
-    return {
-        "images": len(images),
-        "from": origin,
-        "corrupt_images_skipped": corrupt,
-        "unlabelled_images": images.labels.count(IGNORED_LABEL),
-        "images_by_class": {names[label]: n for label, n in counts if label != IGNORED_LABEL},
-    }
+def _undecoded(raw: datasets.DatasetDict, column: str) -> datasets.Dataset:
+    """Return the undecoded images of all splits, one after the other."""
+    raw = raw.select_columns(column).cast_column(column, datasets.Image(decode=False))
+    return datasets.concatenate_datasets(list(raw.values()))

@@ -1,7 +1,5 @@
 """Data sets of the Hub: plain pictures by our own list of files, all others by `datasets`."""
 
-from __future__ import annotations
-
 import os
 import re
 import zipfile
@@ -13,10 +11,9 @@ import httpx2
 import huggingface_hub
 
 from hf_compress.data.addresses import HUB, opened
-from hf_compress.data.built import Source, source_of
 from hf_compress.data.folders import FolderError, listed, some
 from hf_compress.data.formats import METADATA, ending_of, readable
-from hf_compress.data.local import card_names_files, load_files, load_folder, wanted_splits, wants_labels
+from hf_compress.data.local import Source, card_names_files, load_files, load_folder, source_of
 from hf_compress.data.tables import table_splits
 from hf_compress.ground.errors import RunError
 from hf_compress.sections.data import SourceSection
@@ -30,16 +27,20 @@ class Repository(NamedTuple):
     """A data set of the Hub.
 
     Attributes:
-        commit: its version.
         names: of all files.
         copy: the local one, where there is no connection.
         described: whether its README.md says which files make which split.
     """
 
+    path: str
     commit: str
     names: list[str]
     copy: Path | None
     described: bool
+
+    @property
+    def address(self) -> str:
+        return f"{HUB}{self.path}@{self.commit}"
 
     @property
     def plain(self) -> bool:
@@ -49,16 +50,9 @@ class Repository(NamedTuple):
 
 
 def load_remote(section: SourceSection, key: str, streaming: bool) -> Source:
-    """Return the data of a repository of the Hub.
+    """Return the data of a repository of the Hub; see `load_raw`. FolderError: splits or classes are not clear.
 
     Splits and classes of plain pictures are those of a folder of the user's; `datasets` would find others.
-
-    Args:
-        key: where the section stands in the recipe.
-
-    Raises:
-        FolderError: the files' splits or classes are not clear.
-        RunError: the wanted commit is not cached, and the Hub is out of reach.
     """
     found = _repository(section)
     if found is not None and found.plain and not found.described:
@@ -74,13 +68,14 @@ def load_remote(section: SourceSection, key: str, streaming: bool) -> Source:
     source = source_of(builder, streaming)
     source.commit = revision if streaming else _commit_of(source.rows, section, key)
     if builder.name == "cache":  # without a connection, `datasets` does not know which files it once read
-        source.files = {"": _cached_tables(section, source.commit)}
+        cached = _cached_copy(section.path, source.commit)
+        source.files = {"": list(map(str, cached.rglob("*.parquet"))) if cached else []}
     return source
 
 
 def _pictures(section: SourceSection, found: Repository, streaming: bool) -> Source:
     if streaming and found.copy is None:
-        source = load_files(listed(_address(section, found), found.names), section, streaming)
+        source = load_files(listed(found.address, found.names), section, streaming)
     else:
         copy = huggingface_hub.snapshot_download(section.path, repo_type="dataset", revision=found.commit)
         source = load_folder(Path(copy), section, streaming)
@@ -88,22 +83,17 @@ def _pictures(section: SourceSection, found: Repository, streaming: bool) -> Sou
     return source
 
 
-def _address(section: SourceSection, found: Repository) -> str:
-    return f"{HUB}{section.path}@{found.commit}"
-
-
 def _repository(section: SourceSection) -> Repository | None:
     """Return what is known of a data set; None where `datasets` shall say what is wrong."""
-    where, copy = {"repo_id": section.path, "revision": section.revision}, None
+    copy = None
     try:
-        info = huggingface_hub.dataset_info(**where)
+        info = huggingface_hub.dataset_info(section.path, revision=section.revision)
         names, commit = [file.rfilename for file in info.siblings], info.sha
     except huggingface_hub.errors.HfHubHTTPError:
         return None
     except (OSError, httpx2.TransportError):  # there is no connection
-        try:
-            copy = Path(huggingface_hub.snapshot_download(**where, repo_type="dataset", local_files_only=True))
-        except (OSError, ValueError):
+        copy = _cached_copy(section.path, section.revision)
+        if copy is None:
             return None
         names = [file.relative_to(copy).as_posix() for file in copy.rglob("*") if file.is_file()]
         commit = copy.name
@@ -111,32 +101,30 @@ def _repository(section: SourceSection) -> Repository | None:
         return None
     card = copy
     if copy is None and "README.md" in names:
-        card = Path(huggingface_hub.hf_hub_download(section.path, "README.md", repo_type="dataset", revision=commit))
-        card = card.parent
-    return Repository(commit, names, copy, card is not None and card_names_files(card))
+        readme = huggingface_hub.hf_hub_download(section.path, "README.md", repo_type="dataset", revision=commit)
+        card = Path(readme).parent
+    return Repository(section.path, commit, names, copy, card is not None and card_names_files(card))
 
 
-def _cached_tables(section: SourceSection, commit: str | None) -> list[str]:
+def _cached_copy(path: str, revision: str | None) -> Path | None:
     try:
-        copy = huggingface_hub.snapshot_download(
-            section.path, repo_type="dataset", revision=commit, local_files_only=True
-        )
+        found = huggingface_hub.snapshot_download(path, repo_type="dataset", revision=revision, local_files_only=True)
     except (OSError, ValueError):
-        return []
-    return [str(file) for file in Path(copy).rglob("*.parquet")]
+        return None
+    return Path(found)
 
 
 def _refuse_other_splits(section: SourceSection, found: Repository, builder: datasets.DatasetBuilder) -> None:
     """Refuse archives and pictures beside them whose splits `datasets` decides by words anywhere in their paths."""
     if builder.name not in ("imagefolder", "webdataset"):
         return
-    root = _address(section, found)
-    folder = listed(root, [name for name in found.names if ending_of(name) in readable() | {*ARCHIVES}])
+    names = [name for name in found.names if ending_of(name) in readable() | {*ARCHIVES}]
+    folder = listed(found.address, names)
     theirs = {str(file): split for split, files in builder.config.data_files.items() for file in files}
     if loose := [file for file in folder.of_kind("picture") if folder.path(file) in theirs]:
         raise FolderError(f"pictures such as {loose[0].name!r} lie beside files of many pictures: {NAME_THEM}")
-    archives = [file for file in folder.files if ending_of(file.parts[-1]) in ARCHIVES]
-    for split, files in table_splits(archives, wanted_splits(section), wants_labels(section)).items():
+    archives = [file for file in folder.files if file.ending in ARCHIVES]
+    for split, files in table_splits(archives, section).items():
         for file in files:
             if (other := theirs.get(folder.path(file))) != split:
                 taken = f"takes it for the split '{other}'" if other else "leaves it out"

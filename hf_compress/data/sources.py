@@ -1,7 +1,5 @@
 """Where images come from: the Hub, a folder, or `digits`."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os
@@ -14,11 +12,10 @@ from rich.progress import Progress
 from torch import Tensor
 
 from hf_compress.data.addresses import with_bytes
-from hf_compress.data.built import Source
 from hf_compress.data.decoded import Decoded, Room
 from hf_compress.data.folders import FolderError
 from hf_compress.data.images import decode
-from hf_compress.data.local import load_folder
+from hf_compress.data.local import Source, load_folder
 from hf_compress.data.remote import load_remote
 from hf_compress.ground.errors import RunError, UsageError, shown
 from hf_compress.ground.files import user_path
@@ -30,11 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 def load_raw(section: SourceSection, key: str, streaming: bool = False) -> Source:
-    """Return the data as it was found.
-
-    Args:
-        key: where the section stands in the recipe.
-        streaming: open it without loading its images.
+    """Return the data as it was found; `key` is where the section stands in the recipe.
 
     Raises:
         UsageError: there is no such data set.
@@ -85,8 +78,9 @@ def image_column_of(raw: datasets.DatasetDict, section: SourceSection, key: str)
     features = features_of(raw)
     columns = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
     if wanted := section.image_column:
-        if wanted not in features or not _can_be_images(features[wanted]):
-            kind = f"it holds {features[wanted]}" if wanted in features else f"the columns are {', '.join(features)}"
+        feature = features.get(wanted)
+        if not isinstance(feature, datasets.Image | dict) and getattr(feature, "dtype", None) not in ENCODED:
+            kind = f"it holds {feature}" if wanted in features else f"the columns are {', '.join(features)}"
             raise UsageError(f"'{key}.image_column' cannot be {shown(wanted)}, which is no column of images: {kind}")
         return wanted
     if len(columns) != 1:
@@ -96,22 +90,14 @@ def image_column_of(raw: datasets.DatasetDict, section: SourceSection, key: str)
     return columns[0]
 
 
-def _can_be_images(feature: Any) -> bool:
-    """Whether a column holds images, their bytes or paths, or both."""
-    return isinstance(feature, datasets.Image | dict) or getattr(feature, "dtype", None) in ENCODED
-
-
 def read_pictures(
     rows: datasets.Dataset, column: str, on_corrupt: str, place: str, room: Room
 ) -> tuple[np.ndarray, Decoded]:
     """Decode every picture once; leave out, or stop at, those that cannot be decoded.
 
-    Args:
-        place: what the rows are, in words.
-        room: memory for pictures that need not be decoded again.
-
     Returns:
-        Whether each picture can be decoded, and what is known of those that can.
+        Whether each picture can be decoded, and what is known of those that can; they stay in memory while there is
+        `room`. `place` says what the rows are.
     """
 
     def read(picture: dict[str, Any]) -> tuple[bytes, Tensor] | str:
@@ -123,12 +109,11 @@ def read_pictures(
                 raise
             return f"{(picture or {}).get('path') or 'a picture'} ({error or type(error).__name__})"
 
-    pictures = rows.select_columns(column)
     faults: list[str | None] = []
     parts = [Decoded.of([], room)]
     with ThreadPoolExecutor() as pool, Progress(transient=True) as progress:
         task = progress.add_task(f"Checking images of {place}", total=len(rows))
-        for batch in pictures.iter(batch_size=256):
+        for batch in rows.select_columns(column).iter(batch_size=256):
             results = list(pool.map(read, batch[column]))
             faults += [result if isinstance(result, str) else None for result in results]
             parts.append(Decoded.of([result for result in results if not isinstance(result, str)], room))

@@ -1,7 +1,5 @@
 """Which images train, validate and test."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Collection
@@ -58,7 +56,6 @@ def choose(sizes: dict[str, int], section: SplitsSection, labelled: Collection[s
     flatter every figure.
 
     Args:
-        sizes: images of the splits.
         labelled: the splits in which an image has a label; empty where the data has none.
 
     Raises:
@@ -79,12 +76,18 @@ def choose(sizes: dict[str, int], section: SplitsSection, labelled: Collection[s
     for role, name in found.items():
         if isinstance(name, str):
             chosen.given[role] = named_slice(sizes, name, f"data.splits.{role}")
-            chosen.origin[role] = f"split {name}" + _without_labels(role, name, unlabelled, labelled)
+            chosen.origin[role] = f"split {name}"
+            if role not in {"train", *unlabelled} and labelled and name.partition("[")[0] not in labelled:
+                logger.warning(
+                    "'data.splits.%s': no image of '%s' has a label, so there is no accuracy on it", role, name
+                )
+                chosen.origin[role] += " (without labels)"
     for role in ("test", "validation"):
         if role not in chosen.given:
             chosen.held_out[role] = found[role]
             chosen.origin[role] = f"{found[role] or LEFT_OUT:.0%} of {chosen.origin['train']}"
-            chosen.origin[role] += f" (split {unlabelled[role]} has no labels)" if role in unlabelled else ""
+    for role, name in unlabelled.items():
+        chosen.origin[role] += f" (split {name} has no labels)"
     return chosen
 
 
@@ -96,14 +99,13 @@ def choose_to_evaluate(sizes: dict[str, int], labelled: Collection[str]) -> Chos
     usual, unlabelled = _usual(sizes, (), labelled)
     test = usual["test"] or usual["validation"]
     if test is None:
-        return Chosen({"test": np.arange(sum(sizes.values()))}, origin={"test": ALL}, unlabelled=[])
+        return Chosen({"test": np.arange(sum(sizes.values()))}, origin={"test": ALL})
     found = {role: name for role, name in usual.items() if name not in (None, test)} | {"test": test}
-    chosen = Chosen({role: named_slice(sizes, name, "split") for role, name in found.items()})
-    chosen.origin = {role: f"split {name}" for role, name in found.items()}
-    chosen.unlabelled = list(unlabelled.values())
+    origin = {role: f"split {name}" for role, name in found.items()}
     if "test" in unlabelled:
-        chosen.origin["test"] += f" (split {unlabelled['test']} has no labels)"
-    return chosen
+        origin["test"] += f" (split {unlabelled['test']} has no labels)"
+    given = {role: named_slice(sizes, name, "split") for role, name in found.items()}
+    return Chosen(given, origin=origin, unlabelled=list(unlabelled.values()))
 
 
 def divide(chosen: Chosen, labels: np.ndarray | None, groups: np.ndarray, seed: int) -> dict[str, np.ndarray]:
@@ -140,9 +142,8 @@ def sizes_of(data: datasets.DatasetDict) -> dict[str, int]:
 def named_slice(sizes: dict[str, int], instruction: str, key: str) -> np.ndarray:
     """Return the indices of `test`, `test[:500]` or `train[10%:20%]`, in the syntax of `datasets`, through all splits.
 
-    Args:
-        sizes: of the splits.
-        key: its place in the recipe.
+    Raises:
+        UsageError: there is no such split or slice; names `key`, its place in the recipe.
     """
     name = instruction.partition("[")[0]
     if name not in sizes:
@@ -164,22 +165,9 @@ def _usual(sizes: dict[str, int], taken: Collection[str], labelled: Collection[s
         role: next((name for name in names if name in sizes and name not in taken), None)
         for role, names in USUAL_NAMES.items()
     }
-    unlabelled = {
-        role: usual[role]
-        for role in ("validation", "test")
-        if labelled and usual[role] is not None and usual[role] not in labelled
-    }
+    held_out = {role: name for role, name in usual.items() if role != "train" and name is not None}
+    unlabelled = {role: name for role, name in held_out.items() if labelled and name not in labelled}
     return usual | dict.fromkeys(unlabelled), unlabelled
-
-
-def _without_labels(role: str, name: str, unlabelled: dict[str, str], labelled: Collection[str]) -> str:
-    """Say that a split has no labels: the one that this one stands for, or this one."""
-    if role == "test" and "test" in unlabelled:
-        return f" (split {unlabelled['test']} has no labels)"
-    if role != "train" and labelled and name.partition("[")[0] not in labelled:
-        logger.warning("'data.splits.%s': no image of '%s' has a label, so there is no accuracy on it", role, name)
-        return " (without labels)"
-    return ""
 
 
 def _by_fractions(total: int, fractions: dict[str, float]) -> Chosen:
@@ -233,10 +221,7 @@ def _nearest_shares(labels: np.ndarray, held_out: float | int | None, seed: int)
         shares = np.minimum(exact.astype(int), most)
     if not 1 <= count <= most.sum():
         classes = f", of {len(sizes)} classes," if len(sizes) > 1 else ""
-        raise RunError(
-            f"the images cannot be divided: {count} of {total} images{classes} cannot be held out where each class "
-            "keeps one to train on: add images, or name splits of your own in 'data.splits'"
-        )
+        raise _cannot_divide(f"{count} of {total} images{classes} cannot")
     generator = np.random.default_rng(seed)
     while shares.sum() < count:
         missing = np.where(shares < most, exact - shares, -np.inf)
@@ -268,9 +253,13 @@ def _whole_groups(out: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed:
         counts = (np.bincount(label[members[index]], minlength=len(rest)) for index in order[::-1])
         smallest = next((i for i, count in zip(order[::-1], counts, strict=True) if (rest - count).all()), None)
         if smallest is None:
-            raise RunError(
-                f"the images cannot be divided: {len(label)} are copies of {len(first)}, and none can be held out "
-                "where each class keeps one to train on: add images, or name splits of your own in 'data.splits'"
-            )
+            raise _cannot_divide(f"{len(label)} are copies of {len(first)}, and none can")
         side[smallest] = True
     return side[group]
+
+
+def _cannot_divide(what: str) -> RunError:
+    return RunError(
+        f"the images cannot be divided: {what} be held out where each class keeps one to train on: add images, or "
+        "name splits of your own in 'data.splits'"
+    )

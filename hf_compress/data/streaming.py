@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import itertools
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import datasets
@@ -31,18 +31,17 @@ MOST_HELD_OUT = 10_000
 logger = logging.getLogger(__name__)
 
 
+@dataclass(eq=False, repr=False)
 class ImageStream(torch.utils.data.IterableDataset):
     """Training images in another order each epoch: files in random order, and a buffer that is shuffled.
 
     A data set that has fewer images than an epoch is read again from its start.
 
-    Args:
+    Attributes:
         rows: undecoded images.
         label_column: of class indices; None where there are no labels.
         length: images an epoch.
         on_corrupt: `skip` or `stop`.
-
-    Attributes:
         held_out: digests of the stored bytes of validation and test images.
         on_leak: `warn` of the first of these that the stream gives, `drop` them, or `stop`.
         order: for each class index of the data, the index that a model's labels give it.
@@ -54,32 +53,26 @@ class ImageStream(torch.utils.data.IterableDataset):
 
     repeats_after = teacher_outputs = None
 
-    def __init__(
-        self,
-        rows: datasets.IterableDataset,
-        image_column: str,
-        label_column: str | None,
-        length: int,
-        seed: int = 0,
-        on_corrupt: str = "skip",
-    ):
-        self.rows, self.image_column, self.label_column = rows, image_column, label_column
-        self.length, self.seed, self.on_corrupt = length, seed, on_corrupt
-        self.held_out: frozenset[bytes] = frozenset()
-        self.on_leak = "warn"
-        self.order: list[int] | None = None
-        self.augment: Callable[[Tensor], Tensor] | None = None
-        self.epoch = 0
-        self.batch_size = self.least = 1
+    rows: datasets.IterableDataset
+    image_column: str
+    label_column: str | None
+    length: int
+    seed: int = 0
+    on_corrupt: str = "skip"
+    held_out: frozenset[bytes] = frozenset()
+    on_leak: str = "warn"
+    order: list[int] | None = None
+    augment: Callable[[Tensor], Tensor] | None = None
+    epoch: int = 0
+    batch_size: int = 1
+    least: int = 1
 
     def __len__(self) -> int:
         return self.length
 
     def augmented(self, augment: Callable[[Tensor], Tensor] | None) -> ImageStream:
         """Return this stream in the views that `augment` makes."""
-        other = copy.copy(self)
-        other.augment = augment
-        return other
+        return replace(self, augment=augment)
 
     def renumbered(self, new: list[int]) -> ImageStream:
         """Return this stream with label `new[i]` where it had label i."""
@@ -151,11 +144,8 @@ def open_stream(
 ) -> tuple[ImageStream, Parts]:
     """Open the training images as a stream, and keep a sample of them and the held-out images in memory.
 
-    Args:
-        names: of the splits, see `split_names`.
-
     Raises:
-        UsageError: the number of training images is not known.
+        UsageError: the number of training images is not known, or there are fewer files than workers.
     """
     raw = raw.cast_column(image_column, datasets.Image(decode=False))
     train = raw[names["train"]]
@@ -170,7 +160,9 @@ def open_stream(
     kept["train"] = train.shuffle(seed, buffer_size=BUFFER), SAMPLED_LABELS
     parts, room = Parts({}, {"train": f"stream of split {names['train']}"}, {}), Room(section.cache_mb * 2**20)
     for role, (rows, most) in kept.items():
-        found = _in_memory(rows, image_column, most)
+        found = datasets.Dataset.from_list(
+            [row | {image_column: with_bytes(row[image_column])} for row in rows.take(most)], features=rows.features
+        )
         good, decoded = read_pictures(found, image_column, section.on_corrupt, f"split '{role}'", room)
         held = found.select(np.flatnonzero(good))
         labels = [_class_index(label) for label in (held[label_column] if label_column else [None] * len(held))]
@@ -188,19 +180,19 @@ def _class_index(label: int | None) -> int:
 
 def split_names(raw: datasets.IterableDatasetDict, section: DataSection) -> dict[str, str]:
     """Return the name of the split of each role, or raise UsageError where one is missing."""
-    return {role: _split_name(raw, section, role) for role in USUAL_NAMES}
-
-
-def _split_name(raw: datasets.IterableDatasetDict, section: DataSection, role: str) -> str:
-    name = getattr(section.splits, role) or next((usual for usual in USUAL_NAMES[role] if usual in raw), None)
-    if name is None:
-        raise UsageError(
-            f"a stream is not divided, and the data set has no split for {role}: name one of {', '.join(raw)} in "
-            f"'data.splits.{role}'"
-        )
-    if name not in raw:
-        raise UsageError(f"'data.splits.{role}' names the split '{name}', which is not there{did_you_mean(name, raw)}")
-    return name
+    names = {}
+    for role, usual in USUAL_NAMES.items():
+        name = getattr(section.splits, role) or next((name for name in usual if name in raw), None)
+        if name is None:
+            raise UsageError(
+                f"a stream is not divided, and the data set has no split for {role}: name one of {', '.join(raw)} in "
+                f"'data.splits.{role}'"
+            )
+        if name not in raw:
+            near = did_you_mean(name, raw)
+            raise UsageError(f"'data.splits.{role}' names the split '{name}', which is not there{near}")
+        names[role] = name
+    return names
 
 
 def _known_length(rows: datasets.IterableDataset, name: str) -> int:
@@ -210,8 +202,3 @@ def _known_length(rows: datasets.IterableDataset, name: str) -> int:
             "the data set does not say how many images it has: say in 'data.train_images' how many make an epoch"
         )
     return counts[name].num_examples
-
-
-def _in_memory(rows: datasets.IterableDataset, image_column: str, most: int) -> datasets.Dataset:
-    kept = [row | {image_column: with_bytes(row[image_column])} for row in rows.take(most)]
-    return datasets.Dataset.from_list(kept, features=rows.features)

@@ -1,16 +1,14 @@
 """Files of many pictures each, as the Hub stores them: parquet, Arrow, WebDataset; and lists of pictures' paths."""
 
-from __future__ import annotations
-
 import glob
 import re
 
 import datasets
 
-from hf_compress.data.built import Source, source_of
-from hf_compress.data.folders import File, Folder, FolderError, some
-from hf_compress.data.formats import TABLES, ending_of, holds_pictures, is_webdataset
+from hf_compress.data.folders import File, Folder, FolderError, LeftOut, some
+from hf_compress.data.formats import TABLES, holds_pictures, is_webdataset
 from hf_compress.data.layout import OTHER, in_order, role_of, roles_in
+from hf_compress.sections.data import SourceSection
 
 SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}.*")
 
@@ -19,7 +17,7 @@ def find_tables(folder: Folder) -> list[File]:
     """Return the files of many pictures each that are read, all of one format; pictures beside them are not."""
     pictures = folder.of_kind("picture", "foreign")
     for ending in TABLES:
-        files = [file for file in folder.of_kind("table") if ending_of(file.parts[-1]) == ending]
+        files = [file for file in folder.of_kind("table") if file.ending == ending]
         if ending == ".tar":
             files = [file for file in files if is_webdataset(folder.path(file), alone=not pictures)]
         elif pictures and files and not holds_pictures(folder.path(files[0])):
@@ -29,39 +27,28 @@ def find_tables(folder: Folder) -> list[File]:
     return []
 
 
-def load_tables(folder: Folder, files: list[File], wanted: set[str], labelled: bool, streaming: bool) -> Source:
-    """Load such files; all others are left out.
-
-    Args:
-        wanted: splits that the recipe names.
-        labelled: whether each file has to belong to a split.
-
-    Raises:
-        FolderError: it is not clear which split a file belongs to.
-    """
-    ending = ending_of(files[0].parts[-1])
-    splits = table_splits(files, wanted, labelled)
-    paths = {split: [glob.escape(folder.path(file)) for file in found] for split, found in splits.items()}
+def open_tables(
+    folder: Folder, files: list[File], section: SourceSection
+) -> tuple[datasets.DatasetBuilder, list[LeftOut]]:
+    """Return what reads such files, and all others. FolderError: it is not clear which split a file belongs to."""
+    ending = files[0].ending
+    splits = table_splits(files, section).items()
+    paths = {split: [glob.escape(folder.path(file)) for file in found] for split, found in splits}
     options = {"sep": "\t"} if ending == ".tsv" else {}
-    source = source_of(datasets.load_dataset_builder(TABLES[ending], data_files=paths, **options), streaming)
+    builder = datasets.load_dataset_builder(TABLES[ending], data_files=paths, **options)
     unused = dict.fromkeys(folder.of_kind("picture", "table"), f"files beside those that are read ({ending})")
-    source.left_out = folder.left_out(files, unused)
-    return source
+    return builder, folder.left_out(files, unused)
 
 
-def table_splits(files: list[File], wanted: set[str], labelled: bool) -> dict[str, list[File]]:
-    """Decide by the folders above a file, else by its name, to which split it belongs.
-
-    Raises:
-        FolderError: it is not clear.
-    """
+def table_splits(files: list[File], section: SourceSection) -> dict[str, list[File]]:
+    """Decide by the folders above a file, else by its name, to which split it belongs; FolderError if unclear."""
     splits: dict[str | None, list[File]] = {}
     for file in files:
-        splits.setdefault(_table_split(file, wanted), []).append(file)
+        splits.setdefault(_table_split(file, section.wanted_splits), []).append(file)
     others = splits.pop(None, [])
     if not splits:
         return {"train": others}
-    if others and labelled:
+    if others and section.wants_labels:
         raise FolderError(
             f"{some(file.name for file in others)} beside the splits {some(splits)} names no split: rename it to one "
             "(train, validation, test), name it in 'data.splits', or move it out of the folder"
@@ -74,7 +61,7 @@ def _table_split(file: File, wanted: set[str]) -> str | None:
         if role := role_of(part, wanted):
             return role
     name = file.parts[-1]
-    stem = name[: name.lower().rindex(ending_of(name))]
+    stem = name[: name.lower().rindex(file.ending)]
     if shard := SHARD.fullmatch(stem):
         stem = shard[1]
     if role := role_of(stem, wanted):

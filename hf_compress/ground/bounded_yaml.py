@@ -1,7 +1,5 @@
 """Reads YAML that anyone may have written: plain values only, in bounded time and memory, as no library does."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import yaml

@@ -1,9 +1,8 @@
 """What a run depended on, for its report: versions, hardware, and what makes torch repeat itself."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import platform
+from contextlib import suppress
 from typing import Any
 
 PACKAGES = (
@@ -30,8 +29,12 @@ def environment() -> dict[str, Any]:
     from hf_compress.ground import processes
     from hf_compress.ground.processor import device_name
 
+    versions = {}
+    for name in PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
     return {
-        **{name: version for name in PACKAGES if (version := _version(name)) is not None},
+        **versions,
         "python": platform.python_version(),
         "processor": device_name(),
         "threads": torch.get_num_threads(),
@@ -42,10 +45,3 @@ def environment() -> dict[str, Any]:
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -40,12 +40,7 @@ class RunError(CompressError):
 
 
 class Diverged(RunError):
-    """The numbers of a training are not finite any more.
-
-    Attributes:
-        reason: what is not finite.
-        where: step, epoch and batch, counted from 1.
-    """
+    """The numbers of a training are not finite any more: `reason` says which, `where` the step, epoch and batch."""
 
     def __init__(self, reason: str, where: dict[str, int]):
         place = ", ".join(f"{name} {number}" for name, number in where.items())

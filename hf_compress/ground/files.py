@@ -1,7 +1,5 @@
 """Files and folders that are either whole or not there, whenever the process is killed."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -52,10 +50,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def read_text(path: Path, most: int) -> str:
-    """Return the text of a file that anyone may have written.
-
-    Args:
-        most: characters that it may have.
+    """Return the text of a file that anyone may have written, of at most `most` characters.
 
     Raises:
         ValueError: it is no regular file of UTF-8 text, or longer; the message is one sentence about it.
@@ -99,10 +94,8 @@ def sync_tree(folder: Path) -> None:
 def write_problem(error: BaseException, folder: Path) -> str | None:
     """Return what the operating system said, when an error means that a file could not be written; otherwise None.
 
-    Safetensors and torch raise errors of their own for a full disk.
-
-    Args:
-        folder: where it is writing that is not permitted; elsewhere it may be reading.
+    Safetensors and torch raise errors of their own for a full disk. In `folder` it is writing that is not permitted;
+    elsewhere it may be reading.
     """
     if isinstance(error, OSError):
         forbidden = isinstance(error, PermissionError) and str(error.filename).startswith(str(folder))

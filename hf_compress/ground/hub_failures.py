@@ -1,7 +1,5 @@
 """What can go wrong between us and the Hub: which failures pass by waiting, and what the user is told."""
 
-from __future__ import annotations
-
 import json
 import logging
 import re
@@ -123,7 +121,6 @@ def not_published(error: Exception, repo: str, maybe_sent: bool, made: list[str]
     """Turn what failed while publishing into one sentence.
 
     Args:
-        repo: the repository.
         maybe_sent: whether a commit was sent whose answer never came.
         made: what was made before it failed: the repository, a branch.
         again: the command that goes on.

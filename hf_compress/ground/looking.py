@@ -1,11 +1,10 @@
 """Looking at models without changing anything in them, or around them."""
 
-from __future__ import annotations
-
 import copy
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -26,14 +25,13 @@ def twin(model: nn.Module) -> nn.Module:
 @contextmanager
 def same_config(model: nn.Module | None) -> Iterator[None]:
     """Undo what is written into a model's config in a `with` block: the Trainer leaves `use_cache` in it."""
-    config = getattr(model, "config", None)
-    values = None if config is None else dict(vars(config))
+    values = vars(getattr(model, "config", None) or SimpleNamespace())
+    before = dict(values)
     try:
         yield
     finally:
-        if config is not None:
-            vars(config).clear()
-            vars(config).update(values)
+        values.clear()
+        values.update(before)
 
 
 @contextmanager

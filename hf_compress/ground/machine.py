@@ -1,24 +1,26 @@
 """What the machine does to a run, in one sentence each: memory that runs out, a process that dies, a closed pipe."""
 
-from __future__ import annotations
-
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hf_compress.ground.errors import RunError
 
-SAID = {
-    "out of memory": ("can't allocate memory", "out of memory", "can't start new thread", "Cannot allocate memory"),
-    "dead worker": ("DataLoader worker",),
-}
 CLOSED_PIPE = "the output cannot be written: whoever read it has stopped (a closed pipe)"
-SENTENCES = {
-    "out of memory": "memory runs out: close other programs, raise the limit (ulimit -v), or use a smaller "
-    "'batch_size', 'data.cache_mb' and 'data.workers'",
-    "dead worker": "a process that decodes images died, perhaps because memory ran out: use fewer 'data.workers'; 0 "
-    "decodes in the main process",
-    "closed pipe": CLOSED_PIPE,
+NO_MEMORY = (
+    "memory runs out: close other programs, raise the limit (ulimit -v), or use a smaller 'batch_size', "
+    "'data.cache_mb' and 'data.workers'"
+)
+DEAD_WORKER = (
+    "a process that decodes images died, perhaps because memory ran out: use fewer 'data.workers'; 0 decodes in the "
+    "main process"
+)
+SAID = {
+    "can't allocate memory": NO_MEMORY,
+    "out of memory": NO_MEMORY,
+    "can't start new thread": NO_MEMORY,
+    "Cannot allocate memory": NO_MEMORY,
+    "DataLoader worker": DEAD_WORKER,
 }
 
 
@@ -28,22 +30,21 @@ def in_one_sentence() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError, OSError) as error:
-        kind = failure_of(error)
-        if kind is None:
+        sentence = failure_of(error)
+        if sentence is None:
             raise
-        failure = RunError(SENTENCES[kind])
+        failure = RunError(sentence)
         for note in getattr(error, "__notes__", []):
             failure.add_note(note)
         raise failure from error
 
 
 def failure_of(error: BaseException) -> str | None:
-    """Return what the machine did, a key of `SENTENCES`; None for any other error."""
+    """Return what the machine did, in a sentence; None for any other error."""
     if isinstance(error, BrokenPipeError):
-        return "closed pipe"
+        return CLOSED_PIPE
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in (errno.ENOMEM, errno.EAGAIN)):
-        return "out of memory"
+        return NO_MEMORY
     if isinstance(error, RuntimeError):
-        text = str(error)
-        return next((kind for kind, parts in SAID.items() if any(part in text for part in parts)), None)
+        return next((sentence for part, sentence in SAID.items() if part in str(error)), None)
     return None

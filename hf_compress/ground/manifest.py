@@ -52,11 +52,7 @@ class Manifest(BaseModel):
 
     @classmethod
     def of(cls, folder: Path) -> Manifest:
-        """Read the manifest of a folder; an empty one where there is none.
-
-        Raises:
-            UsageError: the file of that name is damaged, or something else.
-        """
+        """Read the manifest of a folder; an empty one where there is none. UsageError: it is damaged, or none."""
         file = folder / MANIFEST
         if not os.path.lexists(file):
             return cls()
@@ -93,17 +89,24 @@ class Manifest(BaseModel):
 
 def refuse_other_kind(folder: Path, kind: Literal["run", "study"]) -> None:
     """Raise UsageError where a folder is not of that kind."""
-    manifest = Manifest.of(folder)
-    if manifest.kind != kind:
-        raise UsageError(f"output '{folder}' exists and is not {NAMES[kind]}: {_what_it_is(folder, manifest)}")
+    found = Manifest.of(folder).kind
+    if found == kind:
+        return
+    what = "choose another --output"
+    if found != "files":
+        what = f"it is {NAMES[found]}; {what}"
+    elif (folder / "report.json").is_file():
+        what = (
+            f"its report.json has no {MANIFEST} beside it that names all files of a run, as in version 0.1; {what}, "
+            "or remove it yourself"
+        )
+    elif folder.is_dir() and (inside := entries(folder)):
+        what = f"it holds '{inside[0]}'; {what}"
+    raise UsageError(f"output '{folder}' exists and is not {NAMES[kind]}: {what}")
 
 
 def refuse_to_replace(folder: Path, kind: Literal["run", "study"]) -> None:
-    """Allow a folder of that kind to be replaced only where all that lies in it is ours.
-
-    Raises:
-        UsageError: names the first file that is not.
-    """
+    """Raise UsageError where a folder is not of that kind, or holds something that is not ours, and name that."""
     refuse_other_kind(folder, kind)
     for name in Manifest.of(folder).foreign(folder):
         raise UsageError(
@@ -125,11 +128,7 @@ def remove_files(folder: Path) -> None:
 
 
 def claim(folder: Path, names: Iterable[str]) -> None:
-    """See that files may be written into a folder: each is new there, or ours.
-
-    Raises:
-        UsageError: names the first one that is neither.
-    """
+    """Raise UsageError where one of the files that are to be written into a folder is there already, and not ours."""
     if os.path.lexists(folder) and not folder.is_dir():
         raise UsageError(f"output '{folder}' is no folder: choose another --output")
     manifest = Manifest.of(folder)
@@ -144,12 +143,9 @@ def claim(folder: Path, names: Iterable[str]) -> None:
 
 @contextmanager
 def adding(folder: Path, kind: Kind | None = None, runs: Iterable[str] = ()) -> Iterator[Path]:
-    """Give an empty folder, from which all files move into `folder` and its manifest when they are whole.
+    """Give an empty folder, from which all files move into `folder` and its manifest when they are whole; see `claim`.
 
     A process that is killed on the way leaves a manifest that names the old and the new files.
-
-    Raises:
-        UsageError: one of them would replace a file that is not ours; see `claim`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=NEW, dir=folder) as place:
@@ -200,19 +196,6 @@ def digest(content: Path | bytes) -> str:
 
 def _leads_out(folder: Path, name: str) -> bool:
     return os.path.realpath(folder / name) != f"{os.path.realpath(folder)}/{name}"
-
-
-def _what_it_is(folder: Path, manifest: Manifest) -> str:
-    """Say why a folder is not what is to be replaced, and what to do."""
-    if manifest.kind != "files":
-        return f"it is {NAMES[manifest.kind]}; choose another --output"
-    if (folder / "report.json").is_file():
-        return (
-            f"its report.json has no {MANIFEST} beside it that names all files of a run, as in version 0.1; choose "
-            "another --output, or remove it yourself"
-        )
-    first = next(iter(entries(folder)), None) if folder.is_dir() else None
-    return f"it holds '{first}'; choose another --output" if first else "choose another --output"
 
 
 def _raise(error: OSError) -> None:

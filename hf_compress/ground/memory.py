@@ -1,10 +1,11 @@
-"""Going on with smaller batches when memory runs out."""
+"""Memory: smaller batches when it runs out, how much there is, and what becomes of what a step frees."""
 
-from __future__ import annotations
-
+import ctypes
 import logging
 import os
-from collections.abc import Callable
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
@@ -13,6 +14,9 @@ from hf_compress.ground import processes
 from hf_compress.ground.errors import CompressError, RunError
 
 T = TypeVar("T")
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # names of mallopt's options in malloc.h
+LARGEST_MMAP_THRESHOLD = 32 * 2**20  # and trim threshold twice that: what glibc comes to by itself
+KEPT = 2**31 - 1
 logger = logging.getLogger(__name__)
 
 
@@ -26,18 +30,13 @@ def in_fitting_batches(
 
     Args:
         run: can be called again after it ran out of memory.
-        batch_size: tried first.
         smaller: gives the next size to try; halves it when not given.
-
-    Returns:
-        What `run` returns.
 
     Raises:
         RunError: memory runs out with a single image, too.
         CompressError: memory runs out in one of several processes. No caller may go on after that: the others do not
             know, and wait.
     """
-
     while True:
         try:
             return run(batch_size)
@@ -67,3 +66,23 @@ def machine_bytes() -> int:
 def next_divisor(number: int, size: int) -> int:
     """Return the largest divisor of `number` that is at most half of `size`: batches that add up to `number` again."""
     return next(divisor for divisor in range(size // 2, 0, -1) if number % divisor == 0)
+
+
+@contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Keep up to 2 GiB of freed memory for the next step, instead of fetching it anew page by page.
+
+    A step on the CPU frees about what the next one needs; glibc would return most of it to the system in between,
+    which costs a tenth of the time. Other C libraries are left as they are.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        yield
+        return
+    libc = ctypes.CDLL(None)
+    libc.mallopt(MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD)
+    libc.mallopt(TRIM_THRESHOLD, KEPT)
+    try:
+        yield
+    finally:
+        libc.mallopt(TRIM_THRESHOLD, 2 * LARGEST_MMAP_THRESHOLD)
+        libc.malloc_trim(0)

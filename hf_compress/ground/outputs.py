@@ -1,7 +1,5 @@
 """Everything that a model says, whatever it is for."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from hf_compress.ground.errors import UsageError
 
@@ -93,7 +93,7 @@ def begin(log: Callable[[str], None]) -> Callable[[str], None]:
 
     datasets.disable_progress_bars()
     rich.get_console().quiet = True
-    return _silent
+    return lambda line: None
 
 
 def end() -> None:
@@ -106,7 +106,3 @@ def _state() -> PartialState:
     from accelerate import PartialState
 
     return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
-
-
-def _silent(line: Any) -> None:
-    pass

@@ -27,11 +27,7 @@ class Registry(Generic[_T]):
         self._third_parties_loaded = False
 
     def register(self, name: str) -> Callable[[_T], _T]:
-        """Return a decorator that stores its object under `name`.
-
-        Raises:
-            ValueError: the name is not lower-case or is taken.
-        """
+        """Return a decorator that stores its object under `name`; ValueError: it is not lower-case, or taken."""
         if name != name.lower():
             raise ValueError(f"{self.kind} name '{name}' must be lower-case")
 
@@ -44,11 +40,7 @@ class Registry(Generic[_T]):
         return store
 
     def get(self, name: str) -> _T:
-        """Return the entry called `name`.
-
-        Raises:
-            UsageError: there is none; the message names the nearest.
-        """
+        """Return the entry called `name`; raise UsageError, which names the nearest, where there is none."""
         self._load_third_parties()
         if name not in self._entries:
             raise UsageError(f"unknown {self.kind} '{name}'{did_you_mean(name, self._entries)}")

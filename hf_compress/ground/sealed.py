@@ -1,8 +1,5 @@
 """Files and folders of unfinished work that tell when they were damaged: a checksum lies beside or in them."""
 
-from __future__ import annotations
-
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -12,6 +9,7 @@ from typing import Any
 
 from hf_compress.ground.errors import RunError
 from hf_compress.ground.files import read_json, whole_folder, write_json
+from hf_compress.ground.manifest import digest
 
 SEAL = ".sums-"
 
@@ -26,9 +24,7 @@ def sealed_folder(path: Path) -> Iterator[Path]:
 
 def sealed_in(folder: Path) -> list[Path]:
     """Return the places of the sealed folders in a folder, also of those that are gone."""
-    return [
-        seal.with_name(seal.name.removeprefix(SEAL).removesuffix(".json")) for seal in folder.glob(f"{SEAL}*.json")
-    ]
+    return [seal.with_name(seal.stem.removeprefix(SEAL)) for seal in folder.glob(f"{SEAL}*.json")]
 
 
 def remove_sealed(path: Path) -> None:
@@ -38,14 +34,7 @@ def remove_sealed(path: Path) -> None:
 
 
 def refuse_damaged(path: Path, work: Path) -> None:
-    """Look whether a sealed folder is as it was written.
-
-    Args:
-        work: the folder whose content `--resume` makes anew when it is removed.
-
-    Raises:
-        RunError: a file is missing, added or changed.
-    """
+    """Raise RunError where a file of a sealed folder is missing, added or changed, and say that `work` is to go."""
     try:
         written = read_json(_seal(path))
     except (OSError, ValueError):
@@ -68,11 +57,7 @@ def write_sealed(path: Path, value: Any) -> None:
 
 
 def read_sealed(path: Path) -> Any:
-    """Return the value of such a file.
-
-    Raises:
-        RunError: it is missing, or was damaged.
-    """
+    """Return the value of such a file; raise RunError where it is missing or was damaged."""
     try:
         content = read_json(path)
         if content["sha256"] == _digest(content["value"]):
@@ -83,16 +68,12 @@ def read_sealed(path: Path) -> Any:
 
 
 def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return digest(json.dumps(value, sort_keys=True).encode())
 
 
 def _sums(folder: Path) -> dict[str, str]:
-    found = {}
-    for place in sorted(folder.rglob("*")):
-        if place.is_file():
-            with place.open("rb") as file:
-                found[place.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+    files = (place for place in sorted(folder.rglob("*")) if place.is_file())
+    return {file.relative_to(folder).as_posix(): digest(file) for file in files}
 
 
 def _seal(folder: Path) -> Path:

@@ -1,7 +1,5 @@
 """Files that lie beside the package in its repository, and inside it when installed from a wheel."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]

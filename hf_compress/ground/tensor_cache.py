@@ -30,11 +30,7 @@ def shared_folder() -> Path:
 
 
 def most_bytes() -> int:
-    """Return how much the shared folder may hold: `$HF_COMPRESS_CACHE_GB`, 10 when not given, 0 shares nothing.
-
-    Raises:
-        UsageError: it is not a number from 0 on.
-    """
+    """Return how much the shared folder may hold: `$HF_COMPRESS_CACHE_GB`, 10 when not given, 0 shares nothing."""
     given = os.environ.get(SIZE, str(DEFAULT_GB))
     try:
         size = float(given)
@@ -46,11 +42,9 @@ def most_bytes() -> int:
 
 
 class TensorCache:
-    """Files of one tensor each.
+    """Files of one tensor each in a folder, which is made when needed; several processes may use it at once.
 
-    Args:
-        folder: where they lie; made when needed. Several processes may use it at once.
-        limit: in bytes; beyond it the files that were not used for longest are removed.
+    Beyond `limit` (in bytes) the files that were not used for longest are removed.
     """
 
     def __init__(self, folder: Path, limit: int | None = None):
@@ -73,10 +67,8 @@ class TensorCache:
     def get(self, key: str, compute: Callable[[], Tensor]) -> Tensor:
         """Return a tensor, memory-mapped from its file; computed first where that is not there, or damaged.
 
-        A second process that wants the same one meanwhile waits for it.
-
-        Args:
-            key: a hexadecimal digest of all that determines the tensor.
+        A second process that wants the same one meanwhile waits for it. `key` is a hexadecimal digest of all that
+        determines the tensor.
         """
         file = self.folder / f"{key}.safetensors"
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,4 @@
-"""Where a model holds its weights, and how they lie in memory."""
-
-from __future__ import annotations
+"""Where a model holds its weights, how they lie in memory, and the momentum of its statistics."""
 
 import copy
 from itertools import chain
@@ -39,6 +37,17 @@ def use_channels_last(model: nn.Module) -> None:
                 module.weight.data = weight.flatten().view(weight.shape)
             else:
                 module.weight.data = weight.contiguous(memory_format=torch.channels_last)
+
+
+def use_torch_momentum(model: nn.Module) -> None:
+    """Undo a batch-norm momentum that was copied from TensorFlow, where it means 1 - momentum.
+
+    With 0.997, as in transformers' MobileNetV2, the running statistics are those of the last batch alone, and a model
+    that was trained further is evaluated with them.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.momentum or 0) > 0.5:
+            module.momentum = 0.1
 
 
 def _has_wrong_gradients(module: nn.Module) -> bool:

@@ -1,12 +1,9 @@
 """Units: pieces of work that are done once, however often a run is interrupted."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +46,13 @@ class Units:
         """
         from transformers import set_seed
 
-        result = self._place(name)
+        result = self.folder / re.sub(r"[^\w.-]+", "-", name)
         if not processes.on_main(lambda: self._is_whole(result)):
             in_progress = result.with_name(WORK + result.name)
             set_seed(self.seed)
             if processes.is_main() or not alone:
-                with _written_by_main(result) as new:
-                    work(new, in_progress)
+                with sealed_folder(result) if processes.is_main() else tempfile.TemporaryDirectory() as new:
+                    work(Path(new), in_progress)
             processes.wait()
             self._seen.add(result)
             if processes.is_main():
@@ -65,10 +62,6 @@ class Units:
     def value(self, name: str, compute: Callable[[], Any], alone: bool = False) -> Any:
         """Do a unit whose result is plain data, as JSON holds it, and return that; see `once` for `alone`."""
         return read_json(self.once(name, lambda new, _: write_json(new / VALUE, compute()), alone) / VALUE)
-
-    def is_done(self, name: str) -> bool:
-        """Return whether the result of a unit is there."""
-        return self._place(name).is_dir()
 
     def done(self) -> list[str]:
         """Return the names of the finished units' folders, in the order in which they were finished."""
@@ -87,17 +80,3 @@ class Units:
             refuse_damaged(result, result)
             self._seen.add(result)
         return True
-
-    def _place(self, name: str) -> Path:
-        return self.folder / re.sub(r"[^\w.-]+", "-", name)
-
-
-@contextmanager
-def _written_by_main(result: Path) -> Iterator[Path]:
-    """Give an empty folder that becomes `result` in the main process, and is forgotten in any other."""
-    if processes.is_main():
-        with sealed_folder(result) as new:
-            yield new
-    else:
-        with tempfile.TemporaryDirectory() as new:
-            yield Path(new)

@@ -1,17 +1,17 @@
-"""What of a run folder goes to the Hub, and whether it may."""
-
-from __future__ import annotations
+"""What of a run folder goes to the Hub, and whether it may: no secrets, nothing from elsewhere, a model that works."""
 
 import glob
+import io
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import yaml
+from huggingface_hub import get_token
 
 from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.ground.manifest import MANIFEST, Manifest, digest, is_plain_file
-from hf_compress.hub.secrets import refuse_secrets
 from hf_compress.models.origin import publishable_license
 from hf_compress.report.card import CARD, render_card
 from hf_compress.report.run import Run
@@ -19,6 +19,12 @@ from hf_compress.sections.publish import PublishSection
 from hf_compress.tasks import Task, task_of
 
 Contents = dict[str, bytes | Path]
+CHUNK, LONGEST = 2**20, 2**12
+KINDS = {  # each begins with fixed letters, for which whole files are searched fast
+    "an access token of the Hub": rb"hf_(?:(?:oauth|jwt)_[\w.-]{30}|[A-Za-z0-9]{30})",
+    "an access token of an organisation": rb"api_org_[A-Za-z0-9]{30}",
+    "a private key": rb"-----BEGIN [A-Z0-9 ]{0,64}PRIVATE KEY(?: BLOCK)?-----",
+}
 
 
 def checked_contents(
@@ -26,8 +32,7 @@ def checked_contents(
 ) -> Contents:
     """Check a run folder and return its files by their path in the repository, with a card for that repository.
 
-    Args:
-        include: glob patterns of files that are sent although the manifest does not name them.
+    `include` are glob patterns of files that are sent although the manifest does not name them.
 
     Raises:
         UsageError: it is no run folder, its licence or card does not allow it, a file holds a secret or lies behind a
@@ -36,7 +41,7 @@ def checked_contents(
     """
     report = Run.open(folder).report
     license = publishable_license(report, section.license)
-    contents: Contents = {name: _file(folder, name) for name in _named(folder, include)}
+    contents: Contents = {name: folder / name for name in _named(folder, include)}
     _check_model(folder, task_of(report), report.get("labels"), trust_remote_code)
     contents[CARD] = _card(folder, section, license).encode()
     digests = {name: [digest(content)] for name, content in contents.items()}
@@ -59,15 +64,13 @@ def _named(folder: Path, include: Sequence[str]) -> list[str]:
         if not found:
             raise UsageError(f"no file in '{folder}' matches --include '{pattern}': of a folder say 'NAME/**'")
         names |= {Path(name).as_posix() for name in found}
-    return sorted(names - {MANIFEST})
-
-
-def _file(folder: Path, name: str) -> Path:
-    if not is_plain_file(folder, name):
-        raise UsageError(
-            f"'{name}' is a link, or lies outside '{folder}': put the file itself there, or remove it from there"
-        )
-    return folder / name
+    names.discard(MANIFEST)
+    for name in sorted(names):
+        if not is_plain_file(folder, name):
+            raise UsageError(
+                f"'{name}' is a link, or lies outside '{folder}': put the file itself there, or remove it from there"
+            )
+    return sorted(names)
 
 
 def _card(folder: Path, section: PublishSection, license: str | None) -> str:
@@ -96,3 +99,28 @@ def _check_model(folder: Path, task: Task, labels: list[str] | None, trust_remot
     if not all(tensor.isfinite().all() for tensor in answer.values()):
         raise RunError(f"the model in '{folder}' answers with numbers that are not finite: it was not published")
     check_reload(folder, loaded, noise(4), task, labels or loaded.label_names)
+
+
+def refuse_secrets(contents: Mapping[str, bytes | Path]) -> None:
+    """Search every file, in pieces; UsageError names the file and the kind of secret, and never shows it."""
+    token = (get_token() or "").encode()
+    kinds = ({"your access token": re.escape(token)} if token else {}) | KINDS
+    patterns = {kind: re.compile(pattern) for kind, pattern in kinds.items()}
+    for name, content in contents.items():
+        for piece in _pieces(content):
+            for kind, pattern in patterns.items():
+                if pattern.search(piece):
+                    raise UsageError(
+                        f"'{name}' contains {kind}: remove it, revoke it where it was of use, then publish"
+                    )
+
+
+def _pieces(content: bytes | Path) -> Iterator[bytes]:
+    """Read a file in pieces that overlap, so that nothing is cut in two; text in UTF-16 comes as ASCII, too."""
+    with io.BytesIO(content) if isinstance(content, bytes) else open(content, "rb") as file:
+        piece = b""
+        while chunk := file.read(CHUNK):
+            piece = piece[-LONGEST:] + chunk
+            yield piece
+            if b"\0" in piece:
+                yield piece.replace(b"\0", b"")

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
 from hf_compress.ground.errors import UsageError
 from hf_compress.ground.hub_failures import RETRIED, WAITS, limit_waits, not_published, patiently, pause, status_of
 from hf_compress.ground.manifest import MANIFEST, Manifest, entries
-from hf_compress.hub.contents import CARD, checked_contents
+from hf_compress.hub.contents import CARD, Contents, checked_contents
 from hf_compress.sections.base import validate
 from hf_compress.sections.publish import PublishSection
-
-if TYPE_CHECKING:
-    from huggingface_hub import CommitInfo
 
 GIT_ATTRIBUTES = ".gitattributes"
 MOST_NAMED = 20
@@ -27,13 +24,7 @@ MOST_NAMED = 20
 
 @dataclass(frozen=True)
 class PushPlan:
-    """What a push would send.
-
-    Attributes:
-        files: path in the repository and size in bytes.
-        card: the rendered README.md.
-        left: paths of what stays here because the manifest does not name it.
-    """
+    """What a push would send: paths there and sizes in bytes, the rendered README.md; and what would be left here."""
 
     files: dict[str, int]
     card: str
@@ -45,7 +36,6 @@ class Publication:
     """What is on the Hub now.
 
     Attributes:
-        commit: the commit that holds the folder.
         url: page of the commit, or of the pull request.
         changed: False when the Hub had everything already.
         removed: paths of what an earlier version had there and this one lacks.
@@ -109,15 +99,12 @@ def not_sent(left: list[str]) -> list[str]:
     return [f"not sent: {', '.join([*left[:MOST_NAMED], *more])} (--include PATTERN sends it)"] if left else []
 
 
-def _left(folder: Path, contents: dict[str, bytes | Path]) -> list[str]:
+def _left(folder: Path, contents: Contents) -> list[str]:
     return [name for name in entries(folder) if name not in contents]
 
 
 def require_login() -> None:
-    """Raise UsageError when the client finds no access token, or one that cannot be sent.
-
-    The latter would end in an error of the HTTP library that shows it.
-    """
+    """Raise UsageError when the client finds no access token, or one that HTTP cannot send, and would show."""
     token = get_token()
     if token is None:
         raise UsageError("publishing needs a login: run `hf auth login`, or set HF_TOKEN to a token that may write")
@@ -135,18 +122,18 @@ def _command(folder: str | Path, section: PublishSection, include: Sequence[str]
     return shlex.join(words)
 
 
+@dataclass
 class _Push:
     """One push, and what is known about it when it fails."""
 
-    def __init__(self, section: PublishSection, contents: dict[str, bytes | Path], left: list[str], again: str):
-        self.section = section
-        self.contents = contents
-        self.left = left
-        self.again = again
-        self.api = HfApi(library_name="hf-compress")
-        self.made: list[str] = []
-        self.removed: list[str] = []
-        self.sent = False
+    section: PublishSection
+    contents: Contents
+    left: list[str]
+    again: str
+    api: HfApi = field(default_factory=lambda: HfApi(library_name="hf-compress"))
+    made: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    sent: bool = False
 
     def run(self) -> Publication:
         limit_waits()
@@ -172,15 +159,13 @@ class _Push:
         else:
             if section.private and not info.private:
                 raise UsageError(f"{section.to} is public already: make it private in its settings, or choose another")
-        if section.revision and not section.revision.startswith("refs/"):
-            self._open_branch(section.revision)
-
-    def _open_branch(self, name: str) -> None:
-        try:
-            patiently(self.api.model_info, self.section.to, revision=name)
-        except RevisionNotFoundError:
-            patiently(self.api.create_branch, self.section.to, branch=name, exist_ok=True)
-            self.made.append(f"the branch {name} of {self.section.to}")
+        branch = section.revision
+        if branch and not branch.startswith("refs/"):
+            try:
+                patiently(self.api.model_info, section.to, revision=branch)
+            except RevisionNotFoundError:
+                patiently(self.api.create_branch, section.to, branch=branch, exist_ok=True)
+                self.made.append(f"the branch {branch} of {section.to}")
 
     def _commit(self) -> tuple[str, CommitInfo]:
         """Upload, then commit everything at once on top of the head that was compared with.
@@ -190,6 +175,7 @@ class _Push:
         section = self.section
         first = None
         for wait in (*WAITS, None):
+            target = {"revision": section.revision, "create_pr": section.create_pr}
             info = patiently(self.api.model_info, section.to, revision=section.revision)
             head = info.sha
             first = first or head
@@ -200,7 +186,6 @@ class _Push:
                 for path, content in self.contents.items()
             ]
             operations = [*additions, *(CommitOperationDelete(path, is_folder=False) for path in outdated)]
-            target = {"revision": section.revision, "create_pr": section.create_pr}
             self.api.preupload_lfs_files(section.to, additions, **target)
             try:
                 self.sent = True

@@ -1,7 +1,5 @@
 """A model's folder, reloaded in the way a user will: it must answer as the model did that was saved there."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import transformers
@@ -42,17 +40,14 @@ def check_reload(folder: Path, own: LoadedModel, pictures: list[Tensor], task: T
     except Exception as error:
         raise _differs(folder, f"{type(error).__name__}: {' '.join(str(error).split())}") from error
     if task.classes:
-        _compare_labels(folder, label_names(model.config), labels)
+        names = label_names(model.config)
+        for number, (name, label) in enumerate(zip(names, labels, strict=False)):
+            if name != label:
+                raise _differs(folder, f"class {number} is '{name}' and not '{label}'")
+        if len(names) != len(labels):
+            raise _differs(folder, f"it has {len(names)} labels and not {len(labels)}")
     if difference := task.difference(LoadedModel(model, processor, str(folder)), own, pictures):
         raise _differs(folder, difference)
-
-
-def _compare_labels(folder: Path, names: list[str], labels: list[str]) -> None:
-    for number, (name, label) in enumerate(zip(names, labels, strict=False)):
-        if name != label:
-            raise _differs(folder, f"class {number} is '{name}' and not '{label}'")
-    if len(names) != len(labels):
-        raise _differs(folder, f"it has {len(names)} labels and not {len(labels)}")
 
 
 def _differs(folder: Path, difference: str) -> RunError:

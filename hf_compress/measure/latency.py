@@ -12,8 +12,8 @@ import torch
 from rich.progress import track
 from transformers import PreTrainedModel
 
-from hf_compress.ground.compiling import compiled
 from hf_compress.ground.looking import twin
+from hf_compress.ground.processor import compiled
 from hf_compress.ground.tensors import use_channels_last
 from hf_compress.models.exporting import exportable
 from hf_compress.runtimes import runtime

@@ -1,9 +1,12 @@
-"""What a model's files declare, before anything of that size is built."""
+"""What a model's files declare, before anything of that size is built, or read from elsewhere."""
 
-from __future__ import annotations
-
+import json
 import re
+from pathlib import Path, PurePosixPath
 from typing import Any
+
+from transformers import PretrainedConfig
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, cached_file
 
 from hf_compress.checkpoint.labels import MOST_LABELS
 from hf_compress.ground.errors import RunError, shown
@@ -17,15 +20,7 @@ MOST_LAYERS, MOST_SIZE, MOST_SIDE = 2_000, 100_000, 8192
 
 
 def refuse_huge(name: str, values: Any) -> None:
-    """Look for numbers that would take all memory or time, alone or together.
-
-    Args:
-        name: of the model, for the message.
-        values: what config.json holds.
-
-    Raises:
-        RunError: there is one.
-    """
+    """Raise RunError for numbers in config.json (`values`) that would take all memory or time, alone or together."""
     found: dict[str, list[float]] = {}
     names = {}
     if isinstance(values, dict):
@@ -55,11 +50,7 @@ def refuse_huge(name: str, values: Any) -> None:
 
 
 def refuse_huge_pictures(name: str, processor: Any) -> None:
-    """Look for sizes of an image processor whose pictures would take all memory.
-
-    Raises:
-        RunError: there is one.
-    """
+    """Raise RunError for sizes of an image processor whose pictures would take all memory."""
     for key, sizes in processor.to_dict().items():
         for side, number in _numbers(sizes, key) if key in ("size", "crop_size", "pad_size") else ():
             if number > MOST_SIDE:
@@ -67,6 +58,37 @@ def refuse_huge_pictures(name: str, processor: Any) -> None:
                     f"{name} cannot be loaded: its image processor makes pictures of {side} {shown(number)}, "
                     f"{12 * number**2 / 1e9:,.1f} GB each (3 channels, float32); the most is {MOST_SIDE:,}"
                 )
+
+
+def refuse_outside(name: str, source: str, config: PretrainedConfig, revision: Any) -> None:
+    """Raise RunError where config.json, or the index of a checkpoint in parts, names weights outside their own folder.
+
+    What is fetched from `source`, a folder or Hub id, lies in the cache for `from_pretrained`.
+    """
+    chosen = getattr(config, "transformers_weights", None)
+    _refuse_paths(name, "config.json", [chosen] if chosen else [])
+
+    def file(path: str) -> str | None:
+        return cached_file(source, path, revision=revision, _raise_exceptions_for_missing_entries=False)
+
+    if chosen or not file(SAFE_WEIGHTS_NAME):
+        for index in [chosen] if chosen else [SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_INDEX_NAME]:
+            if index.endswith(".index.json") and (found := file(index)):
+                _refuse_paths(name, index, _parts(Path(found)))
+
+
+def _parts(index: Path) -> list[Any]:
+    """Return the file names in an index; none where it is damaged, which transformers tells."""
+    try:
+        return list(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return []
+
+
+def _refuse_paths(name: str, where: str, paths: list[Any]) -> None:
+    for path in paths:
+        if not isinstance(path, str) or PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+            raise RunError(f"{name} cannot be loaded: its {where} names weights outside its own folder: {path!r}")
 
 
 def _weights(depths: list[float], widths: list[float]) -> float:

@@ -1,6 +1,4 @@
-"""Embeddings: the one vector that a backbone without a classifier gives an image."""
-
-from __future__ import annotations
+"""Backbones without a classifier: `AutoModel`, the vision towers of CLIP and its kin; and the one vector they give."""
 
 from pathlib import Path
 
@@ -9,19 +7,54 @@ from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 
 from hf_compress.data import Collator, ImageSplit
-from hf_compress.data.images import input_size, no_targets
+from hf_compress.data.images import input_size, no_targets, refuse_many_sizes
 from hf_compress.ground.errors import RunError
 from hf_compress.ground.looking import twin
 from hf_compress.ground.memory import in_fitting_batches
 from hf_compress.ground.processor import fastest_device
-from hf_compress.models.load import LoadedModel
+from hf_compress.models.load import LoadedModel, open_model
 
 PROJECTOR = "projector.safetensors"
 CLASS_TOKENS = {"cls_token", "class_token", "class_embedding"}
 EMBEDDING_BATCH = 128
+
+
+def load_backbone(
+    name: str, *, revision: str | None = None, trust_remote_code: bool = False, pretrained: bool = True
+) -> LoadedModel:
+    """Load a vision backbone in float32, in eval mode; see `load.load` for the arguments and errors.
+
+    The head of a classifier's checkpoint is left out; of a checkpoint for images and text (CLIP, SigLIP) the vision
+    tower is taken.
+
+    Returns:
+        The model; `new_head` says that the layer behind its `pooler_output` is untrained.
+
+    Raises:
+        RunError: the repository holds no vision backbone.
+    """
+    opened = open_model(
+        name,
+        AutoModel,
+        "has no backbone of its own: there is no AutoModel of the type",
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        pretrained=pretrained,
+        part=lambda config: getattr(config, "vision_config", config),
+    )
+    if opened.model.main_input_name != "pixel_values":
+        raise RunError(
+            f"{name} is not a vision backbone: '{opened.config.model_type}' takes '{opened.model.main_input_name}'"
+        )
+    refuse_many_sizes(name, opened.processor)
+    lacks = sorted(key for key in opened.missing if not key.startswith("pooler."))
+    if lacks:
+        raise RunError(f"{name} is not a vision backbone: its checkpoint lacks the weights of '{lacks[0]}'")
+    new_pooler = bool(opened.missing) or not pretrained
+    return LoadedModel(opened.model, opened.processor, name, opened.commit, new_pooler)
 
 
 def pooled_embedding(model: PreTrainedModel, pixel_values: Tensor) -> Tensor:
@@ -52,12 +85,7 @@ def pooled_embedding(model: PreTrainedModel, pixel_values: Tensor) -> Tensor:
 
 
 class Embedder(nn.Module):
-    """A backbone, with the projector into another model's space where there is one, as one module.
-
-    Args:
-        backbone: see `pooled_embedding`.
-        projector: applied to the pooled embedding.
-    """
+    """A backbone (see `pooled_embedding`), and where there is one the projector of its embeddings, as one module."""
 
     def __init__(self, backbone: PreTrainedModel, projector: nn.Linear | None = None):
         super().__init__()

@@ -16,11 +16,7 @@ from hf_compress.runtimes.base import Call, Exportable
 
 
 class TensorsAlone(nn.Module):
-    """A model as exporters want it: one tensor in, a tensor out, or a tuple of several.
-
-    Attributes:
-        outputs: names of these tensors.
-    """
+    """A model as exporters want it: one tensor in, a tensor out, or a tuple of several, whose names are `outputs`."""
 
     def __init__(self, model: PreTrainedModel, image: Tensor):
         super().__init__()
@@ -36,14 +32,7 @@ class TensorsAlone(nn.Module):
 
 
 class DeployedModel(nn.Module):
-    """A file in its runtime, called like the model it was written from.
-
-    Args:
-        call: see `runtimes.base.Runtime.load`.
-        outputs: names of what it returns.
-        model: the model.
-        batches: whether the file takes several images at once.
-    """
+    """A file in its runtime, called like the model it was written from; `batches`: it takes several images at once."""
 
     def __init__(self, call: Call, outputs: list[str], model: PreTrainedModel, batches: bool):
         super().__init__()
@@ -64,8 +53,7 @@ class DeployedModel(nn.Module):
 def exportable(model: PreTrainedModel, image: Tensor) -> Exportable:
     """Return a copy of a model ready for export: batch norms folded, all the tensors that it gives as outputs.
 
-    Args:
-        image: one input, shape (1, 3, height, width).
+    `image` is one input, shape (1, 3, height, width).
     """
     model = fold_batch_norms(model, image)
     for weight in model.parameters():  # ExecuTorch takes no channels-last kernels, as a training leaves them

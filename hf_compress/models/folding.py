@@ -1,6 +1,4 @@
-"""Batch norms folded into the convolutions before them, for inference."""
-
-from __future__ import annotations
+"""Batch norms folded into the convolutions before them, for inference, and unfolded to be trained again."""
 
 import copy
 
@@ -8,57 +6,49 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from hf_compress.data import ImageData
+from hf_compress.data.images import batches, spread
 from hf_compress.ground.outputs import output_tensors
+from hf_compress.models.load import LoadedModel
+
+STATISTICS_IMAGES, STATISTICS_BATCH = 256, 32
 
 
 def fold_batch_norms(model: nn.Module, image: Tensor) -> nn.Module:
-    """Return a copy of `model` whose batch norms are part of the convolutions before them.
+    """Return a copy of `model` in eval mode, whose batch norms are part of the convolutions before them.
 
     A pair is found by running the model once: the batch norm's input is the very tensor that the convolution made.
+    Where folding moved its outputs, because something else reads a convolution's output too, nothing is folded.
 
     Args:
-        model: any transformers model.
         image: one input, shape (1, 3, height, width).
-
-    Returns:
-        The copy, in eval mode. Where folding moved its outputs, because something else reads a convolution's output
-        too, nothing is folded.
     """
     model = copy.deepcopy(model).eval()
     folded = copy.deepcopy(model)
+    names = {module: name for name, module in folded.named_modules()}
     for convolution, norm in _pairs(folded, image):
-        fused = fuse_conv_bn_eval(folded.get_submodule(convolution), folded.get_submodule(norm))
-        folded.set_submodule(convolution, fused)
-        folded.set_submodule(norm, nn.Identity())
+        folded.set_submodule(names[convolution], fuse_conv_bn_eval(convolution, norm))
+        folded.set_submodule(names[norm], nn.Identity())
     return folded if _same_outputs(folded, model, image) else model
 
 
-def _pairs(model: nn.Module, image: Tensor) -> list[tuple[str, str]]:
-    made: dict[int, str] = {}
-    outputs: list[Tensor] = []
-    pairs: list[tuple[str, str]] = []
+def _pairs(model: nn.Module, image: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    made: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # the tensors are kept alive, so that no later one gets an id anew
+    pairs = []
 
-    def remember(name: str):
-        def hook(module, inputs, output):
-            outputs.append(output)  # kept alive, so that no later tensor gets its id
-            made[id(output)] = name
+    def remember(convolution: nn.Conv2d, inputs: tuple[Tensor], output: Tensor) -> None:
+        made[id(output)] = convolution, output
 
-        return hook
-
-    def match(name: str):
-        def hook(module, inputs):
-            convolution = made.get(id(inputs[0]))
-            if convolution is not None:
-                pairs.append((convolution, name))
-
-        return hook
+    def match(norm: nn.BatchNorm2d, inputs: tuple[Tensor]) -> None:
+        if id(inputs[0]) in made:
+            pairs.append((made[id(inputs[0])][0], norm))
 
     hooks = []
-    for name, module in model.named_modules():
+    for module in model.modules():
         if isinstance(module, nn.Conv2d):
-            hooks.append(module.register_forward_hook(remember(name)))
+            hooks.append(module.register_forward_hook(remember))
         elif type(module) is nn.BatchNorm2d:  # subclasses, such as timm's, hold an activation too
-            hooks.append(module.register_forward_pre_hook(match(name)))
+            hooks.append(module.register_forward_pre_hook(match))
     with torch.no_grad():
         model(pixel_values=image)
     for hook in hooks:
@@ -74,3 +64,47 @@ def _same_outputs(first: nn.Module, second: nn.Module, image: Tensor) -> bool:
         torch.allclose(ones[name], other, rtol=1e-3, atol=1e-3 * other.abs().max().item())
         for name, other in others.items()
     )
+
+
+def unfold_batch_norms(loaded: LoadedModel, data: ImageData) -> bool:
+    """Give the batch norms of a checkpoint that came with folded ones real statistics, without changing its logits.
+
+    Mobile checkpoints are often published with batch norms folded into the convolutions: means are 0, and variances
+    1 or 1 - eps. Trained or re-estimated, such a model normalises with the true statistics for the first time and
+    forgets what it knew. Here means and variances become those of training images, and scale and shift undo what that
+    changes, in place.
+
+    Returns:
+        Whether the batch norms were folded; nothing is changed where they were not.
+    """
+    norms = [module for module in loaded.model.modules() if isinstance(module, nn.BatchNorm2d)]
+    if not norms or not all(_is_folded(norm) for norm in norms):
+        return False
+    moments: dict[nn.Module, list[Tensor]] = {norm: [] for norm in norms}
+
+    def record(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        x = inputs[0].double()
+        moments[norm].append(torch.stack([x.mean(dim=(0, 2, 3)), x.square().mean(dim=(0, 2, 3))]))
+
+    hooks = [norm.register_forward_pre_hook(record) for norm in norms]
+    with torch.no_grad():
+        for batch in batches(spread(data.train, STATISTICS_IMAGES), loaded.processor, STATISTICS_BATCH):
+            loaded.model.eval()(pixel_values=batch["pixel_values"])
+    for hook in hooks:
+        hook.remove()
+    for norm in norms:
+        mean, square = torch.stack(moments[norm]).mean(dim=0)
+        variance = square - mean.square()
+        with torch.no_grad():  # y = weight (x - mean) / sqrt(variance + eps) + bias stays what it was
+            slope = norm.weight / (norm.running_var + norm.eps).sqrt()
+            norm.bias += slope * (mean - norm.running_mean)
+            norm.weight.copy_(slope * (variance + norm.eps).sqrt())
+            norm.running_mean.copy_(mean)
+            norm.running_var.copy_(variance)
+    return True
+
+
+def _is_folded(norm: nn.BatchNorm2d) -> bool:
+    """Means are 0 and variances 1, or 1 - eps, which makes the divisor exactly 1."""
+    neutral = (norm.running_mean == 0).all() and ((norm.running_var - 1).abs() <= 1.01 * norm.eps).all()
+    return norm.affine and bool(neutral)

@@ -19,13 +19,12 @@ from transformers import (
 )
 
 from hf_compress.checkpoint.labels import label_names, label_options, numbered, positions, set_labels
-from hf_compress.checkpoint.momentum import use_torch_momentum
 from hf_compress.ground.errors import CompressError, RunError, UsageError
 from hf_compress.ground.files import user_path
 from hf_compress.ground.hub_failures import limit_waits, not_loaded
-from hf_compress.models.declared import refuse_huge, refuse_huge_pictures
+from hf_compress.ground.tensors import use_torch_momentum
+from hf_compress.models.declared import refuse_huge, refuse_huge_pictures, refuse_outside
 from hf_compress.models.head import permute_classes, renew_head
-from hf_compress.models.shards import refuse_outside
 
 
 @dataclass

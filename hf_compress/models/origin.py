@@ -1,7 +1,5 @@
 """Where a model came from: id, commit and licence, for the report, the card and the decision to publish."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path
@@ -15,12 +13,7 @@ Origin = dict[str, Any]
 
 
 def origin(name: str, commit: str | None, pretrained: bool = True) -> Origin:
-    """Describe the source of a loaded model.
-
-    Args:
-        name: as the user gave it: Hub id, folder, or a registered architecture.
-        commit: commit of the Hub repository.
-        pretrained: whether its weights were loaded; without them nothing is derived from the source.
+    """Describe the source of a loaded model; without `pretrained` weights nothing is derived from it.
 
     Returns:
         `{"id", "source", "revision", "license", "base_model"}`. `source` is `hub`, `folder` or `architecture`;
@@ -31,7 +24,8 @@ def origin(name: str, commit: str | None, pretrained: bool = True) -> Origin:
     if name in STUDENTS or not pretrained:
         return result | {"source": "architecture"}
     card = _card(name, commit)
-    result["license"] = _license(card)
+    license = card.get("license")
+    result["license"] = license.lower() if isinstance(license, str) else None
     if os.path.isdir(user_path(name)):
         base = card.get("base_model")
         base = base[0] if isinstance(base, list) and base else base
@@ -63,14 +57,7 @@ def sources_with_roles(report: dict[str, Any]) -> list[tuple[str, Origin]]:
 
 
 def publishable_license(report: dict[str, Any], stated: str | None) -> str | None:
-    """Return the licence to publish under.
-
-    Args:
-        report: holds the origins of teacher, assistants and student.
-        stated: the user's own word, which decides.
-
-    Returns:
-        `stated`, or the licence of what the model was made of; None when it was made of nothing licensed.
+    """Return the licence to publish under: `stated`, or that of what the model was made of; None where none has one.
 
     Raises:
         UsageError: that licence is unknown, forbids derived works, or there are two of them.
@@ -103,8 +90,3 @@ def _card(name: str, commit: str | None) -> dict[str, Any]:
         return ModelCard(Path(readme).read_text(encoding="utf-8"), ignore_metadata_errors=True).data.to_dict()
     except (OSError, ValueError, HTTPError, yaml.YAMLError):
         return {}
-
-
-def _license(card: dict[str, Any]) -> str | None:
-    license = card.get("license")
-    return license.lower() if isinstance(license, str) else None

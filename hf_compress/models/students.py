@@ -58,7 +58,6 @@ def build_registered(
     """Build a registered architecture with random weights, and an image processor with ImageNet's normalisation.
 
     Args:
-        name: one of `STUDENTS`.
         labels: class names; None for a model that names no classes.
         width: multiplies the number of channels of every layer.
         image_size: height and width of the input in pixels, 224 when not given.
@@ -69,7 +68,7 @@ def build_registered(
     from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
     from hf_compress.checkpoint.labels import label_options
-    from hf_compress.checkpoint.momentum import use_torch_momentum
+    from hf_compress.ground.tensors import use_torch_momentum
     from hf_compress.models.load import LoadedModel
 
     config = STUDENTS.get(name).build(width, **({} if labels is None else label_options(labels)))
@@ -83,10 +82,9 @@ def build_registered(
 
 
 def build_model(section: TeacherSection | StudentSection, labels: list[str] | None, kind: Kind) -> LoadedModel:
-    """Build or load what a recipe's teacher or student section names.
+    """Build or load what a recipe's teacher or student section names; `model: teacher` is the caller's business.
 
     Args:
-        section: the section; `model: teacher` is the caller's business.
         labels: wanted class names; None keeps those of the checkpoint.
         kind: of model, as the recipe's task says.
 
@@ -154,24 +152,19 @@ register_student("resnet34", "ResNet-34 (He et al., 2016)")(_resnet("basic", [3,
 register_student("resnet50", "ResNet-50 (He et al., 2016)")(_resnet("bottleneck", [3, 4, 6, 3], 4))
 
 
-@register_student("mobilenet_v2", "MobileNetV2 (Sandler et al., 2018)")
-def _mobilenet_v2(width: float, **label_options) -> PretrainedConfig:
-    """Dropout and padding as in PyTorch versions: transformers' defaults fit converted TensorFlow weights."""
-    from transformers import MobileNetV2Config
+def _mobilenet(config: str) -> Callable[..., PretrainedConfig]:
+    def build(width: float, **label_options) -> PretrainedConfig:
+        import transformers
 
-    return MobileNetV2Config(
-        depth_multiplier=width, classifier_dropout_prob=0.2, tf_padding=False, layer_norm_eps=1e-5, **label_options
-    )
+        return getattr(transformers, config)(  # as in PyTorch versions: the defaults fit converted TensorFlow weights
+            depth_multiplier=width, classifier_dropout_prob=0.2, tf_padding=False, layer_norm_eps=1e-5, **label_options
+        )
+
+    return build
 
 
-@register_student("mobilenet_v1", "MobileNetV1 (Howard et al., 2017)")
-def _mobilenet_v1(width: float, **label_options) -> PretrainedConfig:
-    """Dropout, padding and epsilon as in `mobilenet_v2`."""
-    from transformers import MobileNetV1Config
-
-    return MobileNetV1Config(
-        depth_multiplier=width, classifier_dropout_prob=0.2, tf_padding=False, layer_norm_eps=1e-5, **label_options
-    )
+register_student("mobilenet_v2", "MobileNetV2 (Sandler et al., 2018)")(_mobilenet("MobileNetV2Config"))
+register_student("mobilenet_v1", "MobileNetV1 (Howard et al., 2017)")(_mobilenet("MobileNetV1Config"))
 
 
 @register_student("efficientnet_b0", "EfficientNet-B0 (Tan and Le, 2019)")

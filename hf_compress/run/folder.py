@@ -21,7 +21,7 @@ from hf_compress.ground.units import Units
 from hf_compress.report.run import RECIPE, REPORT, Run
 from hf_compress.run.inputs import leaves, refuse_overlap, refuse_own_place
 from hf_compress.run.recipe import Recipe
-from hf_compress.sections.selection import AUTO
+from hf_compress.sections.models import AUTO
 
 BEGUN, MOVING, LOCK, FILES = "begun.json", "moving", "lock", "files"
 UNITS, DISCARDED, REPLACED = "units", "discarded", "replaced"

@@ -11,7 +11,7 @@ from hf_compress.ground.errors import UsageError
 from hf_compress.ground.files import user_path
 from hf_compress.models.students import STUDENTS
 from hf_compress.run.recipe import Recipe
-from hf_compress.sections.selection import AUTO
+from hf_compress.sections.models import AUTO
 
 READ = {"model", "path", "sensitivity", "template"}
 WORDS = {"teacher", "digits", AUTO}

@@ -5,8 +5,7 @@ from __future__ import annotations
 from hf_compress.ground.errors import UsageError
 from hf_compress.models.students import STUDENTS
 from hf_compress.run.recipe import Recipe
-from hf_compress.sections.models import EnsembleSection, ModelSection
-from hf_compress.sections.selection import AUTO
+from hf_compress.sections.models import AUTO, EnsembleSection, ModelSection
 
 
 def permitted(recipe: Recipe, trust_remote_code: bool, publish: bool) -> Recipe:

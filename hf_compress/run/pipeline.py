@@ -39,7 +39,7 @@ from hf_compress.run.step_unit import apply_once
 from hf_compress.run.teacher import as_teacher, load_teachers, train_teachers, unfold
 from hf_compress.runtimes import runtime
 from hf_compress.sections.base import TrainingConfig
-from hf_compress.sections.selection import AUTO
+from hf_compress.sections.models import AUTO
 from hf_compress.tasks import TASKS
 from hf_compress.training.batch_norms import require_pairs
 from hf_compress.training.context import Context

@@ -13,14 +13,12 @@ from pydantic.json_schema import models_json_schema
 from hf_compress.ground.errors import UsageError, shown
 from hf_compress.ground.registry import did_you_mean
 from hf_compress.run.bounds import refuse_endless
-from hf_compress.sections.base import Section, TrainingConfig, validate
+from hf_compress.sections.base import Section, TrainingConfig, named, shorthand, validate
 from hf_compress.sections.data import DataSection
 from hf_compress.sections.deploy import DeploySection
 from hf_compress.sections.measure import MeasureSection
-from hf_compress.sections.models import EnsembleSection, StudentSection, TeacherSection
+from hf_compress.sections.models import AUTO, EnsembleSection, StudentSection, TeacherSection
 from hf_compress.sections.publish import PublishSection
-from hf_compress.sections.selection import AUTO
-from hf_compress.sections.shorthand import named, shorthand
 from hf_compress.sections.values import is_study, overridden, read_recipe
 from hf_compress.steps import STEPS
 from hf_compress.tasks import TASKS

@@ -15,10 +15,10 @@ from hf_compress.ground.errors import RunError
 from hf_compress.ground.files import read_json, write_json
 from hf_compress.ground.units import Units
 from hf_compress.models.ensemble import as_one
+from hf_compress.models.folding import unfold_batch_norms
 from hf_compress.models.head import find_head
 from hf_compress.models.load import LoadedModel
 from hf_compress.models.students import STUDENTS, build_model
-from hf_compress.models.unfolding import unfold_batch_norms
 from hf_compress.run.recipe import Recipe
 from hf_compress.sections.models import TeacherSection
 from hf_compress.tasks import TASKS, Task

@@ -1,14 +1,16 @@
 """What every section of a recipe is made of: strict pydantic models, and errors that name the key."""
 
+from functools import partial
 from typing import Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
 from hf_compress.ground.errors import UsageError, shown
 from hf_compress.ground.registry import did_you_mean
 
 MOST = 1_000_000  # of whatever is counted
+UNION_TAGS = {"str", "float", "constrained-int"}  # that pydantic adds to the place of an error, and no user wrote
 
 
 class Section(BaseModel):
@@ -57,16 +59,21 @@ class TrainingConfig(Section):
         return value or 0.0
 
 
+def named(value: Any, key: str) -> Any:
+    """A string stands for a section in which it is the value of `key`."""
+    return {key: value} if isinstance(value, str) else value
+
+
+def shorthand(section: Any, key: str) -> BeforeValidator:
+    """Return what lets a string stand for a section in which it is the value of `key`, and says so in the schema."""
+    return BeforeValidator(partial(named, key=key), json_schema_input_type=str | section)
+
+
 S = TypeVar("S", bound=Section)
 
 
 def validate(section: type[S], values: Any, path: str = "") -> S:
-    """Build `section` from plain values.
-
-    Args:
-        section: the pydantic class.
-        values: mapping as read from YAML.
-        path: key path of this section in the recipe, for messages (`steps.0.prune`).
+    """Build `section` from plain values as read from YAML; `path` is its place in the recipe (`steps.0.prune`).
 
     Raises:
         UsageError: one sentence with the key path, the value and the nearest valid key.
@@ -80,7 +87,7 @@ def validate(section: type[S], values: Any, path: str = "") -> S:
 
 def sentence(section: type[BaseModel], error: dict, path: str) -> str:
     """Say in one sentence what pydantic found wrong in the part of the recipe at `path`."""
-    location = [part for part in error["loc"] if not _is_union_tag(part)]
+    location = [part for part in error["loc"] if part not in UNION_TAGS]
     key = shown(".".join([path, *map(str, location)] if path else map(str, location)) or "the recipe")
     value = error["input"]
     if error["type"] == "extra_forbidden":
@@ -99,16 +106,10 @@ def _holds_bool(field: FieldInfo) -> bool:
     return field.annotation is bool or bool in get_args(field.annotation)
 
 
-def _is_union_tag(part: Any) -> bool:
-    """Pydantic adds the name of a union's branch to the location; a user never wrote it."""
-    return part in {"str", "float", "constrained-int"}
-
-
 def _section_at(section: type[BaseModel], location: list) -> type[BaseModel]:
     for part in location:
         if part in section.model_fields:
-            nested = _nested_section(section.model_fields[part].annotation)
-            section = nested or section
+            section = _nested_section(section.model_fields[part].annotation) or section
     return section
 
 

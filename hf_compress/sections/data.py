@@ -1,13 +1,10 @@
 """Section `data` of a recipe."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from hf_compress.sections.base import MOST, Section
-from hf_compress.sections.shorthand import shorthand
+from hf_compress.sections.base import MOST, Section, shorthand
 
 
 class SplitsSection(Section):
@@ -42,6 +39,16 @@ class SourceSection(Section):
     name: str | None = Field(None, description="Configuration of a Hub data set.")
     revision: str | None = Field(None, description="Branch, tag or commit of a Hub data set.")
     image_column: str | None = Field(None, description="Found by its type when not given.")
+
+    @property
+    def wants_labels(self) -> bool:
+        return not isinstance(self, UnlabelledSection)
+
+    @property
+    def wanted_splits(self) -> set[str]:
+        """The names of the splits that stand in the recipe."""
+        names = vars(self.splits).values() if self.wants_labels else [self.split]
+        return {name.partition("[")[0] for name in names if isinstance(name, str)}
 
 
 class UnlabelledSection(SourceSection):
@@ -86,29 +93,20 @@ class DataSection(SourceSection):
     )
 
     @model_validator(mode="after")
-    def _views_are_augmented(self):
+    def _fits_together(self):
         if self.views is not None and self.augmentation == "none":
             raise ValueError("views are made by an augmentation: set augmentation, or leave out views")
-        return self
-
-    @model_validator(mode="after")
-    def _can_stream(self):
-        if not self.streaming:
-            if self.train_images is not None:
-                raise ValueError("train_images is for a stream: set 'streaming: true', or 'splits.train: train[:N]'")
-            return self
-        if self.path == "digits":
-            raise ValueError("digits are in memory: leave out streaming")
-        if self.views is not None:
-            raise ValueError("images of a stream are not kept, so their views do not repeat: leave out views")
-        if self.unlabelled or self.labelled < 1:
-            raise ValueError("a stream cannot be mixed or divided: leave out 'unlabelled' and 'labelled'")
-        if any(isinstance(split, float) or "[" in (split or "") for split in vars(self.splits).values()):
-            raise ValueError("a stream cannot be divided: give 'splits' names of splits, not fractions or slices")
-        return self
-
-    @model_validator(mode="after")
-    def _no_test_images(self):
+        if self.streaming:
+            if self.path == "digits":
+                raise ValueError("digits are in memory: leave out streaming")
+            if self.views is not None:
+                raise ValueError("images of a stream are not kept, so their views do not repeat: leave out views")
+            if self.unlabelled or self.labelled < 1:
+                raise ValueError("a stream cannot be mixed or divided: leave out 'unlabelled' and 'labelled'")
+            if any(isinstance(split, float) or "[" in (split or "") for split in vars(self.splits).values()):
+                raise ValueError("a stream cannot be divided: give 'splits' names of splits, not fractions or slices")
+        elif self.train_images is not None:
+            raise ValueError("train_images is for a stream: set 'streaming: true', or 'splits.train: train[:N]'")
         if any(source.path == self.path and source.split is None for source in self.unlabelled):
             raise ValueError("unlabelled holds the data set itself, with its test images: name the split to take")
         return self

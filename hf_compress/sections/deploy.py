@@ -1,7 +1,5 @@
 """Section `deploy` of a recipe."""
 
-from __future__ import annotations
-
 from pydantic import Field, model_validator
 
 from hf_compress.ground.errors import UsageError

@@ -1,7 +1,5 @@
 """Section `measure` of a recipe."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """Section `publish` of a recipe."""
 
-from __future__ import annotations
-
 import re
 
 from pydantic import Field, field_validator, model_validator

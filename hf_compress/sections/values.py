@@ -1,7 +1,5 @@
 """The plain values of a recipe or study: read from YAML, and set by key path."""
 
-from __future__ import annotations
-
 import os
 from copy import deepcopy
 from pathlib import Path

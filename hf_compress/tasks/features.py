@@ -34,7 +34,7 @@ class Features(Task):
             raise UsageError("'assistants' learn to classify: leave them out, or set 'task: classification'")
 
     def load(self, name, labels=None, **options):
-        from hf_compress.models.backbone import load_backbone
+        from hf_compress.models.embeddings import load_backbone
 
         return load_backbone(name, **options)
 

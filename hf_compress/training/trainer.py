@@ -15,10 +15,10 @@ from transformers.trainer_utils import EvalPrediction, PredictionOutput, TrainOu
 
 from hf_compress.checkpoint.labels import labels_of, order_of
 from hf_compress.data.streaming import ImageStream
-from hf_compress.ground.allocator import freed_memory_kept
-from hf_compress.ground.compiling import compiled
 from hf_compress.ground.errors import Diverged, UsageError
 from hf_compress.ground.looking import same_config, twin
+from hf_compress.ground.memory import freed_memory_kept
+from hf_compress.ground.processor import compiled
 from hf_compress.ground.tensors import use_channels_last
 from hf_compress.losses.criterion import DistillationCriterion
 from hf_compress.losses.layer_maps import Answer, answer

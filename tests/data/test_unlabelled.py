@@ -9,7 +9,7 @@ from hf_compress import Recipe, compress
 from hf_compress.data import load_data
 from hf_compress.data.decoded import Room
 from hf_compress.data.images import IGNORED_LABEL, decode
-from hf_compress.data.unlabelled import load_unlabelled, set_aside
+from hf_compress.data.parts import Parts, set_aside
 from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.models.students import build_registered
 from hf_compress.report.card_facts import data_rows
@@ -93,9 +93,10 @@ def test_files_of_a_source_that_are_left_out_are_counted(tmp_path, unlabelled_ph
     (tmp_path / "photos" / "notes.txt").touch()
     (tmp_path / "photos" / "more").mkdir()
     (tmp_path / "photos" / "more" / "1.heic").touch()
-    found = load_unlabelled(DataSection(path="digits", unlabelled=[unlabelled_photos]), Room(0))
-    assert len(found.images) == 60
-    assert sorted((item.count, item.example) for item in found.left_out) == [(1, "more/1.heic"), (1, "notes.txt")]
+    parts = Parts({}, {}, {})
+    _, left_out = parts.read_unlabelled(DataSection(path="digits", unlabelled=[unlabelled_photos]), Room(0))
+    assert len(parts.images["unlabelled"]) == 60
+    assert sorted((item.count, item.example) for item in left_out) == [(1, "more/1.heic"), (1, "notes.txt")]
 
 
 def test_the_same_view_is_augmented():

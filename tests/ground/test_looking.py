@@ -28,7 +28,7 @@ from hf_compress.run.stages import Stages
 from hf_compress.sections.data import DataSection
 from hf_compress.sections.distillation import DistillSection
 from hf_compress.sections.measure import MeasureSection
-from hf_compress.sections.selection import ProbeSection
+from hf_compress.sections.models import ProbeSection
 from hf_compress.steps.pruning.allocate.rounding import fastest_multiple
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.channels import ChannelPruner

@@ -25,7 +25,6 @@ def test_a_unit_is_done_once(units):
     assert first == second
     assert (first / "result").read_text() == "42"
     assert len(calls) == 1
-    assert units.is_done("a unit")
     assert units.done() == ["a-unit"]
 
 
@@ -43,7 +42,6 @@ def test_an_interrupted_unit_starts_with_an_empty_folder_and_what_it_kept_in_pro
     assert not units.hold_work()
     with pytest.raises(KeyboardInterrupt):
         units.once("unit", interrupted)
-    assert not units.is_done("unit")
     assert units.done() == []
     assert units.hold_work()
     assert (units.once("unit", resumed) / "result").read_text() == "3"

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
 from hf_compress import load, save
-from hf_compress.models.backbone import load_backbone
+from hf_compress.models.embeddings import load_backbone
 from hf_compress.models.students import build_registered
 
 WEIGHTS, CONFIG, PROCESSOR = "model.safetensors", "config.json", "preprocessor_config.json"

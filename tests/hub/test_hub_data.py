@@ -108,7 +108,7 @@ def footers(target) -> None:
     """Look at the lists of a stream, and count the bytes that are fetched."""
     from huggingface_hub.hf_file_system import HfFileSystemFile
 
-    from hf_compress.data.class_lists import unequal_files
+    from hf_compress.data.label_columns import unequal_files
     from hf_compress.data.sources import load_raw
     from hf_compress.sections.data import DataSection
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from hf_compress.ground.errors import UsageError
 from hf_compress.ground.manifest import MANIFEST, adding
-from hf_compress.hub import secrets
+from hf_compress.hub import contents
 
 
 def push(client, folder, to, *options, token=ALICE):
@@ -331,7 +331,7 @@ HIDES = {
     "at the start": lambda text: text.encode() + b"\n",
     "within a word": lambda text: b"x" + text.encode() + b"x",
     "in binary": lambda text: bytes(range(256)) * 9 + text.encode() + b"\0\xff",
-    "between two pieces": lambda text: b"." * (secrets.CHUNK - 10) + text.encode() + b"." * 100,
+    "between two pieces": lambda text: b"." * (contents.CHUNK - 10) + text.encode() + b"." * 100,
     "in UTF-16": lambda text: text.encode("utf-16"),
 }
 
@@ -346,7 +346,7 @@ def test_a_secret_is_found_in_a_file_of_any_kind_and_not_shown(case, place, tmp_
         file.write_bytes(HIDES[place](text))
         for content in (file, file.read_bytes()):
             with pytest.raises(UsageError, match=f"^'a/file' contains {kind}: remove it") as refused:
-                secrets.refuse_secrets({"harmless": b"hf_compress_manifest, hf_transfer", "a/file": content})
+                contents.refuse_secrets({"harmless": b"hf_compress_manifest, hf_transfer", "a/file": content})
             assert text not in str(refused.value)
     shutil.rmtree(tmp_path)
 
@@ -355,7 +355,7 @@ def test_what_is_no_secret():
     words = (
         b"hf_compress_manifest.json HF_TOKEN hf_hub_download -----BEGIN CERTIFICATE----- -----BEGIN PUBLIC KEY-----"
     )
-    secrets.refuse_secrets({"words": words, "nothing": b""})
+    contents.refuse_secrets({"words": words, "nothing": b""})
 
 
 def relinked(folder):

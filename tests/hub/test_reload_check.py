@@ -22,7 +22,7 @@ from hf_compress.data.images import noise
 from hf_compress.ground.errors import RunError
 from hf_compress.hub.contents import checked_contents
 from hf_compress.hub.reload_check import check_reload
-from hf_compress.models.backbone import load_backbone
+from hf_compress.models.embeddings import load_backbone
 from hf_compress.sections.base import Section
 from hf_compress.sections.publish import PublishSection
 from hf_compress.steps.base import STEPS, Step, StepResult

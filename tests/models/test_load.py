@@ -9,7 +9,7 @@ from transformers import BertConfig, TimmWrapperConfig, TimmWrapperForImageClass
 
 from hf_compress import load, save
 from hf_compress.ground.errors import RunError, UsageError
-from hf_compress.models.backbone import load_backbone
+from hf_compress.models.embeddings import load_backbone
 from hf_compress.models.students import STUDENTS, build_registered
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "models"

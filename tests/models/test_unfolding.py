@@ -7,8 +7,8 @@ from torch import nn
 
 from hf_compress.data import load_data
 from hf_compress.data.images import Collator
+from hf_compress.models.folding import unfold_batch_norms
 from hf_compress.models.students import build_registered
-from hf_compress.models.unfolding import unfold_batch_norms
 from hf_compress.sections.data import DataSection
 
 SPLITS = {"train": "train[:64]", "validation": "train[64:80]", "test": "train[80:99]"}

@@ -67,7 +67,7 @@ def test_unfinished_work_is_neither_discarded_nor_continued_unasked(output):
         raise KeyError
     with RunFolder(output, recipe(), overwrite=True) as folder:
         assert not folder.resumed
-        assert not folder.units.is_done("first")
+        assert "first" not in folder.units.done()
 
 
 def test_an_error_says_how_to_go_on_where_something_was_done(output):

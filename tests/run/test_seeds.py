@@ -12,7 +12,7 @@ from hf_compress.run.seeds import Seeds
 from hf_compress.run.selection.probe import few_images
 from hf_compress.sections.base import TrainingConfig
 from hf_compress.sections.data import DataSection
-from hf_compress.sections.selection import ProbeSection
+from hf_compress.sections.models import ProbeSection
 from hf_compress.training.context import Context
 from hf_compress.training.fitting import train
 

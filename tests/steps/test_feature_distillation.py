@@ -26,8 +26,7 @@ from hf_compress import Recipe, cli, compress, save
 from hf_compress.data import load_data
 from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.measure.features import cosine_similarity
-from hf_compress.models.backbone import load_backbone
-from hf_compress.models.embeddings import embed, pooled_embedding
+from hf_compress.models.embeddings import embed, load_backbone, pooled_embedding
 from hf_compress.models.load import LoadedModel
 from hf_compress.tools.evaluation import evaluate_folder
 

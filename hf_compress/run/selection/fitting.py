@@ -13,7 +13,7 @@ from hf_compress.ground.errors import RunError
 from hf_compress.measure.latency import measure_latency
 from hf_compress.models.load import LoadedModel
 from hf_compress.run.selection.candidates import SHOW, Blueprint, Candidate
-from hf_compress.sections.selection import BudgetSection
+from hf_compress.sections.models import BudgetSection
 
 LATENCY = "latency_ms"
 MARGIN = 0.9  # share of a latency budget that is used: a student must meet the whole when it is measured afresh

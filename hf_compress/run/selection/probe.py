@@ -14,7 +14,7 @@ from hf_compress.ground.errors import RunError
 from hf_compress.models.load import LoadedModel
 from hf_compress.run.recipe import Recipe
 from hf_compress.run.selection.candidates import Blueprint, Candidate
-from hf_compress.sections.selection import ProbeSection
+from hf_compress.sections.models import ProbeSection
 from hf_compress.steps import STEPS
 from hf_compress.tasks import TASKS
 from hf_compress.training.context import Context

@@ -19,8 +19,7 @@ from hf_compress.run.selection.candidates import Blueprint, Candidate, hint
 from hf_compress.run.selection.fitting import LATENCY, Timer, budget_in_words, fit_to_budget, nothing_fits
 from hf_compress.run.selection.halving import entrants, halve
 from hf_compress.run.selection.probe import Probe, few_images
-from hf_compress.sections.models import StudentSection
-from hf_compress.sections.selection import AUTO, BudgetSection, ProbeSection
+from hf_compress.sections.models import AUTO, BudgetSection, ProbeSection, StudentSection
 
 SELECTION = "selection.json"
 

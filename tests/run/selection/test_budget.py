@@ -9,7 +9,7 @@ from hf_compress.run.selection.candidates import Blueprint, Candidate, hint
 from hf_compress.run.selection.fitting import Timer, fit_to_budget, nothing_fits
 from hf_compress.run.selection.select import confirmed
 from hf_compress.sections.base import validate
-from hf_compress.sections.selection import BudgetSection
+from hf_compress.sections.models import BudgetSection
 
 BLUEPRINT = Blueprint(list("abc"), 32)
 

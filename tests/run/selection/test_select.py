@@ -15,7 +15,7 @@ from hf_compress.measure.latency import measure_latency
 from hf_compress.run.selection.candidates import Blueprint, Candidate
 from hf_compress.run.selection.probe import Probe, few_images
 from hf_compress.run.selection.select import pixels, select_student
-from hf_compress.sections.selection import ProbeSection
+from hf_compress.sections.models import ProbeSection
 
 LIMITS = {"parameters": 710_000, "macs": 3e6, "bytes": 3e6, "latency_ms": 10_000}
 TRAINING = {"epochs": 1, "learning_rate": 3e-3}

@@ -135,7 +135,9 @@ def _outputs(model: nn.Module, batches: list[Tensor], weights: dict[str, nn.Para
     old = {name: model.get_submodule(name).weight for name in weights or {}}
     for name, weight in (weights or {}).items():
         model.get_submodule(name).weight = weight
-    said = [[tensor.flatten(1) for tensor in output_tensors(model(pixel_values=images)).values()] for images in batches]
+    said = [
+        [tensor.flatten(1) for tensor in output_tensors(model(pixel_values=images)).values()] for images in batches
+    ]
     for name, weight in old.items():
         model.get_submodule(name).weight = weight
     return torch.cat([torch.cat(parts, 1) for parts in said]).double()

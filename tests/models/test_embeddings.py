@@ -34,8 +34,7 @@ from transformers import (
 
 from hf_compress import load, save
 from hf_compress.ground.errors import RunError, UsageError
-from hf_compress.models.backbone import load_backbone
-from hf_compress.models.embeddings import Embedder, pooled_embedding
+from hf_compress.models.embeddings import Embedder, load_backbone, pooled_embedding
 from hf_compress.models.students import build_registered
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "models"

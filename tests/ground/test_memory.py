@@ -8,7 +8,7 @@ import pytest
 
 SCRIPT = """
 import resource
-from hf_compress.ground.allocator import freed_memory_kept
+from hf_compress.ground.memory import freed_memory_kept
 
 def fetched(rounds=10):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
