@@ -76,9 +76,7 @@ class ImageStream(torch.utils.data.IterableDataset):
 
     def renumbered(self, new: list[int]) -> ImageStream:
         """Return this stream with label `new[i]` where it had label i."""
-        other = copy.copy(self)
-        other.order = [new[label] for label in self.order or range(len(new))]
-        return other
+        return replace(self, order=[new[label] for label in self.order or range(len(new))])
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch

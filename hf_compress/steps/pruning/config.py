@@ -66,7 +66,11 @@ class PruneSection(Section):
     dim: int | None = Field(
         None, ge=0, description="With granularity `weight`: zero whole slices along this dimension (as LnStructured)."
     )
-    scope: Literal["layer", "global"] = Field("layer", description="Compare importance in a layer, or across all.")
+    scope: Literal["layer", "global", "cost"] = Field(
+        "layer",
+        description="Compare importance in a layer, across all, or across all by what a channel costs: importance per "
+        "MAC (granularity `channel`).",
+    )
     amount: float = Field(0.1, gt=0, lt=1, description="Fraction pruned in a round, of the unpruned model.")
     iterative: bool = Field(True, description="Prune, train, evaluate, and again; false prunes once.")
     target: PruningTarget | None = Field(None, description="Stop here; without target, `max_drop` alone decides.")
@@ -117,7 +121,9 @@ class PruneSection(Section):
             raise ValueError(
                 "dim belongs to granularity 'weight'; channels are removed by granularity 'channel' alone"
             )
-        uneven = self.scope == "global" or self.sensitivity
+        uneven = self.scope != "layer" or self.sensitivity
+        if self.scope == "cost" and self.granularity != "channel":
+            raise ValueError("zeroed weights save no MACs: scope 'cost' needs granularity 'channel'")
         if self.layout == "config" and (self.granularity != "channel" or uneven):
             raise ValueError(
                 "layout 'config' prunes uniformly: it needs granularity 'channel' and scope 'layer', no sensitivity"
@@ -131,8 +137,8 @@ class PruneSection(Section):
                 f"zeroed weights do not change {self.target.metric}; use target.sparsity, or granularity 'channel'"
             )
         self._require_above_floor()
-        if self.sensitivity and (self.scope == "global" or self.dim is not None):
-            raise ValueError("sensitivity decides what each layer loses; leave out scope 'global' and dim")
+        if self.sensitivity and (self.scope != "layer" or self.dim is not None):
+            raise ValueError("sensitivity decides what each layer loses; leave out scope and dim")
         if self.dim is not None and self.scope == "global":
             raise ValueError("slices along dim are compared within a layer; use scope 'layer'")
         return self

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hf_compress.steps.pruning.allocate.shares import shares_for_budget
 from hf_compress.steps.pruning.config import PruneSection
+from hf_compress.steps.pruning.score.registry import CRITERIA
 
 Plan = dict[str, list[int]]
 
@@ -23,12 +24,14 @@ class Ranked:
         scores: importance of each unit, shape (units,).
         unit: channels a unit takes.
         unpruned: channels of the group in the unpruned model.
+        cost: multiply-accumulates that a unit takes.
     """
 
     name: str
     scores: Tensor
     unit: int
     unpruned: int
+    cost: float = 1.0
 
     @property
     def width(self) -> int:
@@ -38,13 +41,13 @@ class Ranked:
 def allocate(groups: list[Ranked], amount: float, config: PruneSection) -> Plan:
     """Return the units to remove, by group, so that the fraction `amount` of the unpruned channels is gone.
 
-    With scope `layer` each group loses that fraction; with `global` the groups compete; with a measured sensitivity
-    each loses what it bears.
+    With scope `layer` each group loses that fraction; with `global` the groups compete, and with `cost` by importance
+    per multiply-accumulate; with a measured sensitivity each loses what it bears.
     """
     shares = {group.name: amount for group in groups}
     if config.sensitivity:
         shares = shares_for_budget(config.sensitivity, {group.name: group.unpruned for group in groups}, amount)
-    elif config.scope == "global":
+    elif config.scope != "layer":
         shares = _global_shares(groups, amount, config)
     removed = {}
     for group in groups:
@@ -73,17 +76,20 @@ def kept_width(width: int, unit: int, share: float, config: PruneSection) -> int
 
 
 def _global_shares(groups: list[Ranked], amount: float, config: PruneSection) -> dict[str, float]:
-    """Rank the units of all groups by importance relative to their group's mean, the first ones lower among equals.
+    """Rank the units of all groups, the first ones lower among equals.
 
-    The best of each group, which the floor keeps, are out of the competition.
+    The best of each group, which the floor keeps, are out of the competition. Scores that do not compare across groups
+    count relative to their group's mean.
     """
+    compare = CRITERIA.get(config.importance).compares
     gone = sum(group.unpruned - group.width for group in groups)
     wanted = round(amount * sum(group.unpruned for group in groups)) - gone
     competing = []
     for group in groups:
         free = len(group.scores) - kept_width(group.unpruned, group.unit, 1.0, config) // group.unit
-        relative = group.scores / group.scores.abs().mean().clamp_min(1e-12)
-        competing.append(relative.sort().values[: max(0, free)])
+        scores = group.scores if compare else group.scores / group.scores.abs().mean().clamp_min(1e-12)
+        scores = scores / group.cost if config.scope == "cost" else scores
+        competing.append(scores.sort().values[: max(0, free)])
     owners = torch.arange(len(groups)).repeat_interleave(torch.tensor([len(scores) for scores in competing]))
     owners = owners[torch.cat(competing).argsort(stable=True)]
     units = torch.tensor([group.unit for group in groups])[owners]

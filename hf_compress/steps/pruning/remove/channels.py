@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from hf_compress.ground.errors import RunError
 from hf_compress.ground.looking import twin
 from hf_compress.ground.tensors import copy_with_same_tensors, use_channels_last
+from hf_compress.steps.pruning.allocate.costs import unit_macs
 from hf_compress.steps.pruning.allocate.units import Plan, Ranked, allocate, kept_width
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.pruner import Pruner
@@ -83,8 +84,10 @@ class ChannelPruner(Pruner):
 
     def remove(self, model: PreTrainedModel, scores: Scores, amount: float) -> Kept:
         groups = self.groups(model)
+        costs = unit_macs(model, groups, self.image) if self.config.scope == "cost" else {}
         ranked = [
-            Ranked(group.name, scores[group.name].cpu(), group.unit, self.widths[group.name]) for group in groups
+            Ranked(name, scores[name].cpu(), group.unit, self.widths[name], costs.get(name, 1.0))
+            for name, group in ((group.name, group) for group in groups)
         ]
         return self.apply(model, groups, allocate(ranked, amount, self.config))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-RIDGE = 1e-2  # of the mean second moment of the inputs
+RIDGE = 0.1  # of the mean second moment of the inputs
 TINY = 1e-12
 
 

@@ -1,0 +1,25 @@
+"""What a unit of each group costs."""
+
+from torch import Tensor, nn
+
+from hf_compress.ground.looking import twin
+from hf_compress.measure.cost import counting_macs
+from hf_compress.steps.pruning.tracing.groups import LAYERS, Group
+
+
+def unit_macs(model: nn.Module, groups: list[Group], image: Tensor) -> dict[str, float]:
+    """Return the multiply-accumulates that go with one unit while all others stay, by group.
+
+    Args:
+        image: one input, shape (1, 3, height, width).
+    """
+    with counting_macs() as counter:
+        twin(model)(pixel_values=image)
+    macs, root = counter.by_module(), type(model).__name__
+
+    def share(group: Group) -> float:
+        weights = [member for member in group.members if member.axis.tensor == "weight"]
+        layers = [member for member in weights if isinstance(model.get_submodule(member.axis.module), LAYERS)]
+        return sum(macs.get(f"{root}.{m.axis.module}", 0) * m.indices.shape[1] / m.axis.size for m in layers)
+
+    return {group.name: max(share(group), 1) for group in groups}
