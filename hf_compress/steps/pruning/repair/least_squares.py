@@ -24,8 +24,7 @@ from hf_compress.steps.pruning.tracing.groups import LAYERS
 
 SAMPLES = 2**18  # enough for a layer: of pictures that have many positions, few are needed
 MOST_INPUTS = 2**13
-LOOKED_AT = 4  # images
-LEAST_SCALE = 1e-3
+LEAST_GAIN = 1e-3
 
 
 def least_squares(
@@ -44,7 +43,7 @@ def least_squares(
     """
     batches = iter(batches)
     first = next(batches)
-    places, stay = find_places(pruned, first[:LOOKED_AT])
+    places, stay = find_places(pruned, first)
     images = chain([first], batches)
     pairs: list[tuple[Pass, Pass]] = []
     layers = [name for name, module in pruned.named_modules() if isinstance(module, LAYERS)]
@@ -85,8 +84,8 @@ def _missing(place: Place, layer: nn.Module, whole: Pass, half: Pass, kept: Kept
     missing = left(whole.output) - half.output
     if place.skip:
         skipped = left(whole.held.pop(place.skip)) - half.held.pop(place.skip)
-        scale = place.scale.view([-1 if axis == dim else 1 for axis in range(missing.dim())])
-        missing += torch.where(scale.abs() > LEAST_SCALE * scale.abs().max(), skipped / scale, 0)
+        gain = place.gain.view([-1 if axis == dim else 1 for axis in range(missing.dim())])
+        missing += torch.where(gain.abs() > LEAST_GAIN * gain.abs().max(), skipped / gain, 0)
     return missing
 
 

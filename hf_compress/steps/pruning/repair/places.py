@@ -13,6 +13,7 @@ from hf_compress.steps.pruning.repair.lockstep import Key, Operations
 from hf_compress.steps.pruning.tracing.groups import LAYERS
 
 TOLERANCE = 1e-3
+LOOKED_AT = 4  # images
 
 
 @dataclass
@@ -23,13 +24,13 @@ class Place:
         layer: its name.
         norm: the batch norm that alone normalises its output.
         skip: the tensor to which its output is added, by the layer that ran last before the addition.
-        scale: what each channel of its output is multiplied with before the addition, shape (outputs,).
+        gain: what each channel of its output is multiplied with by the norm, or up to that addition, shape (outputs,).
     """
 
     layer: str
     norm: nn.Module | None = None
     skip: Key | None = None
-    scale: Tensor | None = None
+    gain: Tensor | None = None
 
 
 def find_places(model: nn.Module, images: Tensor) -> tuple[list[Place], dict[str, str]]:
@@ -37,11 +38,11 @@ def find_places(model: nn.Module, images: Tensor) -> tuple[list[Place], dict[str
 
     Args:
         model: in eval mode.
-        images: a few, shape (batch, 3, height, width): numbers tell what is added to what.
+        images: shape (batch, 3, height, width); a few of them are looked at, to tell what is added to what.
     """
     finder = _Finder(model)
     with torch.no_grad(), finder.watching(), finder:
-        model(pixel_values=images)
+        model(pixel_values=images[:LOOKED_AT])
     weights = [id(module.weight) for module in finder.layers.values()]
     stay = {}
     for name, module in finder.layers.items():
@@ -94,7 +95,8 @@ class _Finder(Operations):
         if self.output is not None:
             name = func.overloadpacket.__name__
             if "batch_norm" in name and args[0] is self.output and id(args[3]) in self.norms:
-                self.places[self.key[0]].norm = self.norms[id(args[3])]
+                place, norm = self.places[self.key[0]], self.norms[id(args[3])]
+                place.norm, place.gain = norm, _gain_of(norm)
             elif name in ("add", "add_") and isinstance(args[1], Tensor) and args[0].shape == args[1].shape:
                 self._added(*args[:2])
         return super().__torch_dispatch__(func, types, args, kwargs)
@@ -106,8 +108,13 @@ class _Finder(Operations):
             if value.shape == made.shape and skip in self.keys and skip is not value:
                 scale = _scale(self.layers[self.key[0]], made, value)
                 if scale is not None:
-                    place.skip, place.scale = self.keys[skip], scale
+                    place.skip, place.gain = self.keys[skip], scale
                     return
+
+
+def _gain_of(norm: nn.Module) -> Tensor:
+    deviation = (norm.running_var + norm.eps).sqrt()
+    return (torch.ones_like(deviation) if norm.weight is None else norm.weight) / deviation
 
 
 def _scale(layer: nn.Module, made: Tensor, value: Tensor) -> Tensor | None:

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 @register_importance("obs", needs_images=True, compares=True)
 def obs(model: nn.Module, groups: list[Group], calibration: Calibration) -> dict[str, Tensor]:
-    """What the model's outputs lose when a unit goes and its readers make up for it with what they still read.
+    """The error that is left in what a unit's readers give when it goes, and they make up for it with what they read.
 
-    Units go from each group one after the other, by the error that this leaves in what their readers give (Frantar and
-    Alistarh, 2022, "Optimal Brain Compression"; over channels: Kurtic et al., 2023, "ZipLM"), which sees what others
-    can replace. That error is brought to the scale of the outputs by a measurement, without half of the group.
-    Labels play no part.
+    Units go from each group one after the other, the least missed first (Frantar and Alistarh, 2022, "Optimal Brain
+    Compression"; over channels: Kurtic et al., 2023, "ZipLM"), so that of two that can replace each other one goes
+    early. Errors count behind a layer's batch norm and scale, where they meet what other layers give. Labels play no
+    part.
     """
-    from hf_compress.steps.pruning.score.surgeon import output_losses
+    from hf_compress.steps.pruning.score.surgeon import surgeon_losses
 
-    return output_losses(model, groups, calibration)
+    return surgeon_losses(model, groups, calibration)
