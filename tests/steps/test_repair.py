@@ -2,8 +2,8 @@
 
 import copy
 from collections import Counter
+from importlib import import_module
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,7 +12,6 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 from transformers.pytorch_utils import Conv1D
 
 from hf_compress.steps.pruning.remove.removal import remove_units
-from hf_compress.steps.pruning.repair import least_squares as repairing
 from hf_compress.steps.pruning.repair import moments as solving
 from hf_compress.steps.pruning.repair.least_squares import least_squares
 from hf_compress.steps.pruning.repair.linear import as_matrix, columns, rows, set_matrix
@@ -21,6 +20,7 @@ from hf_compress.steps.pruning.repair.moments import Moments
 from hf_compress.steps.pruning.repair.places import find_places
 from hf_compress.steps.pruning.tracing.groups import find_groups
 
+repairing = import_module(least_squares.__module__)  # the package has the function by this name
 MAPS = (2, 4, 9, 8)
 PRODUCTS = {
     "1x1": (lambda: nn.Conv2d(4, 6, 1), MAPS),
@@ -353,13 +353,18 @@ class Readers(nn.Module):
         self.one, self.one_norm = nn.Conv2d(8, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)
         self.two = nn.Conv2d(8, 6, 3, padding="same", padding_mode="circular")
         self.three, self.four = nn.Linear(8, 6), Conv1D(6, 8)
-        tensors = [self.made.weight] + ([] if norm else [self.made.bias])
+        self.made.weight.data[1] = 0.2 * self.made.weight.data[1].sign() + 0.02  # half of it is positive
+        tensors = [self.made.weight]
         if norm:
             self.norm.weight.data.uniform_(0.5, 1.5)
+            self.norm.weight.data[3] = self.norm.weight.data[1]
             self.norm.running_mean.uniform_(-0.2, 0.2)
             self.norm.bias.data.uniform_(-0.1, 0.1)
-            self.norm.weight.data[3] = self.norm.weight.data[1]
             tensors += [self.norm.running_mean, self.norm.bias]
+        else:
+            tensors += [self.made.bias]
+        with torch.no_grad():
+            tensors[1][1] = self.made(torch.cat(photos()))[:, 1].mean() * (1 if norm else -1)
         for tensor in tensors:
             tensor.data[3] = 2 * tensor.data[1]
         self.one_norm.running_mean.uniform_(0.5, 1.5)
@@ -369,7 +374,7 @@ class Readers(nn.Module):
         x = self.norm(self.made(pixel_values)).relu()
         tokens = x.flatten(2).mT
         y = torch.cat([self.one_norm(self.one(x)), self.two(x)], 1).flatten(2).mT
-        return torch.cat([y, self.three(tokens), self.four(tokens)], -1)
+        return torch.cat([y, self.three(tokens), self.four(tokens.contiguous())], -1)
 
 
 @pytest.mark.parametrize("norm", [True, False])
@@ -388,18 +393,15 @@ def test_what_another_channel_can_replace_goes_without_a_change(monkeypatch, nor
 def test_repair_brings_the_outputs_nearer_and_each_layer_runs_once_a_batch(seed):
     model = Net(width=8, hidden=16, norm=seed % 2 == 0, seed=seed)
     generator = torch.Generator().manual_seed(seed)
-    units = torch.randperm(16, generator=generator)[: 4 + seed % 8].tolist()
-    if seed % 3 == 0:
-        smaller, kept = pruned(model, units[:3], "stem")
-    else:
-        smaller, kept = pruned(model, units)
+    group, width, count = ("stem", 8, 3) if seed % 3 == 0 else ("wide", 16, 4 + seed % 8)
+    smaller, kept = pruned(model, torch.randperm(width, generator=generator)[:count].tolist(), group)
     before, whole = error(model, smaller), copy.deepcopy(model.state_dict())
     model, smaller = counted(model), counted(smaller)
     least_squares(model, smaller, kept, photos())
     assert model.calls == dict.fromkeys(LAYERS, 3)
-    changed = LAYERS if seed % 3 == 0 else LAYERS[2:]
-    assert all(smaller.calls[name] <= 1 + 3 * 2 for name in LAYERS)
-    assert all(smaller.calls[name] == 1 + 3 * 2 for name in changed[1:])
+    changed = LAYERS if group == "stem" else LAYERS[1:]
+    assert all(smaller.calls[name] <= 1 + 2 * 3 for name in LAYERS)
+    assert all(smaller.calls[name] == 1 + 2 * 3 for name in changed[1:])
     assert error(model, smaller) < 0.9 * before
     assert all(torch.equal(value, whole[name]) for name, value in model.state_dict().items())
     assert_all_is_over(model, smaller)
@@ -416,7 +418,7 @@ def test_zeros_of_sparse_parameters_stay_and_the_outputs_get_nearer():
     lost = error(model, smaller)
     least_squares(model, smaller, kept, photos(), ["narrow.weight"])
     assert (smaller.narrow.weight == 0).equal(before["narrow"])
-    assert not (smaller.classify.weight == 0).any()
+    assert (smaller.classify.weight == 0).sum() < before["classify"].sum() / 2
     assert error(model, smaller) < 0.9 * lost
 
 
@@ -456,7 +458,7 @@ def test_images_are_taken_until_a_layer_has_enough_samples(monkeypatch):
     monkeypatch.setattr(repairing, "SAMPLES", 6 * 8 * 8 + 1)
     model, taken = Net(), []
     smaller, kept = pruned(model, [0, 1, 2, 3])
-    found = counted(smaller).calls
+    monkeypatch.setattr(repairing, "find_places", lambda *arguments: (find_places(*arguments)[0][:3], {}))
 
     def batches():
         for images in photos(20):
@@ -464,21 +466,13 @@ def test_images_are_taken_until_a_layer_has_enough_samples(monkeypatch):
             yield images
 
     least_squares(model, smaller, kept, batches())
-    assert found["stem"] == 1 + 20
-    assert found["narrow"] == 1 + 2 * 20
-    assert len(taken) == 20  # the classifier has six samples a batch
-    calls = Counter()
-    for place in LAYERS[:3]:
-        calls[place] = found[place]
-    monkeypatch.setattr(repairing, "find_places", lambda *arguments: (find_places(*arguments)[0][:3], {}))
-    taken.clear()
-    smaller, kept = pruned(model, [0, 1, 2, 3])
-    least_squares(model, smaller, kept, batches())
     assert len(taken) == 2
+    monkeypatch.setattr(repairing, "find_places", find_places)
+    least_squares(model, smaller, kept, batches())
+    assert len(taken) == 2 + 20  # of the classifier's input, an image is one sample
 
 
 def test_layers_with_too_many_inputs_stay_as_they_are(monkeypatch):
-    monkeypatch.setattr(repairing, "MOST_INPUTS", 9 * 8 - 1)
     model = Net()
     smaller, kept = pruned(model, [0, 1], "stem")
     monkeypatch.setattr(repairing, "MOST_INPUTS", 9 * 6 - 1)
