@@ -49,6 +49,9 @@ def least_squares(
     layers = [name for name, module in pruned.named_modules() if isinstance(module, LAYERS)]
     with Lockstep((unpruned, pruned), layers) as lockstep:
         for number, place in enumerate(track(places, "Repairing", transient=True)):
+            needed = {later.skip for later in places[number:]}
+            for each in chain.from_iterable(pairs):
+                each.held = {key: tensor for key, tensor in each.held.items() if key in needed}
             layer = pruned.get_submodule(place.layer)
             if as_matrix(layer).shape[2] > MOST_INPUTS:
                 stay[place.layer] = f"it has more than {MOST_INPUTS:,} inputs"
@@ -56,7 +59,6 @@ def least_squares(
             moments = Moments()
             for pair in pairs:
                 _add(moments, place, layer, *pair, kept)
-            needed = {later.skip for later in places[number:]}
             while moments.count < SAMPLES and (batch := next(images, None)) is not None:
                 pairs.append((lockstep.start(unpruned, batch, needed), lockstep.start(pruned, batch, needed)))
                 _add(moments, place, layer, *pairs[-1], kept)
@@ -83,7 +85,7 @@ def _missing(place: Place, layer: nn.Module, whole: Pass, half: Pass, kept: Kept
 
     missing = left(whole.output) - half.output
     if place.skip:
-        skipped = left(whole.held.pop(place.skip)) - half.held.pop(place.skip)
+        skipped = left(whole.held[place.skip]) - half.held[place.skip]
         gain = place.gain.view([-1 if axis == dim else 1 for axis in range(missing.dim())])
         missing += torch.where(gain.abs() > LEAST_GAIN * gain.abs().max(), skipped / gain, 0)
     return missing
