@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 RIDGE = 0.1  # of the mean second moment of the inputs
+ROUNDING = 1e-6  # of the sum of those moments: what float32 makes of an input that hardly varies
 TINY = 1e-12
 
 
@@ -39,10 +40,11 @@ class Moments:
             D (groups, outputs, inputs) and d (groups, outputs).
         """
         z, r, zz, rz = (sums / self.count for sums in self._sums)
+        rounding = ROUNDING * zz.diagonal(dim1=1, dim2=2).sum(1, keepdim=True)
         if with_bias:
             zz, rz = zz - z[:, :, None] * z[:, None], rz - r[:, :, None] * z[:, None]
         diagonal = zz.diagonal(dim1=1, dim2=2)
-        ridge = (RIDGE * diagonal.mean(1, keepdim=True)).clamp_min(TINY).expand_as(diagonal)
+        ridge = (RIDGE * diagonal.mean(1, keepdim=True)).maximum(rounding).clamp_min(TINY).expand_as(diagonal)
         zz = zz + torch.diag_embed(ridge)
         if free is None or bool(free.all()):
             change = torch.cholesky_solve(rz.mT, torch.linalg.cholesky(zz)).mT

@@ -103,11 +103,15 @@ class _Finder(Operations):
         place, made = self.places[self.key[0]], self.output
         self.output = None  # what is added later is added to more than this layer's output
         for value, skip in ((one, other), (other, one)):
-            if value.shape == made.shape and skip in self.keys and skip is not value:
+            if value.shape == made.shape and self._was_there_before(skip) and skip is not value:
                 scale = _scale(self.layers[self.key[0]], made, value)
                 if scale is not None:
                     place.skip, place.scale = self.keys[skip], scale
                     return
+
+    def _was_there_before(self, skip: Tensor) -> bool:
+        """Return whether a tensor was made before the layer that ran last gave its output."""
+        return skip in self.keys and self.keys[skip][0] != self.key[0]
 
 
 def _scale(layer: nn.Module, made: Tensor, value: Tensor) -> Tensor | None:
