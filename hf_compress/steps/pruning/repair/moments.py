@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 RIDGE = 0.1  # of the mean second moment of the inputs
-ROUNDING = 1e-6  # of the sum of those moments: what float32 makes of an input that hardly varies
+ROUNDING = 1e-12  # of the sum of those moments: less is what float32 makes of inputs that do not vary
 TINY = 1e-12
 
 
@@ -24,9 +24,10 @@ class Moments:
 
     def add(self, z: Tensor, r: Tensor) -> None:
         """Add samples: z has the shape (groups, samples, inputs), r (groups, samples, outputs)."""
+        z, r = z.double(), r.double()  # inputs may vary by far less than their mean
         self.count += z.shape[1]
         self.energy += float(r.square().sum())
-        new = [sums.double() for sums in (z.sum(1), r.sum(1), z.mT @ z, r.mT @ z)]
+        new = (z.sum(1), r.sum(1), z.mT @ z, r.mT @ z)
         self._sums = tuple(old.add_(more) for old, more in zip(self._sums, new, strict=True)) if self._sums else new
 
     def solved(self, with_bias: bool, free: Tensor | None = None) -> tuple[Tensor, Tensor]:
