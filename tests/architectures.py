@@ -78,7 +78,7 @@ class Row:
 
     def line(self) -> str:
         cells = [self.done.get(name, "no") for name in CAPABILITIES]
-        cells.insert(4, f"{self.groups[0]} + {self.groups[1]}" if any(self.groups) else "")
+        cells.insert(CAPABILITIES.index("channels") + 1, f"{self.groups[0]} + {self.groups[1]}" if any(self.groups) else "")
         reasons = Counter(re.sub(r" in '[^']*'", "", reason) for reason in self.kept.values())
         notes = [self.failure] if self.failure else [f"{reason} ({count})" for reason, count in reasons.items()]
         return "| " + " | ".join([self.family, *cells, "; ".join(notes)]) + " |\n"
@@ -130,6 +130,8 @@ def _examine(family: Family, row: Row, folder: Path) -> None:
     }
     assert min(gone.values()) > 0
     row.done["channels"] = ", ".join(f"{name} -{share:.0%}" for name, share in gone.items())
+    [outcome] = result.details["rounds"]
+    assert outcome["output_error_after"] <= outcome["output_error_before"] * 1.01
     row.kept = result.details["protected_layers"]
     row.done["repair"] = _repaired(student.model, pruner, image, config)
     row.done["distil"] = "yes"
