@@ -78,7 +78,7 @@ class Row:
 
     def line(self) -> str:
         cells = [self.done.get(name, "no") for name in CAPABILITIES]
-        cells.insert(CAPABILITIES.index("channels") + 1, f"{self.groups[0]} + {self.groups[1]}" if any(self.groups) else "")
+        cells.insert(4, f"{self.groups[0]} + {self.groups[1]}" if any(self.groups) else "")
         reasons = Counter(re.sub(r" in '[^']*'", "", reason) for reason in self.kept.values())
         notes = [self.failure] if self.failure else [f"{reason} ({count})" for reason, count in reasons.items()]
         return "| " + " | ".join([self.family, *cells, "; ".join(notes)]) + " |\n"

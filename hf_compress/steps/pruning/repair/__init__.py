@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from hf_compress.ground.looking import twin
 from hf_compress.ground.outputs import output_tensors
 from hf_compress.ground.processor import fastest_device
-from hf_compress.ground.tensors import use_channels_last
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.removal import Kept
 from hf_compress.steps.pruning.repair.least_squares import least_squares
@@ -44,8 +43,6 @@ def repair(
     if config.repair == "none":
         return {}
     whole, trial = twin(unpruned).to(fastest_device()), copy.deepcopy(pruned).eval().to(fastest_device())
-    for model in (whole, trial):
-        use_channels_last(model)  # both alike: operations copy, or do not, by the layout of what they are given
     before = output_error(whole, trial, calibration)
     if config.repair == "batch_norm":
         reestimate_batch_norm(trial, context)
