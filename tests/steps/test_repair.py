@@ -63,9 +63,7 @@ def test_layers_of_one_and_three_dimensions_are_no_products():
         columns(nn.Conv1d(4, 6, 3), torch.randn(2, 4, 9))
 
 
-@pytest.mark.parametrize(
-    ("with_bias", "change", "bias"), [(True, 1 / 1.1, 4 - 2 / 1.1), (False, 9 / (5 * 1.1), 0.0)]
-)
+@pytest.mark.parametrize(("with_bias", "change", "bias"), [(True, 1 / 1.1, 4 - 2 / 1.1), (False, 9 / (5 * 1.1), 0.0)])
 def test_moments_are_solved_as_by_hand(with_bias, change, bias):
     moments = Moments()
     moments.add(torch.tensor([[[1.0], [3.0]]]), torch.tensor([[[3.0], [5.0]]]))

@@ -40,11 +40,11 @@ def repair(
         For the row of a round: `output_error_before` and `output_error_after` (mean squared difference from the
         unpruned model's outputs, relative to their variance).
     """
-    if config.repair == "none":
+    if config.repairs == "none":
         return {}
     whole, trial = twin(unpruned).to(fastest_device()), copy.deepcopy(pruned).eval().to(fastest_device())
     before = output_error(whole, trial, calibration)
-    if config.repair == "batch_norm":
+    if config.repairs == "batch_norm":
         reestimate_batch_norm(trial, context)
     else:
         least_squares(whole, trial, kept, calibration.pixel_values(), context.sparse_parameters)

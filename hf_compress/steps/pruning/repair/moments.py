@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 RIDGE = 0.1  # of the mean second moment of the inputs
+ROUNDING = 1e-12  # of the sum of those moments: less is what float32 makes of inputs that do not vary
 TINY = 1e-12
 
 
@@ -23,9 +24,10 @@ class Moments:
 
     def add(self, z: Tensor, r: Tensor) -> None:
         """Add samples: z has the shape (groups, samples, inputs), r (groups, samples, outputs)."""
+        z, r = z.double(), r.double()  # inputs may vary by far less than their mean
         self.count += z.shape[1]
         self.energy += float(r.square().sum())
-        new = [sums.double() for sums in (z.sum(1), r.sum(1), z.mT @ z, r.mT @ z)]
+        new = (z.sum(1), r.sum(1), z.mT @ z, r.mT @ z)
         self._sums = tuple(old.add_(more) for old, more in zip(self._sums, new, strict=True)) if self._sums else new
 
     def solved(self, with_bias: bool, free: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -39,10 +41,11 @@ class Moments:
             D (groups, outputs, inputs) and d (groups, outputs).
         """
         z, r, zz, rz = (sums / self.count for sums in self._sums)
+        rounding = ROUNDING * zz.diagonal(dim1=1, dim2=2).sum(1, keepdim=True)
         if with_bias:
             zz, rz = zz - z[:, :, None] * z[:, None], rz - r[:, :, None] * z[:, None]
         diagonal = zz.diagonal(dim1=1, dim2=2)
-        ridge = (RIDGE * diagonal.mean(1, keepdim=True)).clamp_min(TINY).expand_as(diagonal)
+        ridge = (RIDGE * diagonal.mean(1, keepdim=True)).maximum(rounding).clamp_min(TINY).expand_as(diagonal)
         zz = zz + torch.diag_embed(ridge)
         if free is None or bool(free.all()):
             change = torch.cholesky_solve(rz.mT, torch.linalg.cholesky(zz)).mT
