@@ -8,11 +8,13 @@ from torch import nn
 from torch.nn.utils import parameters_to_vector
 
 from hf_compress.ground.errors import RunError
+from hf_compress.steps.pruning.allocate.costs import unit_macs
 from hf_compress.steps.pruning.allocate.masks import keep_masks
 from hf_compress.steps.pruning.allocate.units import Ranked, allocate, kept_width
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.weights import PatternPruner, WeightPruner, prunable_weights, sparsity
 from hf_compress.steps.pruning.score.criteria import register_importance
+from hf_compress.steps.pruning.tracing.groups import find_groups
 
 
 def registered(name, score):
@@ -123,6 +125,41 @@ def test_equal_channels_go_in_order():
     assert allocate(equal, 0.3, config) == {"a": list(range(300))}
     config = PruneSection(scope="layer", round_to=1, floor=0.0)
     assert allocate(equal, 0.3, config) == {name: list(range(150)) for name in "ab"}
+
+
+@pytest.mark.parametrize(
+    ("scope", "gone"), [("global", {"cheap": [0, 1, 2], "dear": [3]}), ("cost", {"cheap": [0], "dear": [1, 2, 3]})]
+)
+def test_with_scope_cost_the_dear_channels_go_although_the_cheap_ones_matter_less(scope, gone):
+    config = PruneSection(importance="taylor", scope=scope, round_to=1, floor=0.0)
+    cheap = Ranked("cheap", torch.tensor([1.0, 2.0, 3.0, 40.0]), 1, 4, cost=2.0)
+    dear = Ranked("dear", torch.tensor([50.0, 8.0, 6.0, 4.0]), 1, 4, cost=10.0)
+    plan = allocate([cheap, dear], 0.5, config)
+    assert {name: sorted(units) for name, units in plan.items()} == gone
+
+
+def test_a_unit_costs_what_its_maker_and_its_readers_compute_with_it():
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.made, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+            self.depthwise = nn.Conv2d(8, 8, 3, padding=1, stride=2, groups=8)
+            self.read, self.classify = nn.Conv2d(8, 4, 1), nn.Linear(4, 5)
+
+        def forward(self, pixel_values):
+            maps = self.depthwise(self.norm(self.made(pixel_values)).relu())
+            return self.classify(self.read(maps).relu().mean((2, 3)))
+
+    model, image = Pair().eval(), torch.rand(1, 3, 16, 16)
+    groups, _ = find_groups(model, image)
+    costs = unit_macs(model, groups, image)
+    assert costs == {"made": 3 * 9 * 256 + 9 * 64 + 4 * 64, "read": 8 * 64 + 5}
+
+
+@pytest.mark.parametrize("granularity", ["weight", "n:m"])
+def test_zeroed_weights_have_no_scope_cost(granularity):
+    with pytest.raises(ValueError, match="zeroed weights save no MACs: scope 'cost' needs granularity 'channel'"):
+        PruneSection(granularity=granularity, scope="cost")
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)

@@ -260,6 +260,33 @@ def test_a_norm_behind_an_activation_in_place_is_not_the_layers():
     assert (places["narrow"].norm, places["narrow"].skip) == (None, None)
 
 
+class Preactivated(Net):
+    """What `narrow` makes goes to its norm, and by itself to the sum."""
+
+    def forward(self, pixel_values):
+        x = self.narrow(self.wide_norm(self.wide(self.stem(pixel_values))).relu())
+        return self.classify((x + self.narrow_norm(x).relu()).mean((2, 3)))
+
+
+class Shared(Net):
+    """Two layers have one norm."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.other = nn.Conv2d(8, 12, 3, padding=1, bias=False)
+
+    def forward(self, pixel_values):
+        x = self.stem(pixel_values).relu()
+        x = self.wide_norm(self.wide(x)).relu() + self.wide_norm(self.other(x)).relu()
+        return self.classify(self.narrow(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize(("build", "layer"), [(Preactivated, "narrow"), (Shared, "wide"), (Shared, "other")])
+def test_a_norm_is_a_layers_where_both_have_to_do_with_nothing_else(build, layer):
+    places, _ = places_of(build())
+    assert places[layer].norm is None
+
+
 class Standardised(nn.Conv2d):
     def forward(self, source):
         weight = (self.weight - self.weight.mean()) / self.weight.std()
@@ -330,7 +357,7 @@ def error(model, other):
     return float((logits(model) - logits(other)).square().mean())
 
 
-@pytest.mark.parametrize("build", [Pooled, Branched])
+@pytest.mark.parametrize("build", [Pooled, Branched, Shared])
 def test_whatever_is_added_the_outputs_get_nearer(build):
     model = build()
     smaller, kept = pruned(model, [0, 1, 2, 3])
@@ -349,7 +376,7 @@ class Readers(nn.Module):
         self.made = nn.Conv2d(3, 8, 3, bias=not norm)
         self.norm = nn.BatchNorm2d(8) if norm else nn.Identity()
         self.one, self.one_norm = nn.Conv2d(8, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)
-        self.two = nn.Conv2d(8, 6, 3, padding="same", padding_mode="circular")
+        self.two = nn.Conv2d(8, 6, 3, padding="same")
         self.three, self.four = nn.Linear(8, 6), Conv1D(6, 8)
         self.made.weight.data[1] = 0.2 * self.made.weight.data[1].sign() + 0.02  # half of it is positive
         tensors = [self.made.weight]
@@ -373,6 +400,18 @@ class Readers(nn.Module):
         tokens = x.flatten(2).mT
         y = torch.cat([self.one_norm(self.one(x)), self.two(x)], 1).flatten(2).mT
         return torch.cat([y, self.three(tokens), self.four(tokens.contiguous())], -1)
+
+
+@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize("gone", [1, 3])
+def test_what_another_channel_can_replace_goes_without_a_change(monkeypatch, norm, gone):
+    monkeypatch.setattr(solving, "RIDGE", 1e-9)
+    model = Readers(norm)
+    smaller, kept = pruned(model, [gone], "made")
+    assert not torch.allclose(logits(smaller), logits(model), atol=1e-2)
+    assert least_squares(model, smaller, kept, photos(8)) == {}
+    assert smaller.made.weight.shape[0] == 7
+    assert torch.allclose(logits(smaller), logits(model), atol=1e-4)
 
 
 @pytest.mark.parametrize("seed", range(12))

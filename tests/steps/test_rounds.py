@@ -111,3 +111,19 @@ def test_batch_norms_are_re_estimated_where_repair_says_so(model, context, granu
     options = {"granularity": granularity, "repair": repair, "round_to": 1, "iterative": False}
     mean = pruned(copy.deepcopy(model), context, **options).model.resnet.embedder.embedder.normalization.running_mean
     assert (mean == 0).all() == (repair == "none")
+
+
+@pytest.mark.parametrize(("granularity", "scope"), [("channel", "layer"), ("channel", "cost"), ("weight", "layer")])
+def test_rows_tell_what_the_repair_gave_back(model, context, granularity, scope):
+    options = {"granularity": granularity, "scope": scope, "round_to": 1, "amount": 0.3, "calibration": 40}
+    options["repair"] = "least_squares"
+    result = pruned(copy.deepcopy(model), context, **options, target={"sparsity": 0.6}, max_drop=1.0)
+    rows = result.details["rounds"]
+    assert len(rows) == 2
+    assert all(0 <= row["output_error_after"] < row["output_error_before"] for row in rows)
+    assert rows[-1]["sparsity"] == pytest.approx(0.6, abs=0.05)
+
+
+def test_without_repair_rows_tell_no_errors(model, context):
+    (row,) = pruned(model, context, iterative=False, repair="none").details["rounds"]
+    assert not {"output_error_before", "output_error_after"} & set(row)

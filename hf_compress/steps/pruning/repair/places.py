@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from hf_compress.steps.pruning.repair.linear import as_matrix, columns, rows
@@ -43,6 +45,9 @@ def find_places(model: nn.Module, images: Tensor) -> tuple[list[Place], dict[str
     finder = _Finder(model)
     with torch.no_grad(), finder.watching(), finder:
         model(pixel_values=images[:LOOKED_AT])
+    for name, place in finder.places.items():
+        if finder.readers[name] > 1 or finder.readers[id(place.norm)] > 1:
+            place.norm = None
     weights = [id(module.weight) for module in finder.layers.values()]
     stay = {}
     for name, module in finder.layers.items():
@@ -67,6 +72,8 @@ class _Finder(Operations):
         self.odd: set[str] = set()
         self.keys: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self.output: Tensor | None = None
+        self.outputs: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self.readers: Counter[str | int] = Counter()  # of a layer's output, by its name; calls of a norm, by its id
 
     def made(self, key: Key, tensor: Tensor) -> None:
         self.keys[tensor] = key
@@ -88,16 +95,19 @@ class _Finder(Operations):
             self.output = None
             if not _is_product(module, args[0], output):
                 self.odd.add(name)
-            self.output = output
+            self.output, self.outputs[output] = output, name
             self.key = name, 0
 
         return after
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        norm = self.norms.get(id(args[3])) if "batch_norm" in name else None
+        read = [self.outputs[leaf] for leaf in tree_leaves(args) if isinstance(leaf, Tensor) and leaf in self.outputs]
+        self.readers.update([*read, *([id(norm)] if norm else [])])
         if self.output is not None:
-            name = func.overloadpacket.__name__
-            if "batch_norm" in name and args[0] is self.output and id(args[3]) in self.norms:
-                place, norm = self.places[self.key[0]], self.norms[id(args[3])]
+            if norm and args[0] is self.output:
+                place = self.places[self.key[0]]
                 place.norm, place.gain = norm, _gain_of(norm)
             elif name in ("add", "add_") and isinstance(args[1], Tensor) and args[0].shape == args[1].shape:
                 self._added(*args[:2])
