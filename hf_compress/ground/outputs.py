@@ -1,9 +1,10 @@
 """Everything that a model says, whatever it is for."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 WHOLE = "output"
 
@@ -27,3 +28,19 @@ def output_tensors(output: Any, name: str = WHOLE) -> dict[str, Tensor]:
     else:
         return {}
     return {key: tensor for part_name, part in parts for key, tensor in output_tensors(part, part_name).items()}
+
+
+@torch.no_grad()
+def outputs_of(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Tensor]:
+    """Return all outputs of `model` for batches of images, by name, the images along the first dimension.
+
+    Args:
+        batches: each of shape (batch, 3, height, width).
+    """
+    said = [output_tensors(model(pixel_values=batch)) for batch in batches]
+    return {name: torch.cat([one[name] for one in said]) for name in said[0]}
+
+
+def in_rows(outputs: dict[str, Tensor]) -> Tensor:
+    """Return all numbers of outputs, shape (images, numbers an image)."""
+    return torch.cat([tensor.flatten(1) for tensor in outputs.values()], dim=1)

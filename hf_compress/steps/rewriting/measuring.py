@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_compress.checkpoint.rewrites import Rewritten
-from hf_compress.ground.outputs import output_tensors
+from hf_compress.ground.outputs import in_rows, outputs_of
 from hf_compress.measure.cost import count_parameters, counting_macs
 
 Outputs = dict[str, Tensor]
@@ -87,7 +87,7 @@ def measure_output_errors(model: PreTrainedModel, candidates: list[Proposal], im
         candidate.scale += made.double().square().sum().item()
 
     with _observed(by_module, compare):
-        return outputs(model, images)
+        return outputs_of(model, images)
 
 
 def measure_logits_errors(
@@ -96,7 +96,7 @@ def measure_logits_errors(
     """Fill the error of the logits that every candidate alone brings about; `expected` is what the old model says."""
     for candidate in track(candidates, "Trying layers", transient=True):
         candidate.put_into(model, candidate.new)
-        candidate.logits_error = relative_error(outputs(model, images), expected)
+        candidate.logits_error = relative_error(outputs_of(model, images), expected)
         candidate.put_into(model, candidate.old)
 
 
@@ -110,16 +110,9 @@ def samples(model: PreTrainedModel, module: nn.Module, images: list[Tensor]) -> 
         seen.clear()
 
 
-def outputs(model: PreTrainedModel, images: Iterable[Tensor]) -> Outputs:
-    """Return all outputs for batches of images, by name: logits, and whatever else there is."""
-    with torch.no_grad():
-        said = [output_tensors(model(pixel_values=batch)) for batch in images]
-    return {name: torch.cat([one[name] for one in said]) for name in said[0]}
-
-
 def relative_error(new: Outputs, old: Outputs) -> float:
     """Return the norm of the difference of all outputs by the norm of the old ones."""
-    new, old = (torch.cat([tensor.flatten(1) for tensor in each.values()], dim=1) for each in (new, old))
+    new, old = in_rows(new), in_rows(old)
     return ((new - old).double().norm() / old.double().norm()).item()
 
 

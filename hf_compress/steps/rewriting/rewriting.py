@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from hf_compress.checkpoint.rewrites import Rewritten
 from hf_compress.data.images import batches, evenly_spread, spread
 from hf_compress.ground.errors import RunError
+from hf_compress.ground.outputs import outputs_of
 from hf_compress.measure.cost import count_macs, count_parameters
 from hf_compress.steps.base import StepResult
 from hf_compress.steps.missed import missed
@@ -26,7 +27,6 @@ from hf_compress.steps.rewriting.measuring import (
     count_layer_macs,
     measure_logits_errors,
     measure_output_errors,
-    outputs,
     relative_error,
     samples,
     top1_agreement,
@@ -65,7 +65,7 @@ def rewrite(model: PreTrainedModel, context: Context, config: RewriteConfig) -> 
         candidates = within_budget(candidates, before["macs"], config.budget.macs)
     for candidate in candidates:
         candidate.put_into(model, candidate.new)
-    errors = {"rewritten": relative_error(outputs(model, images), expected)}
+    errors = {"rewritten": relative_error(outputs_of(model, images), expected)}
     model = _with_statistics(model, context, images, expected, errors)
     after = {"macs": count_macs(model, image), "parameters": count_parameters(model)}
     details = {
@@ -74,7 +74,7 @@ def rewrite(model: PreTrainedModel, context: Context, config: RewriteConfig) -> 
         "skipped_layers": skipped,
         **{key: [before[key], after[key]] for key in before},
         "logits_error": errors,
-        "top1_agreement": top1_agreement(outputs(model, images), expected),
+        "top1_agreement": top1_agreement(outputs_of(model, images), expected),
         "budget_reached": after["macs"] <= config.budget.macs * before["macs"] if config.budget else None,
     }
     _tell(details, context.log)
@@ -140,7 +140,7 @@ def _require_usable(model: PreTrainedModel, image: Tensor, candidate: Proposal) 
         raise Unsuitable(f"shares its weights with '{candidate.names[1]}'")
     candidate.put_into(model, candidate.new)
     try:
-        outputs(model, [image])
+        outputs_of(model, [image])
     except Exception as error:  # an architecture's own code meets another module than it was written for
         raise Unsuitable(f"cannot be replaced, the model does not run then: {error}") from error
     finally:
@@ -155,7 +155,7 @@ def _with_statistics(
         return model
     twin = copy.deepcopy(model)
     reestimate_batch_norm(twin, context)
-    errors["batch_norm_reestimated"] = relative_error(outputs(twin, images), expected)
+    errors["batch_norm_reestimated"] = relative_error(outputs_of(twin, images), expected)
     return twin if errors["batch_norm_reestimated"] < errors["rewritten"] else model
 
 

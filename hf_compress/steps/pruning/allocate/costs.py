@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from hf_compress.ground.looking import twin
 from hf_compress.measure.cost import counting_macs
-from hf_compress.steps.pruning.tracing.groups import LAYERS, Group
+from hf_compress.steps.pruning.tracing.groups import Group, is_layer_weight
 
 
 def unit_macs(model: nn.Module, groups: list[Group], image: Tensor) -> dict[str, float]:
@@ -18,8 +18,7 @@ def unit_macs(model: nn.Module, groups: list[Group], image: Tensor) -> dict[str,
     macs, root = counter.by_module(), type(model).__name__
 
     def share(group: Group) -> float:
-        weights = [member for member in group.members if member.axis.tensor == "weight"]
-        layers = [member for member in weights if isinstance(model.get_submodule(member.axis.module), LAYERS)]
-        return sum(macs.get(f"{root}.{m.axis.module}", 0) * m.indices.shape[1] / m.axis.size for m in layers)
+        weights = [m for m in group.members if is_layer_weight(model.get_submodule(m.axis.module), m.axis)]
+        return sum(macs.get(f"{root}.{m.axis.module}", 0) * m.indices.shape[1] / m.axis.size for m in weights)
 
     return {group.name: max(share(group), 1) for group in groups}

@@ -56,6 +56,7 @@ class ChannelPruner(Pruner):
         self.widths = {group.name: group.width for group in trusted}
         self._gauges = {group.name: _gauge(group) for group in trusted}
         self._traced = _shapes(model), self._prunable(found)
+        self._counted: tuple[list[torch.Size], dict[str, float]] = [], {}
         if not any(kept_width(group.width, group.unit, 1 - config.floor, config) < group.width for group in trusted):
             raise RunError(
                 f"nothing can be pruned: all {len(found) or 'no'} groups of channels are protected, or narrower than "
@@ -84,11 +85,8 @@ class ChannelPruner(Pruner):
 
     def remove(self, model: PreTrainedModel, scores: Scores, amount: float) -> Kept:
         groups = self.groups(model)
-        costs = unit_macs(model, groups, self.image) if self.config.scope == "cost" else {}
-        ranked = [
-            Ranked(name, scores[name].cpu(), group.unit, self.widths[name], costs.get(name, 1.0))
-            for name, group in ((group.name, group) for group in groups)
-        ]
+        costs = self._costs(model, groups) if self.config.scope == "cost" else dict.fromkeys(scores, 1.0)
+        ranked = [Ranked(g.name, scores[g.name].cpu(), g.unit, self.widths[g.name], costs[g.name]) for g in groups]
         return self.apply(model, groups, allocate(ranked, amount, self.config))
 
     def apply(self, model: PreTrainedModel, groups: list[Group], removed: Plan) -> Kept:
@@ -112,6 +110,12 @@ class ChannelPruner(Pruner):
             tensor = getattr(model.get_submodule(member.axis.module), member.axis.tensor)
             gone += self.widths[name] * (member.axis.size - tensor.shape[member.axis.dim]) / units
         return gone / sum(self.widths.values())
+
+    def _costs(self, model: PreTrainedModel, groups: list[Group]) -> dict[str, float]:
+        """Return what a unit of each group costs; equal shapes are counted once."""
+        if (shapes := _shapes(model)) != self._counted[0]:
+            self._counted = shapes, unit_macs(model, groups, self.image)
+        return self._counted[1]
 
     def _is_protected(self, group: Group) -> bool:
         return any(maker in self.protected for maker in group.makers)

@@ -6,11 +6,10 @@ import copy
 from itertools import islice
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from hf_compress.ground.looking import twin
-from hf_compress.ground.outputs import output_tensors
+from hf_compress.ground.outputs import in_rows, outputs_of
 from hf_compress.ground.processor import fastest_device
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.removal import Kept
@@ -43,22 +42,19 @@ def repair(
     if config.repairs == "none":
         return {}
     whole, trial = twin(unpruned).to(fastest_device()), copy.deepcopy(pruned).eval().to(fastest_device())
-    before = output_error(whole, trial, calibration)
+    images = list(islice(calibration.pixel_values(), JUDGED))
+    expected = in_rows(outputs_of(whole, images)).double()
+    before = _output_error(trial, images, expected)
     if config.repairs == "batch_norm":
         reestimate_batch_norm(trial, context)
     else:
         least_squares(whole, trial, kept, calibration.pixel_values(), context.sparse_parameters)
-    after = output_error(whole, trial, calibration)
+    after = _output_error(trial, images, expected)
     pruned.load_state_dict(trial.state_dict())
     return {"output_error_before": before, "output_error_after": after}
 
 
-@torch.no_grad()
-def output_error(unpruned: nn.Module, pruned: nn.Module, calibration: Calibration) -> float:
-    """Return the mean squared difference of all outputs, relative to their variance over images, of a few batches."""
-    said: list[tuple[Tensor, Tensor]] = []
-    for images in islice(calibration.pixel_values(), JUDGED):
-        whole, half = (output_tensors(model(pixel_values=images)) for model in (unpruned, pruned))
-        said += [(torch.cat([t.flatten(1) for t in each.values()], 1).double() for each in (whole, half))]
-    whole, half = (torch.cat(each) for each in zip(*said, strict=True))
-    return float((whole - half).square().mean() / (whole - whole.mean(0)).square().mean().clamp_min(1e-12))
+def _output_error(model: nn.Module, images: list[Tensor], expected: Tensor) -> float:
+    """Return the mean squared difference of all outputs from the expected ones, relative to the variance of these."""
+    difference = in_rows(outputs_of(model, images)).double() - expected
+    return float(difference.square().mean() / (expected - expected.mean(0)).square().mean().clamp_min(1e-12))

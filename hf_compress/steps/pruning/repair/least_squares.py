@@ -13,14 +13,13 @@ from itertools import chain
 import torch
 from rich.progress import track
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from hf_compress.steps.pruning.remove.removal import Kept
 from hf_compress.steps.pruning.repair.linear import as_matrix, columns, output_dim, rows, set_matrix
 from hf_compress.steps.pruning.repair.lockstep import Lockstep, Pass
 from hf_compress.steps.pruning.repair.moments import Moments
 from hf_compress.steps.pruning.repair.places import Place, find_places
-from hf_compress.steps.pruning.tracing.groups import LAYERS
+from hf_compress.steps.pruning.tracing.groups import LAYERS, maker_dim
 
 SAMPLES = 2**18  # enough for a layer: of pictures that have many positions, few are needed
 MOST_INPUTS = 2**13
@@ -78,7 +77,7 @@ def _add(moments: Moments, place: Place, layer: nn.Module, whole: Pass, half: Pa
 def _missing(place: Place, layer: nn.Module, whole: Pass, half: Pass, kept: Kept) -> Tensor:
     """Return what a layer's output lacks of the unpruned one's, and of what that is added to."""
     dim = output_dim(layer) % half.output.dim()
-    indices = kept.get((place.layer, "weight", 1 if isinstance(layer, Conv1D) else 0))
+    indices = kept.get((place.layer, "weight", maker_dim(layer)))
 
     def left(tensor: Tensor) -> Tensor:
         return tensor if indices is None else tensor.index_select(dim, torch.from_numpy(indices).to(tensor.device))

@@ -11,7 +11,7 @@ def as_matrix(layer: nn.Module) -> Tensor:
     """Return the weight as (groups, outputs a group, inputs a group); for convolutions by position, too."""
     if isinstance(layer, Conv1D):
         return layer.weight.T[None]
-    return layer.weight.flatten(1).unflatten(0, (_groups(layer), -1))
+    return layer.weight.flatten(1).unflatten(0, (getattr(layer, "groups", 1), -1))
 
 
 def set_matrix(layer: nn.Module, matrix: Tensor) -> None:
@@ -53,7 +53,3 @@ def rows(layer: nn.Module, output: Tensor) -> Tensor:
 def output_dim(layer: nn.Module) -> int:
     """Return the dimension of its output in which a layer's channels are."""
     return 1 if isinstance(layer, nn.modules.conv._ConvNd) else -1
-
-
-def _groups(layer: nn.Module) -> int:
-    return getattr(layer, "groups", 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -51,7 +52,7 @@ def find_places(model: nn.Module, images: Tensor) -> tuple[list[Place], dict[str
     weights = [id(module.weight) for module in finder.layers.values()]
     stay = {}
     for name, module in finder.layers.items():
-        if finder.calls.get(name) != 1 or weights.count(id(module.weight)) > 1:
+        if finder.calls[name] != 1 or weights.count(id(module.weight)) > 1:
             stay[name] = "it runs several times, or never"
         elif name in finder.odd:
             stay[name] = "it is more than a product with its weight"
@@ -68,7 +69,7 @@ class _Finder(Operations):
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
         }
         self.places: dict[str, Place] = {}
-        self.calls: dict[str, int] = {}
+        self.calls: Counter[str] = Counter()
         self.odd: set[str] = set()
         self.keys: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self.output: Tensor | None = None
@@ -81,8 +82,6 @@ class _Finder(Operations):
             self.output = None  # changed in place, it is the layer's output no more
 
     def watching(self):
-        from contextlib import ExitStack
-
         stack = ExitStack()
         for name, module in self.layers.items():
             stack.callback(module.register_forward_hook(self._hook(name)).remove)
@@ -90,7 +89,7 @@ class _Finder(Operations):
 
     def _hook(self, name: str):
         def after(module, args, output):
-            self.calls[name] = self.calls.get(name, 0) + 1
+            self.calls[name] += 1
             self.places[name] = Place(name)
             self.output = None
             if not _is_product(module, args[0], output):

@@ -12,7 +12,7 @@ from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.score.calibration import Calibration
 from hf_compress.steps.pruning.score.criteria import CRITERIA
-from hf_compress.steps.pruning.tracing.groups import LAYERS, Group
+from hf_compress.steps.pruning.tracing.groups import Group, is_layer_weight
 
 Scores = dict[str, Tensor]
 
@@ -63,7 +63,7 @@ def _of_weights(function: Callable[..., Tensor], model: nn.Module, group: Group,
     """Return the mean score of each unit over the filters that make it and the kernels that read it."""
     total, count = 0, 0
     for member in group.members:
-        if member.axis.tensor != "weight" or not isinstance(model.get_submodule(member.axis.module), LAYERS):
+        if not is_layer_weight(model.get_submodule(member.axis.module), member.axis):
             continue
         scores = function(member.tensor(model).detach(), member.dim, n)
         if member.indices is None:

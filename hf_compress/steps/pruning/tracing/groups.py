@@ -140,7 +140,9 @@ def find_groups(model: PreTrainedModel, image: Tensor) -> tuple[list[Group], dic
             why = dict.fromkeys(makers, reason) | why
         elif makers:
             members = [Member(axis, _indices(axis, component, parts), _reads(modules, axis)) for axis in axes]
-            around = holders[found] | {axis.module.rpartition(".")[0] for axis in axes if _is_layer(modules, axis)}
+            around = holders[found] | {
+                axis.module.rpartition(".")[0] for axis in axes if is_layer_weight(modules[axis.module], axis)
+            }
             unit, lead = _lead(modules, members, makers)
             groups.append(Group(_free_name(lead, groups), members, makers, sorted(around), unit))
     grouped = {maker for group in groups for maker in group.makers}
@@ -189,16 +191,18 @@ def _indices(axis: Axis, component: np.ndarray, parts: np.ndarray) -> np.ndarray
     return order[np.isin(_on(axis, component)[order], parts)].reshape(len(parts), -1)
 
 
-def _output_dim(module: nn.Module) -> int:
-    return 1 if isinstance(module, Conv1D) else 0
+def maker_dim(layer: nn.Module) -> int:
+    """Return the dimension of a layer's weight in which the channels are that it makes."""
+    return 1 if isinstance(layer, Conv1D) else 0
 
 
-def _is_layer(modules: Modules, axis: Axis) -> bool:
-    return axis.tensor == "weight" and isinstance(modules[axis.module], LAYERS)
+def is_layer_weight(module: nn.Module, axis: Axis) -> bool:
+    """Return whether an axis of `module` is one of a layer's weight, which reads channels and makes others."""
+    return axis.tensor == "weight" and isinstance(module, LAYERS)
 
 
 def _makes(modules: Modules, axis: Axis) -> bool:
-    return _is_layer(modules, axis) and axis.dim == _output_dim(modules[axis.module])
+    return is_layer_weight(modules[axis.module], axis) and axis.dim == maker_dim(modules[axis.module])
 
 
 def _makers(modules: Modules, axes: tuple[Axis, ...]) -> list[str]:
@@ -208,7 +212,7 @@ def _makers(modules: Modules, axes: tuple[Axis, ...]) -> list[str]:
 
 
 def _reads(modules: Modules, axis: Axis) -> bool:
-    return _is_layer(modules, axis) and axis.dim == 1 - _output_dim(modules[axis.module])
+    return is_layer_weight(modules[axis.module], axis) and axis.dim == 1 - maker_dim(modules[axis.module])
 
 
 def _lead(modules: Modules, members: list[Member], makers: list[str]) -> tuple[int, str]:
