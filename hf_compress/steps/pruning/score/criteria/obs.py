@@ -22,6 +22,9 @@ def obs(model: nn.Module, groups: list[Group], calibration: Calibration) -> dict
     early. Errors count behind a layer's batch norm and scale, where they meet what other layers give. Labels play no
     part.
     """
+    from hf_compress.steps.pruning.score.entries import entry_losses
     from hf_compress.steps.pruning.score.surgeon import surgeon_losses
 
+    if groups and groups[0].name == groups[0].members[0].name:
+        return entry_losses(model, groups, calibration)
     return surgeon_losses(model, groups, calibration)
