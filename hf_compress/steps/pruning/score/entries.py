@@ -13,6 +13,7 @@ from hf_compress.ground.processor import fastest_device
 from hf_compress.steps.pruning.repair.linear import as_matrix, columns
 from hf_compress.steps.pruning.repair.places import find_places
 from hf_compress.steps.pruning.score.calibration import Calibration
+from hf_compress.steps.pruning.score.reading import look
 from hf_compress.steps.pruning.tracing.groups import Group
 
 DAMPING = 1e-2  # of the mean second moment of the inputs
@@ -31,9 +32,9 @@ def entry_losses(model: nn.Module, groups: list[Group], calibration: Calibration
     An entry's is by how much the error of the layer's output grows when it goes in its turn; a slice's is the sum of
     those of its entries. Within a row of the weight, scores rise in the order in which entries go.
 
-    Rows with more than 512 inputs are looked at in parts, and other parts count as if all of them stayed. Weights with
-    more than 8,192 inputs, and convolutions in one or three dimensions, are looked at entry by entry, as if the others
-    made up for nothing.
+    Rows with more than 512 inputs are looked at in parts, and other parts count as if all of them stayed. In weights
+    with more than 8,192 inputs, convolutions in one or three dimensions, and layers that no image runs through as
+    modules, an entry's is its square times the second moment of its input, as if the others made up for nothing.
     """
     model = twin(model).to(fastest_device())
     places = {place.layer: place for place in find_places(model, next(calibration.pixel_values()))[0]}
@@ -45,7 +46,7 @@ def entry_losses(model: nn.Module, groups: list[Group], calibration: Calibration
         if place is not None and place.gain is not None:
             weight = weight * place.gain.to(weight).view(len(weight), -1, 1)
         offset = module.bias is not None or (place is not None and place.norm is not None)
-        losses = weight_losses(weight, moments.covariance(offset), module.weight.shape[1], group.pattern)
+        losses = weight_losses(weight, moments.gram(offset).to(weight), module.weight.shape[1], group.pattern)
         scores[group.name] = group.members[0].sums(losses.view(module.weight.shape)).float().cpu()
     return scores
 
@@ -140,54 +141,49 @@ def _free(losses: Tensor, left: Tensor, inputs: int, pattern: tuple[int, int] | 
 
 
 class _Moments:
-    """Sums over what a layer reads, by group of the layer: of its inputs, and of their products."""
+    """Sums over what a layer reads, and over the products of its inputs, by group of the layer."""
 
-    def __init__(self):
+    def __init__(self, layer: nn.Module):
+        self.groups, _, self.inputs = as_matrix(layer).shape
+        self.are_single = self.inputs > MOST_INPUTS or isinstance(layer, nn.Conv1d | nn.Conv3d)
         self.count = 0
         self.sums: Tensor | float = 0.0
         self.products: Tensor | float = 0.0
 
+    @property
+    def bytes(self) -> int:
+        return 8 * self.groups * self.inputs * (1 if self.are_single else self.inputs)
+
     def add(self, layer: nn.Module, source: Tensor) -> None:
         if self.count >= SAMPLES:
+            return
+        if isinstance(layer, nn.Conv1d | nn.Conv3d):
+            self.count += 1
+            self.products = self.products + source.square().mean().double().expand(self.groups, self.inputs)
             return
         read = columns(layer, source)
         self.count += read.shape[1]
         self.sums = self.sums + read.sum(1).double()
-        if read.shape[2] > MOST_INPUTS:
-            self.products = self.products + read.square().sum(1).double()
-        else:
-            self.products = self.products + (read.mT @ read).double()
+        self.products = self.products + (read.square().sum(1) if self.are_single else read.mT @ read).double()
 
-    def covariance(self, centred: bool) -> Tensor:
-        mean, products = self.sums / self.count, self.products / self.count
-        if centred and products.dim() == 3:
-            products = products - mean[:, :, None] * mean[:, None]
+    def gram(self, centred: bool) -> Tensor:
+        """Return the mean products, (groups, inputs, inputs), around mean or zero; or squares, (groups, inputs)."""
+        if not self.count:
+            return torch.ones(self.groups, self.inputs, dtype=torch.float64)
+        products = self.products / self.count
+        if centred and not self.are_single:
+            mean = self.sums / self.count
+            products -= mean[:, :, None] * mean[:, None]
         return products
 
 
-@torch.no_grad()
 def _moments(model: nn.Module, names: list[str], calibration: Calibration) -> Iterator[tuple[str, _Moments]]:
-    """Yield the moments of what each layer reads; as many layers at a time as fit into a gibibyte."""
-    portions: list[list[str]] = [[]]
-    used = 0
-    for name in names:
-        groups, _, inputs = as_matrix(model.get_submodule(name)).shape
-        used += 8 * groups * inputs * min(inputs, MOST_INPUTS)
-        if used > MEMORY and portions[-1]:
-            portions.append([])
-            used = 8 * groups * inputs**2
-        portions[-1].append(name)
-    for portion in portions:
-        moments = {name: _Moments() for name in portion}
-        handles = [
-            model.get_submodule(name).register_forward_hook(
-                lambda layer, args, output, name=name: moments[name].add(layer, args[0])
-            )
-            for name in portion
-        ]
-        for images in track(calibration.pixel_values(), "Looking at what layers read", transient=True):
-            model(pixel_values=images)
-        for handle in handles:
-            handle.remove()
-        for name in track(portion, "Asking the surgeon", transient=True):
-            yield name, moments.pop(name)
+    """Yield the moments of what each layer reads: the images are looked at as often as a gibibyte of these takes."""
+    moments: dict[str, _Moments] = {}
+    for number, name in enumerate(names):
+        moments[name] = _Moments(model.get_submodule(name))
+        following = _Moments(model.get_submodule(names[number + 1])).bytes if number + 1 < len(names) else MEMORY
+        if sum(each.bytes for each in moments.values()) + following > MEMORY:
+            look(model, moments, calibration, lambda name, *read, moments=moments: moments[name].add(*read))
+            yield from track(moments.items(), "Asking the surgeon", transient=True)
+            moments = {}

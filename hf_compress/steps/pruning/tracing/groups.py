@@ -77,6 +77,11 @@ class Group:
     pattern: tuple[int, int] | None = None
 
     @property
+    def is_weight(self) -> bool:
+        """Whether the units are entries or slices of one weight, not channels."""
+        return self.name == self.members[0].name
+
+    @property
     def units(self) -> int:
         first = self.members[0]
         return first.axis.size if first.indices is None else len(first.indices)
