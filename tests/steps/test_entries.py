@@ -50,7 +50,7 @@ def test_two_rows_solved_by_hand(monkeypatch):
     weight = torch.tensor([[1.0, 2.0, 3.0], [1.0, -1.0, 0.1]]).double()
     losses = weight_losses(weight[None], gram[None], 3, None)[0]
     # row 1: the first goes at 1 * 0.75, the second is then 2 + 0.5 and goes at 6.25, the third at 9 * 4
-    # row 2: the third goes at 0.04; of two equal ones the first at 0.75, the second is then -1 + 0.5; losses never fall
+    # row 2: the third goes at 0.04; of two equal ones the first at 0.75, the second, then -1 + 0.5, for no less
     expected = torch.tensor([[0.75, 6.25, 36.0], [0.75, 0.75, 0.04]]).double()
     assert torch.allclose(losses, expected, rtol=1e-5)
     assert losses[1, 0] < losses[1, 1]
