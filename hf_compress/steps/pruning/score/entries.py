@@ -47,7 +47,7 @@ def entry_losses(model: nn.Module, groups: list[Group], calibration: Calibration
             weight = weight * place.gain.to(weight).view(len(weight), -1, 1)
         offset = module.bias is not None or (place is not None and place.norm is not None)
         losses = weight_losses(weight, moments.gram(offset).to(weight), module.weight.shape[1], group.pattern)
-        scores[group.name] = group.members[0].sums(losses.view(module.weight.shape)).float().cpu()
+        scores[group.name] = group.members[0].sums(losses.reshape(module.weight.shape)).float().cpu()
     return scores
 
 
