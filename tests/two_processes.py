@@ -73,7 +73,7 @@ def check_units(folder: Path) -> None:
 
 
 def check_decisions(folder: Path) -> None:
-    """Process 1 ranks weights the other way round, and yet has to the bit what the main process pruned and repaired."""
+    """Process 1 ranks weights the other way round, and yet has to the bit what the main one pruned and repaired."""
     from hf_compress import register_importance
     from hf_compress.data import load_data
     from hf_compress.ground import processes
