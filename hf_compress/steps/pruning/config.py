@@ -46,7 +46,7 @@ class PruneSection(Section):
 
     importance: str = Field(
         "l1",
-        description="`l1`, `l2`, `ln` (order `n`), `random`, or a registered name; by calibration images `taylor`, and "
+        description="`l1`, `l2`, `ln` (order `n`), `random`, or a registered name; by calibration images `taylor` and "
         "`obs` (what others can make up for).",
     )
     n: float = Field(2.0, gt=0, description="Order of the norm `ln`.")
