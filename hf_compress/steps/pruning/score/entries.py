@@ -135,7 +135,7 @@ def _free(losses: Tensor, left: Tensor, inputs: int, pattern: tuple[int, int] | 
     n, m = pattern
     whole = torch.full((len(left), inputs), torch.inf, device=losses.device).scatter_(1, left, losses)
     blocks = whole.view(len(left), -1, m)
-    ranks = blocks.argsort(2, stable=True).argsort(2)
+    ranks = blocks.argsort(dim=2, stable=True).argsort(dim=2)
     blocks = blocks.masked_fill(ranks >= blocks.isfinite().sum(2, keepdim=True) - n, torch.inf)
     return blocks.flatten(1).gather(1, left)
 
