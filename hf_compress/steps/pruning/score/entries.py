@@ -88,21 +88,26 @@ def row_losses(weight: Tensor, inverse: Tensor, pattern: tuple[int, int] | None)
 
     Args:
         weight: shape (rows, inputs).
-        inverse: of the second moments of the inputs, shape (rows, inputs, inputs).
+        inverse: of the second moments of the inputs, shape (rows, inputs, inputs); changed in place.
         pattern: (n, m) where n of each m neighbours stay.
     """
     rows, inputs = weight.shape
     stay = inputs * pattern[0] // pattern[1] if pattern else 0
     left = torch.arange(inputs, device=weight.device).expand(rows, -1)
     order, losses = [], []
-    while left.shape[1] > stay:
-        found = weight.square() / inverse.diagonal(dim1=1, dim2=2)
-        ranked = _free(found, left, inputs, pattern).argsort(dim=1, stable=True)
-        gone, rest = ranked.tensor_split([min(-(-inputs // TURNS), left.shape[1] - stay)], dim=1)
-        order.append(left.gather(1, gone))
-        losses.append(found.gather(1, gone))
-        weight, inverse = _without(weight, inverse, gone, rest)
-        left = left.gather(1, rest)
+    while left.shape[1] > stay:  # what is gone is left out of the sums only now and then: copies take time
+        rest = max(left.shape[1] // 2, stay)
+        is_gone = torch.zeros_like(weight, dtype=torch.bool)
+        for turn in torch.arange(left.shape[1] - rest).split(-(-inputs // TURNS)):
+            found = (weight.square() / inverse.diagonal(dim1=1, dim2=2)).masked_fill(is_gone, torch.inf)
+            gone = _free(found, left, inputs, pattern).argsort(dim=1, stable=True)[:, : len(turn)]
+            order.append(left.gather(1, gone))
+            losses.append(found.gather(1, gone))
+            is_gone.scatter_(1, gone, True)
+            weight = _made_up_for(weight, inverse, gone)
+        stays = is_gone.int().argsort(dim=1, stable=True)[:, :rest]
+        left, weight = left.gather(1, stays), weight.gather(1, stays)
+        inverse = _columns_of(_rows_of(inverse, stays), stays)
     order.append(left)
     losses.append(weight.square() / inverse.diagonal(dim1=1, dim2=2))
     rising = torch.arange(1, inputs + 1, device=weight.device) * 1e-6 + 1  # equal losses keep their order
@@ -110,17 +115,15 @@ def row_losses(weight: Tensor, inverse: Tensor, pattern: tuple[int, int] | None)
     return torch.empty_like(rising).scatter_(1, torch.cat(order, dim=1), rising)
 
 
-def _without(weight: Tensor, inverse: Tensor, gone: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both without the entries that are gone, (rows, gone): the rest, (rows, rest), makes up for these."""
-    of_gone = _of(inverse, gone)
-    between = _columns_of(of_gone, rest)
-    by_others = torch.linalg.solve(_columns_of(of_gone, gone), between)
-    change = weight.gather(1, gone)[:, None] @ by_others
-    inverse = _columns_of(_of(inverse, rest), rest).baddbmm_(between.mT, by_others, alpha=-1)
-    return weight.gather(1, rest) - change.squeeze(1), inverse
+def _made_up_for(weight: Tensor, inverse: Tensor, gone: Tensor) -> Tensor:
+    """Return the rows without some entries, (rows, gone); `inverse` becomes that of the others, in place."""
+    of_gone = _rows_of(inverse, gone)
+    by_others = torch.linalg.solve(_columns_of(of_gone, gone), of_gone)
+    inverse.baddbmm_(of_gone.mT, by_others, alpha=-1)
+    return (weight - (weight.gather(1, gone)[:, None] @ by_others).squeeze(1)).scatter(1, gone, 0)
 
 
-def _of(matrices: Tensor, rows: Tensor) -> Tensor:
+def _rows_of(matrices: Tensor, rows: Tensor) -> Tensor:
     return matrices.gather(1, rows[:, :, None].expand(-1, -1, matrices.shape[2]))
 
 
@@ -135,7 +138,7 @@ def _free(losses: Tensor, left: Tensor, inputs: int, pattern: tuple[int, int] | 
     n, m = pattern
     whole = torch.full((len(left), inputs), torch.inf, device=losses.device).scatter_(1, left, losses)
     blocks = whole.view(len(left), -1, m)
-    ranks = blocks.argsort(2, stable=True).argsort(2)
+    ranks = blocks.argsort(dim=2, stable=True).argsort(dim=2)
     blocks = blocks.masked_fill(ranks >= blocks.isfinite().sum(2, keepdim=True) - n, torch.inf)
     return blocks.flatten(1).gather(1, left)
 
