@@ -283,7 +283,7 @@ def test_what_lowers_the_error_of_held_out_images_stays(monkeypatch, errors, sta
     smaller, kept = pruned(model, [0, 1, 2, 3])
     monkeypatch.setattr(kept_repair, "least_squares", lambda whole, trial, *_: adds(1)(trial))
     monkeypatch.setattr(kept_repair, "reestimate_batch_norm", adds(10))
-    monkeypatch.setattr(kept_repair, "_output_error", lambda *_: found.pop(0))
+    monkeypatch.setattr(kept_repair, "output_error", lambda *_: found.pop(0))
     found, before = list(errors), smaller.classify.bias.clone()
     row, (line,) = repaired(model, smaller, kept)
     assert row == {"repaired": stays, "output_error_before": 0.5, "output_error_after": after}
@@ -312,7 +312,7 @@ def test_a_repair_is_judged_by_images_that_it_did_not_see_where_there_are_eight(
 
     monkeypatch.setattr(kept_repair, "reestimate_batch_norm", adds(0))
     monkeypatch.setattr(kept_repair, "least_squares", lambda *arguments: seen.extend(arguments[3]) or {})
-    monkeypatch.setattr(kept_repair, "_output_error", error_of)
+    monkeypatch.setattr(kept_repair, "output_error", error_of)
     repaired(model, smaller, kept, images)
     every = torch.cat([batch[:1] for batch in photos(images)])
     assert all(torch.equal(each, every[list(held_out)]) for each in judged)

@@ -52,7 +52,7 @@ def repair(
     whole, best = twin(unpruned).to(fastest_device()), copy.deepcopy(pruned).eval().to(fastest_device())
     images = list(judged.pixel_values())
     expected = in_rows(outputs_of(whole, images)).double()
-    before = after = _output_error(best, images, expected)
+    before = after = output_error(best, images, expected)
     repaired: list[str] = []
     passed_over: dict[str, str] = {}
 
@@ -65,7 +65,7 @@ def repair(
     for name, change in changes.items():
         trial = copy.deepcopy(best)
         change(trial)
-        error = _output_error(trial, images, expected)
+        error = output_error(trial, images, expected)
         if error < after or config.repair == "batch_norm":
             best, after = trial, error
             repaired.append(name)
@@ -88,7 +88,7 @@ def _parted(calibration: Calibration) -> tuple[Calibration, Calibration]:
     return tuple(replace(calibration, images=Subset(calibration.images, part)) for part in (others, judged))
 
 
-def _output_error(model: nn.Module, images: list[Tensor], expected: Tensor) -> float:
+def output_error(model: nn.Module, images: list[Tensor], expected: Tensor) -> float:
     """Return the mean squared difference of all outputs from the expected ones, relative to the variance of these."""
     difference = in_rows(outputs_of(model, images)).double() - expected
     return float(difference.square().mean() / (expected - expected.mean(0)).square().mean().clamp_min(1e-12))
