@@ -49,8 +49,8 @@ Written by `python -m tests.architectures` from tiny models with random weights;
 - **channels**: one shot of `prune` with `amount: 0.4` really removes channels; the parameters and MACs that are gone.
 - **groups**: what can lose channels, in groups: single channels + blocks of them (attention heads, groups of a grouped
   convolution or a group norm).
-- **repair**: how much of the error of the pruned model's outputs for 32 random images is gone when layers are solved anew
-  by these, and why some are passed over. What `importance: obs` and `scope: cost` choose is removed and repaired, too.
+- **repair**: how much of the error of the pruned model's outputs for 32 random images is gone when layers are solved
+  anew by these, and why some are passed over. What `importance: obs` and `scope: cost` choose is repaired, too.
 - **distil**: the pruned model takes a training step towards the logits of the unpruned one.
 - **reload**: saved and loaded again with `from_pretrained`, the logits are equal to the last bit.
 - **kept whole**: why layers keep their channels, and how many do; a run's report names each of them.
