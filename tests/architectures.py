@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 import tempfile
 from collections import Counter
@@ -165,7 +166,7 @@ def _repaired(loaded: LoadedModel, pruner: ChannelPruner, config: PruneSection, 
     passed_over = least_squares(whole, pruned, kept, [images])
     after = output_error(pruned, [images], expected)
     assert after <= before, f"{config.importance}: {before} -> {after}"
-    return "; ".join([f"error -{1 - after / before:.0%}", *([_counted(passed_over)] if passed_over else [])])
+    return "; ".join([f"error -{math.floor(100 * (1 - after / before))}%", *([_counted(passed_over)] if passed_over else [])])
 
 
 @cache
