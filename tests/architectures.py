@@ -166,7 +166,8 @@ def _repaired(loaded: LoadedModel, pruner: ChannelPruner, config: PruneSection, 
     passed_over = least_squares(whole, pruned, kept, [images])
     after = output_error(pruned, [images], expected)
     assert after <= before, f"{config.importance}: {before} -> {after}"
-    return "; ".join([f"error -{math.floor(100 * (1 - after / before))}%", *([_counted(passed_over)] if passed_over else [])])
+    gone = f"error -{math.floor(100 * (1 - after / before))}%"
+    return f"{gone}; {_counted(passed_over)}" if passed_over else gone
 
 
 @cache
