@@ -90,11 +90,11 @@ class PruneSection(Section):
     calibration: int = Field(
         256, ge=1, le=MOST, description="Training images by which `repair`, and a criterion that needs images, go."
     )
-    repair: Literal["least_squares", "batch_norm", "none"] | None = Field(
-        None,
+    repair: Literal["least_squares", "batch_norm", "none"] = Field(
+        "least_squares",
         description="What is done before training: `least_squares` solves each layer's weights anew, so that it "
-        "answers to the calibration images as in the unpruned model; `batch_norm` re-estimates the statistics of "
-        "batch norms. By default that, where channels were removed, and `none` where weights were zeroed.",
+        "answers to the calibration images as in the unpruned model, and is kept where that holds for images it did "
+        "not see; `batch_norm` re-estimates the statistics of batch norms.",
     )
     sensitivity: str | None = Field(
         None, description="CSV of `hf-compress sensitivity`: layers lose as much as each bears, instead of alike."
@@ -152,11 +152,6 @@ class PruneSection(Section):
             raise ValueError(
                 f"{key} {asked:g} leaves less than the floor {self.floor:g} of each layer: lower one of them"
             )
-
-    @property
-    def repairs(self) -> str:
-        """The value of `repair`, or what it is by default."""
-        return self.repair or ("batch_norm" if self.granularity == "channel" else "none")
 
     @property
     def n_of_m(self) -> tuple[int, int]:
