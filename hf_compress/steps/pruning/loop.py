@@ -161,45 +161,52 @@ class _Rounds:
         return best, rows, reached
 
     def search(self, model: PreTrainedModel) -> tuple[PreTrainedModel, list[dict[str, Any]], bool]:
-        """Return the smallest model that loses no more than `target.accuracy`, one row a candidate, and True.
+        """Return the smallest model that loses no more than `target.accuracy`, one row a candidate, and that it does.
 
         The amount is bisected; candidates are repaired and judged, and the last one that is kept is trained. Training
-        that makes it worse than may be is undone.
+        that makes it lose more is undone.
 
         Raises:
             RunError: no candidate loses so little.
         """
-        allowed, recovery, rows = self.config.target.value, self.config.recovery, []
-        judging = {"iterative": True, "max_drop": allowed, "target": None}
-        trained = replace(self, config=self.config.model_copy(update=judging))
-        repaired = {"recovery": recovery.model_copy(update={"epochs": 0})}
-        untrained = replace(trained, config=trained.config.model_copy(update=repaired))
+        rows: list[dict[str, Any]] = []
         best, low, high = None, 0.0, 1 - self.config.floor
         for number in range(1, SEARCHED + 1):
-            amount = (low + high) / 2
-            candidate, row = untrained._round(number, model, 0.0, amount)
+            middle = (low + high) / 2
+            candidate, row = self._judging(epochs=0)._round(number, model, 0.0, middle)
             if not row["unchanged"]:
                 self._add(row, rows, f"candidate {{}} of {SEARCHED}")
             if row["kept"]:
                 best, facts = candidate, row
-            low, high = (amount, high) if row["kept"] or row["unchanged"] else (low, amount)
+            low, high = (middle, high) if row["kept"] or row["unchanged"] else (low, middle)
         if best is None:
+            least = min((row["sparsity"] for row in rows), default=0.0)
             raise RunError(
-                f"'prune.target.accuracy' {allowed:g} cannot be kept: every candidate loses more of validation "
-                f"{self.context.task.deciding.words}, down to sparsity {min((row['sparsity'] for row in rows), default=0):.1%}: "
-                "raise it, or train between rounds ('iterative: true', 'max_drop')"
+                f"'prune.target.accuracy' {self.config.target.value:g} cannot be kept: even sparsity {least:.1%} "
+                f"costs more of validation {self.context.task.deciding.words}; raise it, or train between rounds "
+                "('iterative: true', with 'max_drop')"
             )
-        if recovery.epochs:
-            key = f"validation_{self.context.task.deciding.name}"
-            facts = {name: value for name, value in facts.items() if name != key}
-
-            def train_copy(in_progress: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
-                candidate = copy.deepcopy(best)
-                return candidate, facts | trained._recovered(candidate, in_progress)
-
-            best, row = self._once("trained", best, train_copy)
+        if self.config.recovery.epochs:
+            best, row = self._trained(best, facts)
             self._add(row, rows, "trained")
         return best, rows, True
+
+    def _judging(self, epochs: int) -> _Rounds:
+        """Return rounds that judge a candidate of the search as `max_drop` would."""
+        recovery = self.config.recovery.model_copy(update={"epochs": epochs})
+        judging = {"iterative": True, "max_drop": self.config.target.value, "target": None, "recovery": recovery}
+        return replace(self, config=self.config.model_copy(update=judging))
+
+    def _trained(self, best: PreTrainedModel, row: dict[str, Any]) -> tuple[PreTrainedModel, dict[str, Any]]:
+        """Return a trained copy of a candidate, or `best` itself where that is not kept, and what came of it."""
+        removed = {key: value for key, value in row.items() if not key.startswith("validation_")}
+        judging = self._judging(self.config.recovery.epochs)
+
+        def train_copy(in_progress: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
+            candidate = copy.deepcopy(best)
+            return candidate, removed | judging._recovered(candidate, in_progress)
+
+        return self._once("trained", best, train_copy)
 
     def _round(
         self, number: int, best: PreTrainedModel, done: float, amount: float

@@ -52,7 +52,10 @@ def least_squares(
     places = [place for place in places if only is None or place.layer in only]
     images = chain([first], batches)
     pairs: list[tuple[Pass, Pass]] = []
-    skips = [{place.layer: place.skip for place in found} for found in (find_places(unpruned, first)[0], places)]
+    skips = [
+        {place.layer: place.skip for place in found if only is None or place.layer in only}
+        for found in (find_places(unpruned, first)[0], places)
+    ]
     with Lockstep((unpruned, pruned)) as lockstep:
         for place in track(places, "Repairing", transient=True):
             layer = pruned.get_submodule(place.layer)
