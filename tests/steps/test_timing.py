@@ -1,7 +1,8 @@
-"""Pruning to a time, and by time: what is measured decides, noise does not mislead, and a resumed run decides alike."""
+"""Pruning to a time, and by time: what is measured decides, noise does not mislead, a resumed run decides alike."""
 
 import copy
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def clock(monkeypatch):
 
     class Clock(Stopwatch):
         noise = np.random.default_rng(0)
-        looked = []
+        looked: ClassVar[list] = []
         dear = STEM
 
         def time_gone(self, pruned):
