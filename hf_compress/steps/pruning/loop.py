@@ -161,7 +161,7 @@ class _Rounds:
         return best, rows, reached
 
     def search(self, model: PreTrainedModel) -> tuple[PreTrainedModel, list[dict[str, Any]], bool]:
-        """Return the smallest model that loses no more than `target.accuracy`, one row a candidate, and that it does.
+        """Return the smallest model that loses no more than `target.accuracy`, one row a candidate, and that it is so.
 
         The amount is bisected; candidates are repaired and judged, and the last one that is kept is trained. Training
         that makes it lose more is undone.

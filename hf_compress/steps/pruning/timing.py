@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -78,11 +78,16 @@ class Stopwatch:
 
 def _slope(group: Group, whole: list[Call], without: Callable[[Group, int], nn.Module], batch: Tensor) -> float:
     left = sorted({max(1, round(share * group.units)) for share in WIDTHS}, reverse=True)
-    passes = [_calls(without(group, group.units - units), batch) if units < group.units else whole for units in left]
-    touched = [i for i, call in enumerate(whole) if _shapes(call) != _shapes(passes[-1][i])]
-    timed = [lambda calls=[calls[i] for i in touched]: _run(calls) for calls in passes]
-    times = [entry["p50_ms"] for entry in time_in_turns(timed, LAYERS_TURNS, f"layers around {group.name}")]
-    return max(LEAST_MS, float(np.polyfit(left, times, 1)[0]))
+    narrow = [_touched(_calls(without(group, group.units - units), batch), whole) for units in left[1:]]
+    calls = [[whole[place] for place in narrow[0]], *(list(each.values()) for each in narrow)]
+    times = time_in_turns([partial(_run, each) for each in calls], LAYERS_TURNS, f"layers around {group.name}")
+    return max(LEAST_MS, float(np.polyfit(left, [time["p50_ms"] for time in times], 1)[0]))
+
+
+def _touched(narrow: list[Call], whole: list[Call]) -> dict[int, Call]:
+    """Return the calls that have other shapes than those of the unpruned model, by their place."""
+    pairs = enumerate(zip(narrow, whole, strict=True))
+    return {place: call for place, (call, before) in pairs if _shapes(call) != _shapes(before)}
 
 
 def _calls(model: nn.Module, batch: Tensor) -> list[Call]:
@@ -90,14 +95,12 @@ def _calls(model: nn.Module, batch: Tensor) -> list[Call]:
     calls: list[Call] = []
     looked = twin(model)
     use_channels_last(looked)
-    for module in looked.modules():
-        if not any(module.children()):
-            module.register_forward_pre_hook(lambda *call: calls.append(call), with_kwargs=True)
+    leaves = [module for module in looked.modules() if not any(module.children())]
+    handles = [leaf.register_forward_pre_hook(lambda *call: calls.append(call), with_kwargs=True) for leaf in leaves]
     with torch.inference_mode():
         looked(pixel_values=batch)
-    for module, *_ in calls:
-        module._forward_pre_hooks.clear()
-        module._forward_pre_hooks_with_kwargs.clear()
+    for handle in handles:
+        handle.remove()
     return calls
 
 
