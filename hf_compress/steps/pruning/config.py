@@ -59,7 +59,9 @@ class PruneSection(Section):
     """The `prune` step."""
 
     importance: str = Field(
-        "l1", description="`l1`, `l2`, `ln` (order `n`), `random`, `taylor`, `obs`, or a registered name."
+        "l1",
+        description="`l1`, `l2`, `ln` (order `n`), `random`, or a registered name; by calibration images `taylor` and "
+        "`obs` (what others can make up for).",
     )
     n: float = Field(2.0, gt=0, description="Order of the norm `ln`.")
     granularity: Literal["weight", "channel", "n:m"] = Field(

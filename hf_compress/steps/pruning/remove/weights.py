@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -104,6 +106,9 @@ class PatternPruner(WeightPruner):
         self.parameter_names = set(self.names)
         if not self.names:
             raise RunError(f"nothing can be pruned: no layer's input dimension is a multiple of {self.m}")
+
+    def groups(self, model: nn.Module) -> list[Group]:
+        return [replace(group, pattern=(self.n, self.m)) for group in super().groups(model)]
 
     def masks(self, scores: Scores, amount: float) -> dict[str, Tensor]:
         return {name: pattern_mask(values, self.n, self.m) for name, values in scores.items()}

@@ -11,6 +11,7 @@ from hf_compress.ground.looking import twin
 from hf_compress.ground.processor import fastest_device
 from hf_compress.steps.pruning.repair.places import Place, find_places
 from hf_compress.steps.pruning.score.calibration import Calibration
+from hf_compress.steps.pruning.score.reading import look
 from hf_compress.steps.pruning.tracing.groups import Group, Member
 
 DAMPING = 1e-2  # of the mean second moment of the inputs
@@ -91,27 +92,18 @@ def _removed_in_turn(units: int, readers: list[_Reader]) -> tuple[Tensor, Tensor
     return torch.cat(order), torch.cat(losses)
 
 
-@torch.no_grad()
 def _input_grams(model: nn.Module, groups: list[Group], calibration: Calibration) -> dict[str, Tensor]:
     """Return the mean second moments of what each reader's kernel meets in its middle, (inputs, inputs), by layer."""
     grams: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
 
-    def watch(name: str):
-        def after(layer: nn.Module, args: tuple, output: Tensor) -> None:
-            source = args[0]
-            if not isinstance(layer, nn.Linear | Conv1D):
-                source = source[..., *(slice(None, None, stride) for stride in layer.stride)].flatten(2).mT
-            read = source.flatten(0, -2)
-            grams[name] = grams.get(name, 0) + (read.T @ read).double()
-            counts[name] = counts.get(name, 0) + len(read)
-
-        return after
+    def see(name: str, layer: nn.Module, source: Tensor) -> None:
+        if not isinstance(layer, nn.Linear | Conv1D):
+            source = source[..., *(slice(None, None, stride) for stride in layer.stride)].flatten(2).mT
+        read = source.flatten(0, -2)
+        grams[name] = grams.get(name, 0) + (read.T @ read).double()
+        counts[name] = counts.get(name, 0) + len(read)
 
     names = {member.axis.module for group in groups for member in group.members if member.reads}
-    handles = [model.get_submodule(name).register_forward_hook(watch(name)) for name in names]
-    for images in track(calibration.pixel_values(), "Looking at what layers read", transient=True):
-        model(pixel_values=images)
-    for handle in handles:
-        handle.remove()
+    look(model, names, calibration, see)
     return {name: gram / counts[name] for name, gram in grams.items()}

@@ -66,6 +66,7 @@ class Group:
         makers: layers whose output channels they are.
         holders: modules that reshape the channels or hold a layer of theirs, and may know their number.
         unit: channels of `name` that one unit takes.
+        pattern: (n, m) where, of entries of a weight, n of each m neighbours along its inputs stay.
     """
 
     name: str
@@ -73,6 +74,12 @@ class Group:
     makers: list[str]
     holders: list[str]
     unit: int
+    pattern: tuple[int, int] | None = None
+
+    @property
+    def is_weight(self) -> bool:
+        """Whether the units are entries or slices of one weight, not channels."""
+        return self.name == self.members[0].name
 
     @property
     def units(self) -> int:

@@ -1,4 +1,4 @@
-"""Optimal brain surgeon over units."""
+"""Optimal brain surgeon over channels and entries of weights."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ if TYPE_CHECKING:
 def obs(model: nn.Module, groups: list[Group], calibration: Calibration) -> dict[str, Tensor]:
     """The error that is left in what a unit's readers give when it goes, and they make up for it with what they read.
 
+    Of a weight the entries are the units, row by row: one goes, the others of the row make up for it.
+
     Units go from each group one after the other, the least missed first (Frantar and Alistarh, 2022, "Optimal Brain
     Compression"; over channels: Kurtic et al., 2023, "ZipLM"), so that of two that can replace each other one goes
     early. Errors count behind a layer's batch norm and scale, where they meet what other layers give. Labels play no
     part.
     """
+    from hf_compress.steps.pruning.score.entries import entry_losses
     from hf_compress.steps.pruning.score.surgeon import surgeon_losses
 
-    return surgeon_losses(model, groups, calibration)
+    of_weights = all(group.is_weight for group in groups)
+    return (entry_losses if of_weights else surgeon_losses)(model, groups, calibration)

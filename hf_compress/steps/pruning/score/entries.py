@@ -1,0 +1,189 @@
+"""The criterion `obs` for single weights: in each row they go one after the other, and the others make up for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from rich.progress import track
+from torch import Tensor, nn
+
+from hf_compress.ground.looking import twin
+from hf_compress.ground.processor import fastest_device
+from hf_compress.steps.pruning.repair.linear import as_matrix, columns
+from hf_compress.steps.pruning.repair.places import find_places
+from hf_compress.steps.pruning.score.calibration import Calibration
+from hf_compress.steps.pruning.score.reading import look
+from hf_compress.steps.pruning.tracing.groups import Group
+
+DAMPING = 1e-2  # of the mean second moment of the inputs
+TURNS = 64  # in which the entries of a row go, several at a time
+WIDEST = 512  # inputs that are looked at together
+MOST_INPUTS = 2**13  # that are looked at otherwise than each by itself
+SAMPLES = 2**18  # of what a layer reads
+MEMORY = 2**30  # bytes of second moments at a time
+WORK = 2**25  # numbers of inverses at a time
+TINY = 1e-12
+
+
+def entry_losses(model: nn.Module, groups: list[Group], calibration: Calibration) -> dict[str, Tensor]:
+    """Return the importance of each entry, or slice, of each weight by group, shape (units,).
+
+    An entry's is by how much the error of the layer's output grows when it goes in its turn; a slice's is the sum of
+    those of its entries. Within a row of the weight, scores rise in the order in which entries go.
+
+    Rows with more than 512 inputs are looked at in parts, and other parts count as if all of them stayed. In weights
+    with more than 8,192 inputs, convolutions in one or three dimensions, and layers that no image runs through as
+    modules, an entry's is its square times the second moment of its input, as if the others made up for nothing.
+    """
+    model = twin(model).to(fastest_device())
+    places = {place.layer: place for place in find_places(model, next(calibration.pixel_values()))[0]}
+    by_layer = {group.members[0].axis.module: group for group in groups}
+    scores = {}
+    for layer, moments in _moments(model, list(by_layer), calibration):
+        group, module, place = by_layer[layer], model.get_submodule(layer), places.get(layer)
+        weight = as_matrix(module).detach().double()
+        if place is not None and place.gain is not None:
+            weight = weight * place.gain.to(weight).view(len(weight), -1, 1)
+        offset = module.bias is not None or (place is not None and place.norm is not None)
+        losses = weight_losses(weight, moments.gram(offset).to(weight), module.weight.shape[1], group.pattern)
+        scores[group.name] = group.members[0].sums(losses.reshape(module.weight.shape)).float().cpu()
+    return scores
+
+
+def weight_losses(weight: Tensor, gram: Tensor, channels: int, pattern: tuple[int, int] | None) -> Tensor:
+    """Return the loss at which each entry goes, in the weight's shape.
+
+    Args:
+        weight: shape (groups, outputs, inputs), in the order of `linear.as_matrix`.
+        gram: second moments of the inputs, shape (groups, inputs, inputs); or (groups, inputs), of each by itself.
+        channels: inputs at one position of the kernel.
+        pattern: (n, m) where only so many entries go that n of each m neighbouring channels are left.
+    """
+    if gram.dim() == 2:
+        return weight.square() * gram[:, None]
+    inputs = weight.shape[2]
+    by_position = torch.arange(inputs, device=weight.device).view(channels, -1).T.flatten()
+    damping = DAMPING * gram.diagonal(dim1=1, dim2=2).mean(1, keepdim=True).clamp_min(TINY)
+    inverse = torch.linalg.inv(gram + torch.diag_embed(damping.expand(-1, inputs)))
+    multiple = pattern[1] if pattern else 1
+    parts = -(-inputs // WIDEST)
+    size = -(-inputs // parts // multiple) * multiple
+    losses = torch.empty_like(weight)
+    for part in by_position.split(size):
+        inverse_part = inverse[:, part][:, :, part].float()
+        rows = weight[:, :, part].float()
+        owners = torch.arange(len(rows), device=rows.device).repeat_interleave(rows.shape[1])
+        count = max(1, WORK // len(part) ** 2)
+        found = [
+            row_losses(some, inverse_part[of], pattern)
+            for some, of in zip(rows.flatten(0, 1).split(count), owners.split(count), strict=True)
+        ]
+        losses[:, :, part] = torch.cat(found).view(rows.shape).to(losses)
+    return losses
+
+
+def row_losses(weight: Tensor, inverse: Tensor, pattern: tuple[int, int] | None) -> Tensor:
+    """Return the loss at which each entry of each row goes, shape (rows, inputs).
+
+    Args:
+        weight: shape (rows, inputs).
+        inverse: of the second moments of the inputs, shape (rows, inputs, inputs).
+        pattern: (n, m) where n of each m neighbours stay.
+    """
+    rows, inputs = weight.shape
+    stay = inputs * pattern[0] // pattern[1] if pattern else 0
+    left = torch.arange(inputs, device=weight.device).expand(rows, -1)
+    order, losses = [], []
+    while left.shape[1] > stay:
+        found = weight.square() / inverse.diagonal(dim1=1, dim2=2)
+        ranked = _free(found, left, inputs, pattern).argsort(dim=1, stable=True)
+        gone, rest = ranked.tensor_split([min(-(-inputs // TURNS), left.shape[1] - stay)], dim=1)
+        order.append(left.gather(1, gone))
+        losses.append(found.gather(1, gone))
+        weight, inverse = _without(weight, inverse, gone, rest)
+        left = left.gather(1, rest)
+    order.append(left)
+    losses.append(weight.square() / inverse.diagonal(dim1=1, dim2=2))
+    rising = torch.arange(1, inputs + 1, device=weight.device) * 1e-6 + 1  # equal losses keep their order
+    rising = torch.cat(losses, dim=1).cummax(dim=1).values * rising
+    return torch.empty_like(rising).scatter_(1, torch.cat(order, dim=1), rising)
+
+
+def _without(weight: Tensor, inverse: Tensor, gone: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both without the entries that are gone, (rows, gone): the rest, (rows, rest), makes up for these."""
+    of_gone = _of(inverse, gone)
+    between = _columns_of(of_gone, rest)
+    by_others = torch.linalg.solve(_columns_of(of_gone, gone), between)
+    change = weight.gather(1, gone)[:, None] @ by_others
+    inverse = _columns_of(_of(inverse, rest), rest).baddbmm_(between.mT, by_others, alpha=-1)
+    return weight.gather(1, rest) - change.squeeze(1), inverse
+
+
+def _of(matrices: Tensor, rows: Tensor) -> Tensor:
+    return matrices.gather(1, rows[:, :, None].expand(-1, -1, matrices.shape[2]))
+
+
+def _columns_of(matrices: Tensor, columns: Tensor) -> Tensor:
+    return matrices.gather(2, columns[:, None].expand(-1, matrices.shape[1], -1))
+
+
+def _free(losses: Tensor, left: Tensor, inputs: int, pattern: tuple[int, int] | None) -> Tensor:
+    """Return the losses of what is left, infinite where it stays: in each m neighbours the n most important."""
+    if pattern is None:
+        return losses
+    n, m = pattern
+    whole = torch.full((len(left), inputs), torch.inf, device=losses.device).scatter_(1, left, losses)
+    blocks = whole.view(len(left), -1, m)
+    ranks = blocks.argsort(2, stable=True).argsort(2)
+    blocks = blocks.masked_fill(ranks >= blocks.isfinite().sum(2, keepdim=True) - n, torch.inf)
+    return blocks.flatten(1).gather(1, left)
+
+
+class _Moments:
+    """Sums over what a layer reads, and over the products of its inputs, by group of the layer."""
+
+    def __init__(self, layer: nn.Module):
+        self.groups, _, self.inputs = as_matrix(layer).shape
+        self.are_single = self.inputs > MOST_INPUTS or isinstance(layer, nn.Conv1d | nn.Conv3d)
+        self.count = 0
+        self.sums: Tensor | float = 0.0
+        self.products: Tensor | float = 0.0
+
+    @property
+    def bytes(self) -> int:
+        return 8 * self.groups * self.inputs * (1 if self.are_single else self.inputs)
+
+    def add(self, layer: nn.Module, source: Tensor) -> None:
+        if self.count >= SAMPLES:
+            return
+        if isinstance(layer, nn.Conv1d | nn.Conv3d):
+            self.count += 1
+            self.products = self.products + source.square().mean().double().expand(self.groups, self.inputs)
+            return
+        read = columns(layer, source)
+        self.count += read.shape[1]
+        self.sums = self.sums + read.sum(1).double()
+        self.products = self.products + (read.square().sum(1) if self.are_single else read.mT @ read).double()
+
+    def gram(self, centred: bool) -> Tensor:
+        """Return the mean products, (groups, inputs, inputs), around mean or zero; or squares, (groups, inputs)."""
+        if not self.count:
+            return torch.ones(self.groups, self.inputs, dtype=torch.float64)
+        products = self.products / self.count
+        if centred and not self.are_single:
+            mean = self.sums / self.count
+            products -= mean[:, :, None] * mean[:, None]
+        return products
+
+
+def _moments(model: nn.Module, names: list[str], calibration: Calibration) -> Iterator[tuple[str, _Moments]]:
+    """Yield the moments of what each layer reads: the images are looked at as often as a gibibyte of these takes."""
+    moments: dict[str, _Moments] = {}
+    for number, name in enumerate(names):
+        moments[name] = _Moments(model.get_submodule(name))
+        following = _Moments(model.get_submodule(names[number + 1])).bytes if number + 1 < len(names) else MEMORY
+        if sum(each.bytes for each in moments.values()) + following > MEMORY:
+            look(model, moments, calibration, lambda name, *read, moments=moments: moments[name].add(*read))
+            yield from track(moments.items(), "Asking the surgeon", transient=True)
+            moments = {}
