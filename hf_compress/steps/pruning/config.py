@@ -11,23 +11,37 @@ from hf_compress.steps.pruning.score.criteria import CRITERIA
 
 
 class PruningTarget(Section):
-    """Where to stop: the fraction of the unpruned model that must be gone."""
+    """Where to stop: the fraction of the unpruned model that must be gone, or the quality that must be left."""
 
     sparsity: float | None = Field(
         None, gt=0, lt=1, description="Weights that are zero, or channels that are removed."
     )
     parameters: float | None = Field(None, gt=0, lt=1, description="Parameters removed (granularity `channel`).")
     macs: float | None = Field(None, gt=0, lt=1, description="MACs removed (granularity `channel`).")
+    latency: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Time saved, measured beside the unpruned model with the batch size, the threads and the first "
+        "runtime of `measure` (granularity `channel`).",
+    )
+    accuracy: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Largest loss of the task's deciding metric on validation images (0.01: one point), before any "
+        "training: the smallest model within it is searched, in place of `amount`; needs `iterative: false`.",
+    )
 
     @model_validator(mode="after")
     def _exactly_one(self):
-        if len(self.model_fields_set & {"sparsity", "parameters", "macs"}) != 1:
-            raise ValueError("name exactly one of sparsity, parameters, macs")
+        if len(self.model_fields_set & {*type(self).model_fields}) != 1:
+            raise ValueError(f"name exactly one of {', '.join(type(self).model_fields)}")
         return self
 
     @property
     def metric(self) -> str:
-        return next(name for name in ("sparsity", "parameters", "macs") if getattr(self, name) is not None)
+        return next(name for name in type(self).model_fields if getattr(self, name) is not None)
 
     @property
     def value(self) -> float:
@@ -70,8 +84,13 @@ class PruneSection(Section):
     )
     scope: Literal["layer", "global", "cost"] = Field(
         "layer",
-        description="Compare importance in a layer, across all, or across all by what a channel costs: importance per "
-        "MAC (granularity `channel`).",
+        description="Compare importance in a layer, across all, or across all by what a channel costs of the `budget` "
+        "(granularity `channel`).",
+    )
+    budget: Literal["macs", "latency"] = Field(
+        "macs",
+        description="What scope `cost` divides importance by: the MACs of a channel, or its milliseconds, measured "
+        "layer by layer with the batch size and the threads of `measure`.",
     )
     amount: float = Field(0.1, gt=0, lt=1, description="Fraction pruned in a round, of the unpruned model.")
     iterative: bool = Field(True, description="Prune, train, evaluate, and again; false prunes once.")
@@ -80,7 +99,8 @@ class PruneSection(Section):
         0.01,
         ge=0,
         le=1,
-        description="Largest loss of validation accuracy against the unpruned model (0.01: one point).",
+        description="Largest loss of the task's deciding metric on validation images that a round may have after its "
+        "training, against the unpruned model (0.01: one point of accuracy).",
     )
     floor: float = Field(0.1, ge=0, lt=1, description="Fraction of each layer that always stays.")
     round_to: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
@@ -126,6 +146,10 @@ class PruneSection(Section):
         uneven = self.scope != "layer" or self.sensitivity
         if self.scope == "cost" and self.granularity != "channel":
             raise ValueError("zeroed weights save no MACs: scope 'cost' needs granularity 'channel'")
+        if self.budget != "macs" and self.scope != "cost":
+            raise ValueError(
+                f"budget '{self.budget}' is what scope 'cost' divides by: set that scope, or leave it out"
+            )
         if self.layout == "config" and (self.granularity != "channel" or uneven):
             raise ValueError(
                 "layout 'config' prunes uniformly: it needs granularity 'channel' and scope 'layer', no sensitivity"
@@ -134,9 +158,14 @@ class PruneSection(Section):
             raise ValueError(
                 "with granularity 'n:m' the pattern decides how much goes: leave out target, scope and sensitivity"
             )
-        if self.granularity == "weight" and self.target and self.target.metric != "sparsity":
+        if self.granularity == "weight" and self.target and self.target.metric not in ("sparsity", "accuracy"):
             raise ValueError(
                 f"zeroed weights do not change {self.target.metric}; use target.sparsity, or granularity 'channel'"
+            )
+        if self.target and self.target.metric == "accuracy" and self.iterative:
+            raise ValueError(
+                "target.accuracy searches how much goes in one shot: set iterative: false; in rounds, max_drop says "
+                "what may be lost"
             )
         self._require_above_floor()
         if self.sensitivity and (self.scope != "layer" or self.dim is not None):
