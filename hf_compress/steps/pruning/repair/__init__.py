@@ -71,7 +71,7 @@ def repair(
             repaired.append(name)
     pruned.load_state_dict(best.state_dict())
     context.log(
-        f"repair: {' and '.join(repaired) or 'nothing lowers the error'}; outputs are off by {before:.1%} of their "
+        f"repair: {' and '.join(repaired) or 'nothing helps'}; outputs are off by {before:.1%} of their "
         f"variance before and {after:.1%} after, on {len(judged.images)} images"
     )
     row = {"repaired": repaired, "output_error_before": before, "output_error_after": after}
