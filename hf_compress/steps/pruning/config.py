@@ -14,10 +14,12 @@ class PruningTarget(Section):
     """Where to stop: the fraction of the unpruned model that must be gone."""
 
     sparsity: float | None = Field(
-        None, gt=0, lt=1, description="Weights that are zero, or channels that are removed."
+        None, gt=0, lt=1, description="Weights that are zero, or channels or blocks that are removed."
     )
-    parameters: float | None = Field(None, gt=0, lt=1, description="Parameters removed (granularity `channel`).")
-    macs: float | None = Field(None, gt=0, lt=1, description="MACs removed (granularity `channel`).")
+    parameters: float | None = Field(
+        None, gt=0, lt=1, description="Parameters removed (granularity `channel` or `block`)."
+    )
+    macs: float | None = Field(None, gt=0, lt=1, description="MACs removed (granularity `channel` or `block`).")
 
     @model_validator(mode="after")
     def _exactly_one(self):
@@ -45,13 +47,15 @@ class PruneSection(Section):
     """The `prune` step."""
 
     importance: str = Field(
-        "l1", description="`l1`, `l2`, `ln` (order `n`), `random`, `taylor`, `obs`, or a registered name."
+        "l1",
+        description="`l1`, `l2`, `ln` (order `n`), `random`, `taylor`, `obs`, or a registered name. Of blocks those go "
+        "that change the outputs least, as it is measured.",
     )
     n: float = Field(2.0, gt=0, description="Order of the norm `ln`.")
-    granularity: Literal["weight", "channel", "n:m"] = Field(
+    granularity: Literal["weight", "channel", "block", "n:m"] = Field(
         "channel",
         description="`weight` zeroes weights; `n:m` does so in `pattern`, in one shot; `channel` removes channels, "
-        "so that the model is smaller.",
+        "so that the model is smaller; `block` drops whole residual blocks, so that it is less deep.",
     )
     pattern: str = Field(
         "2:4",
@@ -80,7 +84,9 @@ class PruneSection(Section):
         le=1,
         description="Largest loss of validation accuracy against the unpruned model (0.01: one point).",
     )
-    floor: float = Field(0.1, ge=0, lt=1, description="Fraction of each layer that always stays.")
+    floor: float = Field(
+        0.1, ge=0, lt=1, description="Fraction of each layer that always stays; of all blocks, where these go."
+    )
     round_to: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         8,
         description="Pruned widths are multiples of this (granularity `channel`); `auto` measures which is fastest.",
@@ -92,7 +98,7 @@ class PruneSection(Section):
         None,
         description="What is done before training: `least_squares` solves each layer's weights anew, so that it "
         "answers to the calibration images as in the unpruned model; `batch_norm` re-estimates the statistics of "
-        "batch norms. By default that, where channels were removed, and `none` where weights were zeroed.",
+        "batch norms. By default that, where channels or blocks were removed, and `none` where weights were zeroed.",
     )
     sensitivity: str | None = Field(
         None, description="CSV of `hf-compress sensitivity`: layers lose as much as each bears, instead of alike."
@@ -122,6 +128,8 @@ class PruneSection(Section):
                 "dim belongs to granularity 'weight'; channels are removed by granularity 'channel' alone"
             )
         uneven = self.scope != "layer" or self.sensitivity
+        if self.granularity == "block":
+            self._require_no_ranking()
         if self.scope == "cost" and self.granularity != "channel":
             raise ValueError("zeroed weights save no MACs: scope 'cost' needs granularity 'channel'")
         if self.layout == "config" and (self.granularity != "channel" or uneven):
@@ -143,6 +151,14 @@ class PruneSection(Section):
             raise ValueError("slices along dim are compared within a layer; use scope 'layer'")
         return self
 
+    def _require_no_ranking(self) -> None:
+        for key in ("importance", "scope", "sensitivity", "layout", "round_to"):
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(
+                    "with granularity 'block' those go whose loss changes the outputs least for what they cost, as it "
+                    f"is measured on calibration images: leave out {key}"
+                )
+
     def _require_above_floor(self) -> None:
         asked = self.target.sparsity if self.target else None if self.iterative else self.amount
         if asked is not None and self.granularity != "n:m" and asked > 1 - self.floor + 1e-9:
@@ -154,7 +170,7 @@ class PruneSection(Section):
     @property
     def repairs(self) -> str:
         """The value of `repair`, or what it is by default."""
-        return self.repair or ("batch_norm" if self.granularity == "channel" else "none")
+        return self.repair or ("batch_norm" if self.granularity in ("channel", "block") else "none")
 
     @property
     def n_of_m(self) -> tuple[int, int]:

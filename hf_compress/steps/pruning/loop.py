@@ -25,13 +25,13 @@ from hf_compress.models.load import LoadedModel
 from hf_compress.steps.base import StepResult
 from hf_compress.steps.pruning.allocate.rounding import fastest_multiple
 from hf_compress.steps.pruning.config import PruneSection
+from hf_compress.steps.pruning.remove.blocks import BlockPruner
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
 from hf_compress.steps.pruning.remove.pruner import Pruner
 from hf_compress.steps.pruning.remove.uniform import UniformPruner
 from hf_compress.steps.pruning.remove.weights import PatternPruner, WeightPruner
 from hf_compress.steps.pruning.repair import repair
 from hf_compress.steps.pruning.score.calibration import Calibration
-from hf_compress.steps.pruning.score.scoring import score
 from hf_compress.steps.pruning.targets import Gone, is_reached, refuse_unreachable, removed_to_target, shortfall
 from hf_compress.tasks.base import Metric
 from hf_compress.training.context import Context
@@ -72,7 +72,7 @@ def prune(model: PreTrainedModel, context: Context, config: PruneSection) -> Ste
         config = config.model_copy(update={"iterative": False, "amount": 1 - n / m, "floor": 0.0})
         for layer, reason in pruner.protected.items():
             context.log(f"'{layer}' stays whole: {reason}")
-    if config.granularity != "channel":
+    if isinstance(pruner, WeightPruner):
         context = replace(context, sparse_parameters=context.sparse_parameters | pruner.parameter_names)
     gone = _fractions_gone(model, image, pruner)
     refuse_unreachable(model, pruner, gone, config)
@@ -82,6 +82,8 @@ def prune(model: PreTrainedModel, context: Context, config: PruneSection) -> Ste
     context.log(f"unpruned: validation {metric.words} {baseline:.4f}")
     best, rows, reached = _Rounds(context, config, pruner, gone, unpruned, baseline, units).run(model)
     if not rows:
+        if config.granularity == "block":
+            raise RunError(f"nothing was pruned: with 'floor' {config.floor:g} no whole block can go; lower it")
         raise RunError("nothing was pruned: every width is already at its floor; lower 'floor' or 'round_to'")
     return StepResult(
         best,
@@ -156,7 +158,7 @@ class _Rounds:
             if not row["unchanged"]:
                 row |= gone | self._recovered(candidate, in_progress)
             elif not self.config.iterative:
-                raise RunError(f"nothing was pruned: amount {self.config.amount} is less than one step of 'round_to'")
+                raise RunError(f"nothing was pruned: amount {self.config.amount} is less than {self.pruner.least}")
             if row["kept"]:
                 save(candidate, new)
             write_json(new / ROW, row)
@@ -184,7 +186,7 @@ class _Rounds:
         """Return a pruned and repaired copy, and its amount: the given one, or the least that meets the target."""
         images = spread(self.context.data.train, self.config.calibration)
         calibration = Calibration(images, self.context.processor, self.unpruned.model, self.context.task)
-        scores = score(best, self.pruner.groups(best), self.config, calibration)
+        scores = self.pruner.scores(best, amount, calibration)
         candidate, kept, amount = removed_to_target(best, scores, self.pruner, self.gone, self.config, done, amount)
         return candidate, {"amount": amount} | repair(best, candidate, kept, calibration, self.context, self.config)
 
@@ -203,11 +205,13 @@ class _Rounds:
 
 
 def build_pruner(model: PreTrainedModel, image: Tensor, config: PruneSection, exclude: set[str]) -> Pruner:
-    """Return what prunes `model` and copies of it as the recipe says; `image` matters to channels alone."""
+    """Return what prunes `model` and copies of it as the recipe says; weights alone need no `image`."""
     if config.granularity == "channel" and config.layout == "config":
         return UniformPruner(model, image, config, exclude)
     if config.granularity == "channel":
         return ChannelPruner(model, image, config, exclude)
+    if config.granularity == "block":
+        return BlockPruner(model, image, config, exclude)
     if config.granularity == "n:m":
         return PatternPruner(model, config, exclude)
     return WeightPruner(model, config, exclude)

@@ -17,6 +17,7 @@ from hf_compress.steps.pruning.score.scoring import Scores, equal
 
 CLOSE, ROUNDED = 1e-3, 1e-2
 BISECTIONS = 10
+KINDS = {"channel": "channels", "block": "blocks"}
 Gone = Callable[[PreTrainedModel], dict[str, float]]
 
 
@@ -64,10 +65,11 @@ def refuse_unreachable(model: PreTrainedModel, pruner: Pruner, gone: Gone, confi
     except RunError:  # rounds may get far enough before the model stops to run
         return
     if not is_reached(most := gone(trial), config):
+        rounding = "" if config.granularity == "block" else f", 'round_to' {config.round_to}"
         stay = f" and {len(pruner.protected)} layers that stay whole" if pruner.protected else ""
         raise RunError(
             f"'prune.target.{target.metric}' {target.value:g} cannot be reached: {most[target.metric]:.3f} can go at "
-            f"most, with 'floor' {config.floor:g}, 'round_to' {config.round_to}{stay}; lower the target or 'floor'"
+            f"most, with 'floor' {config.floor:g}{rounding}{stay}; lower the target or 'floor'"
         )
 
 
@@ -82,7 +84,7 @@ def shortfall(rows: list[dict[str, Any]], config: PruneSection, log: Callable[[s
     metric, asked = (config.target.metric, config.target.value) if config.target else ("sparsity", config.amount)
     reached = next((row[metric] for row in reversed(rows) if row["kept"]), 0.0)
     channels = config.granularity == "channel"
-    more_by_rounding = channels and config.target is None and reached - asked > ROUNDED
+    more_by_rounding = config.granularity in KINDS and config.target is None and reached - asked > ROUNDED
     if asked - reached <= (CLOSE if config.target else ROUNDED) and not more_by_rounding:
         return {}
     if "diverged" in rows[-1]:
@@ -92,5 +94,7 @@ def shortfall(rows: list[dict[str, Any]], config: PruneSection, log: Callable[[s
     else:
         reason = f"each layer keeps its floor of {config.floor:g}"
         reason += f", and widths are multiples of {config.round_to} ('round_to')" if channels else ""
-    kind = "channels" if channels else "weights"
+        if config.granularity == "block":
+            reason = f"blocks go whole, and a floor of {config.floor:g} of them stays"
+    kind = KINDS.get(config.granularity, "weights")
     return missed(kind if metric == "sparsity" else metric, asked, reached, reason, log)

@@ -6,10 +6,10 @@ import copy
 from itertools import islice
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from hf_compress.ground.looking import twin
-from hf_compress.ground.outputs import in_rows, outputs_of
+from hf_compress.ground.outputs import in_rows, output_error, outputs_of
 from hf_compress.ground.processor import fastest_device
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.removal import Kept
@@ -44,17 +44,11 @@ def repair(
     whole, trial = twin(unpruned).to(fastest_device()), copy.deepcopy(pruned).eval().to(fastest_device())
     images = list(islice(calibration.pixel_values(), JUDGED))
     expected = in_rows(outputs_of(whole, images)).double()
-    before = _output_error(trial, images, expected)
+    before = output_error(trial, images, expected)
     if config.repairs == "batch_norm":
         reestimate_batch_norm(trial, context)
     else:
         least_squares(whole, trial, kept, calibration.pixel_values(), context.sparse_parameters)
-    after = _output_error(trial, images, expected)
+    after = output_error(trial, images, expected)
     pruned.load_state_dict(trial.state_dict())
     return {"output_error_before": before, "output_error_after": after}
-
-
-def _output_error(model: nn.Module, images: list[Tensor], expected: Tensor) -> float:
-    """Return the mean squared difference of all outputs from the expected ones, relative to the variance of these."""
-    difference = in_rows(outputs_of(model, images)).double() - expected
-    return float(difference.square().mean() / (expected - expected.mean(0)).square().mean().clamp_min(1e-12))
