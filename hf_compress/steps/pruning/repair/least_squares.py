@@ -19,7 +19,7 @@ from hf_compress.steps.pruning.repair.linear import as_matrix, columns, output_d
 from hf_compress.steps.pruning.repair.lockstep import Lockstep, Pass
 from hf_compress.steps.pruning.repair.moments import Moments
 from hf_compress.steps.pruning.repair.places import Place, find_places
-from hf_compress.steps.pruning.tracing.groups import LAYERS, maker_dim
+from hf_compress.steps.pruning.tracing.groups import maker_dim
 
 SAMPLES = 2**18  # enough for a layer: of pictures that have many positions, few are needed
 MOST_INPUTS = 2**13
@@ -45,12 +45,9 @@ def least_squares(
     places, stay = find_places(pruned, first)
     images = chain([first], batches)
     pairs: list[tuple[Pass, Pass]] = []
-    layers = [name for name, module in pruned.named_modules() if isinstance(module, LAYERS)]
-    with Lockstep((unpruned, pruned), layers) as lockstep:
-        for number, place in enumerate(track(places, "Repairing", transient=True)):
-            needed = {later.skip for later in places[number:]}
-            for each in chain.from_iterable(pairs):
-                each.held = {key: tensor for key, tensor in each.held.items() if key in needed}
+    skips = [{place.layer: place.skip for place in found} for found in (find_places(unpruned, first)[0], places)]
+    with Lockstep((unpruned, pruned)) as lockstep:
+        for place in track(places, "Repairing", transient=True):
             layer = pruned.get_submodule(place.layer)
             if as_matrix(layer).shape[2] > MOST_INPUTS:
                 stay[place.layer] = f"it has more than {MOST_INPUTS:,} inputs"
@@ -59,12 +56,14 @@ def least_squares(
             for pair in pairs:
                 _add(moments, place, layer, *pair, kept)
             while moments.count < SAMPLES and (batch := next(images, None)) is not None:
-                pairs.append((lockstep.start(unpruned, batch, needed), lockstep.start(pruned, batch, needed)))
+                pairs.append((lockstep.start(unpruned, batch, skips[0]), lockstep.start(pruned, batch, skips[1])))
                 _add(moments, place, layer, *pairs[-1], kept)
             if moments.energy:
                 _change(place, layer, moments, f"{place.layer}.weight" in sparse)
                 for _, half in pairs:
                     half.output = layer.forward(half.source)
+            for later in skips:
+                later.pop(place.layer, None)
     return stay
 
 
@@ -83,8 +82,9 @@ def _missing(place: Place, layer: nn.Module, whole: Pass, half: Pass, kept: Kept
         return tensor if indices is None else tensor.index_select(dim, torch.from_numpy(indices).to(tensor.device))
 
     missing = left(whole.output) - half.output
-    if place.skip and all(each.held[place.skip].shape == each.output.shape for each in (whole, half)):
-        skipped = left(whole.held[place.skip]) - half.held[place.skip]
+    skips = [each.skip for each in (whole, half)]
+    if all(skip is not None and skip.shape == each.output.shape for skip, each in zip(skips, (whole, half))):
+        skipped = left(whole.skip) - half.skip
         gain = place.gain.view([-1 if axis == dim else 1 for axis in range(missing.dim())])
         missing += torch.where(gain.abs() > LEAST_GAIN * gain.abs().max(), skipped / gain, 0)
     return missing

@@ -10,13 +10,15 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from hf_compress.steps.pruning.tracing.groups import LAYERS
+
 Key = tuple[str, int]
 
 
 class Operations(TorchDispatchMode):
     """Gives every tensor that an operation makes a key: the layer that ran last, and how many were made since.
 
-    Two models of one architecture make the tensors of one key alike, however wide they are.
+    Passes of one model make the tensors of one key alike.
     """
 
     def __init__(self):
@@ -40,19 +42,27 @@ class Lockstep(Operations):
     """A `with` block in which passes through `models` stop at layers, without gradients.
 
     Args:
-        models: in eval mode.
-        layers: names of modules, the same in all models: those at which passes may stop, and by which keys are named.
+        models: in eval mode; their layers are where passes may stop.
     """
 
-    def __init__(self, models: Iterable[nn.Module], layers: Iterable[str]):
+    def __init__(self, models: Iterable[nn.Module]):
         super().__init__()
         self.running: Pass | None = None
         self.passes: list[Pass] = []
-        self._hooks = [(model.get_submodule(layer), self._hook(layer)) for model in models for layer in layers]
+        self._hooks = [
+            (module, self._hook(name))
+            for model in models
+            for name, module in model.named_modules()
+            if isinstance(module, LAYERS)
+        ]
 
-    def start(self, model: nn.Module, images: Tensor, keep: Iterable[Key]) -> Pass:
-        """Return a pass of images (batch, 3, height, width) that stands before the first layer."""
-        self.passes.append(Pass(self, model, images, set(keep)))
+    def start(self, model: nn.Module, images: Tensor, skips: dict[str, Key | None]) -> Pass:
+        """Return a pass of images (batch, 3, height, width) that stands before the first layer.
+
+        Args:
+            skips: by layer, the tensor to which its output is added. Those of layers that are taken out are forgotten.
+        """
+        self.passes.append(Pass(self, model, images, skips))
         return self.passes[-1]
 
     def __enter__(self):
@@ -70,7 +80,7 @@ class Lockstep(Operations):
         self._no_grad.__exit__(*error)
 
     def made(self, key: Key, tensor: Tensor) -> None:
-        if self.running and key in self.running.keep:
+        if self.running and key in self.running.skips.values():
             self.running.held[key] = tensor
 
     def _hook(self, layer: str):
@@ -92,19 +102,25 @@ class Pass:
         layer: the layer at which the pass stands, or to which it goes.
         source: what that layer was given.
         output: what it made of it, and what the pass goes on with.
-        keep: keys of tensors that are needed.
+        skips: see `Lockstep.start`.
         held: those of them that are made already.
     """
 
-    def __init__(self, lockstep: Lockstep, model: nn.Module, images: Tensor, keep: set[Key]):
+    def __init__(self, lockstep: Lockstep, model: nn.Module, images: Tensor, skips: dict[str, Key | None]):
         self.layer, self.source, self.output = "", images, images
-        self.keep, self.held = keep, {}
+        self.skips, self.held = skips, {}
         self._lockstep = lockstep
         self._run = greenlet(lambda: model(pixel_values=images))
+
+    @property
+    def skip(self) -> Tensor | None:
+        """What the output is added to."""
+        return self.held.get(self.skips.get(self.layer))
 
     def to(self, layer: str) -> None:
         """Go on to a layer that is still to come."""
         self.layer = layer
+        self.held = {key: tensor for key, tensor in self.held.items() if key in self.skips.values()}
         self._lockstep.running, self._lockstep.key = self, ("", 0)
         try:
             self._run.switch()

@@ -116,8 +116,7 @@ class _Finder(Operations):
         place, made = self.places[self.key[0]], self.output
         self.output = None  # what is added later is added to more than this layer's output
         for value, skip in ((one, other), (other, one)):
-            was_there = skip in self.keys and self.keys[skip][0] != self.key[0]
-            if value.shape == made.shape and was_there and skip is not value:
+            if value.shape == made.shape and skip in self.keys and skip is not value:
                 scale = _scale(self.layers[self.key[0]], made, value)
                 if scale is not None:
                     place.skip, place.gain = self.keys[skip], scale
