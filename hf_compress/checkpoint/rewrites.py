@@ -1,4 +1,4 @@
-"""What stands in place of rewritten layers and dropped blocks, as plain data: recorded here, built in another model."""
+"""What stands in place of rewritten layers and dropped blocks, as plain data: from one model, for another."""
 
 import math
 from collections.abc import Callable, Iterable

@@ -48,8 +48,8 @@ class PruneSection(Section):
 
     importance: str = Field(
         "l1",
-        description="`l1`, `l2`, `ln` (order `n`), `random`, `taylor`, `obs`, or a registered name. Of blocks those go "
-        "that change the outputs least, as it is measured.",
+        description="`l1`, `l2`, `ln` (order `n`), `random`, `taylor`, `obs`, or a registered name. Blocks are "
+        "measured instead.",
     )
     n: float = Field(2.0, gt=0, description="Order of the norm `ln`.")
     granularity: Literal["weight", "channel", "block", "n:m"] = Field(

@@ -110,13 +110,10 @@ class _Watch(TorchDispatchMode):
         return before, after
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if (
-            func.overloadpacket.__name__ in ADDITIONS
-            and isinstance(args[1], Tensor)
-            and args[0].shape == args[1].shape
-        ):
+        terms = args[:2] if func.overloadpacket.__name__ in ADDITIONS and isinstance(args[1], Tensor) else ()
+        if terms and terms[0].shape == terms[1].shape:
             for depth, (_, source) in enumerate(self._running, 1):
-                if source is not None and any(_is_same(source, term) for term in args[:2]):
+                if source is not None and any(_is_same(source, term) for term in terms):
                     self._added.add(depth)
         return func(*args, **(kwargs or {}))
 
