@@ -55,15 +55,15 @@ class BlockPruner(Pruner):
         self.protected = dict.fromkeys(exclude, "excluded by the recipe")
         self.blocks: dict[str, int | None] = {}
         shapes = _output_shapes(model, image)
-        for name, length in find_blocks(model, image).items():
-            if any(module == name or module.startswith(f"{name}.") for module in exclude):
+        for block in find_blocks(model, image):
+            if any(module == block.name or module.startswith(f"{block.name}.") for module in exclude):
                 continue
             trial = twin(model)
-            trial.set_submodule(name, Dropped(length))
+            trial.set_submodule(block.name, Dropped(block.length))
             if _output_shapes(trial, image) == shapes:
-                self.blocks[name] = length
+                self.blocks[block.name] = block.length
             else:
-                self.protected[name] = "the model does not run without it"
+                self.protected[block.name] = "the model does not run without it"
         if not self.blocks:
             raise RunError(
                 f"nothing can be pruned: {type(model).__name__} has no block outside 'exclude' that adds something to "

@@ -11,14 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import PreTrainedModel
 
 from hf_compress.ground.looking import twin
 
 ADDITIONS = ("add", "add_")
 
 
-@dataclass
+@dataclass(eq=False)
 class Block:
     """A module that adds something to its first input, and gives a tensor of that shape.
 
@@ -27,16 +26,18 @@ class Block:
         length: of the tuple it returns, of which all but the first are None; None where it returns a tensor.
         source: its first input.
         output: the tensor it gives.
+        additions: how many of two tensors of one shape there are in it.
     """
 
     name: str
     length: int | None
     source: Tensor
-    output: Tensor | None = None
+    output: Tensor
+    additions: int
 
 
-def find_blocks(model: PreTrainedModel, image: Tensor) -> dict[str, int | None]:
-    """Return the blocks of `model` by name, in the order in which they run: the length of the tuple each returns.
+def find_blocks(model: nn.Module, image: Tensor) -> list[Block]:
+    """Return the blocks of `model` in the order in which they run.
 
     They have weights and run once. Of blocks within a block these are the smallest, but where one takes the whole way
     from input to output of the outer one: then that is the block, with all that lies beside the way.
@@ -50,8 +51,7 @@ def find_blocks(model: PreTrainedModel, image: Tensor) -> dict[str, int | None]:
         model(pixel_values=image.repeat(2, 1, 1, 1))  # what is the same for all images is added in another shape
     sizes = {name: sum(p.numel() for p in module.parameters()) for name, module in model.named_modules()}
     found = [block for block in watch.blocks if watch.calls[block.name] == 1 and sizes[block.name]]
-    smallest = _smallest(found, sizes)
-    return {block.name: block.length for block in found if block in smallest}
+    return _smallest(found, sizes)
 
 
 def _smallest(found: list[Block], sizes: dict[str, int]) -> list[Block]:
@@ -72,6 +72,21 @@ def _smallest(found: list[Block], sizes: dict[str, int]) -> list[Block]:
     return smallest
 
 
+@dataclass
+class _Call:
+    """A module that runs.
+
+    Attributes:
+        source: its first input; None where that is no tensor.
+        added: whether something was added to it.
+        additions: see `Block`.
+    """
+
+    source: Tensor | None
+    added: bool = False
+    additions: int = 0
+
+
 class _Watch(TorchDispatchMode):
     """Finds the modules of a forward pass that are blocks, in the order in which they end, and counts calls."""
 
@@ -79,8 +94,7 @@ class _Watch(TorchDispatchMode):
         super().__init__()
         self.blocks: list[Block] = []
         self.calls: Counter[str] = Counter()
-        self._running: list[tuple[str, Tensor | None]] = []
-        self._added: set[int] = set()  # depths of the running modules to whose input something was added
+        self._running: list[_Call] = []
 
     def watching(self, model: nn.Module) -> ExitStack:
         stack = ExitStack()
@@ -94,27 +108,25 @@ class _Watch(TorchDispatchMode):
     def _hooks(self, name: str) -> tuple[Callable, Callable]:
         def before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
             first = next(iter((*args, *kwargs.values())), None)
-            self._running.append((name, first if isinstance(first, Tensor) else None))
-            self._added.discard(len(self._running))
+            self._running.append(_Call(first if isinstance(first, Tensor) else None))
 
         def after(module: nn.Module, args: tuple, output: Any) -> None:
-            depth = len(self._running)
-            _, source = self._running.pop()
+            call = self._running.pop()
             self.calls[name] += 1
             parts = output if isinstance(output, tuple) and output else (output,)
             alone = isinstance(parts[0], Tensor) and all(part is None for part in parts[1:])
-            if depth in self._added and alone and parts[0].shape == source.shape:
+            if call.added and alone and parts[0].shape == call.source.shape:
                 length = len(parts) if parts is output else None
-                self.blocks.append(Block(name, length, source, parts[0]))
+                self.blocks.append(Block(name, length, call.source, parts[0], call.additions))
 
         return before, after
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         terms = args[:2] if func.overloadpacket.__name__ in ADDITIONS and isinstance(args[1], Tensor) else ()
         if terms and terms[0].shape == terms[1].shape:
-            for depth, (_, source) in enumerate(self._running, 1):
-                if source is not None and any(_is_same(source, term) for term in terms):
-                    self._added.add(depth)
+            for call in self._running:
+                call.additions += 1
+                call.added |= call.source is not None and any(_is_same(call.source, term) for term in terms)
         return func(*args, **(kwargs or {}))
 
 
