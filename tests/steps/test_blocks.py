@@ -82,7 +82,7 @@ def without_effect(block):
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("resnet", [LAYER.format(1, 1)]),
+        ("resnet", [LAYER.format(0, 0), LAYER.format(1, 1)]),
         (
             "convnext",
             [f"convnext.encoder.stages.{n}" for n in ("0.layers.0", "1.layers.0", "1.layers.1")],
@@ -90,7 +90,9 @@ def without_effect(block):
         ("vit", ["vit.layers.0", "vit.layers.1"]),
         ("dinov2", ["dinov2.encoder.layer.0", "dinov2.encoder.layer.1"]),
         ("swin", [f"swin.encoder.layers.{n}" for n in ("0.blocks.0", "1.blocks.0", "1.blocks.1")]),
-        ("mobilenet_v2", []),
+        ("convnextv2", [f"convnextv2.encoder.stages.{n}" for n in ("0.layers.0", "1.layers.0", "1.layers.1")]),
+        ("timm resnet18", [f"timm_model.layer{n}.1" for n in (1, 2, 3, 4)]),
+        ("mobilenet_v2", [f"mobilenet_v2.layer.{n}" for n in (1, 3, 4, 6, 7, 8, 10, 11, 13, 14)]),
         ("mobilenet_v1", []),
     ],
 )
@@ -153,7 +155,7 @@ class Odd(nn.Module):
         return {"logits": self.wider(self.asked(x)).mean((2, 3)) * self.asked.f.weight.mean()}
 
 
-def test_blocks_are_the_smallest_that_run_once_and_have_weights():
+def test_blocks_are_the_smallest_that_run_once_and_hold_a_layer():
     torch.manual_seed(0)
     model = Odd().eval()
     found = {"stage.0": None, "stage.1": None, "only.0": None, "tuple": 3, "asked": None}
@@ -217,7 +219,7 @@ def test_blocks_are_tried_anew_after_each_that_goes(context):
     assert dropped(smaller) == ["stage.0", "stage.1"]
 
 
-@pytest.mark.parametrize("name", ["vit", "swin", "dinov2", "convnext"])
+@pytest.mark.parametrize("name", ["vit", "swin", "poolformer", "timm resnet18"])
 def test_what_is_saved_reloads_with_equal_logits_and_saves_again(name, tmp_path):
     model, image = family(name).build(), torch.rand(image_of(name).shape)
     blocks = BlockPruner(model, image, PruneSection(granularity="block"), set())

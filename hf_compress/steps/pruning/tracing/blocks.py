@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_compress.ground.looking import twin
+from hf_compress.steps.pruning.tracing.groups import LAYERS
 
 ADDITIONS = ("add", "add_")
 
@@ -39,7 +40,7 @@ class Block:
 def find_blocks(model: nn.Module, image: Tensor) -> list[Block]:
     """Return the blocks of `model` in the order in which they run.
 
-    They have weights and run once. Of blocks within a block these are the smallest, but where one takes the whole way
+    They hold a layer and run once. Of blocks within a block these are the smallest, but where one takes the whole way
     from input to output of the outer one: then that is the block, with all that lies beside the way.
 
     Args:
@@ -50,7 +51,7 @@ def find_blocks(model: nn.Module, image: Tensor) -> list[Block]:
     with torch.no_grad(), watch.watching(model), watch:
         model(pixel_values=image.repeat(2, 1, 1, 1))  # what is the same for all images is added in another shape
     sizes = {name: sum(p.numel() for p in module.parameters()) for name, module in model.named_modules()}
-    found = [block for block in watch.blocks if watch.calls[block.name] == 1 and sizes[block.name]]
+    found = [block for block in watch.blocks if watch.calls[block.name] == 1 and _has_layers(model, block.name)]
     return _smallest(found, sizes)
 
 
@@ -128,6 +129,10 @@ class _Watch(TorchDispatchMode):
                 call.additions += 1
                 call.added |= call.source is not None and any(_is_same(call.source, term) for term in terms)
         return func(*args, **(kwargs or {}))
+
+
+def _has_layers(model: nn.Module, name: str) -> bool:
+    return any(isinstance(module, LAYERS) for module in model.get_submodule(name).modules())
 
 
 def _is_same(source: Tensor, term: Tensor) -> bool:
