@@ -19,7 +19,7 @@ from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.pruner import Pruner
 from hf_compress.steps.pruning.remove.removal import Kept
 from hf_compress.steps.pruning.remove.symmetry import FAILURES
-from hf_compress.steps.pruning.score.blocks import Candidate, order_of_loss
+from hf_compress.steps.pruning.score.blocks import Droppable, order_of_loss
 from hf_compress.steps.pruning.score.calibration import Calibration
 from hf_compress.steps.pruning.score.scoring import Scores
 from hf_compress.steps.pruning.tracing.blocks import find_blocks
@@ -84,7 +84,7 @@ class BlockPruner(Pruner):
                 "granularity 'block' needs calibration images, and only the step 'prune' of a recipe has some: use "
                 "granularity 'channel' or 'weight' here"
             )
-        order = order_of_loss(model, self._candidates(model), self._surplus(model, amount), calibration)
+        order = order_of_loss(model, self._droppable(model), self._surplus(model, amount), calibration)
         places = {name: place for place, name in enumerate(order)}
         return {name: torch.tensor([float(places.get(name, len(order)))]) for name in self._left(model)}
 
@@ -107,7 +107,7 @@ class BlockPruner(Pruner):
         most = math.floor((1 - self.config.floor) * len(self.blocks) + 1e-9)
         return max(0, min(round(amount * len(self.blocks)), most) - len(self.blocks) + len(self._left(model)))
 
-    def _candidates(self, model: PreTrainedModel) -> list[Candidate]:
+    def _droppable(self, model: PreTrainedModel) -> list[Droppable]:
         """Return the blocks that are left, with what each takes of what `target` counts; without it, one each."""
         costs = dict.fromkeys(self.blocks, 1)
         if self.config.target and self.config.target.metric == "parameters":
@@ -117,7 +117,7 @@ class BlockPruner(Pruner):
                 twin(model)(pixel_values=self.image)
             macs, root = counter.by_module(), type(model).__name__
             costs = {name: macs.get(f"{root}.{name}", 0) for name in self.blocks}
-        return [Candidate(name, max(costs[name], 1), self.blocks[name]) for name in self._left(model)]
+        return [Droppable(name, max(costs[name], 1), self.blocks[name]) for name in self._left(model)]
 
 
 def _group(model: nn.Module, name: str) -> Group:

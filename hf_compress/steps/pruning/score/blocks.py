@@ -18,7 +18,7 @@ JUDGED = 8  # batches
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Droppable:
     """A block that could go.
 
     Attributes:
@@ -32,7 +32,7 @@ class Candidate:
     length: int | None
 
 
-def order_of_loss(model: nn.Module, blocks: list[Candidate], most: int, calibration: Calibration) -> list[str]:
+def order_of_loss(model: nn.Module, blocks: list[Droppable], most: int, calibration: Calibration) -> list[str]:
     """Return the names of the first blocks that should go, in order.
 
     What two blocks cost together is not the sum of what each costs alone, so all that are left are tried anew after
@@ -49,7 +49,7 @@ def order_of_loss(model: nn.Module, blocks: list[Candidate], most: int, calibrat
     with Progress(transient=True) as progress:
         task = progress.add_task("Trying models without a block", total=sum(len(blocks) - n for n in range(most)))
 
-        def error_without(block: Candidate) -> float:
+        def error_without(block: Droppable) -> float:
             module = trial.get_submodule(block.name)
             trial.set_submodule(block.name, Dropped(block.length))
             found = output_error(trial, images, expected)
