@@ -73,7 +73,7 @@ def check_units(folder: Path) -> None:
 
 
 def check_decisions(folder: Path) -> None:
-    """Process 1 ranks weights the other way round, and yet prunes what the main process prunes."""
+    """Process 1 ranks weights the other way round, and yet has to the bit what the main one pruned and repaired."""
     from hf_compress import register_importance
     from hf_compress.data import load_data
     from hf_compress.ground import processes
@@ -91,18 +91,22 @@ def check_decisions(folder: Path) -> None:
 
     recipe = Recipe.from_dict(RECIPE)
     data = load_data(recipe.data, 0)
-    for granularity in ("weight", "channel"):
+    cases = {
+        "weights": {"granularity": "weight", "importance": "by_process", "repair": "none"},
+        "trained channels": {"importance": "by_process", "recovery": RECOVERY},
+        "repaired channels": {"importance": "obs", "scope": "cost", "repair": "least_squares", "calibration": 64},
+    }
+    for case, options in cases.items():
         torch.manual_seed(0)
         loaded = build_model(recipe.student, data.label_names, CLASSIFICATION)
-        options = {"granularity": granularity, "importance": "by_process", "amount": 0.4, "iterative": False}
-        recovery = RECOVERY | {"epochs": int(granularity == "channel")}
-        step = STEPS.get("prune")(STEPS.get("prune").Config(**options, recovery=recovery))
-        context = Context(data, loaded.processor, None, 0, folder / granularity, log=lambda line: None)
+        options = {"amount": 0.4, "iterative": False, "recovery": {"epochs": 0}} | options
+        step = STEPS.get("prune")(STEPS.get("prune").Config(**options))
+        context = Context(data, loaded.processor, None, 0, folder / case, log=lambda line: None)
         before = {name: weight.detach().clone() for name, weight in loaded.model.named_parameters()}
         pruned = step.apply(loaded.model, context).model
-        decided = [(name, weight.shape, (weight == 0).tolist()) for name, weight in pruned.named_parameters()]
+        decided = [(name, tensor.tolist()) for name, tensor in pruned.state_dict().items()]
         assert processes.from_main(decided) == decided
-        if granularity == "weight":
+        if case == "weights":
             for name, weight in pruned.named_parameters():
                 if weight.dim() > 1 and 0 < (weight == 0).sum() < weight.numel():
                     assert before[name][weight == 0].abs().max() <= before[name][weight != 0].abs().min()

@@ -82,8 +82,7 @@ def _missing(place: Place, layer: nn.Module, whole: Pass, half: Pass, kept: Kept
         return tensor if indices is None else tensor.index_select(dim, torch.from_numpy(indices).to(tensor.device))
 
     missing = left(whole.output) - half.output
-    skips = [each.skip for each in (whole, half)]
-    if all(skip is not None and skip.shape == each.output.shape for skip, each in zip(skips, (whole, half))):
+    if all(each.skip is not None and each.skip.shape == each.output.shape for each in (whole, half)):
         skipped = left(whole.skip) - half.skip
         gain = place.gain.view([-1 if axis == dim else 1 for axis in range(missing.dim())])
         missing += torch.where(gain.abs() > LEAST_GAIN * gain.abs().max(), skipped / gain, 0)
