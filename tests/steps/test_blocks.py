@@ -24,7 +24,6 @@ from hf_compress.sections.data import DataSection
 from hf_compress.steps.pruning import loop
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.blocks import BlockPruner
-from hf_compress.steps.pruning.repair.handing_over import handed_over
 from hf_compress.steps.pruning.repair.least_squares import least_squares
 from hf_compress.steps.pruning.score.calibration import Calibration
 from hf_compress.steps.pruning.tracing.blocks import find_blocks
@@ -341,40 +340,5 @@ def test_layers_behind_a_dropped_block_make_up_for_it(context):
     smaller.stage[0] = Dropped()
     before = in_rows(outputs_of(model, images))
     error = (in_rows(outputs_of(smaller, images)) - before).square().mean()
-    least_squares(handed_over(model, smaller, images[0][:1]), smaller, {}, images)
+    least_squares(model, smaller, {}, images)
     assert (in_rows(outputs_of(smaller, images)) - before).square().mean() < 0.1 * error
-
-
-def test_a_model_that_hands_over_answers_as_before_and_its_layers_read_the_same():
-    model = DEEP.build()
-    smaller = copy.deepcopy(model)
-    for name in (LAYER.format(0, 1), LAYER.format(0, 2), LAYER.format(1, 2)):
-        smaller.set_submodule(name, Dropped())
-    heirs = handed_over(model, smaller, IMAGE)
-    assert dropped(heirs) == dropped(smaller)
-    assert says_the_same(heirs, model)
-    left = [name for name, module in heirs.named_modules() if isinstance(module, nn.Conv2d)]
-    assert all(torch.allclose(*read(heirs, model, name), atol=1e-5) for name in left)
-
-
-def read(one, other, name):
-    """Return what a layer reads in each of two models."""
-    found = []
-    for model in (one, other):
-        layer = model.get_submodule(name)
-        handle = layer.register_forward_hook(lambda module, args, output: found.append(args[0]))
-        with torch.no_grad():
-            model(IMAGE)
-        handle.remove()
-    return found
-
-
-def test_a_block_that_hands_nothing_over_keeps_its_layers_as_they_are(context):
-    """A dropped block that added nothing leaves the block before it as it was."""
-    model = DEEP.build()
-    without_effect(model.get_submodule(LAYER.format(0, 1)))
-    smaller = copy.deepcopy(model)
-    smaller.set_submodule(LAYER.format(0, 1), Dropped())
-    images = list(calibration(model, context).pixel_values())
-    least_squares(handed_over(model, smaller, images[0][:1]), smaller, {}, images)
-    assert says_the_same(model, smaller)

@@ -13,7 +13,6 @@ from hf_compress.ground.outputs import in_rows, output_error, outputs_of
 from hf_compress.ground.processor import fastest_device
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.removal import Kept
-from hf_compress.steps.pruning.repair.handing_over import handed_over
 from hf_compress.steps.pruning.repair.least_squares import least_squares
 from hf_compress.steps.pruning.score.calibration import Calibration
 from hf_compress.training.batch_norms import reestimate_batch_norm
@@ -49,7 +48,6 @@ def repair(
     if config.repairs == "batch_norm":
         reestimate_batch_norm(trial, context)
     else:
-        whole = handed_over(whole, trial, images[0][:1])
         least_squares(whole, trial, kept, calibration.pixel_values(), context.sparse_parameters)
     after = output_error(trial, images, expected)
     pruned.load_state_dict(trial.state_dict())

@@ -27,14 +27,12 @@ class Block:
         length: of the tuple it returns, of which all but the first are None; None where it returns a tensor.
         source: its first input.
         output: the tensor it gives.
-        additions: how many of two tensors of one shape there are in it.
     """
 
     name: str
     length: int | None
     source: Tensor
     output: Tensor
-    additions: int
 
 
 def find_blocks(model: nn.Module, image: Tensor) -> list[Block]:
@@ -80,12 +78,10 @@ class _Call:
     Attributes:
         source: its first input; None where that is no tensor.
         added: whether something was added to it.
-        additions: see `Block`.
     """
 
     source: Tensor | None
     added: bool = False
-    additions: int = 0
 
 
 class _Watch(TorchDispatchMode):
@@ -118,7 +114,7 @@ class _Watch(TorchDispatchMode):
             alone = isinstance(parts[0], Tensor) and all(part is None for part in parts[1:])
             if call.added and alone and parts[0].shape == call.source.shape:
                 length = len(parts) if parts is output else None
-                self.blocks.append(Block(name, length, call.source, parts[0], call.additions))
+                self.blocks.append(Block(name, length, call.source, parts[0]))
 
         return before, after
 
@@ -126,7 +122,6 @@ class _Watch(TorchDispatchMode):
         terms = args[:2] if func.overloadpacket.__name__ in ADDITIONS and isinstance(args[1], Tensor) else ()
         if terms and terms[0].shape == terms[1].shape:
             for call in self._running:
-                call.additions += 1
                 call.added |= call.source is not None and any(_is_same(call.source, term) for term in terms)
         return func(*args, **(kwargs or {}))
 
