@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from hf_compress.measure.cost import count_macs
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
+from hf_compress.steps.pruning.remove.removal import kept_in_turn
 from hf_compress.steps.pruning.repair.least_squares import least_squares
 from hf_compress.steps.pruning.score.calibration import Calibration
 from hf_compress.steps.pruning.score.scoring import score
@@ -36,24 +37,28 @@ def unpruned(material: Material, amount: float) -> nn.Module:
     return copy.deepcopy(material.model)
 
 
-def ours(material: Material, amount: float) -> nn.Module:
-    """The recipe `prune-without-training`: 256 images without labels."""
+def ours(material: Material, amount: float, rounds: int = 1) -> nn.Module:
+    """The recipe `prune-without-training`: 256 images without labels; the MACs go in one round or several."""
     model, case = material.model, material.case
-    options = {"importance": "obs", "scope": "cost", "repair": "least_squares", "floor": FLOOR}
-    config = PruneSection(**options, iterative=False, target={"macs": amount}, round_to=case.round_to)
+    options = {"importance": "obs", "scope": "cost", "floor": FLOOR, "round_to": case.round_to, "iterative": False}
+    config = PruneSection(**options, target={"macs": amount})
     images = [{"view": view, "label": -100} for view in material.calibration.pixels.cpu()]
     calibration = Calibration(images, material.processor, model, CLASSIFICATION)
     pruner = ChannelPruner(model, material.image, config, set())
-    scores = score(model, pruner.groups(model), config, calibration)
     macs = count_macs(model, material.image)
 
     def gone(trial: nn.Module) -> dict[str, float]:
         return {"macs": 1 - count_macs(trial, material.image) / macs}
 
-    pruned, kept, _ = removed_to_target(model, scores, pruner, gone, config, 0.0, 1 - FLOOR)
-    whole = copy.deepcopy(model).to(material.device)
-    least_squares(whole, pruned.to(material.device), kept, calibration.pixel_values())
-    return pruned.cpu()
+    whole, pruned, kept = copy.deepcopy(model).to(material.device), model, {}
+    for number in range(1, rounds + 1):
+        now = PruneSection(**options, target={"macs": 1 - (1 - amount) ** (number / rounds)})
+        scores = score(pruned, pruner.groups(pruned), now, calibration)
+        pruned, left, _ = removed_to_target(pruned, scores, pruner, gone, now, 0.0, 1 - FLOOR)
+        kept = kept_in_turn(kept, left)
+        least_squares(whole, pruned.to(material.device), kept, calibration.pixel_values())
+        pruned.cpu()
+    return pruned
 
 
 def torch_pruning(material: Material, amount: float, importance: str, scope: str) -> nn.Module:
@@ -165,6 +170,7 @@ class Answering(nn.Module):
 
 METHODS: dict[str, Callable[[Material, float], nn.Module]] = {
     "ours": ours,
+    "ours-3": partial(ours, rounds=3),
     "tp-l1": partial(torch_pruning, importance="l1", scope="global"),
     "tp-l1-layer": partial(torch_pruning, importance="l1", scope="layer"),
     "tp-l2": partial(torch_pruning, importance="l2", scope="global"),

@@ -51,7 +51,7 @@ class Job:
 
 def queue() -> list[Job]:
     """Return all jobs, the most important first."""
-    peers = [method for method in METHODS if method not in ("ours", "unpruned", "fastnas")]
+    peers = [method for method in METHODS if method not in ("ours", "ours-3", "unpruned", "fastnas", "tp-l1-layer")]
     amounts = {name: list(case.amounts) for name, case in CASES.items()}
     smaller, smallest = amounts["resnet56"]
 
@@ -61,9 +61,10 @@ def queue() -> list[Job]:
     return [
         Job("resnet56", smaller, "ours", epochs=60),  # the longest ones first
         Job("resnet56", 0.0, "unpruned", epochs=60),
+        Job("resnet56", smallest, "ours", epochs=60),
         *each("resnet56", smaller),
         *each("mobilenet", 0.4),
-        Job("resnet56", smallest, "ours", epochs=60),
+        *(Job("mobilenet", amount, "ours-3") for amount in amounts["mobilenet"][1:]),
         *each("dinov2", 0.3),
         *each("mobilenet", 0.5),
         *each("resnet56", smallest),
@@ -97,6 +98,7 @@ def run(job: Job, shared: Path, out: Path, quick: bool, device: torch.device) ->
         "seconds": seconds,
         "unpruned": accuracy(given, whole, given.test),
         "before": accuracy(given, small, given.test),
+        "held_out_before": accuracy(given, small, given.held_out),
     }
     if norms_of(small):
         row["re_estimated"] = accuracy(given, re_estimated(small, batches), given.test)

@@ -27,22 +27,23 @@ def recover(material: Material, pruned: nn.Module, epochs: int, seed: int, looke
     """
     tries = {}
     for rate in material.case.rates:
-        *_, (_, last) = _train(material, pruned, min(TRY_EPOCHS, epochs), rate, seed)
+        *_, (_, last, _) = _train(material, pruned, min(TRY_EPOCHS, epochs), rate, seed)
         tries[rate] = accuracy(material, last, material.held_out)
     rate = max(tries, key=tries.__getitem__)
-    found = {}
-    for epoch, average in _train(material, pruned, epochs, rate, seed):
+    found, held_out, without_average = {}, {}, {}
+    for epoch, average, model in _train(material, pruned, epochs, rate, seed):
         if epoch in looked_at:
             found[epoch] = accuracy(material, average, material.test)
-            held_out = accuracy(material, average, material.held_out)
+            held_out[epoch] = accuracy(material, average, material.held_out)
+            without_average[epoch] = accuracy(material, model.eval(), material.held_out)
             print(f"{epoch} epochs: {found[epoch]:.4f}", flush=True)
-    return {"rate": rate, "tries": tries, "after": found, "held_out": held_out}
+    return {"rate": rate, "tries": tries, "after": found, "held_out": held_out, "without_average": without_average}
 
 
 def _train(
     material: Material, pruned: nn.Module, epochs: int, rate: float, seed: int
-) -> Iterator[tuple[int, nn.Module]]:
-    """Yield after each epoch its number and the moving average of the model's weights.
+) -> Iterator[tuple[int, nn.Module, nn.Module]]:
+    """Yield after each epoch its number, the moving average of the model's weights, and the model.
 
     The loss is the KL divergence from the unpruned model's answers at temperature 2, and the cross-entropy with the
     labels; the learning rate rises for a tenth of the steps and falls along a cosine.
@@ -81,7 +82,7 @@ def _train(
             with torch.no_grad():
                 weight = max(1 - SLOWEST, 9 / (10 + step))
                 torch._foreach_lerp_(*map(list, zip(*floats, strict=True)), weight)
-        yield epoch, average
+        yield epoch, average, model
 
 
 def _loss(logits: Tensor, expected: Tensor, labels: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from hf_compress.data import ImageData, load_data
 from hf_compress.data.images import input_size, spread
 from hf_compress.ground.errors import CompressError
 from hf_compress.ground.looking import twin
-from hf_compress.ground.outputs import in_rows, outputs_of
+from hf_compress.ground.outputs import in_rows, output_error, outputs_of
 from hf_compress.measure.cost import count_macs, count_parameters
 from hf_compress.models.load import LoadedModel
 from hf_compress.sections.data import DataSection
@@ -30,7 +30,6 @@ from hf_compress.steps.pruning import loop
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
 from hf_compress.steps.pruning.remove.weights import WeightPruner, prunable_weights, sparsity
-from hf_compress.steps.pruning.repair import output_error
 from hf_compress.steps.pruning.repair.least_squares import least_squares
 from hf_compress.steps.pruning.score.calibration import Calibration
 from hf_compress.steps.pruning.score.scoring import score

@@ -14,16 +14,18 @@ class PruningTarget(Section):
     """Where to stop: the fraction of the unpruned model that must be gone, or the quality that must be left."""
 
     sparsity: float | None = Field(
-        None, gt=0, lt=1, description="Weights that are zero, or channels that are removed."
+        None, gt=0, lt=1, description="Weights that are zero, or channels or blocks that are removed."
     )
-    parameters: float | None = Field(None, gt=0, lt=1, description="Parameters removed (granularity `channel`).")
-    macs: float | None = Field(None, gt=0, lt=1, description="MACs removed (granularity `channel`).")
+    parameters: float | None = Field(
+        None, gt=0, lt=1, description="Parameters removed (granularity `channel` or `block`)."
+    )
+    macs: float | None = Field(None, gt=0, lt=1, description="MACs removed (granularity `channel` or `block`).")
     latency: float | None = Field(
         None,
         gt=0,
         lt=1,
         description="Time saved, measured beside the unpruned model with the batch size, the threads and the first "
-        "runtime of `measure` (granularity `channel`).",
+        "runtime of `measure` (granularity `channel` or `block`).",
     )
     accuracy: float | None = Field(
         None,
@@ -61,13 +63,13 @@ class PruneSection(Section):
     importance: str = Field(
         "l1",
         description="`l1`, `l2`, `ln` (order `n`), `random`, or a registered name; by calibration images `taylor` and "
-        "`obs` (what others can make up for).",
+        "`obs` (what others can make up for). Blocks are measured instead.",
     )
     n: float = Field(2.0, gt=0, description="Order of the norm `ln`.")
-    granularity: Literal["weight", "channel", "n:m"] = Field(
+    granularity: Literal["weight", "channel", "block", "n:m"] = Field(
         "channel",
         description="`weight` zeroes weights; `n:m` does so in `pattern`, in one shot; `channel` removes channels, "
-        "so that the model is smaller.",
+        "so that the model is smaller; `block` drops whole residual blocks, so that it is less deep.",
     )
     pattern: str = Field(
         "2:4",
@@ -102,7 +104,9 @@ class PruneSection(Section):
         description="Largest loss of the task's deciding metric on validation images that a round may have after its "
         "training, against the unpruned model (0.01: one point of accuracy).",
     )
-    floor: float = Field(0.1, ge=0, lt=1, description="Fraction of each layer that always stays.")
+    floor: float = Field(
+        0.1, ge=0, lt=1, description="Fraction of each layer that always stays; of all blocks, where these go."
+    )
     round_to: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         8,
         description="Pruned widths are multiples of this (granularity `channel`); `auto` measures which is fastest.",
@@ -144,6 +148,8 @@ class PruneSection(Section):
                 "dim belongs to granularity 'weight'; channels are removed by granularity 'channel' alone"
             )
         uneven = self.scope != "layer" or self.sensitivity
+        if self.granularity == "block":
+            self._require_no_ranking()
         if self.scope == "cost" and self.granularity != "channel":
             raise ValueError("zeroed weights save no MACs: scope 'cost' needs granularity 'channel'")
         if self.budget != "macs" and self.scope != "cost":
@@ -173,6 +179,14 @@ class PruneSection(Section):
         if self.dim is not None and self.scope == "global":
             raise ValueError("slices along dim are compared within a layer; use scope 'layer'")
         return self
+
+    def _require_no_ranking(self) -> None:
+        for key in ("importance", "scope", "sensitivity", "layout", "round_to"):
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(
+                    "with granularity 'block' those go whose loss changes the outputs least for what they cost, as it "
+                    f"is measured on calibration images: leave out {key}"
+                )
 
     def _require_above_floor(self) -> None:
         asked = self.target.sparsity if self.target else None if self.iterative else self.amount

@@ -26,13 +26,13 @@ from hf_compress.models.load import LoadedModel
 from hf_compress.steps.base import StepResult
 from hf_compress.steps.pruning.allocate.rounding import fastest_multiple
 from hf_compress.steps.pruning.config import PruneSection
+from hf_compress.steps.pruning.remove.blocks import BlockPruner
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
 from hf_compress.steps.pruning.remove.pruner import Pruner
 from hf_compress.steps.pruning.remove.uniform import UniformPruner
 from hf_compress.steps.pruning.remove.weights import PatternPruner, WeightPruner
 from hf_compress.steps.pruning.repair import repair
 from hf_compress.steps.pruning.score.calibration import Calibration
-from hf_compress.steps.pruning.score.scoring import score
 from hf_compress.steps.pruning.targets import Gone, is_reached, refuse_unreachable, removed_to_target, shortfall
 from hf_compress.steps.pruning.timing import Stopwatch
 from hf_compress.tasks.base import Metric
@@ -80,7 +80,7 @@ def prune(model: PreTrainedModel, context: Context, config: PruneSection) -> Ste
     stopwatch = Stopwatch(unpruned.model, image, context.measure)
     if config.budget == "latency":
         pruner.milliseconds = units.value("milliseconds", lambda: pruner.measure(model, stopwatch), alone=True)
-    if config.granularity != "channel":
+    if isinstance(pruner, WeightPruner):
         context = replace(context, sparse_parameters=context.sparse_parameters | pruner.parameter_names)
     gone = _fractions_gone(model, image, pruner)
     time_gone = stopwatch.time_gone if config.target and config.target.metric == "latency" else None
@@ -97,6 +97,8 @@ def prune(model: PreTrainedModel, context: Context, config: PruneSection) -> Ste
     is_search = config.target is not None and config.target.metric == "accuracy"
     best, rows, reached = rounds.search(model) if is_search else rounds.run(model)
     if not rows:
+        if config.granularity == "block":
+            raise RunError(f"nothing was pruned: with 'floor' {config.floor:g} no whole block can go; lower it")
         raise RunError("nothing was pruned: every width is already at its floor; lower 'floor' or 'round_to'")
     return StepResult(
         best,
@@ -220,7 +222,7 @@ class _Rounds:
             if not row["unchanged"]:
                 row |= gone | self._recovered(candidate, in_progress)
             elif not self.config.iterative:
-                raise RunError(f"nothing was pruned: amount {self.config.amount} is less than one step of 'round_to'")
+                raise RunError(f"nothing was pruned: amount {self.config.amount} is less than {self.pruner.least}")
             return candidate, row
 
         return self._once(f"round {number}", best, prune_and_train)
@@ -267,7 +269,7 @@ class _Rounds:
         """Return a pruned and repaired copy, and its amount: the given one, or the least that meets the target."""
         images = spread(self.context.data.train, self.config.calibration)
         calibration = Calibration(images, self.context.processor, self.unpruned.model, self.context.task)
-        scores = score(best, self.pruner.groups(best), self.config, calibration)
+        scores = self.pruner.scores(best, amount, calibration)
         candidate, kept, row = removed_to_target(
             best, scores, self.pruner, self.gone, self.config, done, amount, self.time_gone
         )
@@ -288,11 +290,13 @@ class _Rounds:
 
 
 def build_pruner(model: PreTrainedModel, image: Tensor, config: PruneSection, exclude: set[str]) -> Pruner:
-    """Return what prunes `model` and copies of it as the recipe says; `image` matters to channels alone."""
+    """Return what prunes `model` and copies of it as the recipe says; weights alone need no `image`."""
     if config.granularity == "channel" and config.layout == "config":
         return UniformPruner(model, image, config, exclude)
     if config.granularity == "channel":
         return ChannelPruner(model, image, config, exclude)
+    if config.granularity == "block":
+        return BlockPruner(model, image, config, exclude)
     if config.granularity == "n:m":
         return PatternPruner(model, config, exclude)
     return WeightPruner(model, config, exclude)
@@ -342,9 +346,11 @@ def _asked(config: PruneSection) -> dict[str, Any]:
     """Return what every row tells: the criterion, and what it was to spend."""
     if config.granularity == "n:m":
         return {"importance": config.importance, "budget": {"pattern": config.pattern}}
+    target = {"target": {config.target.metric: config.target.value}} if config.target else {}
+    if config.granularity == "block":
+        return {"importance": "output error", "budget": target}
     shares = {"sensitivity": config.sensitivity} if config.sensitivity else {"scope": config.scope}
     per = {"per": config.budget} if config.scope == "cost" else {}
-    target = {"target": {config.target.metric: config.target.value}} if config.target else {}
     return {"importance": config.importance, "budget": shares | per | target}
 
 

@@ -18,6 +18,7 @@ from hf_compress.steps.pruning.score.scoring import Scores, equal
 CLOSE, ROUNDED = 1e-3, 1e-2
 NEAR = 1e-2  # of a time that was measured
 BISECTIONS, TIMED = 10, 4
+KINDS = {"channel": "channels", "block": "blocks"}
 Gone = Callable[[PreTrainedModel], dict[str, float]]
 Trial = tuple[PreTrainedModel, Kept, float]
 """A pruned copy, what is left of it, and its amount."""
@@ -126,10 +127,11 @@ def refuse_unreachable(model: PreTrainedModel, pruner: Pruner, gone: Gone, confi
         return
     most = gone(trial)
     if target.metric in most and not is_reached(most, config):
+        rounding = "" if config.granularity == "block" else f", 'round_to' {config.round_to}"
         stay = f" and {len(pruner.protected)} layers that stay whole" if pruner.protected else ""
         raise RunError(
             f"'prune.target.{target.metric}' {target.value:g} cannot be reached: {most[target.metric]:.3f} can go at "
-            f"most, with 'floor' {config.floor:g}, 'round_to' {config.round_to}{stay}; lower the target or 'floor'"
+            f"most, with 'floor' {config.floor:g}{rounding}{stay}; lower the target or 'floor'"
         )
 
 
@@ -144,7 +146,7 @@ def shortfall(rows: list[dict[str, Any]], config: PruneSection, log: Callable[[s
     metric, asked = (config.target.metric, config.target.value) if config.target else ("sparsity", config.amount)
     reached = next((row[metric] for row in reversed(rows) if row["kept"]), 0.0)
     channels = config.granularity == "channel"
-    more_by_rounding = channels and config.target is None and reached - asked > ROUNDED
+    more_by_rounding = config.granularity in KINDS and config.target is None and reached - asked > ROUNDED
     is_near = is_reached({metric: reached}, config) if config.target else asked - reached <= ROUNDED
     if is_near and not more_by_rounding:
         return {}
@@ -155,5 +157,7 @@ def shortfall(rows: list[dict[str, Any]], config: PruneSection, log: Callable[[s
     else:
         reason = f"each layer keeps its floor of {config.floor:g}"
         reason += f", and widths are multiples of {config.round_to} ('round_to')" if channels else ""
-    kind = "channels" if channels else "weights"
+        if config.granularity == "block":
+            reason = f"blocks go whole, and a floor of {config.floor:g} of them stays"
+    kind = KINDS.get(config.granularity, "weights")
     return missed(kind if metric == "sparsity" else metric, asked, reached, reason, log)

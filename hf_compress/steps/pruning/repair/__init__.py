@@ -6,12 +6,12 @@ import copy
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Subset
 
 from hf_compress.data.images import evenly_spread
 from hf_compress.ground.looking import twin
-from hf_compress.ground.outputs import in_rows, outputs_of
+from hf_compress.ground.outputs import in_rows, output_error, outputs_of
 from hf_compress.ground.processor import fastest_device
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.removal import Kept
@@ -86,9 +86,3 @@ def _parted(calibration: Calibration) -> tuple[Calibration, Calibration]:
         return calibration, calibration
     others = sorted(set(range(total)) - set(judged))
     return tuple(replace(calibration, images=Subset(calibration.images, part)) for part in (others, judged))
-
-
-def output_error(model: nn.Module, images: list[Tensor], expected: Tensor) -> float:
-    """Return the mean squared difference of all outputs from the expected ones, relative to the variance of these."""
-    difference = in_rows(outputs_of(model, images)).double() - expected
-    return float(difference.square().mean() / (expected - expected.mean(0)).square().mean().clamp_min(1e-12))

@@ -14,6 +14,7 @@ import torch
 from rich.progress import track
 from torch import Tensor, nn
 
+from hf_compress.ground.processor import full_float32
 from hf_compress.steps.pruning.remove.removal import Kept
 from hf_compress.steps.pruning.repair.linear import as_matrix, columns, output_dim, rows, set_matrix
 from hf_compress.steps.pruning.repair.lockstep import Lockstep, Pass
@@ -26,6 +27,7 @@ MOST_INPUTS = 2**13
 LEAST_GAIN = 1e-3
 
 
+@full_float32()
 def least_squares(
     unpruned: nn.Module,
     pruned: nn.Module,
