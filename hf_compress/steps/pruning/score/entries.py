@@ -17,12 +17,12 @@ from hf_compress.steps.pruning.score.reading import look
 from hf_compress.steps.pruning.tracing.groups import Group
 
 DAMPING = 1e-2  # of the mean second moment of the inputs
-TURNS = 64  # in which the entries of a row go, several at a time
+TURNS = 32  # in which the entries of a row go, several at a time
 WIDEST = 512  # inputs that are looked at together
 MOST_INPUTS = 2**13  # that are looked at otherwise than each by itself
 SAMPLES = 2**18  # of what a layer reads
 MEMORY = 2**30  # bytes of second moments at a time
-WORK = 2**25  # numbers of inverses at a time
+WORK = 2**22  # numbers of inverses at a time: what the caches of processors hold
 TINY = 1e-12
 
 
