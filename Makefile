@@ -1,4 +1,4 @@
-.PHONY: demo test test-long mutants lint bench
+.PHONY: demo test test-long mutants lint bench bench-peers
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -25,6 +25,10 @@ bench: .venv/installed
 		OMP_NUM_THREADS=$$(nproc) $(BIN)/python benchmarks/$$name.py > benchmarks/results/$$name.md; \
 		cat benchmarks/results/$$name.md; done
 
+bench-peers: .venv-peers/installed  # hours without a GPU; PEERS="--quick --case resnet56" tries it in minutes
+	.venv-peers/bin/python benchmarks/pruning_peers.py --all --out runs/pruning-peers $(PEERS)
+	.venv-peers/bin/python benchmarks/pruning_peers.py --table runs/pruning-peers $(PEERS)
+
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -34,4 +38,10 @@ lint: .venv/installed
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet torch torchvision
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+.venv-peers/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet torch torchvision
+	.venv-peers/bin/python -m pip install --quiet --editable . torch-pruning==1.6.1 nvidia-modelopt==0.47.0 torchprofile==0.0.4 requests
 	touch $@

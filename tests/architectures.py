@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 import tempfile
 from collections import Counter
@@ -18,8 +19,10 @@ import torch
 
 from hf_compress import load, save
 from hf_compress.data import ImageData, load_data
-from hf_compress.data.images import input_size
+from hf_compress.data.images import input_size, spread
 from hf_compress.ground.errors import CompressError
+from hf_compress.ground.looking import twin
+from hf_compress.ground.outputs import in_rows, outputs_of
 from hf_compress.measure.cost import count_macs, count_parameters
 from hf_compress.models.load import LoadedModel
 from hf_compress.sections.data import DataSection
@@ -27,12 +30,17 @@ from hf_compress.steps.pruning import loop
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
 from hf_compress.steps.pruning.remove.weights import WeightPruner, prunable_weights, sparsity
+from hf_compress.steps.pruning.repair import output_error
+from hf_compress.steps.pruning.repair.least_squares import least_squares
+from hf_compress.steps.pruning.score.calibration import Calibration
+from hf_compress.steps.pruning.score.scoring import score
+from hf_compress.tasks.classification import CLASSIFICATION
 from hf_compress.training.context import Context
 from tests.families import FAMILIES, Family
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "architectures.md"
 CHANNELS = {"round_to": 2, "amount": 0.4, "iterative": False}
-CAPABILITIES = ("teacher", "student", "weights", "channels", "distil", "reload")
+CAPABILITIES = ("teacher", "student", "weights", "channels", "repair", "distil", "reload")
 INTRODUCTION = """# Architectures
 
 Written by `python -m tests.architectures` from tiny models with random weights; the tests check that it is current.
@@ -42,12 +50,14 @@ Written by `python -m tests.architectures` from tiny models with random weights;
 - **channels**: one shot of `prune` with `amount: 0.4` really removes channels; the parameters and MACs that are gone.
 - **groups**: what can lose channels, in groups: single channels + blocks of them (attention heads, groups of a grouped
   convolution or a group norm).
+- **repair**: how much of the error of the pruned model's outputs for 32 random images is gone when layers are solved
+  anew by these, and why some are passed over. What `importance: obs` and `scope: cost` choose is repaired, too.
 - **distil**: the pruned model takes a training step towards the logits of the unpruned one.
 - **reload**: saved and loaded again with `from_pretrained`, the logits are equal to the last bit.
 - **kept whole**: why layers keep their channels, and how many do; a run's report names each of them.
 
-| family | teacher | student | weights | channels | groups | distil | reload | kept whole |
-|---|---|---|---|---|---|---|---|---|
+| family | teacher | student | weights | channels | groups | repair | distil | reload | kept whole |
+|---|---|---|---|---|---|---|---|---|---|
 """
 
 
@@ -71,9 +81,13 @@ class Row:
     def line(self) -> str:
         cells = [self.done.get(name, "no") for name in CAPABILITIES]
         cells.insert(4, f"{self.groups[0]} + {self.groups[1]}" if any(self.groups) else "")
-        reasons = Counter(re.sub(r" in '[^']*'", "", reason) for reason in self.kept.values())
-        notes = [self.failure] if self.failure else [f"{reason} ({count})" for reason, count in reasons.items()]
-        return "| " + " | ".join([self.family, *cells, "; ".join(notes)]) + " |\n"
+        return "| " + " | ".join([self.family, *cells, self.failure or _counted(self.kept)]) + " |\n"
+
+
+def _counted(layers: dict[str, str]) -> str:
+    """Return the reasons why layers stay as they are, and of how many."""
+    reasons = Counter(re.sub(r" in '[^']*'", "", reason) for reason in layers.values())
+    return "; ".join(f"{reason} ({count})" for reason, count in reasons.items())
 
 
 @cache
@@ -93,7 +107,8 @@ def _examine(family: Family, row: Row, folder: Path) -> None:
     built = family.build()
     save(built, folder / "teacher", family.processor())
     teacher = load(str(folder / "teacher"), trust_remote_code=custom)
-    image = torch.rand(2, 3, *input_size(teacher.processor), generator=torch.Generator().manual_seed(0))
+    images = torch.rand(32, 3, *input_size(teacher.processor), generator=torch.Generator().manual_seed(0))
+    image = images[:2]
     assert torch.equal(_logits(teacher, image), _logits(built, image))
     row.done["teacher"] = "yes"
 
@@ -122,6 +137,10 @@ def _examine(family: Family, row: Row, folder: Path) -> None:
     }
     assert min(gone.values()) > 0
     row.done["channels"] = ", ".join(f"{name} -{share:.0%}" for name, share in gone.items())
+    assert result.details["rounds"][0]["output_error_after"] <= result.details["rounds"][0]["output_error_before"]
+    row.done["repair"] = _repaired(student, pruner, config, images)
+    by_cost = PruneSection(importance="obs", scope="cost", **CHANNELS)
+    _repaired(student, pruner, by_cost, images)
     row.kept = result.details["protected_layers"]
     row.done["distil"] = "yes"
     blocks = sum(group.unit > 1 for group in groups)
@@ -132,6 +151,23 @@ def _examine(family: Family, row: Row, folder: Path) -> None:
     again = load(str(folder / "pruned"), trust_remote_code=custom)
     assert torch.equal(_logits(again, image), _logits(pruned, image))
     row.done["reload"] = "yes"
+
+
+def _repaired(loaded: LoadedModel, pruner: ChannelPruner, config: PruneSection, images: torch.Tensor) -> str:
+    """Remove channels of a copy as `config` says, solve its layers anew by images, and say what came of it."""
+    calibration = Calibration(spread(_data().train, 32), loaded.processor, loaded.model, CLASSIFICATION)
+    scores = score(loaded.model, pruner.groups(loaded.model), config, calibration)
+    whole, pruned = twin(loaded.model), copy.deepcopy(loaded.model).eval()
+    with mock.patch.object(pruner, "config", config):
+        kept = pruner.remove(pruned, scores, config.amount)
+    assert kept
+    expected = in_rows(outputs_of(whole, [images])).double()
+    before = output_error(pruned, [images], expected)
+    passed_over = least_squares(whole, pruned, kept, [images])
+    after = output_error(pruned, [images], expected)
+    assert after <= before, f"{config.importance}: {before} -> {after}"
+    gone = f"error -{math.floor(100 * (1 - after / before))}%"
+    return f"{gone}; {_counted(passed_over)}" if passed_over else gone
 
 
 @cache

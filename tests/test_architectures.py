@@ -1,5 +1,7 @@
 """Every family of the table goes through everything, and the page says what came out."""
 
+import re
+
 import pytest
 
 from tests.architectures import CAPABILITIES, PAGE, examine, page
@@ -13,6 +15,7 @@ REFUSED = {
 }
 
 
+ERROR = re.compile(r"(?<=error -)\d+(?=%)")  # solved on another processor, it may differ by a rounding
 OFTEN = {"resnet", "mobilenet_v2", "vit", "swin", "deit", "timm efficientnet_b0", "siglip2"}
 
 
@@ -37,7 +40,10 @@ def test_the_page_is_current():
     committed = PAGE.read_text()
     lines = {line.split(" | ")[0]: f"{line}\n" for line in committed.splitlines()}
     rows = [examine(family).line() if family.available else lines[f"| {family.name}"] for family in FAMILIES]
-    assert committed == page(rows), "run `python -m tests.architectures` and commit docs/architectures.md"
+    found = page(rows)
+    errors, others = ([int(share) for share in ERROR.findall(text)] for text in (committed, found))
+    assert others == pytest.approx(errors, abs=2), "run `python -m tests.architectures` and commit the page"
+    assert ERROR.sub("", found) == ERROR.sub("", committed), "run `python -m tests.architectures` and commit the page"
 
 
 def test_the_page_names_at_least_the_families_that_were_promised():

@@ -34,7 +34,7 @@ except ModuleNotFoundError as error:
 __all__ = ["CompressionConfig", "CompressionTrainer", "Compressor", "DistillationConfig", "PruningConfig"]
 
 logger = logging.getLogger(__name__)
-BESIDE_TRAINING = {"calibration", "layout", "max_drop", "pattern", "recovery", "repair", "round_to"}
+BESIDE_TRAINING = {"budget", "calibration", "layout", "max_drop", "pattern", "recovery", "repair", "round_to"}
 """Options of pruning that belong to the step `prune`, or to another granularity than a training can have."""
 
 

@@ -1,14 +1,15 @@
-"""Layers that a rewrite put in place of others, as plain data: recorded from one model, built in another."""
+"""What stands in place of rewritten layers and dropped blocks, as plain data: from one model, for another."""
 
 import math
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StrictBool, Tag, TypeAdapter, ValidationError
 from torch import nn
 
 from hf_compress.ground.errors import RunError
 
+DROPPED = "dropped"
 Rewrites = dict[str, dict[str, Any]]
 Count = Annotated[int, Field(strict=True, ge=1)]
 Margin = Annotated[int, Field(strict=True, ge=0)]
@@ -50,8 +51,26 @@ class _Record(BaseModel):
     kind: str
     layers: list[Annotated[_Convolution | _Padding | _Activation, Field(discriminator="type")]] = Field(min_length=1)
 
+    def build(self, **placement: Any) -> nn.Module:
+        return Rewritten(self.kind, [layer.build(**placement) for layer in self.layers])
 
-_RECORDS = TypeAdapter(dict[str, _Record])
+
+class _Dropped(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Literal["dropped"]
+    length: Count | None
+
+    def build(self, **placement: Any) -> nn.Module:
+        return Dropped(self.length)
+
+
+def _form(record: Any) -> str:
+    return DROPPED if isinstance(record, dict) and record.get("kind") == DROPPED else "rewritten"
+
+
+_Any = Annotated[Annotated[_Dropped, Tag(DROPPED)] | Annotated[_Record, Tag("rewritten")], Discriminator(_form)]
+_RECORDS = TypeAdapter(dict[str, _Any])
 
 
 def _over_convolutions(attribute: str, combine: Callable[[tuple[int, ...]], int]) -> property:
@@ -90,12 +109,36 @@ class Rewritten(nn.Sequential):
     dilation = _over_convolutions("dilation", max)
 
 
+class Dropped(nn.Module):
+    """What stands in place of a block that was dropped: it gives its first input back.
+
+    Args:
+        length: of the tuple that the block returned, of which all but the first are None; None for a tensor alone.
+
+    Attributes:
+        record: the same as plain data for `config.json`.
+    """
+
+    def __init__(self, length: int | None = None):
+        super().__init__()
+        self.record = {"kind": DROPPED, "length": length}
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        first, length = next(iter((*args, *kwargs.values()))), self.record["length"]
+        return first if length is None else (first, *[None] * (length - 1))
+
+
 def record_rewrites(model: nn.Module) -> Rewrites:
-    """Return `{module name: {"kind": ..., "layers": [{"type": "Conv2d", ...}, ...]}}`, outer modules first."""
+    """Return what stands in place of layers and blocks, by the name of the module, outer modules first.
+
+    Returns:
+        `{"kind": ..., "layers": [{"type": "Conv2d", ...}, ...]}` for each layer that was rewritten, and
+        `{"kind": "dropped", "length": None}` for each block that was dropped, see `Dropped`.
+    """
     return {
         name: module.record
         for name, module in model.named_modules(remove_duplicate=False)
-        if isinstance(module, Rewritten)
+        if isinstance(module, Rewritten | Dropped)
     }
 
 
@@ -119,8 +162,7 @@ def apply_rewrites(model: nn.Module, rewrites: Rewrites) -> None:
         try:
             old = model.get_submodule(name)
             tensor = next(old.parameters(), next(model.parameters()))
-            layers = [layer.build(device=tensor.device, dtype=tensor.dtype) for layer in record.layers]
-            model.set_submodule(name, Rewritten(record.kind, layers))
+            model.set_submodule(name, record.build(device=tensor.device, dtype=tensor.dtype))
         except (AttributeError, ValueError) as error:
             raise RunError(
                 f"config.json records a rewrite of '{name}', which cannot be built in {type(model).__name__}: {error}"

@@ -63,16 +63,20 @@ def sensitivity(
     granularity: Annotated[Literal["channel", "weight"], typer.Option(help="What is pruned.")] = "channel",
     ratio: Annotated[list[float] | None, typer.Option(help="Fraction to remove; repeatable.")] = None,
     importance: Annotated[str, typer.Option(help="Criterion that ranks channels or weights.")] = "l1",
+    repair: Annotated[
+        Literal["least_squares", "batch_norm", "none"], typer.Option(help="What is done before it is measured.")
+    ] = "least_squares",
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Measure how much accuracy each group of channels, or each weight, costs when a part of it is removed.
 
-    Channels that must go together go together. Accuracy is that of validation images, without training in between; of
-    a run with another task, it is the metric that decides there.
+    Channels that must go together go together. Accuracy is that of validation images, after the repair and without
+    training in between; of a run with another task, it is the metric that decides there. With least_squares what reads
+    the channels makes up for them as well as it can, and what is left of a weight for the rest.
     """
     from hf_compress.tools import sensitivity as tool
 
-    options = {"granularity": granularity, "ratios": ratio or tool.RATIOS, "importance": importance}
+    options = {"granularity": granularity, "ratios": ratio or tool.RATIOS, "importance": importance, "repair": repair}
     measured = tool.sensitivity(folder, output, data=data, trust_remote_code=trust_remote_code, **options)
     for m in sorted(measured, key=lambda m: -m.drop)[:3]:
         typer.echo(f"{m.name}: without {m.ratio:.0%} of {m.size} {m.metric.words} is {m.value:.4f} ({m.change:+.4f})")

@@ -44,3 +44,14 @@ def outputs_of(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Tensor]
 def in_rows(outputs: dict[str, Tensor]) -> Tensor:
     """Return all numbers of outputs, shape (images, numbers an image)."""
     return torch.cat([tensor.flatten(1) for tensor in outputs.values()], dim=1)
+
+
+def output_error(model: nn.Module, batches: Iterable[Tensor], expected: Tensor) -> float:
+    """Return the mean squared difference of all outputs from the expected ones, relative to the variance of these.
+
+    Args:
+        batches: images, each of shape (batch, 3, height, width).
+        expected: shape (images, numbers an image), in float64, see `in_rows`.
+    """
+    difference = in_rows(outputs_of(model, batches)).double() - expected
+    return float(difference.square().mean() / (expected - expected.mean(0)).square().mean().clamp_min(1e-12))

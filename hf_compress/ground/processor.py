@@ -1,6 +1,8 @@
 """What computes: its name, where models run, and `torch.compile`, as trainings and measurements use it."""
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -18,6 +20,17 @@ def device_name() -> str:
 def fastest_device() -> torch.device:
     """Return where models are run that no trainer has placed: the GPU, or the processor where there is none."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Let GPUs convolve float32 in float32 in a `with` block; as torch is set up, they round to TF32."""
+    convolutions = torch.backends.cudnn.conv
+    before, convolutions.fp32_precision = convolutions.fp32_precision, "ieee"
+    try:
+        yield
+    finally:
+        convolutions.fp32_precision = before
 
 
 def compiled(model: nn.Module) -> nn.Module:

@@ -54,10 +54,30 @@ def what_was_done(row: dict[str, Any]) -> str:
         return f"{number(len(layers), 'layer')} rewritten ({details['rewrite']}), logits off by {off:.1%}"
     if rounds := details.get("rounds"):
         kept = [entry for entry in rounds if entry["kept"]]
-        gone = f", sparsity {kept[-1]['sparsity']:.1%}" if kept else ""
         missed = ", not as asked" if "missed" in details else ""
-        return f"{number(len(rounds), 'round')}, {len(kept)} kept{gone}{missed}"
+        return f"{number(len(rounds), 'round')}{_asked(rounds[-1])}, {len(kept)} kept{_came_of(kept)}{missed}"
     return ""
+
+
+def _asked(entry: dict[str, Any]) -> str:
+    """Say by which criterion a pruning round went, and what it was to spend."""
+    if "importance" not in entry:
+        return ""
+    budget = entry.get("budget", {})
+    parts = [f"{key} {budget[key]}" for key in ("scope", "per") if key in budget]
+    parts += [f"target {name} {value:g}" for name, value in budget.get("target", {}).items()]
+    return f" by {entry['importance']}" + (f" ({', '.join(parts)})" if parts else "")
+
+
+def _came_of(kept: list[dict[str, Any]]) -> str:
+    """Say what the last round that was kept removed, and what its repair gave back."""
+    if not kept:
+        return ""
+    last = kept[-1]
+    time = f", time {-last['latency']:+.1%}" if "latency" in last else ""
+    errors = [last[key] for key in ("output_error_before", "output_error_after") if key in last]
+    repaired = ", output error {:.2g}, repaired {:.2g}".format(*errors) if len(errors) == 2 else ""
+    return f", sparsity {last['sparsity']:.1%}{time}{repaired}"
 
 
 def summary(report: dict[str, Any]) -> list[str]:

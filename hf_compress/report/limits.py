@@ -23,7 +23,7 @@ def limits(report: dict[str, Any]) -> list[str]:
 def _not_as_asked(report: dict[str, Any]) -> Iterator[str]:
     for row in report["rows"]:
         if missed := row.get("details", {}).get("missed"):
-            what = "MACs" if missed["what"] == "macs" else missed["what"]
+            what = {"macs": "MACs", "latency": "time"}.get(missed["what"], missed["what"])
             yield (
                 f"Step {row['stage']} was to remove {missed['asked']:.1%} of the {what} and removed "
                 f"{missed['reached']:.1%}: {missed['reason']}."

@@ -73,6 +73,14 @@ class Reliability(ReportPart):
     )
 
 
+class PruningBudget(ReportPart):
+    """What a pruning round was to spend."""
+
+    scope: Name = ""
+    per: Name = ""
+    target: dict[Name, Fraction] = Field({}, max_length=1)
+
+
 class Round(Scored):
     """A pruning round: which fractions were gone; one that diverged has no accuracy."""
 
@@ -81,6 +89,11 @@ class Round(Scored):
     sparsity: Score
     parameters: Score
     validation_accuracy: Fraction = 0.0
+    latency: Annotated[float, Field(le=1)] = 0.0
+    importance: Name = ""
+    budget: PruningBudget = Field(default_factory=PruningBudget)
+    output_error_before: Annotated[float, Field(ge=0)] = 0.0
+    output_error_after: Annotated[float, Field(ge=0)] = 0.0
 
 
 class Missed(ReportPart):

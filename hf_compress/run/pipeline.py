@@ -150,7 +150,8 @@ def _work(recipe: Recipe, folder: RunFolder, log) -> Run:
         stages.add("student", student)
     processors = [student.processor, *([last_teacher.processor] if last_teacher else [])]
     shown = data.augmented(recipe.data.augmentation, *processors)
-    context = Context(shown, student.processor, last_teacher, recipe.seed, folder.partial, log=log, task=task)
+    facts = {"log": log, "task": task, "measure": recipe.measure}
+    context = Context(shown, student.processor, last_teacher, recipe.seed, folder.partial, **facts)
     saved = None
     for number, (name, step) in enumerate(zip(recipe.step_names, recipe.build_steps(), strict=True), start=1):
         log(f"step {number} of {len(recipe.steps)}: {name}")

@@ -6,6 +6,7 @@ import copy
 import csv
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -14,25 +15,50 @@ from rich.progress import track
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hf_compress.data import ImageData
 from hf_compress.data.images import batches, input_size, spread
 from hf_compress.ground.errors import UsageError
 from hf_compress.ground.files import user_path, whole_file
+from hf_compress.ground.looking import twin
 from hf_compress.ground.manifest import adding, claim
+from hf_compress.ground.processor import fastest_device
+from hf_compress.models.load import LoadedModel
 from hf_compress.steps import STEPS
 from hf_compress.steps.pruning.allocate.units import least_important
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
+from hf_compress.steps.pruning.remove.removal import Kept
 from hf_compress.steps.pruning.remove.weights import WeightPruner
+from hf_compress.steps.pruning.repair.least_squares import least_squares
 from hf_compress.steps.pruning.score.calibration import Calibration
 from hf_compress.steps.pruning.score.scoring import score
 from hf_compress.tasks import Metric, Task
 from hf_compress.tasks.base import Predictions
 from hf_compress.tools.evaluation import load_with_data, saved_task
+from hf_compress.training.batch_norms import reestimate_batch_norm
+from hf_compress.training.context import Context
 
 IMAGES, BATCH = 256, 32
 RATIOS = (0.25, 0.5, 0.75)
 Granularity = Literal["channel", "weight"]
-Trial = tuple[str, int, float, Callable[[PreTrainedModel], None]]
+Repair = Literal["least_squares", "batch_norm", "none"]
+
+
+@dataclass
+class Trial:
+    """What is to be measured.
+
+    Attributes:
+        name, size, ratio: see `Measurement`.
+        prune: takes the units out of a copy of the model, and tells what is left.
+        layers: those that can make up for it.
+    """
+
+    name: str
+    size: int
+    ratio: float
+    prune: Callable[[PreTrainedModel], Kept]
+    layers: set[str]
 
 
 @dataclass
@@ -44,7 +70,7 @@ class Measurement:
         size: its channels, or entries.
         ratio: fraction that went, least important first.
         metric: the one that decides for the model's task.
-        value: of the metric, on the validation images, without any training.
+        value: of the metric, on the validation images, after the repair and without any training.
         drop: how much worse than that of the whole model; negative where it is better.
     """
 
@@ -69,6 +95,7 @@ def sensitivity(
     granularity: Granularity = "channel",
     ratios: Sequence[float] = RATIOS,
     importance: str = "l1",
+    repair: Repair = "least_squares",
     trust_remote_code: bool = False,
 ) -> list[Measurement]:
     """Prune one group of channels, or one weight, at a time and measure the model on at most 256 validation images.
@@ -83,6 +110,8 @@ def sensitivity(
         granularity: `channel` or `weight`.
         ratios: fractions to remove.
         importance: criterion that ranks channels or entries.
+        repair: what is done before the model is measured: `least_squares` solves anew the layers that read the group,
+            or the layer of the weight; `batch_norm` re-estimates the statistics of batch norms.
         trust_remote_code: run Python code of the repository.
 
     Raises:
@@ -101,6 +130,7 @@ def sensitivity(
     image = torch.zeros(1, 3, *input_size(loaded.processor))
     config = PruneSection(granularity=granularity, importance=importance, round_to=1, floor=0.0)
     calibration = Calibration(spread(images.train, config.calibration), loaded.processor, loaded.model, task)
+    mend = _repairer(repair, loaded, images, calibration)
     trials = list(
         _channel_trials(loaded.model, image, config, calibration, ratios)
         if granularity == "channel"
@@ -108,15 +138,36 @@ def sensitivity(
     )
     metric, baseline = task.deciding, _judged(loaded.model, task, inputs)
     measurements = []
-    for part, size, ratio, prune in track(trials, "Measuring sensitivity", transient=True):
-        trial = copy.deepcopy(loaded.model)
-        prune(trial)
-        found = _judged(trial, task, inputs)
-        measurements.append(Measurement(part, size, ratio, metric, found, metric.lost(found, baseline)))
+    for trial in track(trials, "Measuring sensitivity", transient=True):
+        model = copy.deepcopy(loaded.model)
+        mend(model, trial.prune(model), trial.layers)
+        found = _judged(model, task, inputs)
+        drop = metric.lost(found, baseline)
+        measurements.append(Measurement(trial.name, trial.size, trial.ratio, metric, found, drop))
     with adding(folder) as new:
-        _write(measurements, metric, new / "sensitivity.csv")
-        _draw(measurements, metric, baseline, new / "sensitivity.png")
+        _write(measurements, metric, repair, new / "sensitivity.csv")
+        _draw(measurements, metric, baseline, repair, new / "sensitivity.png")
     return measurements
+
+
+def _repairer(
+    repair: Repair, unpruned: LoadedModel, data: ImageData, calibration: Calibration
+) -> Callable[[PreTrainedModel, Kept, set[str]], None]:
+    """Return what repairs a pruned model in place: what is left of it and the layers that can make up for it go in."""
+    device = fastest_device()
+    if repair == "least_squares":
+        images, whole = list(calibration.pixel_values()), twin(unpruned.model).to(device)
+    context = Context(data, unpruned.processor, None, 0, Path())
+
+    def mend(model: PreTrainedModel, kept: Kept, layers: set[str]) -> None:
+        model.eval().to(device)
+        if repair == "least_squares":
+            least_squares(whole, model, kept, images, [] if kept else [f"{name}.weight" for name in layers], layers)
+        elif repair == "batch_norm":
+            reestimate_batch_norm(model, context)
+        model.cpu()
+
+    return mend
 
 
 def _channel_trials(
@@ -126,12 +177,13 @@ def _channel_trials(
     groups = pruner.groups(model)
     scores = score(model, groups, config, calibration)
     for group in groups:
+        readers = {member.axis.module for member in group.members if member.reads}
         order = least_important(scores[group.name], group.units)
         for ratio in ratios:
             units = order[: min(round(ratio * group.units), group.units - 1)]
             if units:
-                plan = {group.name: units}
-                yield group.name, group.width, ratio, lambda trial, plan=plan: pruner.apply(trial, groups, plan)
+                prune = partial(pruner.apply, groups=groups, removed={group.name: units})
+                yield Trial(group.name, group.width, ratio, prune, readers)
 
 
 def _weight_trials(
@@ -141,8 +193,8 @@ def _weight_trials(
     groups = pruner.groups(model)
     for name, scores in score(model, groups, config, calibration).items():
         for ratio in ratios:
-            alone = {name: scores}
-            yield name, len(scores), ratio, lambda trial, alone=alone, ratio=ratio: pruner.remove(trial, alone, ratio)
+            prune = partial(pruner.remove, scores={name: scores}, amount=ratio)
+            yield Trial(name, len(scores), ratio, prune, {name.removesuffix(".weight")})
 
 
 def _judged(model: PreTrainedModel, task: Task, inputs: list[dict[str, Tensor]]) -> float:
@@ -154,14 +206,14 @@ def _judged(model: PreTrainedModel, task: Task, inputs: list[dict[str, Tensor]])
     return task.decide(Predictions(outputs, labels))[task.deciding.name]
 
 
-def _write(measurements: list[Measurement], metric: Metric, file: Path) -> None:
+def _write(measurements: list[Measurement], metric: Metric, repair: Repair, file: Path) -> None:
     with whole_file(file) as new, open(new, "w", encoding="utf-8", newline="") as target:
         writer = csv.writer(target)
-        writer.writerow(["name", "size", "ratio", metric.name, "drop"])
-        writer.writerows([m.name, m.size, m.ratio, m.value, m.drop] for m in measurements)
+        writer.writerow(["name", "size", "ratio", metric.name, "drop", "repair"])
+        writer.writerows([m.name, m.size, m.ratio, m.value, m.drop, repair] for m in measurements)
 
 
-def _draw(measurements: list[Measurement], metric: Metric, baseline: float, file: Path) -> None:
+def _draw(measurements: list[Measurement], metric: Metric, baseline: float, repair: Repair, file: Path) -> None:
     """Draw the metric as colour, the better the brighter: one line a group or weight, one column a ratio."""
     from matplotlib.figure import Figure
 
@@ -179,7 +231,7 @@ def _draw(measurements: list[Measurement], metric: Metric, baseline: float, file
     picture = axes.imshow(grid.numpy(), aspect="auto", **colours)
     axes.set_xticks(range(len(ratios)), [f"{ratio:.0%}" for ratio in ratios])
     axes.set_yticks(range(len(names)), names, fontsize=7)
-    axes.set_xlabel("removed")
+    axes.set_xlabel(f"removed (repair: {repair})")
     figure.colorbar(picture, label=f"{metric.words} (unpruned: {baseline:.3f})")
     with whole_file(file) as new:
         figure.savefig(new, dpi=120)

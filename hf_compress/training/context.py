@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_compress.ground import processes
+from hf_compress.sections.measure import MeasureSection
 from hf_compress.tasks.base import Task
 from hf_compress.tasks.classification import CLASSIFICATION
 
@@ -35,6 +36,7 @@ class Context:
         projector: maps the student's embeddings to the teacher's where an earlier step learnt to.
         log: prints one line for the user.
         task: what the models are for.
+        measure: how the recipe wants time to be measured.
         resumable: whether what lies in `work_folder` is an earlier part of this very work; False starts anew.
     """
 
@@ -47,6 +49,7 @@ class Context:
     projector: nn.Linear | None = None
     log: Any = print
     task: Task = CLASSIFICATION
+    measure: MeasureSection = field(default_factory=MeasureSection)
     resumable: bool = False
     _numbers: Iterator[int] = field(default_factory=lambda: count(1), init=False, repr=False)
 

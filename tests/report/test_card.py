@@ -249,6 +249,14 @@ def test_the_tables_compare_the_final_model_with_the_first():
     assert table["latency, one image, p50"] == ["8.00 ms", "2.00 ms", "4.0x faster"]
     assert table["size on disk"] == ["8.00 MB", "4.00 MB", "2.0x less"]
     assert what_was_done(report()["rows"][1]) == "2 rounds, 1 kept, sparsity 25.0%"
+    row = report()["rows"][1]
+    for entry in row["details"]["rounds"]:
+        entry |= {"importance": "obs", "budget": {"scope": "cost", "per": "latency", "target": {"latency": 0.3}}}
+        entry |= {"latency": 0.312, "output_error_before": 0.5, "output_error_after": 0.0123}
+    assert what_was_done(row) == (
+        "2 rounds by obs (scope cost, per latency, target latency 0.3), 1 kept, sparsity 25.0%, time -31.2%, "
+        "output error 0.5, repaired 0.012"
+    )
     assert summary(report()) == [
         "A resnet18 image classifier for 3 classes, made with hf-compress: prune.",
         "Against the teacher resnet18 it has 2.0x fewer parameters and 2.0x fewer MACs; its accuracy on 30 test "

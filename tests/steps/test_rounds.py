@@ -12,6 +12,7 @@ from hf_compress.data.images import IGNORED_LABEL, batches, spread
 from hf_compress.sections.data import DataSection
 from hf_compress.steps.pruning import loop
 from hf_compress.steps.pruning.config import PruneSection
+from hf_compress.steps.pruning.remove import pruner
 from hf_compress.steps.pruning.score.scoring import score
 from hf_compress.training.context import Context
 
@@ -95,7 +96,7 @@ def test_scores_are_computed_once_a_round_on_the_best_model_and_the_same_again(
     if granularity != "n:m":
         options |= {"target": {"sparsity": 0.3}}
     scored = []
-    monkeypatch.setattr(loop, "score", lambda *arguments: scored.append(arguments) or score(*arguments))
+    monkeypatch.setattr(pruner, "score", lambda *arguments: scored.append(arguments) or score(*arguments))
     first = pruned(copy.deepcopy(model), context, **options)
     assert len(scored) == len(first.details["rounds"])
     assert all(len(arguments[-1].images) == 20 for arguments in scored)

@@ -16,6 +16,7 @@ from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
 from hf_compress.steps.pruning.remove.weights import WeightPruner, prunable_weights
 from hf_compress.tasks.classification import CLASSIFICATION
+from hf_compress.tools import sensitivity as tool
 from hf_compress.tools.evaluation import load_with_data
 from hf_compress.tools.sensitivity import sensitivity
 from hf_compress.training.predicting import evaluate
@@ -102,6 +103,31 @@ def test_channels_are_measured_by_group_and_a_recipe_prunes_by_them(folder, tmp_
     assert min(lost[1::2]) > max(lost[::2])
 
 
+@pytest.mark.parametrize("granularity", ["channel", "weight"])
+def test_what_is_left_makes_up_for_what_went(folder, tmp_path, monkeypatch, granularity):
+    whole = load(str(folder)).model
+    judged = []
+
+    def off(model, task, inputs):
+        with torch.no_grad():
+            found, expected = (each(pixel_values=inputs[0]["pixel_values"]).logits for each in (model, whole))
+        return float((found - expected).square().mean())
+
+    monkeypatch.setattr(tool, "_judged", lambda *arguments: judged.append(off(*arguments)) or judged[-1])
+    errors = {}
+    for repair in ("none", "batch_norm", "least_squares"):
+        judged.clear()
+        measured = sensitivity(str(folder), tmp_path / repair, granularity=granularity, ratios=[0.5], repair=repair)
+        assert len(judged) == len(measured) + 1 and judged[0] == 0
+        errors[repair] = judged[1:]
+        with open(tmp_path / repair / "sensitivity.csv", encoding="utf-8") as file:
+            assert {row["repair"] for row in csv.DictReader(file)} == {repair}
+    assert sum(errors["least_squares"]) < 0.7 * sum(errors["none"])
+    assert errors["batch_norm"] != errors["none"]
+    sizes = {m.name: m.size for m in measured}
+    assert shares_for_budget(str(tmp_path / "least_squares" / "sensitivity.csv"), sizes, 0.3).keys() == sizes.keys()
+
+
 @pytest.mark.parametrize("name", ["sensitivity.csv", "sensitivity.png"])
 def test_a_file_of_somebody_else_is_refused_before_anything_is_measured(name, tmp_path):
     (tmp_path / name).write_text("years of work")
@@ -120,7 +146,7 @@ def test_what_the_step_prune_does_not_take_is_refused(tmp_path):
 
 
 def test_the_accuracy_of_a_weight_is_that_of_the_pruned_model(folder, tmp_path):
-    measured = sensitivity(str(folder), tmp_path, granularity="weight", ratios=[0.9])
+    measured = sensitivity(str(folder), tmp_path, granularity="weight", ratios=[0.9], repair="none")
     loaded = load(str(folder))
     assert [m.name for m in measured] == list(prunable_weights(loaded.model, set()))
     data = load_with_data(CLASSIFICATION, str(folder), None)[1]

@@ -185,7 +185,7 @@ class PruneConfig(StepConfig):
 
     name = PRUNE
     options = PruneOptions
-    of_a_recipe = frozenset({"iterative", "target", "max_drop", "recovery", "repair", "calibration"})
+    of_a_recipe = frozenset({"iterative", "target", "budget", "max_drop", "recovery", "repair", "calibration"})
 
     @staticmethod
     def get_model_info(model: nn.Module) -> list[tuple[str, str]]:

@@ -79,6 +79,11 @@ def _pruner(model: nn.Module, config: PruneConfig, names: list[str], image: Tens
     section = config.section()
     others = {name for name, module in model.named_modules() if isinstance(module, PRUNABLE)} - set(names)
     others |= excluded_layers(model, section.exclude)
+    if section.granularity == "block":
+        raise UsageError(
+            "granularity 'block' goes by what the model answers to images, which only the step 'prune' of a recipe "
+            "has: use granularity 'channel' or 'weight' here"
+        )
     if section.granularity == "channel":
         if not isinstance(model, PreTrainedModel):
             raise UsageError(

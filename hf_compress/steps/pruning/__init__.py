@@ -10,7 +10,7 @@ __all__ = ["CRITERIA", "Prune", "PruneSection", "register_importance"]
 
 @register_step("prune")
 class Prune(Step[PruneSection]):
-    """Zeroes weights or removes channels, in one shot or in rounds with training between."""
+    """Zeroes weights, or removes channels or blocks, in one shot or in rounds with training between."""
 
     Config = PruneSection
 

@@ -11,23 +11,39 @@ from hf_compress.steps.pruning.score.criteria import CRITERIA
 
 
 class PruningTarget(Section):
-    """Where to stop: the fraction of the unpruned model that must be gone."""
+    """Where to stop: the fraction of the unpruned model that must be gone, or the quality that must be left."""
 
     sparsity: float | None = Field(
-        None, gt=0, lt=1, description="Weights that are zero, or channels that are removed."
+        None, gt=0, lt=1, description="Weights that are zero, or channels or blocks that are removed."
     )
-    parameters: float | None = Field(None, gt=0, lt=1, description="Parameters removed (granularity `channel`).")
-    macs: float | None = Field(None, gt=0, lt=1, description="MACs removed (granularity `channel`).")
+    parameters: float | None = Field(
+        None, gt=0, lt=1, description="Parameters removed (granularity `channel` or `block`)."
+    )
+    macs: float | None = Field(None, gt=0, lt=1, description="MACs removed (granularity `channel` or `block`).")
+    latency: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Time saved, measured beside the unpruned model with the batch size, the threads and the first "
+        "runtime of `measure` (granularity `channel` or `block`).",
+    )
+    accuracy: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Largest loss of the task's deciding metric on validation images (0.01: one point), before any "
+        "training: the smallest model within it is searched, in place of `amount`; needs `iterative: false`.",
+    )
 
     @model_validator(mode="after")
     def _exactly_one(self):
-        if len(self.model_fields_set & {"sparsity", "parameters", "macs"}) != 1:
-            raise ValueError("name exactly one of sparsity, parameters, macs")
+        if len(self.model_fields_set & {*type(self).model_fields}) != 1:
+            raise ValueError(f"name exactly one of {', '.join(type(self).model_fields)}")
         return self
 
     @property
     def metric(self) -> str:
-        return next(name for name in ("sparsity", "parameters", "macs") if getattr(self, name) is not None)
+        return next(name for name in type(self).model_fields if getattr(self, name) is not None)
 
     @property
     def value(self) -> float:
@@ -47,13 +63,13 @@ class PruneSection(Section):
     importance: str = Field(
         "l1",
         description="`l1`, `l2`, `ln` (order `n`), `random`, or a registered name; by calibration images `taylor` and "
-        "`obs` (what others can make up for).",
+        "`obs` (what others can make up for). Blocks are measured instead.",
     )
     n: float = Field(2.0, gt=0, description="Order of the norm `ln`.")
-    granularity: Literal["weight", "channel", "n:m"] = Field(
+    granularity: Literal["weight", "channel", "block", "n:m"] = Field(
         "channel",
         description="`weight` zeroes weights; `n:m` does so in `pattern`, in one shot; `channel` removes channels, "
-        "so that the model is smaller.",
+        "so that the model is smaller; `block` drops whole residual blocks, so that it is less deep.",
     )
     pattern: str = Field(
         "2:4",
@@ -70,8 +86,13 @@ class PruneSection(Section):
     )
     scope: Literal["layer", "global", "cost"] = Field(
         "layer",
-        description="Compare importance in a layer, across all, or across all by what a channel costs: importance per "
-        "MAC (granularity `channel`).",
+        description="Compare importance in a layer, across all, or across all by what a channel costs of the `budget` "
+        "(granularity `channel`).",
+    )
+    budget: Literal["macs", "latency"] = Field(
+        "macs",
+        description="What scope `cost` divides importance by: the MACs of a channel, or its milliseconds, measured "
+        "layer by layer with the batch size and the threads of `measure`.",
     )
     amount: float = Field(0.1, gt=0, lt=1, description="Fraction pruned in a round, of the unpruned model.")
     iterative: bool = Field(True, description="Prune, train, evaluate, and again; false prunes once.")
@@ -80,9 +101,12 @@ class PruneSection(Section):
         0.01,
         ge=0,
         le=1,
-        description="Largest loss of validation accuracy against the unpruned model (0.01: one point).",
+        description="Largest loss of the task's deciding metric on validation images that a round may have after its "
+        "training, against the unpruned model (0.01: one point of accuracy).",
     )
-    floor: float = Field(0.1, ge=0, lt=1, description="Fraction of each layer that always stays.")
+    floor: float = Field(
+        0.1, ge=0, lt=1, description="Fraction of each layer that always stays; of all blocks, where these go."
+    )
     round_to: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         8,
         description="Pruned widths are multiples of this (granularity `channel`); `auto` measures which is fastest.",
@@ -90,11 +114,11 @@ class PruneSection(Section):
     calibration: int = Field(
         256, ge=1, le=MOST, description="Training images by which `repair`, and a criterion that needs images, go."
     )
-    repair: Literal["least_squares", "batch_norm", "none"] | None = Field(
-        None,
+    repair: Literal["least_squares", "batch_norm", "none"] = Field(
+        "least_squares",
         description="What is done before training: `least_squares` solves each layer's weights anew, so that it "
-        "answers to the calibration images as in the unpruned model; `batch_norm` re-estimates the statistics of "
-        "batch norms. By default that, where channels were removed, and `none` where weights were zeroed.",
+        "answers to the calibration images as in the unpruned model, and is kept where that holds for images it did "
+        "not see; `batch_norm` re-estimates the statistics of batch norms.",
     )
     sensitivity: str | None = Field(
         None, description="CSV of `hf-compress sensitivity`: layers lose as much as each bears, instead of alike."
@@ -124,8 +148,14 @@ class PruneSection(Section):
                 "dim belongs to granularity 'weight'; channels are removed by granularity 'channel' alone"
             )
         uneven = self.scope != "layer" or self.sensitivity
+        if self.granularity == "block":
+            self._require_no_ranking()
         if self.scope == "cost" and self.granularity != "channel":
             raise ValueError("zeroed weights save no MACs: scope 'cost' needs granularity 'channel'")
+        if self.budget != "macs" and self.scope != "cost":
+            raise ValueError(
+                f"budget '{self.budget}' is what scope 'cost' divides by: set that scope, or leave it out"
+            )
         if self.layout == "config" and (self.granularity != "channel" or uneven):
             raise ValueError(
                 "layout 'config' prunes uniformly: it needs granularity 'channel' and scope 'layer', no sensitivity"
@@ -134,9 +164,14 @@ class PruneSection(Section):
             raise ValueError(
                 "with granularity 'n:m' the pattern decides how much goes: leave out target, scope and sensitivity"
             )
-        if self.granularity == "weight" and self.target and self.target.metric != "sparsity":
+        if self.granularity == "weight" and self.target and self.target.metric not in ("sparsity", "accuracy"):
             raise ValueError(
                 f"zeroed weights do not change {self.target.metric}; use target.sparsity, or granularity 'channel'"
+            )
+        if self.target and self.target.metric == "accuracy" and self.iterative:
+            raise ValueError(
+                "target.accuracy searches how much goes in one shot: set iterative: false; in rounds, max_drop says "
+                "what may be lost"
             )
         self._require_above_floor()
         if self.sensitivity and (self.scope != "layer" or self.dim is not None):
@@ -145,6 +180,14 @@ class PruneSection(Section):
             raise ValueError("slices along dim are compared within a layer; use scope 'layer'")
         return self
 
+    def _require_no_ranking(self) -> None:
+        for key in ("importance", "scope", "sensitivity", "layout", "round_to"):
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(
+                    "with granularity 'block' those go whose loss changes the outputs least for what they cost, as it "
+                    f"is measured on calibration images: leave out {key}"
+                )
+
     def _require_above_floor(self) -> None:
         asked = self.target.sparsity if self.target else None if self.iterative else self.amount
         if asked is not None and self.granularity != "n:m" and asked > 1 - self.floor + 1e-9:
@@ -152,11 +195,6 @@ class PruneSection(Section):
             raise ValueError(
                 f"{key} {asked:g} leaves less than the floor {self.floor:g} of each layer: lower one of them"
             )
-
-    @property
-    def repairs(self) -> str:
-        """The value of `repair`, or what it is by default."""
-        return self.repair or ("batch_norm" if self.granularity == "channel" else "none")
 
     @property
     def n_of_m(self) -> tuple[int, int]:

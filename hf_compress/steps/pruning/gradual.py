@@ -39,7 +39,7 @@ class GradualPruning(HoldMasks):
                 "the step 'prune': use granularity='weight' here"
             )
         require_weights_suffice(config.importance)
-        if config.iterative and config.target is None:
+        if config.iterative if config.target is None else config.target.metric != "sparsity":
             raise UsageError(
                 "pruning in a training has no accuracy to stop at: name the final sparsity in 'target', "
                 "or set iterative=False for a single round of 'amount'"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import fnmatch
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,20 +26,22 @@ from hf_compress.models.load import LoadedModel
 from hf_compress.steps.base import StepResult
 from hf_compress.steps.pruning.allocate.rounding import fastest_multiple
 from hf_compress.steps.pruning.config import PruneSection
+from hf_compress.steps.pruning.remove.blocks import BlockPruner
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
 from hf_compress.steps.pruning.remove.pruner import Pruner
 from hf_compress.steps.pruning.remove.uniform import UniformPruner
 from hf_compress.steps.pruning.remove.weights import PatternPruner, WeightPruner
 from hf_compress.steps.pruning.repair import repair
 from hf_compress.steps.pruning.score.calibration import Calibration
-from hf_compress.steps.pruning.score.scoring import score
 from hf_compress.steps.pruning.targets import Gone, is_reached, refuse_unreachable, removed_to_target, shortfall
+from hf_compress.steps.pruning.timing import Stopwatch
 from hf_compress.tasks.base import Metric
 from hf_compress.training.context import Context
 from hf_compress.training.fitting import train
 from hf_compress.training.predicting import evaluate
 
 ROW = "round.json"
+SEARCHED = 7
 
 
 def prune(model: PreTrainedModel, context: Context, config: PruneSection) -> StepResult:
@@ -47,7 +50,8 @@ def prune(model: PreTrainedModel, context: Context, config: PruneSection) -> Ste
     Each round scores the best model so far, removes units of a copy, repairs and trains that, and keeps it when its
     validation accuracy is at most `max_drop` under the unpruned model's. A round that falls further, or whose loss is
     not finite any more, is tried again with half the amount, then given up. In one shot there is one round, and it is
-    kept.
+    kept; with `target.accuracy` there are several, each from the unpruned model and without training, which search the
+    amount, and one more that trains what they found.
 
     Returns:
         The smallest model kept, and one row a round.
@@ -72,25 +76,39 @@ def prune(model: PreTrainedModel, context: Context, config: PruneSection) -> Ste
         config = config.model_copy(update={"iterative": False, "amount": 1 - n / m, "floor": 0.0})
         for layer, reason in pruner.protected.items():
             context.log(f"'{layer}' stays whole: {reason}")
-    if config.granularity != "channel":
+    unpruned = LoadedModel(copy.deepcopy(model), context.processor, "the unpruned model")
+    stopwatch = Stopwatch(unpruned.model, image, context.measure)
+    if config.budget == "latency":
+        pruner.milliseconds = units.value("milliseconds", lambda: pruner.measure(model, stopwatch), alone=True)
+    if isinstance(pruner, WeightPruner):
         context = replace(context, sparse_parameters=context.sparse_parameters | pruner.parameter_names)
     gone = _fractions_gone(model, image, pruner)
-    refuse_unreachable(model, pruner, gone, config)
-    unpruned = LoadedModel(copy.deepcopy(model), context.processor, "the unpruned model")
+    time_gone = stopwatch.time_gone if config.target and config.target.metric == "latency" else None
+
+    def most_gone(pruned: PreTrainedModel) -> dict[str, float]:
+        timed = time_gone and units.value("most time", lambda: {"latency": time_gone(pruned)}, alone=True)
+        return gone(pruned) | (timed or {})
+
+    refuse_unreachable(model, pruner, most_gone, config)
     baseline = units.value("unpruned", lambda: _validated(model, context))
     metric = context.task.deciding
     context.log(f"unpruned: validation {metric.words} {baseline:.4f}")
-    best, rows, reached = _Rounds(context, config, pruner, gone, unpruned, baseline, units).run(model)
+    rounds = _Rounds(context, config, pruner, gone, unpruned, baseline, units, time_gone)
+    is_search = config.target is not None and config.target.metric == "accuracy"
+    best, rows, reached = rounds.search(model) if is_search else rounds.run(model)
     if not rows:
+        if config.granularity == "block":
+            raise RunError(f"nothing was pruned: with 'floor' {config.floor:g} no whole block can go; lower it")
         raise RunError("nothing was pruned: every width is already at its floor; lower 'floor' or 'round_to'")
     return StepResult(
         best,
         {
-            "rounds": rows,
+            "rounds": [{"round": number} | _asked(config) | row for number, row in enumerate(rows, start=1)],
             f"unpruned_validation_{metric.name}": baseline,
             "target_reached": reached if config.target else None,
             "protected_layers": pruner.protected,
             **rounding,
+            **({"unit_milliseconds": pruner.milliseconds} if config.budget == "latency" else {}),
             **shortfall(rows, config, context.log),
         },
         context.sparse_parameters,
@@ -117,6 +135,7 @@ class _Rounds:
     unpruned: LoadedModel
     baseline: float
     units: Units
+    time_gone: Callable[[PreTrainedModel], float] | None = None
 
     def run(self, model: PreTrainedModel) -> tuple[PreTrainedModel, list[dict[str, Any]], bool]:
         """Return the smallest model kept, one row a round, and whether the target was reached."""
@@ -131,8 +150,7 @@ class _Rounds:
             if row["unchanged"]:
                 done = row["amount"]
                 continue
-            rows.append({"round": len(rows) + 1} | {key: value for key, value in row.items() if key != "unchanged"})
-            self.context.log(_round_line(rows[-1], self.context.task.deciding))
+            self._add(row, rows, "round {}")
             if row["kept"]:
                 best, done = candidate, row["amount"]
                 reached = is_reached(row, config)
@@ -144,32 +162,99 @@ class _Rounds:
                 step, retried = step / 2, True
         return best, rows, reached
 
+    def search(self, model: PreTrainedModel) -> tuple[PreTrainedModel, list[dict[str, Any]], bool]:
+        """Return the smallest model that loses no more than `target.accuracy`, one row a candidate, and that it is so.
+
+        The amount is bisected; candidates are repaired and judged, and the last one that is kept is trained. Training
+        that makes it lose more is undone.
+
+        Raises:
+            RunError: no candidate loses so little.
+        """
+        rows: list[dict[str, Any]] = []
+        best, low, high = None, 0.0, 1 - self.config.floor
+        for number in range(1, SEARCHED + 1):
+            middle = (low + high) / 2
+            candidate, row = self._judging(epochs=0)._round(number, model, 0.0, middle)
+            if not row["unchanged"]:
+                self._add(row, rows, f"candidate {{}} of {SEARCHED}")
+            if row["kept"]:
+                best, facts = candidate, row
+            low, high = (middle, high) if row["kept"] or row["unchanged"] else (low, middle)
+        if best is None:
+            least = min((row["sparsity"] for row in rows), default=0.0)
+            raise RunError(
+                f"'prune.target.accuracy' {self.config.target.value:g} cannot be kept: even sparsity {least:.1%} "
+                f"costs more of validation {self.context.task.deciding.words}; raise it, or train between rounds "
+                "('iterative: true', with 'max_drop')"
+            )
+        if self.config.recovery.epochs:
+            best, row = self._trained(best, facts)
+            self._add(row, rows, "trained")
+        return best, rows, True
+
+    def _judging(self, epochs: int) -> _Rounds:
+        """Return rounds that judge a candidate of the search as `max_drop` would."""
+        recovery = self.config.recovery.model_copy(update={"epochs": epochs})
+        judging = {"iterative": True, "max_drop": self.config.target.value, "target": None, "recovery": recovery}
+        return replace(self, config=self.config.model_copy(update=judging))
+
+    def _trained(self, best: PreTrainedModel, row: dict[str, Any]) -> tuple[PreTrainedModel, dict[str, Any]]:
+        """Return a trained copy of a candidate, or `best` itself where that is not kept, and what came of it."""
+        removed = {key: value for key, value in row.items() if not key.startswith("validation_")}
+        judging = self._judging(self.config.recovery.epochs)
+
+        def train_copy(in_progress: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
+            candidate = copy.deepcopy(best)
+            return candidate, removed | judging._recovered(candidate, in_progress)
+
+        return self._once("trained", best, train_copy)
+
     def _round(
         self, number: int, best: PreTrainedModel, done: float, amount: float
     ) -> tuple[PreTrainedModel, dict[str, Any]]:
         """Return a pruned and trained copy of `best`, or `best` where that is not kept, and what came of it."""
 
-        def work(new: Path, in_progress: Path) -> None:
+        def prune_and_train(in_progress: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
             candidate, row = self._candidate(best, done, amount, in_progress)
             gone = self.gone(candidate)
             row |= {"unchanged": gone == self.gone(best), "kept": False}
             if not row["unchanged"]:
                 row |= gone | self._recovered(candidate, in_progress)
             elif not self.config.iterative:
-                raise RunError(f"nothing was pruned: amount {self.config.amount} is less than one step of 'round_to'")
+                raise RunError(f"nothing was pruned: amount {self.config.amount} is less than {self.pruner.least}")
+            return candidate, row
+
+        return self._once(f"round {number}", best, prune_and_train)
+
+    def _once(
+        self, name: str, best: PreTrainedModel, make: Callable[[Path], tuple[PreTrainedModel, dict[str, Any]]]
+    ) -> tuple[PreTrainedModel, dict[str, Any]]:
+        """Do what makes a candidate and its row, as a unit; where it is not kept, return `best` in its place."""
+
+        def work(new: Path, in_progress: Path) -> None:
+            candidate, row = make(in_progress)
             if row["kept"]:
                 save(candidate, new)
             write_json(new / ROW, row)
 
-        folder = self.units.once(f"round {number}", work)
+        folder = self.units.once(name, work)
         row = read_json(folder / ROW)
         return load_like(best, folder) if row["kept"] else best, row
+
+    def _add(self, row: dict[str, Any], rows: list[dict[str, Any]], name: str) -> None:
+        """Add what came of a round to the rows of the report, and say it."""
+        rows.append({key: value for key, value in row.items() if key != "unchanged"})
+        self.context.log(f"{name.format(len(rows))}: {_outcome(row, self.context.task.deciding)}")
 
     def _candidate(
         self, best: PreTrainedModel, done: float, amount: float, in_progress: Path
     ) -> tuple[PreTrainedModel, dict[str, Any]]:
-        """Return a pruned and repaired copy of `best`, and what came of it; of several processes, the main one's."""
-        if processes.count() == 1:
+        """Return a pruned and repaired copy of `best`, and what came of it; of several processes, the main one's.
+
+        What was decided by time stays decided, whatever interrupts the training that follows.
+        """
+        if processes.count() == 1 and self.time_gone is None:
             return self._pruned(best, done, amount)
 
         def work(new: Path, _: Path) -> None:
@@ -184,9 +269,11 @@ class _Rounds:
         """Return a pruned and repaired copy, and its amount: the given one, or the least that meets the target."""
         images = spread(self.context.data.train, self.config.calibration)
         calibration = Calibration(images, self.context.processor, self.unpruned.model, self.context.task)
-        scores = score(best, self.pruner.groups(best), self.config, calibration)
-        candidate, kept, amount = removed_to_target(best, scores, self.pruner, self.gone, self.config, done, amount)
-        return candidate, {"amount": amount} | repair(best, candidate, kept, calibration, self.context, self.config)
+        scores = self.pruner.scores(best, amount, calibration)
+        candidate, kept, row = removed_to_target(
+            best, scores, self.pruner, self.gone, self.config, done, amount, self.time_gone
+        )
+        return candidate, row | repair(best, candidate, kept, calibration, self.context, self.config)
 
     def _recovered(self, candidate: PreTrainedModel, in_progress: Path) -> dict[str, Any]:
         """Train a pruned model and judge it; one whose loss is not finite any more has fallen too far."""
@@ -203,11 +290,13 @@ class _Rounds:
 
 
 def build_pruner(model: PreTrainedModel, image: Tensor, config: PruneSection, exclude: set[str]) -> Pruner:
-    """Return what prunes `model` and copies of it as the recipe says; `image` matters to channels alone."""
+    """Return what prunes `model` and copies of it as the recipe says; weights alone need no `image`."""
     if config.granularity == "channel" and config.layout == "config":
         return UniformPruner(model, image, config, exclude)
     if config.granularity == "channel":
         return ChannelPruner(model, image, config, exclude)
+    if config.granularity == "block":
+        return BlockPruner(model, image, config, exclude)
     if config.granularity == "n:m":
         return PatternPruner(model, config, exclude)
     return WeightPruner(model, config, exclude)
@@ -253,10 +342,23 @@ def excluded_layers(model: PreTrainedModel, patterns: list[str]) -> set[str]:
     return {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
 
 
-def _round_line(row: dict[str, Any], metric: Metric) -> str:
+def _asked(config: PruneSection) -> dict[str, Any]:
+    """Return what every row tells: the criterion, and what it was to spend."""
+    if config.granularity == "n:m":
+        return {"importance": config.importance, "budget": {"pattern": config.pattern}}
+    target = {"target": {config.target.metric: config.target.value}} if config.target else {}
+    if config.granularity == "block":
+        return {"importance": "output error", "budget": target}
+    shares = {"sensitivity": config.sensitivity} if config.sensitivity else {"scope": config.scope}
+    per = {"per": config.budget} if config.scope == "cost" else {}
+    return {"importance": config.importance, "budget": shares | per | target}
+
+
+def _outcome(row: dict[str, Any], metric: Metric) -> str:
     verdict = "kept" if row["kept"] else "too far, rolled back"
     outcome = row.get("diverged") or f"validation {metric.words} {row[f'validation_{metric.name}']:.4f}"
+    time = f"time {-row['latency']:+.1%}, " if "latency" in row else ""
     return (
-        f"round {row['round']}: sparsity {row['sparsity']:.1%}, parameters -{row['parameters']:.1%}, "
-        f"MACs -{row['macs']:.1%}, {outcome}: {verdict}"
+        f"sparsity {row['sparsity']:.1%}, parameters -{row['parameters']:.1%}, MACs -{row['macs']:.1%}, {time}"
+        f"{outcome}: {verdict}"
     )

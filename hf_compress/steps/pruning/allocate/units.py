@@ -24,7 +24,7 @@ class Ranked:
         scores: importance of each unit, shape (units,).
         unit: channels a unit takes.
         unpruned: channels of the group in the unpruned model.
-        cost: multiply-accumulates that a unit takes.
+        cost: multiply-accumulates, or milliseconds, that a unit takes.
     """
 
     name: str
@@ -42,7 +42,7 @@ def allocate(groups: list[Ranked], amount: float, config: PruneSection) -> Plan:
     """Return the units to remove, by group, so that the fraction `amount` of the unpruned channels is gone.
 
     With scope `layer` each group loses that fraction; with `global` the groups compete, and with `cost` by importance
-    per multiply-accumulate; with a measured sensitivity each loses what it bears.
+    per multiply-accumulate or millisecond; with a measured sensitivity each loses what it bears.
     """
     shares = {group.name: amount for group in groups}
     if config.sensitivity:

@@ -18,6 +18,7 @@ from hf_compress.steps.pruning.remove.pruner import Pruner
 from hf_compress.steps.pruning.remove.removal import Attribute, Kept, remove_units, width_attributes
 from hf_compress.steps.pruning.remove.symmetry import FAILURES, Symmetry
 from hf_compress.steps.pruning.score.scoring import Scores
+from hf_compress.steps.pruning.timing import Stopwatch
 from hf_compress.steps.pruning.tracing.groups import Group, Member, find_groups, join
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,10 @@ class ChannelPruner(Pruner):
     Attributes:
         protected: layers whose channels stay, with the reason.
         widths: channels of each group in the unpruned model.
+        milliseconds: of a unit of each group, for `budget: latency`; the MACs count where they were not measured.
     """
+
+    milliseconds: dict[str, float] | None = None
 
     def __init__(self, model: PreTrainedModel, image: Tensor, config: PruneSection, exclude: set[str]):
         self.image = image
@@ -113,9 +117,21 @@ class ChannelPruner(Pruner):
 
     def _costs(self, model: PreTrainedModel, groups: list[Group]) -> dict[str, float]:
         """Return what a unit of each group costs; equal shapes are counted once."""
+        if self.milliseconds is not None:
+            return self.milliseconds
         if (shapes := _shapes(model)) != self._counted[0]:
             self._counted = shapes, unit_macs(model, groups, self.image)
         return self._counted[1]
+
+    def measure(self, model: PreTrainedModel, stopwatch: Stopwatch) -> dict[str, float]:
+        """Return the milliseconds of a unit of each group of the unpruned model."""
+
+        def without(group: Group, units: int) -> PreTrainedModel:
+            trial = copy_with_same_tensors(model)
+            remove_units(trial, [group], {group.name: list(range(units))}, self.attributes)
+            return trial
+
+        return stopwatch.unit_milliseconds(self.groups(model), without)
 
     def _is_protected(self, group: Group) -> bool:
         return any(maker in self.protected for maker in group.makers)

@@ -18,10 +18,12 @@ class Pruner(ABC):
 
     Attributes:
         protected: layers that stay whole, with the reason.
+        least: what goes at once, in words.
     """
 
     config: PruneSection
     protected: dict[str, str]
+    least = "one step of 'round_to'"
 
     @abstractmethod
     def groups(self, model: PreTrainedModel) -> list[Group]:
@@ -45,6 +47,18 @@ class Pruner(ABC):
     def sparsity(self, model: PreTrainedModel) -> float:
         """Return the fraction of the units that is gone."""
 
+    def scores(self, model: PreTrainedModel, amount: float, calibration: Calibration | None = None) -> Scores:
+        """Return the importance of the units of every group, shape (units,), by the group's name.
+
+        Args:
+            amount: no more of the unpruned model will go.
+            calibration: None where there are no images.
+
+        Raises:
+            UsageError: images are needed.
+        """
+        return score(model, self.groups(model), self.config, calibration)
+
     def prune(self, model: PreTrainedModel, amount: float, calibration: Calibration | None = None) -> None:
         """Score the units of `model` and remove as many as `amount` says, in place."""
-        self.remove(model, score(model, self.groups(model), self.config, calibration), amount)
+        self.remove(model, self.scores(model, amount, calibration), amount)

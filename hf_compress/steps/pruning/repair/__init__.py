@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import copy
-from itertools import islice
+from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
+from torch.utils.data import Subset
 
+from hf_compress.data.images import evenly_spread
 from hf_compress.ground.looking import twin
-from hf_compress.ground.outputs import in_rows, outputs_of
+from hf_compress.ground.outputs import in_rows, output_error, outputs_of
 from hf_compress.ground.processor import fastest_device
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.removal import Kept
 from hf_compress.steps.pruning.repair.least_squares import least_squares
 from hf_compress.steps.pruning.score.calibration import Calibration
-from hf_compress.training.batch_norms import reestimate_batch_norm
+from hf_compress.training.batch_norms import has_batch_norms, reestimate_batch_norm
 from hf_compress.training.context import Context
 
-JUDGED = 8  # batches
+HELD_OUT = 8  # one image of so many
+MOST_HELD_OUT = 128
 
 
 def repair(
@@ -31,30 +34,55 @@ def repair(
 ) -> dict[str, Any]:
     """Repair a pruned model in place as the recipe says, by training images, and return what came of it.
 
+    Least squares stay where they bring the outputs of images that they did not see nearer to the unpruned model's, and
+    so do new statistics of batch norms after them. `batch_norm` alone is done whatever comes of it.
+
     Args:
         unpruned: the model before units went.
         kept: which of its indices are left.
 
     Returns:
-        For the row of a round: `output_error_before` and `output_error_after` (mean squared difference from the
-        unpruned model's outputs, relative to their variance).
+        For the row of a round: `repaired` (what stayed: `least_squares`, `batch_norm`), `output_error_before` and
+        `output_error_after` (mean squared difference from the unpruned model's outputs, relative to their variance),
+        and `unrepaired_layers` with the reasons, where least squares pass over some.
     """
-    if config.repairs == "none":
+    if config.repair == "none":
         return {}
-    whole, trial = twin(unpruned).to(fastest_device()), copy.deepcopy(pruned).eval().to(fastest_device())
-    images = list(islice(calibration.pixel_values(), JUDGED))
+    fitted, judged = _parted(calibration)
+    whole, best = twin(unpruned).to(fastest_device()), copy.deepcopy(pruned).eval().to(fastest_device())
+    images = list(judged.pixel_values())
     expected = in_rows(outputs_of(whole, images)).double()
-    before = _output_error(trial, images, expected)
-    if config.repairs == "batch_norm":
-        reestimate_batch_norm(trial, context)
-    else:
-        least_squares(whole, trial, kept, calibration.pixel_values(), context.sparse_parameters)
-    after = _output_error(trial, images, expected)
-    pruned.load_state_dict(trial.state_dict())
-    return {"output_error_before": before, "output_error_after": after}
+    before = after = output_error(best, images, expected)
+    repaired: list[str] = []
+    passed_over: dict[str, str] = {}
+
+    def solve(trial: nn.Module) -> None:
+        passed_over.update(least_squares(whole, trial, kept, fitted.pixel_values(), context.sparse_parameters))
+
+    changes = {"least_squares": solve} if config.repair == "least_squares" else {}
+    if has_batch_norms(pruned):
+        changes["batch_norm"] = lambda trial: reestimate_batch_norm(trial, context)
+    for name, change in changes.items():
+        trial = copy.deepcopy(best)
+        change(trial)
+        error = output_error(trial, images, expected)
+        if error < after or config.repair == "batch_norm":
+            best, after = trial, error
+            repaired.append(name)
+    pruned.load_state_dict(best.state_dict())
+    context.log(
+        f"repair: {' and '.join(repaired) or 'nothing lowers the error'}; outputs are off by {before:.1%} of their "
+        f"variance before and {after:.1%} after, on {len(judged.images)} images"
+    )
+    row = {"repaired": repaired, "output_error_before": before, "output_error_after": after}
+    return row | ({"unrepaired_layers": passed_over} if passed_over else {})
 
 
-def _output_error(model: nn.Module, images: list[Tensor], expected: Tensor) -> float:
-    """Return the mean squared difference of all outputs from the expected ones, relative to the variance of these."""
-    difference = in_rows(outputs_of(model, images)).double() - expected
-    return float(difference.square().mean() / (expected - expected.mean(0)).square().mean().clamp_min(1e-12))
+def _parted(calibration: Calibration) -> tuple[Calibration, Calibration]:
+    """Return the images to solve by, and those to judge by: of fewer than eight, all are both."""
+    total = len(calibration.images)
+    judged = evenly_spread(total, min(total // HELD_OUT, MOST_HELD_OUT))
+    if not judged:
+        return calibration, calibration
+    others = sorted(set(range(total)) - set(judged))
+    return tuple(replace(calibration, images=Subset(calibration.images, part)) for part in (others, judged))

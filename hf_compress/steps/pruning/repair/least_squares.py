@@ -7,13 +7,14 @@ unpruned model's. Where that output is added to another, it also makes up for wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import chain
 
 import torch
 from rich.progress import track
 from torch import Tensor, nn
 
+from hf_compress.ground.processor import full_float32
 from hf_compress.steps.pruning.remove.removal import Kept
 from hf_compress.steps.pruning.repair.linear import as_matrix, columns, output_dim, rows, set_matrix
 from hf_compress.steps.pruning.repair.lockstep import Lockstep, Pass
@@ -26,8 +27,14 @@ MOST_INPUTS = 2**13
 LEAST_GAIN = 1e-3
 
 
+@full_float32()
 def least_squares(
-    unpruned: nn.Module, pruned: nn.Module, kept: Kept, batches: Iterable[Tensor], sparse: Iterable[str] = ()
+    unpruned: nn.Module,
+    pruned: nn.Module,
+    kept: Kept,
+    batches: Iterable[Tensor],
+    sparse: Iterable[str] = (),
+    only: Collection[str] | None = None,
 ) -> dict[str, str]:
     """Repair `pruned` in place, and return the layers that stay as they are, with the reason.
 
@@ -39,13 +46,18 @@ def least_squares(
         kept: which indices `pruned` still has of it.
         batches: images of shape (batch, 3, height, width).
         sparse: parameters whose zeros stay zero.
+        only: layers to repair; all when not given.
     """
     batches = iter(batches)
     first = next(batches)
     places, stay = find_places(pruned, first)
+    places = [place for place in places if only is None or place.layer in only]
     images = chain([first], batches)
     pairs: list[tuple[Pass, Pass]] = []
-    skips = [{place.layer: place.skip for place in found} for found in (find_places(unpruned, first)[0], places)]
+    skips = [
+        {place.layer: place.skip for place in found if only is None or place.layer in only}
+        for found in (find_places(unpruned, first)[0], places)
+    ]
     with Lockstep((unpruned, pruned)) as lockstep:
         for place in track(places, "Repairing", transient=True):
             layer = pruned.get_submodule(place.layer)

@@ -12,7 +12,10 @@ AT_A_TIME = 2**24  # numbers of the systems of rows
 
 
 class Moments:
-    """The moments of what enters a layer, z, and of what its output lacks, r, by group of the layer, in float64.
+    """The moments of what enters a layer, z, and of what its output lacks, r, by group of the layer.
+
+    Inputs may vary by far less than their mean: sums are of what the first samples' means are taken from. Those of a
+    batch are made in its own precision, and added in float64.
 
     Attributes:
         count: samples seen.
@@ -21,14 +24,16 @@ class Moments:
 
     def __init__(self):
         self.count, self.energy = 0, 0.0
+        self._origin: tuple[Tensor, ...] = ()
         self._sums: tuple[Tensor, ...] = ()
 
     def add(self, z: Tensor, r: Tensor) -> None:
         """Add samples: z has the shape (groups, samples, inputs), r (groups, samples, outputs)."""
-        z, r = z.double(), r.double()  # inputs may vary by far less than their mean
+        self._origin = self._origin or (z.mean(1, keepdim=True), r.mean(1, keepdim=True))
         self.count += z.shape[1]
-        self.energy += float(r.square().sum())
-        new = (z.sum(1), r.sum(1), z.mT @ z, r.mT @ z)
+        self.energy += float(r.square().sum(dtype=torch.float64))
+        z, r = (x - origin for x, origin in zip((z, r), self._origin, strict=True))
+        new = tuple(sums.double() for sums in (z.sum(1), r.sum(1), z.mT @ z, r.mT @ z))
         self._sums = tuple(old.add_(more) for old, more in zip(self._sums, new, strict=True)) if self._sums else new
 
     def solved(self, with_bias: bool, free: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -42,9 +47,11 @@ class Moments:
             D (groups, outputs, inputs) and d (groups, outputs).
         """
         z, r, zz, rz = (sums / self.count for sums in self._sums)
-        rounding = ROUNDING * zz.diagonal(dim1=1, dim2=2).sum(1, keepdim=True)
-        if with_bias:
-            zz, rz = zz - z[:, :, None] * z[:, None], rz - r[:, :, None] * z[:, None]
+        zz, rz = zz - z[:, :, None] * z[:, None], rz - r[:, :, None] * z[:, None]
+        z, r = (x + origin.squeeze(1).double() for x, origin in zip((z, r), self._origin, strict=True))
+        rounding = ROUNDING * (zz.diagonal(dim1=1, dim2=2) + z.square()).sum(1, keepdim=True)
+        if not with_bias:
+            zz, rz = zz + z[:, :, None] * z[:, None], rz + r[:, :, None] * z[:, None]
         diagonal = zz.diagonal(dim1=1, dim2=2)
         ridge = (RIDGE * diagonal.mean(1, keepdim=True)).maximum(rounding).clamp_min(TINY).expand_as(diagonal)
         zz = zz + torch.diag_embed(ridge)

@@ -9,7 +9,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from hf_compress.ground.looking import twin
-from hf_compress.ground.processor import fastest_device
+from hf_compress.ground.processor import fastest_device, full_float32
 from hf_compress.steps.pruning.repair.linear import as_matrix, columns
 from hf_compress.steps.pruning.repair.places import find_places
 from hf_compress.steps.pruning.score.calibration import Calibration
@@ -26,6 +26,7 @@ WORK = 2**22  # numbers of inverses at a time: what the caches of processors hol
 TINY = 1e-12
 
 
+@full_float32()
 def entry_losses(model: nn.Module, groups: list[Group], calibration: Calibration) -> dict[str, Tensor]:
     """Return the importance of each entry, or slice, of each weight by group, shape (units,).
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from hf_compress.ground.looking import twin
-from hf_compress.ground.processor import fastest_device
+from hf_compress.ground.processor import fastest_device, full_float32
 from hf_compress.steps.pruning.repair.places import Place, find_places
 from hf_compress.steps.pruning.score.calibration import Calibration
 from hf_compress.steps.pruning.score.reading import look
@@ -19,6 +19,7 @@ TURNS = 64  # in which a group goes, several units at a time
 TINY = 1e-12
 
 
+@full_float32()
 def surgeon_losses(model: nn.Module, groups: list[Group], calibration: Calibration) -> dict[str, Tensor]:
     """Return the importance of each unit by group, shape (units,): by how much the error of its readers grows.
 
