@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hf_compress.ground.looking import twin
 from hf_compress.ground.processor import fastest_device, full_float32
 from hf_compress.steps.pruning.repair.linear import as_matrix, columns
+from hf_compress.steps.pruning.repair.moments import Moments
 from hf_compress.steps.pruning.repair.places import find_places
 from hf_compress.steps.pruning.score.calibration import Calibration
 from hf_compress.steps.pruning.score.reading import look
@@ -41,13 +42,13 @@ def entry_losses(model: nn.Module, groups: list[Group], calibration: Calibration
     places = {place.layer: place for place in find_places(model, next(calibration.pixel_values()))[0]}
     by_layer = {group.members[0].axis.module: group for group in groups}
     scores = {}
-    for layer, moments in _moments(model, list(by_layer), calibration):
+    for layer, reads in _reads(model, list(by_layer), calibration):
         group, module, place = by_layer[layer], model.get_submodule(layer), places.get(layer)
         weight = as_matrix(module).detach().double()
         if place is not None and place.gain is not None:
             weight = weight * place.gain.to(weight).view(len(weight), -1, 1)
         offset = module.bias is not None or (place is not None and place.norm is not None)
-        losses = weight_losses(weight, moments.gram(offset).to(weight), module.weight.shape[1], group.pattern)
+        losses = weight_losses(weight, reads.gram(offset).to(weight), module.weight.shape[1], group.pattern)
         scores[group.name] = group.members[0].sums(losses.reshape(module.weight.shape)).float().cpu()
     return scores
 
@@ -144,15 +145,15 @@ def _free(losses: Tensor, left: Tensor, inputs: int, pattern: tuple[int, int] | 
     return blocks.flatten(1).gather(1, left)
 
 
-class _Moments:
-    """Sums over what a layer reads, and over the products of its inputs, by group of the layer."""
+class _Reads:
+    """What a layer reads, in sums by group of the layer: over products of its inputs, or over squares of them."""
 
     def __init__(self, layer: nn.Module):
         self.groups, _, self.inputs = as_matrix(layer).shape
-        self.are_single = self.inputs > MOST_INPUTS or isinstance(layer, nn.Conv1d | nn.Conv3d)
-        self.count = 0
-        self.sums: Tensor | float = 0.0
-        self.products: Tensor | float = 0.0
+        self.has_columns = not isinstance(layer, nn.Conv1d | nn.Conv3d)
+        self.are_single = self.inputs > MOST_INPUTS or not self.has_columns
+        self.moments = Moments()
+        self.count, self.squares = 0, torch.zeros(self.groups, self.inputs, dtype=torch.float64)
 
     @property
     def bytes(self) -> int:
@@ -161,33 +162,27 @@ class _Moments:
     def add(self, layer: nn.Module, source: Tensor) -> None:
         if self.count >= SAMPLES:
             return
-        if isinstance(layer, nn.Conv1d | nn.Conv3d):
-            self.count += 1
-            self.products = self.products + source.square().mean().double().expand(self.groups, self.inputs)
-            return
-        read = columns(layer, source)
+        read = columns(layer, source) if self.has_columns else source.square().mean().sqrt().view(1, 1, 1)
         self.count += read.shape[1]
-        self.sums = self.sums + read.sum(1).double()
-        self.products = self.products + (read.square().sum(1) if self.are_single else read.mT @ read).double()
+        if self.are_single:
+            self.squares = self.squares.to(read.device) + read.square().sum(1)
+        else:
+            self.moments.add(read, read[:, :, :0])
 
     def gram(self, centred: bool) -> Tensor:
         """Return the mean products, (groups, inputs, inputs), around mean or zero; or squares, (groups, inputs)."""
         if not self.count:
-            return torch.ones(self.groups, self.inputs, dtype=torch.float64)
-        products = self.products / self.count
-        if centred and not self.are_single:
-            mean = self.sums / self.count
-            products -= mean[:, :, None] * mean[:, None]
-        return products
+            return torch.ones_like(self.squares)
+        return self.squares / self.count if self.are_single else self.moments.means(centred)[2]
 
 
-def _moments(model: nn.Module, names: list[str], calibration: Calibration) -> Iterator[tuple[str, _Moments]]:
-    """Yield the moments of what each layer reads: the images are looked at as often as a gibibyte of these takes."""
-    moments: dict[str, _Moments] = {}
+def _reads(model: nn.Module, names: list[str], calibration: Calibration) -> Iterator[tuple[str, _Reads]]:
+    """Yield what each layer reads: the images are looked at as often as a gibibyte of these takes."""
+    reads: dict[str, _Reads] = {}
     for number, name in enumerate(names):
-        moments[name] = _Moments(model.get_submodule(name))
-        following = _Moments(model.get_submodule(names[number + 1])).bytes if number + 1 < len(names) else MEMORY
-        if sum(each.bytes for each in moments.values()) + following > MEMORY:
-            look(model, moments, calibration, lambda name, *read, moments=moments: moments[name].add(*read))
-            yield from track(moments.items(), "Asking the surgeon", transient=True)
-            moments = {}
+        reads[name] = _Reads(model.get_submodule(name))
+        following = _Reads(model.get_submodule(names[number + 1])).bytes if number + 1 < len(names) else MEMORY
+        if sum(each.bytes for each in reads.values()) + following > MEMORY:
+            look(model, reads, calibration, lambda name, *read, reads=reads: reads[name].add(*read))
+            yield from track(reads.items(), "Asking the surgeon", transient=True)
+            reads = {}
