@@ -36,6 +36,15 @@ class Moments:
         new = tuple(sums.double() for sums in (z.sum(1), r.sum(1), z.mT @ z, r.mT @ z))
         self._sums = tuple(old.add_(more) for old, more in zip(self._sums, new, strict=True)) if self._sums else new
 
+    def means(self, centred: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the means of z, (groups, inputs), and r, and those of z z' and r z', around them or around zero."""
+        z, r, zz, rz = (sums / self.count for sums in self._sums)
+        zz, rz = zz - z[:, :, None] * z[:, None], rz - r[:, :, None] * z[:, None]
+        z, r = (x + origin.squeeze(1).double() for x, origin in zip((z, r), self._origin, strict=True))
+        if not centred:
+            zz, rz = zz + z[:, :, None] * z[:, None], rz + r[:, :, None] * z[:, None]
+        return z, r, zz, rz
+
     def solved(self, with_bias: bool, free: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the D and d that make the mean of |r - D z - d|^2 + ridge |D|^2 smallest.
 
@@ -46,13 +55,9 @@ class Moments:
         Returns:
             D (groups, outputs, inputs) and d (groups, outputs).
         """
-        z, r, zz, rz = (sums / self.count for sums in self._sums)
-        zz, rz = zz - z[:, :, None] * z[:, None], rz - r[:, :, None] * z[:, None]
-        z, r = (x + origin.squeeze(1).double() for x, origin in zip((z, r), self._origin, strict=True))
-        rounding = ROUNDING * (zz.diagonal(dim1=1, dim2=2) + z.square()).sum(1, keepdim=True)
-        if not with_bias:
-            zz, rz = zz + z[:, :, None] * z[:, None], rz + r[:, :, None] * z[:, None]
+        z, r, zz, rz = self.means(with_bias)
         diagonal = zz.diagonal(dim1=1, dim2=2)
+        rounding = ROUNDING * (diagonal + z.square() if with_bias else diagonal).sum(1, keepdim=True)
         ridge = (RIDGE * diagonal.mean(1, keepdim=True)).maximum(rounding).clamp_min(TINY).expand_as(diagonal)
         zz = zz + torch.diag_embed(ridge)
         factor = torch.linalg.cholesky(zz)

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import islice
 
 import torch
 from rich.progress import track
 from torch import Tensor, nn
 
 from hf_compress.ground.looking import twin
+from hf_compress.ground.outputs import in_rows, output_tensors
 from hf_compress.ground.processor import fastest_device, full_float32
-from hf_compress.steps.pruning.repair.linear import as_matrix, columns
+from hf_compress.steps.pruning.repair.linear import as_matrix, columns, output_dim
+from hf_compress.steps.pruning.repair.moments import Moments
 from hf_compress.steps.pruning.repair.places import find_places
 from hf_compress.steps.pruning.score.calibration import Calibration
 from hf_compress.steps.pruning.score.reading import look
 from hf_compress.steps.pruning.tracing.groups import Group
 
-DAMPING = 1e-2  # of the mean second moment of the inputs
-TURNS = 64  # in which the entries of a row go, several at a time
+DAMPING = 0.1  # of the mean second moment of the inputs, as the ridge of the repair
+TURNS = 32  # in which the entries of a row go, several at a time
 WIDEST = 512  # inputs that are looked at together
 MOST_INPUTS = 2**13  # that are looked at otherwise than each by itself
 SAMPLES = 2**18  # of what a layer reads
+LEAST = 1e-6  # of the largest: rows of which the outputs show nothing keep an order
+JUDGED = 4  # batches by which outputs of layers are weighed
 MEMORY = 2**30  # bytes of second moments at a time
-WORK = 2**25  # numbers of inverses at a time
+WORK = 2**22  # numbers of inverses at a time: what the caches of processors hold
 TINY = 1e-12
 
 
@@ -30,26 +36,62 @@ TINY = 1e-12
 def entry_losses(model: nn.Module, groups: list[Group], calibration: Calibration) -> dict[str, Tensor]:
     """Return the importance of each entry, or slice, of each weight by group, shape (units,).
 
-    An entry's is by how much the error of the layer's output grows when it goes in its turn; a slice's is the sum of
-    those of its entries. Within a row of the weight, scores rise in the order in which entries go.
+    An entry's is by how much the squared error of the model's outputs grows when it goes in its turn: the error of the
+    row's output, times the squared gradient of the outputs by that. A slice's is the sum of those of its entries.
+    Within a row of the weight, scores rise in the order in which entries go.
 
     Rows with more than 512 inputs are looked at in parts, and other parts count as if all of them stayed. In weights
     with more than 8,192 inputs, convolutions in one or three dimensions, and layers that no image runs through as
     modules, an entry's is its square times the second moment of its input, as if the others made up for nothing.
     """
     model = twin(model).to(fastest_device())
-    places = {place.layer: place for place in find_places(model, next(calibration.pixel_values()))[0]}
+    places, _ = find_places(model, next(calibration.pixel_values()))
+    normed = {place.layer for place in places if place.norm is not None}
     by_layer = {group.members[0].axis.module: group for group in groups}
+    slopes = _slopes(model, by_layer, calibration)
     scores = {}
-    for layer, moments in _moments(model, list(by_layer), calibration):
-        group, module, place = by_layer[layer], model.get_submodule(layer), places.get(layer)
+    for layer, reads in _reads(model, list(by_layer), calibration):
+        group, module = by_layer[layer], model.get_submodule(layer)
         weight = as_matrix(module).detach().double()
-        if place is not None and place.gain is not None:
-            weight = weight * place.gain.to(weight).view(len(weight), -1, 1)
-        offset = module.bias is not None or (place is not None and place.norm is not None)
-        losses = weight_losses(weight, moments.gram(offset).to(weight), module.weight.shape[1], group.pattern)
+        if layer in slopes:
+            weight = weight * slopes[layer].view(len(weight), -1, 1)
+        offset = module.bias is not None or layer in normed
+        losses = weight_losses(weight, reads.gram(offset).to(weight), module.weight.shape[1], group.pattern)
         scores[group.name] = group.members[0].sums(losses.reshape(module.weight.shape)).float().cpu()
     return scores
+
+
+@torch.enable_grad()
+def _slopes(model: nn.Module, layers: Iterable[str], calibration: Calibration) -> dict[str, Tensor]:
+    """Return how far the model's outputs move with each output of a layer, shape (outputs,), in the root mean square.
+
+    Squares of the gradient of a sum of all numbers with random signs are, in the mean, the sum of the squares of
+    their gradients (Hutchinson, 1990, "A stochastic estimator of the trace of the influence matrix").
+    """
+    squares: dict[str, Tensor | float] = {}
+    count, generator = 0, torch.Generator().manual_seed(0)
+
+    def watched(name: str) -> Callable:
+        def add(gradient: Tensor, dim: int) -> None:
+            by_output = gradient.double().square().transpose(0, dim).flatten(1).sum(1)
+            squares[name] = squares.get(name, 0.0) + by_output
+
+        def after(layer: nn.Module, args: tuple, output: Tensor) -> None:
+            if output.requires_grad:
+                output.register_hook(partial(add, dim=output_dim(layer)))
+
+        return after
+
+    handles = [model.get_submodule(name).register_forward_hook(watched(name)) for name in layers]
+    for images in islice(calibration.pixel_values(), JUDGED):
+        images = images.detach().requires_grad_()
+        numbers = in_rows(output_tensors(model(pixel_values=images)))
+        signs = torch.randint(2, numbers.shape, generator=generator).to(numbers) * 2 - 1
+        torch.autograd.grad((numbers * signs).sum(), images)
+        count += len(images)
+    for handle in handles:
+        handle.remove()
+    return {name: (sums / count).clamp_min(LEAST * sums.max() / count).sqrt() for name, sums in squares.items()}
 
 
 def weight_losses(weight: Tensor, gram: Tensor, channels: int, pattern: tuple[int, int] | None) -> Tensor:
@@ -144,15 +186,15 @@ def _free(losses: Tensor, left: Tensor, inputs: int, pattern: tuple[int, int] | 
     return blocks.flatten(1).gather(1, left)
 
 
-class _Moments:
-    """Sums over what a layer reads, and over the products of its inputs, by group of the layer."""
+class _Reads:
+    """What a layer reads, in sums by group of the layer: over products of its inputs, or over squares of them."""
 
     def __init__(self, layer: nn.Module):
         self.groups, _, self.inputs = as_matrix(layer).shape
-        self.are_single = self.inputs > MOST_INPUTS or isinstance(layer, nn.Conv1d | nn.Conv3d)
-        self.count = 0
-        self.sums: Tensor | float = 0.0
-        self.products: Tensor | float = 0.0
+        self.has_columns = not isinstance(layer, nn.Conv1d | nn.Conv3d)
+        self.are_single = self.inputs > MOST_INPUTS or not self.has_columns
+        self.moments = Moments()
+        self.count, self.squares = 0, torch.zeros(self.groups, self.inputs, dtype=torch.float64)
 
     @property
     def bytes(self) -> int:
@@ -161,33 +203,27 @@ class _Moments:
     def add(self, layer: nn.Module, source: Tensor) -> None:
         if self.count >= SAMPLES:
             return
-        if isinstance(layer, nn.Conv1d | nn.Conv3d):
-            self.count += 1
-            self.products = self.products + source.square().mean().double().expand(self.groups, self.inputs)
-            return
-        read = columns(layer, source)
+        read = columns(layer, source) if self.has_columns else source.square().mean().sqrt().view(1, 1, 1)
         self.count += read.shape[1]
-        self.sums = self.sums + read.sum(1).double()
-        self.products = self.products + (read.square().sum(1) if self.are_single else read.mT @ read).double()
+        if self.are_single:
+            self.squares = self.squares.to(read.device) + read.square().sum(1)
+        else:
+            self.moments.add(read, read[:, :, :0])
 
     def gram(self, centred: bool) -> Tensor:
         """Return the mean products, (groups, inputs, inputs), around mean or zero; or squares, (groups, inputs)."""
         if not self.count:
-            return torch.ones(self.groups, self.inputs, dtype=torch.float64)
-        products = self.products / self.count
-        if centred and not self.are_single:
-            mean = self.sums / self.count
-            products -= mean[:, :, None] * mean[:, None]
-        return products
+            return torch.ones_like(self.squares)
+        return self.squares / self.count if self.are_single else self.moments.means(centred)[2]
 
 
-def _moments(model: nn.Module, names: list[str], calibration: Calibration) -> Iterator[tuple[str, _Moments]]:
-    """Yield the moments of what each layer reads: the images are looked at as often as a gibibyte of these takes."""
-    moments: dict[str, _Moments] = {}
+def _reads(model: nn.Module, names: list[str], calibration: Calibration) -> Iterator[tuple[str, _Reads]]:
+    """Yield what each layer reads: the images are looked at as often as a gibibyte of these takes."""
+    reads: dict[str, _Reads] = {}
     for number, name in enumerate(names):
-        moments[name] = _Moments(model.get_submodule(name))
-        following = _Moments(model.get_submodule(names[number + 1])).bytes if number + 1 < len(names) else MEMORY
-        if sum(each.bytes for each in moments.values()) + following > MEMORY:
-            look(model, moments, calibration, lambda name, *read, moments=moments: moments[name].add(*read))
-            yield from track(moments.items(), "Asking the surgeon", transient=True)
-            moments = {}
+        reads[name] = _Reads(model.get_submodule(name))
+        following = _Reads(model.get_submodule(names[number + 1])).bytes if number + 1 < len(names) else MEMORY
+        if sum(each.bytes for each in reads.values()) + following > MEMORY:
+            look(model, reads, calibration, lambda name, *read, reads=reads: reads[name].add(*read))
+            yield from track(reads.items(), "Asking the surgeon", transient=True)
+            reads = {}
