@@ -42,6 +42,13 @@ class TrainingConfig(Section):
         ge=0,
         description="Gradients are scaled down to this norm, all parameters together; 0 or null leaves them.",
     )
+    average: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Evaluate and keep a moving average of the weights, of which this share stays in a step (0.999). "
+        "0: the last ones.",
+    )
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Autocast of forward and backward passes.")
     compile: bool = Field(
         False,

@@ -92,6 +92,8 @@ def fit(build: Callable[..., Trainer], config: TrainingConfig, context: Context)
             now = config.model_copy(update={"batch_size": batch_size, "learning_rate": attempts.learning_rate})
             arguments = training_arguments(now, context, attempts.checkpoints, attempts.accumulation)
             trainer = build(args=arguments, optimizer_cls_and_kwargs=optimizer(now))
+            if config.average:
+                trainer.evaluate_average(config.average)
             require_pairs(trainer.model, trainer.train_dataset, batch_size)
             if initial:
                 trainer.model.load_state_dict(initial)

@@ -1,10 +1,11 @@
 """A training that an interruption costs at most one epoch."""
 
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
@@ -22,16 +23,25 @@ from hf_compress.ground.sealed import (
     write_sealed,
 )
 from hf_compress.sections.base import TrainingConfig
+from hf_compress.training.averaging import AverageWeights
 
 MOST_RETRIES = 3
+AVERAGE = "average.safetensors"
 
 
 class Resumable:
     """Gives a Trainer checkpoints that are whole or not there, and that hold finite weights alone.
 
-    A checkpoint holds the model, the optimizer, the scheduler, the random state of every process and the history. The
-    main process writes it.
+    A checkpoint holds the model, the optimizer, the scheduler, the random state of every process and the history, and
+    the average of the weights where that is what is evaluated. The main process writes it.
     """
+
+    average: AverageWeights | None = None
+
+    def evaluate_average(self, share: float) -> None:
+        """Evaluate, and keep for the end, the moving average of the weights, of which `share` stays in a step."""
+        self.average = AverageWeights(share)
+        self.add_callback(self.average)
 
     def train_on(self) -> None:
         """Train, from the last checkpoint in `args.output_dir` where there is one."""
@@ -50,7 +60,10 @@ class Resumable:
 
     def load_best(self) -> None:
         """Give the model the weights of the best epoch."""
-        load_model(self.model, str(self._checkpoint(self.state.best_global_step) / SAFE_WEIGHTS_NAME))
+        checkpoint = self._checkpoint(self.state.best_global_step)
+        load_model(self.model, str(checkpoint / SAFE_WEIGHTS_NAME))
+        if self.average is not None:
+            self.model.load_state_dict(load_file(checkpoint / AVERAGE), strict=False)  # whole numbers are not averaged
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate as ever; when memory runs out, with smaller batches."""
@@ -59,7 +72,8 @@ class Resumable:
             self.args.per_device_eval_batch_size = batch_size
             return super(Resumable, self).evaluate(*args, **kwargs)
 
-        return in_fitting_batches(run, self.args.per_device_eval_batch_size)
+        with self.average.shown() if self.average is not None else nullcontext():
+            return in_fitting_batches(run, self.args.per_device_eval_batch_size)
 
     def _checkpoint(self, step: int) -> Path:
         return Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
@@ -103,12 +117,16 @@ class Resumable:
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         save_model(self.model, str(folder / SAFE_WEIGHTS_NAME))
+        if self.average is not None:
+            save_file({name: tensor.contiguous() for name, tensor in self.average.values.items()}, folder / AVERAGE)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Go on with the learning rate of the arguments, which may have been halved since the checkpoint."""
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
+        if self.average is not None:
+            self.average.values = load_file(Path(checkpoint) / AVERAGE)
         schedule, rate = self.lr_scheduler, self.args.learning_rate
         schedule.base_lrs = [rate for _ in schedule.base_lrs]
         schedule._last_lr = [rate * factor(schedule.last_epoch) for factor in schedule.lr_lambdas]

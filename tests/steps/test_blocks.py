@@ -230,6 +230,13 @@ def test_what_is_saved_reloads_with_equal_logits_and_saves_again(name, tmp_path)
         model, before = AutoModelForImageClassification.from_pretrained(tmp_path / folder).eval(), model
         assert dropped(model) == dropped(before)
         assert says_the_same(model, before, image)
+
+
+@pytest.mark.parametrize("name", ["vit", "poolformer", "timm resnet18"])
+def test_what_is_left_is_exported(name, tmp_path):
+    model, image = family(name).build().eval(), torch.rand(image_of(name).shape)
+    blocks = BlockPruner(model, image, PruneSection(granularity="block"), set())
+    blocks.remove(model, {block: torch.zeros(1) for block in blocks.blocks}, 0.5)
     exported = exportable(model, image)
     runtime("onnx").write(exported, tmp_path / "model.onnx")
     said = runtime("onnx").load(tmp_path / "model.onnx", threads=1)(image)

@@ -63,7 +63,7 @@ def interrupt_at(text):
     "options",
     [
         {"optimizer": "adam", "scheduler": "linear", "warmup": 0.3},
-        {"optimizer": "sgd", "scheduler": "cosine", "precision": "bf16"},
+        {"optimizer": "sgd", "scheduler": "cosine", "precision": "bf16", "average": 0.9},
         pytest.param({"optimizer": "adamw", "weight_decay": 0.1, "scheduler": "constant"}, marks=pytest.mark.long),
     ],
     ids=lambda options: options["optimizer"],

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from hf_compress.sections.base import MOST, Section
+from hf_compress.sections.base import MOST, Section, TrainingConfig
 from hf_compress.sections.distillation import LossConfig
 from hf_compress.steps.pruning.score.criteria import CRITERIA
 
@@ -55,6 +55,7 @@ class RecoveryConfig(LossConfig):
 
     epochs: int = Field(1, ge=0, le=MOST, description="0 prunes without training.")
     loss: str = Field("ce", description="`ce` (labels only), or a distillation loss from the unpruned model.")
+    average: float = Field(0.999, ge=0, lt=1, description=TrainingConfig.model_fields["average"].description)
 
 
 class PruneSection(Section):
