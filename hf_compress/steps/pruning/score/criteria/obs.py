@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 def obs(model: nn.Module, groups: list[Group], calibration: Calibration) -> dict[str, Tensor]:
     """The error that is left in what a unit's readers give when it goes, and they make up for it with what they read.
 
-    Of a weight the entries are the units, row by row: one goes, the others of the row make up for it.
-
     Units go from each group one after the other, the least missed first (Frantar and Alistarh, 2022, "Optimal Brain
     Compression"; over channels: Kurtic et al., 2023, "ZipLM"), so that of two that can replace each other one goes
     early. Errors count behind a layer's batch norm and scale, where they meet what other layers give. Labels play no
     part.
+
+    Where entries of weights are the units, one goes and the others of its row make up for it; errors count by what
+    they do to the model's outputs.
     """
     from hf_compress.steps.pruning.score.entries import entry_losses
     from hf_compress.steps.pruning.score.surgeon import surgeon_losses
