@@ -147,7 +147,7 @@ def test_sensitivity_and_export_judge_by_its_metric(recipe, tmp_path):
     assert result.exit_code == 0, result.output
     with open(file, encoding="utf-8") as source:
         rows = list(csv.DictReader(source))
-    assert list(rows[0]) == ["name", "size", "ratio", "centre_error", "drop"]
+    assert list(rows[0]) == ["name", "size", "ratio", "centre_error", "drop", "repair"]
     before = evaluate_folder(str(folder), None, "validation")["quality"]["centre_error"]
     found = [(float(row["centre_error"]), float(row["drop"])) for row in rows]
     assert [drop for _, drop in found] == pytest.approx([error - before for error, _ in found], abs=1e-6)
