@@ -67,9 +67,17 @@ def test_what_is_evaluated_and_kept_is_the_average(tmp_path, monkeypatch):
         share = min(0.8, (1 + state.global_step) / (10 + state.global_step))
         expected.mul_(share).add_((1 - share) * model.classifier.weight.detach())
 
+    evaluated = []
+
+    def looked_at(module, *_):
+        if not module.training:
+            evaluated.append(model.classifier.weight.detach().clone())
+
     monkeypatch.setattr(AverageWeights, "on_step_end", watched)
+    model.register_forward_hook(looked_at)
     found = train(model, context, TrainingConfig(epochs=1, learning_rate=1e-2, average=0.8))
     assert torch.allclose(model.classifier.weight, expected, atol=1e-6)
+    assert evaluated and all(torch.allclose(weight, expected, atol=1e-6) for weight in evaluated)
     judged = evaluate(model, processor, data, "validation", context.task)["accuracy"]
     assert found["epochs"][0]["validation_accuracy"] == pytest.approx(judged)
 

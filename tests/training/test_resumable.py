@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from hf_compress.data import load_data
@@ -23,7 +24,7 @@ from hf_compress.training.batch_norms import reestimate_batch_norm
 from hf_compress.training.context import Context
 from hf_compress.training.fitting import train
 from hf_compress.training.predicting import predict
-from hf_compress.training.resumable import Attempts
+from hf_compress.training.resumable import AVERAGE, Attempts
 
 SPLITS = {"train": "train[:64]", "validation": "train[300:330]", "test": "train[400:430]"}
 PROCESSOR = ViTImageProcessor(size={"height": 16, "width": 16})
@@ -93,6 +94,12 @@ def test_an_interrupted_training_gives_the_same_weights_and_the_same_report(data
     assert [line.partition(":")[0] for line in lines] == ["  epoch 3 of 3"]
     assert details == expected
     assert differing(whole, resumed) == []
+    averages = [
+        [load_file(file) for file in sorted((tmp_path / folder).rglob(AVERAGE))] for folder in ("whole", "interrupted")
+    ]
+    assert len(averages[0]) == len(averages[1]) >= ("average" in options)
+    for one, other in zip(*averages, strict=True):
+        assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 def test_checkpoints_of_other_work_are_not_taken(data, tmp_path):
