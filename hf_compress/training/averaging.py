@@ -23,28 +23,25 @@ class AverageWeights(TrainerCallback):
     def __init__(self, share: float):
         self.share = share
         self.values: dict[str, Tensor] = {}
+        self._tensors: dict[str, Tensor] = {}
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
-        self.model = model
-        self.values = self.values or {name: tensor.clone() for name, tensor in self._averaged().items()}
-        self.values = {name: self.values[name].to(tensor.device) for name, tensor in self._averaged().items()}
+        self._tensors = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+        self.values = self.values or {name: tensor.clone() for name, tensor in self._tensors.items()}
+        self.values = {name: self.values[name].to(tensor.device) for name, tensor in self._tensors.items()}
 
     def on_step_end(self, args, state, control, **kwargs):
         share = min(self.share, (1 + state.global_step) / (10 + state.global_step))
-        torch._foreach_lerp_(list(self.values.values()), list(self._averaged().values()), 1 - share)
+        torch._foreach_lerp_(list(self.values.values()), list(self._tensors.values()), 1 - share)
 
     @contextmanager
     def shown(self) -> Iterator[None]:
         """Let the model have the average in a `with` block."""
-        tensors = self._averaged() if self.values else {}
-        own = {name: tensor.clone() for name, tensor in tensors.items()}
-        for name, tensor in tensors.items():
+        own = {name: tensor.clone() for name, tensor in self._tensors.items()}
+        for name, tensor in self._tensors.items():
             tensor.copy_(self.values[name])
         try:
             yield
         finally:
-            for name, tensor in tensors.items():
+            for name, tensor in self._tensors.items():
                 tensor.copy_(own[name])
-
-    def _averaged(self) -> dict[str, Tensor]:
-        return {name: tensor for name, tensor in self.model.state_dict().items() if tensor.is_floating_point()}

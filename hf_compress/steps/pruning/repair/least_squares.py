@@ -52,18 +52,19 @@ def least_squares(
     first = next(batches)
     places, stay = find_places(pruned, first)
     places = [place for place in places if only is None or place.layer in only]
+    wide = [place for place in places if as_matrix(pruned.get_submodule(place.layer)).shape[2] > MOST_INPUTS]
+    stay |= {place.layer: f"it has more than {MOST_INPUTS:,} inputs" for place in wide}
+    places = [place for place in places if place.layer not in stay]
+    whole_skips = {place.layer: place.skip for place in find_places(unpruned, first)[0]}
+    skips = [
+        {place.layer: whole_skips.get(place.layer) for place in places},
+        {place.layer: place.skip for place in places},
+    ]
     images = chain([first], batches)
     pairs: list[tuple[Pass, Pass]] = []
-    skips = [
-        {place.layer: place.skip for place in found if only is None or place.layer in only}
-        for found in (find_places(unpruned, first)[0], places)
-    ]
     with Lockstep((unpruned, pruned)) as lockstep:
         for place in track(places, "Repairing", transient=True):
             layer = pruned.get_submodule(place.layer)
-            if as_matrix(layer).shape[2] > MOST_INPUTS:
-                stay[place.layer] = f"it has more than {MOST_INPUTS:,} inputs"
-                continue
             moments = Moments()
             for pair in pairs:
                 _add(moments, place, layer, *pair, kept)
