@@ -26,11 +26,12 @@ from typing import Any
 import torch
 from pruning_cases import CASES, material, prepare
 from pruning_methods import METHODS
-from pruning_norms import norms_of, re_estimated, restate
 from pruning_recovery import accuracy, placed, recover
 from pruning_table import write_table
 
 from hf_compress.measure.cost import count_macs, count_parameters
+from hf_compress.models.folding import restate_batch_norms
+from hf_compress.training.batch_norms import has_batch_norms
 
 LOOKED_AT = [1, 2, 4, 8, 16, 32, 60]
 QUICK = 32  # images
@@ -83,7 +84,7 @@ def run(job: Job, shared: Path, out: Path, quick: bool, device: torch.device) ->
     torch.manual_seed(job.seed)
     given = material(CASES[job.case], shared, out, QUICK if quick else None, device)
     batches = given.normalise(given.calibration.pixels).split(64)
-    restate(given.model.to(device), batches)
+    restate_batch_norms(given.model.to(device), batches)
     given.model.cpu()
     begun = time.perf_counter()
     pruned = METHODS[job.method](given, job.amount)
@@ -100,8 +101,9 @@ def run(job: Job, shared: Path, out: Path, quick: bool, device: torch.device) ->
         "before": accuracy(given, small, given.test),
         "held_out_before": accuracy(given, small, given.held_out),
     }
-    if norms_of(small):
-        row["re_estimated"] = accuracy(given, re_estimated(small, batches), given.test)
+    if has_batch_norms(small):
+        torch.optim.swa_utils.update_bn(batches, small)
+        row["re_estimated"] = accuracy(given, small.eval(), given.test)
     begun = time.perf_counter()
     row |= recover(given, pruned, row["epochs"], job.seed, LOOKED_AT)
     return row | {"training": time.perf_counter() - begun}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from transformers import PreTrainedModel
@@ -51,6 +52,15 @@ def count_macs(model: PreTrainedModel, image: torch.Tensor) -> int:
     with counting_macs() as counter:
         model(pixel_values=image)
     return counter.macs
+
+
+def macs_by_module(model: nn.Module, image: torch.Tensor) -> dict[str, int]:
+    """Return the multiply-accumulates for `image` by the name of each module that computes some."""
+    looked = twin(model)
+    with counting_macs() as counter:
+        looked(pixel_values=image)
+    root = f"{type(model).__name__}."
+    return {name.removeprefix(root): macs for name, macs in counter.by_module().items()}
 
 
 def bytes_on_disk(model: PreTrainedModel) -> int:

@@ -1,6 +1,7 @@
 """Batch norms folded into the convolutions before them, for inference, and unfolded to be trained again."""
 
 import copy
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -80,28 +81,40 @@ def unfold_batch_norms(loaded: LoadedModel, data: ImageData) -> bool:
     norms = [module for module in loaded.model.modules() if isinstance(module, nn.BatchNorm2d)]
     if not norms or not all(_is_folded(norm) for norm in norms):
         return False
-    moments: dict[nn.Module, list[Tensor]] = {norm: [] for norm in norms}
+    shown = batches(spread(data.train, STATISTICS_IMAGES), loaded.processor, STATISTICS_BATCH)
+    restate_batch_norms(loaded.model.eval(), (batch["pixel_values"] for batch in shown))
+    return True
+
+
+@torch.no_grad()
+def restate_batch_norms(model: nn.Module, images: Iterable[Tensor]) -> None:
+    """Give batch norms the statistics of what enters them, and let them compute what they did, in place.
+
+    Args:
+        model: in eval mode.
+        images: batches of one size, each of shape (batch, 3, height, width).
+    """
+    moments: dict[nn.Module, list[Tensor]] = {
+        module: [] for module in model.modules() if isinstance(module, nn.BatchNorm2d)
+    }
 
     def record(norm: nn.Module, inputs: tuple[Tensor]) -> None:
         x = inputs[0].double()
         moments[norm].append(torch.stack([x.mean(dim=(0, 2, 3)), x.square().mean(dim=(0, 2, 3))]))
 
-    hooks = [norm.register_forward_pre_hook(record) for norm in norms]
-    with torch.no_grad():
-        for batch in batches(spread(data.train, STATISTICS_IMAGES), loaded.processor, STATISTICS_BATCH):
-            loaded.model.eval()(pixel_values=batch["pixel_values"])
+    hooks = [norm.register_forward_pre_hook(record) for norm in moments]
+    for pixels in images:
+        model(pixel_values=pixels)
     for hook in hooks:
         hook.remove()
-    for norm in norms:
-        mean, square = torch.stack(moments[norm]).mean(dim=0)
+    for norm, of_batches in moments.items():
+        mean, square = torch.stack(of_batches).mean(dim=0)
         variance = square - mean.square()
-        with torch.no_grad():  # y = weight (x - mean) / sqrt(variance + eps) + bias stays what it was
-            slope = norm.weight / (norm.running_var + norm.eps).sqrt()
-            norm.bias += slope * (mean - norm.running_mean)
-            norm.weight.copy_(slope * (variance + norm.eps).sqrt())
-            norm.running_mean.copy_(mean)
-            norm.running_var.copy_(variance)
-    return True
+        slope = norm.weight / (norm.running_var + norm.eps).sqrt()
+        norm.bias += slope * (mean - norm.running_mean)  # weight (x - mean) / sqrt(variance + eps) + bias stays
+        norm.weight.copy_(slope * (variance + norm.eps).sqrt())
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
 
 
 def _is_folded(norm: nn.BatchNorm2d) -> bool:

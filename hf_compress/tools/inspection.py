@@ -15,7 +15,7 @@ from hf_compress.checkpoint.rewrites import record_rewrites
 from hf_compress.checkpoint.shapes import unpruned
 from hf_compress.data.images import input_size
 from hf_compress.ground.looking import twin
-from hf_compress.measure.cost import counting_macs
+from hf_compress.measure.cost import macs_by_module
 from hf_compress.measure.latency import WARM_UP
 from hf_compress.models.load import load
 
@@ -48,7 +48,7 @@ def inspect_layers(model: PreTrainedModel, image: Tensor) -> list[dict[str, Any]
     holders = {n: module for n, module in model.named_modules() if list(module.parameters(recurse=False))}
     original = dict(unpruned(model).named_modules())
     rewrites = {f"{name}.": record["kind"] for name, record in record_rewrites(model).items()}
-    macs, shares = _macs(model, image), _time_shares(model, holders, image)
+    macs, shares = macs_by_module(model, image), _time_shares(model, holders, image)
     rows = []
     for name, module in holders.items():
         (key, weight), *_ = module.named_parameters(recurse=False)
@@ -101,14 +101,6 @@ def layer_table(rows: list[dict[str, Any]]) -> Table:
 
 def _shape(sizes: list[int]) -> str:
     return "x".join(map(str, sizes))
-
-
-def _macs(model: PreTrainedModel, image: Tensor) -> dict[str, int]:
-    """Return multiply-accumulates by module name."""
-    with counting_macs() as counter:
-        model(pixel_values=image)
-    root = type(model).__name__ + "."
-    return {name.removeprefix(root): macs for name, macs in counter.by_module().items()}
 
 
 def _time_shares(model: PreTrainedModel, modules: dict[str, nn.Module], image: Tensor) -> dict[str, float]:

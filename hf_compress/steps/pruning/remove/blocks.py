@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 
 import numpy as np
@@ -14,19 +13,17 @@ from hf_compress.checkpoint.rewrites import Dropped
 from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.ground.looking import twin
 from hf_compress.ground.outputs import output_tensors
-from hf_compress.measure.cost import count_parameters, counting_macs
+from hf_compress.measure.cost import count_parameters, macs_by_module
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.pruner import Pruner
 from hf_compress.steps.pruning.remove.removal import Kept
-from hf_compress.steps.pruning.remove.symmetry import FAILURES
+from hf_compress.steps.pruning.remove.symmetry import tried
 from hf_compress.steps.pruning.score.blocks import Droppable, order_of_loss
 from hf_compress.steps.pruning.score.calibration import Calibration
 from hf_compress.steps.pruning.score.scoring import Scores
 from hf_compress.steps.pruning.tracing.blocks import find_blocks
 from hf_compress.steps.pruning.tracing.groups import Group, Member
 from hf_compress.steps.pruning.tracing.labels import Axis
-
-logger = logging.getLogger(__name__)
 
 
 class BlockPruner(Pruner):
@@ -113,10 +110,8 @@ class BlockPruner(Pruner):
         if self.config.target and self.config.target.metric == "parameters":
             costs = {name: count_parameters(module) for name, module in model.named_modules() if name in self.blocks}
         elif self.config.target and self.config.target.metric == "macs":
-            with counting_macs() as counter:
-                twin(model)(pixel_values=self.image)
-            macs, root = counter.by_module(), type(model).__name__
-            costs = {name: macs.get(f"{root}.{name}", 0) for name in self.blocks}
+            macs = macs_by_module(model, self.image)
+            costs = {name: macs.get(name, 0) for name in self.blocks}
         return [Droppable(name, max(costs[name], 1), self.blocks[name]) for name in self._left(model)]
 
 
@@ -134,9 +129,5 @@ def _group(model: nn.Module, name: str) -> Group:
 
 def _output_shapes(model: nn.Module, image: Tensor) -> dict[str, torch.Size] | None:
     """Return the shapes of what a model gives; None where it does not run."""
-    try:
-        with torch.no_grad():
-            return {name: tensor.shape for name, tensor in output_tensors(model(pixel_values=image)).items()}
-    except FAILURES as error:
-        logger.debug("the model does not run: %s", error)
-        return None
+    output = tried(model, image)
+    return None if output is None else {name: tensor.shape for name, tensor in output_tensors(output).items()}

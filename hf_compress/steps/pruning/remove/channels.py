@@ -16,7 +16,7 @@ from hf_compress.steps.pruning.allocate.units import Plan, Ranked, allocate, kep
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.pruner import Pruner
 from hf_compress.steps.pruning.remove.removal import Attribute, Kept, remove_units, width_attributes
-from hf_compress.steps.pruning.remove.symmetry import FAILURES, Symmetry
+from hf_compress.steps.pruning.remove.symmetry import FAILURES, Symmetry, tried
 from hf_compress.steps.pruning.score.scoring import Scores
 from hf_compress.steps.pruning.timing import Stopwatch
 from hf_compress.steps.pruning.tracing.groups import Group, Member, find_groups, join
@@ -101,7 +101,7 @@ class ChannelPruner(Pruner):
         """
         kept = remove_units(model, groups, removed, self.attributes)
         use_channels_last(model)
-        if not _runs(model, self.image):
+        if tried(model, self.image) is None:
             raise RunError(
                 f"the model does not run after the removal of channels from {', '.join(removed)}: exclude them"
             )
@@ -189,7 +189,7 @@ class ChannelPruner(Pruner):
         except FAILURES as error:
             logger.debug("channel removal failed: %s", error)
             return False
-        return _runs(trial, self._trial_image)
+        return tried(trial, self._trial_image) is not None
 
     def _reasons(self) -> str:
         return "".join(f"; '{layer}': {reason}" for layer, reason in list(self.protected.items())[:3])
@@ -198,17 +198,7 @@ class ChannelPruner(Pruner):
 def _small(model: PreTrainedModel, image: Tensor) -> Tensor:
     """Return a part of `image` where the model takes pictures of other sizes."""
     part = image[..., :TRIAL_SIDE, :TRIAL_SIDE]
-    return part if _runs(model, part) else image
-
-
-def _runs(model: PreTrainedModel, image: Tensor) -> bool:
-    try:
-        with torch.no_grad():
-            model(pixel_values=image)
-    except FAILURES as error:
-        logger.debug("the model does not run: %s", error)
-        return False
-    return True
+    return image if tried(model, part) is None else part
 
 
 def _shapes(model: PreTrainedModel) -> list[torch.Size]:

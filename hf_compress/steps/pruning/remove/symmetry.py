@@ -1,8 +1,9 @@
-"""Whether the order of channels matters to a model."""
+"""Trials of a changed model: whether it runs, and whether the order of its channels matters."""
 
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,16 @@ logger = logging.getLogger(__name__)
 Values = dict[int, Tensor]  # by the id of the parameter or buffer that they stand for
 FAILURES = (RuntimeError, IndexError, ValueError, AttributeError, AssertionError, KeyError, TypeError)
 TOLERANCE = 1e-4
+
+
+def tried(model: nn.Module, image: Tensor) -> Any | None:
+    """Return what a model gives for an image, shape (1, 3, height, width); None where it does not run."""
+    try:
+        with torch.no_grad():
+            return model(pixel_values=image)
+    except FAILURES as error:
+        logger.debug("the model does not run: %s", error)
+        return None
 
 
 class Symmetry:
