@@ -44,7 +44,7 @@ class Case:
     test: str
     amounts: tuple[float, ...]
     optimizer: Callable[..., torch.optim.Optimizer]
-    rates: tuple[float, float]
+    rates: tuple[float, ...]
     batch: int
     zoom: float = 1.0
     shift: float = 0.0
@@ -66,8 +66,8 @@ CASES = {
         "imagenette_224",
         "validation",
         (0.3, 0.4, 0.5, 0.6),
-        sgd,
-        (0.05, 0.01),
+        adamw,
+        (1e-3, 2e-4),
         64,
         zoom=0.7,
     ),
@@ -78,8 +78,8 @@ CASES = {
         "test",
         (1 - 1 / 2.1, 1 - 1 / 2.6),
         sgd,
-        (0.1, 0.02),
-        256,
+        (0.05, 0.02),
+        128,
         shift=0.125,
         round_to=1,
     ),

@@ -1,7 +1,8 @@
 """Pruning: accuracy at equal multiply-accumulates, against torch-pruning and NVIDIA's ModelOpt.
 
     python benchmarks/pruning_peers.py --case mobilenet --amount 0.4 --method ours --seed 0 --out DIR    # one job
-    python benchmarks/pruning_peers.py --all --jobs 4 --minutes 10 --out DIR                            # the queue
+    python benchmarks/pruning_peers.py --all --epochs 0 --out DIR                               # all, without training
+    python benchmarks/pruning_peers.py --all --case resnet56 --jobs 4 --minutes 10 --out DIR            # one model's
     python benchmarks/pruning_peers.py --table DIR                                # table and figure of what is there
 
 All methods prune the same model to the same multiply-accumulates (within 1 %, by this package's counter), and the same
@@ -14,11 +15,11 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import multiprocessing
 import os
 import time
 import traceback
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from hf_compress.training.batch_norms import has_batch_norms
 
 LOOKED_AT = [1, 2, 4, 8, 16, 32, 60]
 QUICK = 32  # images
+LEFT_OUT = ("unpruned", "ours-3", "tp-l1-layer")  # where no method is named
 
 
 @dataclass(frozen=True)
@@ -50,30 +52,16 @@ class Job:
         return f"{self.case}-{self.amount:.3f}-{self.method}-{self.epochs}-{self.seed}"
 
 
-def queue() -> list[Job]:
-    """Return all jobs, the most important first."""
-    peers = [method for method in METHODS if method not in ("ours", "ours-3", "unpruned", "fastnas", "tp-l1-layer")]
-    amounts = {name: list(case.amounts) for name, case in CASES.items()}
-    smaller, smallest = amounts["resnet56"]
-
-    def each(case: str, amount: float, methods: Sequence[str] = ("ours", *peers)) -> list[Job]:
-        return [Job(case, amount, method) for method in methods]
-
+def queue(arguments: argparse.Namespace) -> list[Job]:
+    """Return the jobs of every case, amount and method, or of those that the arguments name."""
+    wanted = [arguments.method] if arguments.method else [name for name in METHODS if name not in LEFT_OUT]
     return [
-        Job("resnet56", smaller, "ours", epochs=60),  # the longest ones first
-        Job("resnet56", 0.0, "unpruned", epochs=60),
-        Job("resnet56", smallest, "ours", epochs=60),
-        *each("resnet56", smaller),
-        *each("mobilenet", 0.4),
-        *(Job("mobilenet", amount, "ours-3") for amount in amounts["mobilenet"][1:]),
-        *each("dinov2", 0.3),
-        *each("mobilenet", 0.5),
-        *each("resnet56", smallest),
-        *each("mobilenet", 0.3),
-        *each("dinov2", 0.2),
-        *each("mobilenet", 0.6),
-        *each("dinov2", 0.4),
-        *(job for case, of_case in amounts.items() for amount in of_case for job in each(case, amount, ["fastnas"])),
+        Job(name, amount, method, arguments.epochs, arguments.seed)
+        for name, case in CASES.items()
+        if arguments.case in (None, name)
+        for amount in case.amounts
+        if arguments.amount is None or math.isclose(amount, arguments.amount, abs_tol=1e-3)
+        for method in wanted
     ]
 
 
@@ -92,7 +80,7 @@ def run(job: Job, shared: Path, out: Path, quick: bool, device: torch.device) ->
     whole, small = (placed(given, copy.deepcopy(model)) for model in (given.model, pruned))
     row = {
         **vars(job),
-        "epochs": 1 if quick else job.epochs,
+        "epochs": min(1, job.epochs) if quick else job.epochs,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
         "macs": count_macs(pruned, given.image) / count_macs(given.model, given.image),
         "parameters": count_parameters(pruned) / count_parameters(given.model),
@@ -104,6 +92,8 @@ def run(job: Job, shared: Path, out: Path, quick: bool, device: torch.device) ->
     if has_batch_norms(small):
         torch.optim.swa_utils.update_bn(batches, small)
         row["re_estimated"] = accuracy(given, small.eval(), given.test)
+    if row["epochs"] == 0:
+        return row
     begun = time.perf_counter()
     row |= recover(given, pruned, row["epochs"], job.seed, LOOKED_AT)
     return row | {"training": time.perf_counter() - begun}
@@ -169,7 +159,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("pruning-peers"))
     parser.add_argument("--shared", type=Path, default=Path("../shared"), help="holds models/ and data/")
-    parser.add_argument("--all", action="store_true", help="run all jobs, the most important first")
+    parser.add_argument("--all", action="store_true", help="run all jobs, or all of the case, amount or method named")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--minutes", type=float, default=600)
     parser.add_argument("--quick", action="store_true", help="a try: few images, one epoch")
@@ -181,7 +171,7 @@ def main() -> None:
     if arguments.table:
         write_table(arguments.table, arguments.table if arguments.quick else Path(__file__).parent / "results")
     elif arguments.all:
-        run_all([job for job in queue() if arguments.case in (None, job.case)], arguments)
+        run_all(queue(arguments), arguments)
     else:
         job = Job(arguments.case, arguments.amount, arguments.method, arguments.epochs, arguments.seed)
         work(job, arguments.shared, arguments.out, arguments.quick)

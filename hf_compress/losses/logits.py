@@ -82,6 +82,13 @@ def kl(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, options: 
     return _divergence(student, teacher).mean() * options.temperature**2
 
 
+@register_loss("kl_ce")
+def kl_ce(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None, options: LossOptions) -> Tensor:
+    """`kl` plus `ce_weight` times `ce`, which is 0 where no image has a label."""
+    given = (student_logits, teacher_logits, labels, options)
+    return kl(*given) if labels is None else kl(*given) + options.ce_weight * ce(*given)
+
+
 @register_loss("dkd", needs_labels=True)
 def dkd(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, options: LossOptions) -> Tensor:
     """Decoupled knowledge distillation (Zhao et al., 2022, eq. 7): `kl` in two parts with weights of their own.

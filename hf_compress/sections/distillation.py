@@ -14,11 +14,14 @@ class LossOptions(Section):
     """A loss by name; each option says which losses read it."""
 
     loss: str = Field(
-        "mse", description="`mse`, `mse_ce`, `kl`, `dkd`, `dist`, `ce`, `hints`, `attention`, or a registered name."
+        "mse",
+        description="`mse`, `mse_ce`, `kl`, `kl_ce`, `dkd`, `dist`, `ce`, `hints`, `attention`, or a registered name.",
     )
     mse_weight: float = Field(1.0, ge=0, description="Weight of the distance to the teacher in `mse_ce`.")
-    ce_weight: float = Field(1.0, ge=0, description="Weight of the cross-entropy with the labels in `mse_ce`.")
-    temperature: float = Field(4.0, gt=0, description="Temperature of `kl`, `dkd` and `dist`.")
+    ce_weight: float = Field(
+        1.0, ge=0, description="Weight of the cross-entropy with the labels in `mse_ce` and `kl_ce`."
+    )
+    temperature: float = Field(4.0, gt=0, description="Temperature of `kl`, `kl_ce`, `dkd` and `dist`.")
     alpha: float = Field(1.0, ge=0, description="Weight of the target class in `dkd`.")
     beta: float = Field(
         1.0,

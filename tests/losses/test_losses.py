@@ -50,6 +50,18 @@ def test_kl_is_batch_mean_times_squared_temperature(temperature):
     assert ours("kl", temperature=temperature) == pytest.approx(expected)
 
 
+def test_kl_ce_is_kl_and_the_weighted_cross_entropy_of_labelled_images():
+    divergence = ours("kl", temperature=2.0)
+    cross_entropy = -np.log(softmax(STUDENT)[[0, 1], LABELS])
+    both = ours("kl_ce", temperature=2.0, ce_weight=0.5)
+    assert both == pytest.approx(divergence + 0.5 * cross_entropy.mean())
+    half = ours("kl_ce", temperature=2.0, ce_weight=0.5, labels=np.array([-100, 2]))
+    assert half == pytest.approx(divergence + 0.5 * cross_entropy[1])
+    student, teacher, _ = answers()
+    criterion = DistillationCriterion(LossConfig(loss="kl_ce", temperature=2.0), CLASSIFICATION.compare)
+    assert criterion(student, teacher, {}).item() == pytest.approx(divergence)
+
+
 def decoupled(student, teacher, label, alpha, beta, temperature):
     """DKD of one image as eq. 5 to 7 of the paper say it, one class at a time."""
     p = [math.exp(z / temperature) / sum(math.exp(other / temperature) for other in teacher) for z in teacher]
@@ -112,7 +124,7 @@ def test_images_without_label_count_in_the_distance_but_not_in_the_cross_entropy
     assert ours("mse_ce", labels=np.array([-100, -100])) == pytest.approx(distance)
 
 
-@pytest.mark.parametrize("name", ["ce", "mse_ce", "dkd", "dist", "kl", "mse"])
+@pytest.mark.parametrize("name", ["ce", "mse_ce", "kl_ce", "dkd", "dist", "kl", "mse"])
 @pytest.mark.parametrize("labels", [[-100], [1]])
 def test_a_batch_of_one_image_with_or_without_label_has_finite_gradients(name, labels):
     student = torch.tensor(STUDENT[:1], requires_grad=True)

@@ -11,7 +11,7 @@ from hf_compress.data import load_data
 from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.sections.base import validate
 from hf_compress.sections.data import DataSection
-from hf_compress.steps.pruning import loop
+from hf_compress.steps.pruning import loop, recovery
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.gradual import GradualPruning
 from hf_compress.steps.pruning.remove.weights import prunable_weights, sparsity
@@ -105,7 +105,7 @@ def test_what_was_found_is_trained_once_and_left_alone_where_training_makes_it_w
             for weight in prunable_weights(candidate, set()).values() if worse else ():
                 weight[0] = 0.0
 
-    monkeypatch.setattr(loop, "train", train)
+    monkeypatch.setattr(recovery, "train", train)
     lines = []
     result = searched(model, replace(context, log=lines.append), 0.03, epochs=2)
     *rows, last = result.details["rounds"]

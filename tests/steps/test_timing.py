@@ -14,7 +14,7 @@ from hf_compress.ground.errors import RunError
 from hf_compress.measure.cost import count_macs
 from hf_compress.sections.data import DataSection
 from hf_compress.sections.measure import MeasureSection
-from hf_compress.steps.pruning import loop, timing
+from hf_compress.steps.pruning import loop, recovery, timing
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
 from hf_compress.steps.pruning.timing import Stopwatch
@@ -108,7 +108,7 @@ def test_a_run_that_is_killed_while_it_trains_decides_alike_without_a_clock(
         if len(killed) == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "train", train)
+    monkeypatch.setattr(recovery, "train", train)
     with pytest.raises(KeyboardInterrupt):
         pruned(model, context, epochs=1, **options)
     measured = list(clock.looked)

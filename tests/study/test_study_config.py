@@ -47,7 +47,7 @@ def test_training_and_image_size_fill_what_a_run_leaves_open():
     prune = {"prune": {"recovery": {"epochs": 3}}}
     pruned = recipe("big", runs={"big": {"student": {"model": "resnet18", "image_size": 64}, "steps": [prune]}})
     assert pruned.student.image_size == 64
-    assert pruned.steps[0]["prune"].recovery.learning_rate == 1e-4
+    assert pruned.steps[0]["prune"].recovery.learning_rate is None
     finetuned = {"teacher": {"model": "resnet18", "finetune": {"epochs": 9}}, "steps": ["distill"]}
     teacher = recipe("small", runs={"small": {**finetuned, "student": "microsoft/resnet-18"}}).teacher
     assert (teacher.image_size, teacher.finetune.epochs, teacher.finetune.learning_rate) == (32, 9, 1e-3)

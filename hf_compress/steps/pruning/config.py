@@ -51,11 +51,21 @@ class PruningTarget(Section):
 
 
 class RecoveryConfig(LossConfig):
-    """Training after each pruning round: with the labels (`ce`), or distilled from the unpruned model."""
+    """Training after each pruning round: distilled from the unpruned model, or with the labels alone (`ce`)."""
 
     epochs: int = Field(1, ge=0, le=MOST, description="0 prunes without training.")
-    loss: str = Field("ce", description="`ce` (labels only), or a distillation loss from the unpruned model.")
+    learning_rate: float | None = Field(
+        None, gt=0, description="None: as much as the pruned model bears, which is measured; for `adam` and `adamw`."
+    )
+    loss: str = Field("kl_ce", description="A distillation loss from the unpruned model, or `ce` (labels only).")
+    temperature: float = Field(2.0, gt=0, description=LossConfig.model_fields["temperature"].description)
     average: float = Field(0.999, ge=0, lt=1, description=TrainingConfig.model_fields["average"].description)
+
+    @model_validator(mode="after")
+    def _rate_of_sgd(self):
+        if self.optimizer == "sgd" and self.learning_rate is None and self.epochs:
+            raise ValueError("with optimizer sgd, learning_rate must be named: it is measured for adam and adamw")
+        return self
 
 
 class PruneSection(Section):

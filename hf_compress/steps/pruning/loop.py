@@ -26,6 +26,7 @@ from hf_compress.models.load import LoadedModel
 from hf_compress.steps.base import StepResult
 from hf_compress.steps.pruning.allocate.rounding import fastest_multiple
 from hf_compress.steps.pruning.config import PruneSection
+from hf_compress.steps.pruning.recovery import recover
 from hf_compress.steps.pruning.remove.blocks import BlockPruner
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
 from hf_compress.steps.pruning.remove.pruner import Pruner
@@ -37,7 +38,6 @@ from hf_compress.steps.pruning.targets import Gone, is_reached, refuse_unreachab
 from hf_compress.steps.pruning.timing import Stopwatch
 from hf_compress.tasks.base import Metric
 from hf_compress.training.context import Context
-from hf_compress.training.fitting import train
 from hf_compress.training.predicting import evaluate
 
 ROW = "round.json"
@@ -279,14 +279,14 @@ class _Rounds:
         """Train a pruned model and judge it; one whose loss is not finite any more has fallen too far."""
         config, context = self.config, replace(self.context, work_folder=in_progress)
         try:
-            found = _recover(candidate, context, config, self.unpruned)
+            row = recover(candidate, context, config.recovery, self.unpruned) if config.recovery.epochs else {}
         except Diverged as error:
             if not config.iterative:
                 raise
             return {"diverged": str(error).partition(":")[0], "kept": False}
-        metric = context.task.deciding
+        metric, found = context.task.deciding, _validated(candidate, context)
         kept = not config.iterative or metric.keeps(found, self.baseline, config.max_drop)
-        return {f"validation_{metric.name}": found, "kept": kept}
+        return row | {f"validation_{metric.name}": found, "kept": kept}
 
 
 def build_pruner(model: PreTrainedModel, image: Tensor, config: PruneSection, exclude: set[str]) -> Pruner:
@@ -300,13 +300,6 @@ def build_pruner(model: PreTrainedModel, image: Tensor, config: PruneSection, ex
     if config.granularity == "n:m":
         return PatternPruner(model, config, exclude)
     return WeightPruner(model, config, exclude)
-
-
-def _recover(model: PreTrainedModel, context: Context, config: PruneSection, unpruned: LoadedModel) -> float:
-    """Train the model after pruning and return what `_validated` does."""
-    if config.recovery.epochs:
-        train(model, context, config.recovery, teacher=None if config.recovery.labels_only else unpruned)
-    return _validated(model, context)
 
 
 def _validated(model: PreTrainedModel, context: Context) -> float:
