@@ -27,6 +27,7 @@ LEFT_OUT = (
     "- NNCF 3.4: all modes of `nncf.prune` zero single weights, so that as many MACs are left as before.",
 )
 AFTER = ["1", "2", "4", "8"]
+MOMENTS = {"before training": lambda row: row["before"], "after 8 epochs": lambda row: row.get("after", {}).get("8")}
 Rows = list[dict[str, Any]]
 
 
@@ -62,7 +63,7 @@ def _short(rows: Rows) -> list[str]:
     columns = ["MACs", "method", "before training", "norms re-estimated", *map(_epochs, AFTER), "pruning"]
     lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     for group in _groups(rows):
-        after = [_mean([row["after"] for row in group], epoch) for epoch in AFTER]
+        after = [_mean([row.get("after", {}) for row in group], epoch) for epoch in AFTER]
         cells = [f"{100 * group[0]['macs']:.1f} %", NAMES[group[0]["method"]], _mean(group, "before")]
         cells += [_mean(group, "re_estimated"), *after, f"{statistics.mean(row['seconds'] for row in group):.0f} s"]
         lines.append(f"| {' | '.join(cells)} |")
@@ -98,15 +99,15 @@ def _draw(rows: Rows, results: Path) -> None:
     cases = [name for name in CASES if any(row["case"] == name for row in rows)]
     figure, axes = pyplot.subplots(2, len(cases), figsize=(5 * len(cases), 7), squeeze=False)
     for column, name in enumerate(cases):
-        for axis, words in zip(axes[:, column], ("before training", "after 8 epochs"), strict=True):
+        for axis, (words, of) in zip(axes[:, column], MOMENTS.items(), strict=True):
             of_case = [row for row in rows if row["case"] == name]
             for number, method in enumerate(NAMES):
                 line = [group for group in _groups(of_case) if group[0]["method"] == method]
-                values = [
-                    [row["before"] if "before" in words else list(row["after"].values())[-1] for row in g]
-                    for g in line
+                points = [
+                    (100 * group[0]["macs"], 100 * statistics.mean(values))
+                    for group in line
+                    if (values := [value for row in group if (value := of(row)) is not None])
                 ]
-                points = [(100 * g[0]["macs"], 100 * statistics.mean(v)) for g, v in zip(line, values, strict=True)]
                 if points:
                     style = {"marker": "o", "label": NAMES[method], "color": f"C{number}"}
                     axis.plot(*zip(*points, strict=True), **style, linewidth=2.5 if method == "ours" else 1.2)
