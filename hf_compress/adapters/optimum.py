@@ -16,6 +16,7 @@ from hf_compress.ground import processes
 from hf_compress.ground.errors import UsageError
 from hf_compress.ground.manifest import adding
 from hf_compress.ground.registry import did_you_mean
+from hf_compress.models.load import load
 from hf_compress.report.run import Run
 from hf_compress.run.pipeline import compress
 from hf_compress.run.recipe import Recipe, model_overrides
@@ -193,39 +194,57 @@ class CompressionTrainer(DistillationTrainer):
     Args:
         args, kwargs: those of `transformers.Trainer`.
         pruning_config: zero weights while training (granularity `weight`).
-        distillation_config: loss against the teacher; the defaults when only a teacher is given.
-        teacher_model: model to learn from.
+        distillation_config: loss against the teacher; the defaults when only a teacher is given. Either may be a dict
+            of its options.
+        teacher_model: model to learn from, or its Hub id or folder.
         pruning_start, pruning_end: fractions of the training between which is pruned.
 
     Attributes:
         pruning: the callback that prunes, or None; `pruning.sparsity` tells how far it has come.
 
     Raises:
-        UsageError: the configurations do not fit each other or a training, or the teacher's classes are not the
-            model's.
+        UsageError: the configurations do not fit each other or a training, the teacher's classes are not the model's,
+            or a loss is asked for beside the teacher's.
+        RunError: the teacher is out of reach.
     """
 
     def __init__(
         self,
         *args: Any,
-        pruning_config: PruneSection | None = None,
-        distillation_config: DistillSection | None = None,
-        teacher_model: PreTrainedModel | None = None,
+        pruning_config: PruneSection | dict[str, Any] | None = None,
+        distillation_config: DistillSection | dict[str, Any] | None = None,
+        teacher_model: PreTrainedModel | str | Path | None = None,
         pruning_start: float = 0.0,
         pruning_end: float = 0.5,
         **kwargs: Any,
     ):
         if distillation_config is not None and teacher_model is None:
             raise UsageError("'distillation_config' needs a teacher: pass 'teacher_model'")
+        if isinstance(pruning_config, dict):
+            pruning_config = PruningConfig(**pruning_config)
+        if isinstance(distillation_config, dict):
+            distillation_config = DistillationConfig(**distillation_config)
+        if isinstance(teacher_model, str | Path):
+            teacher_model = load(str(teacher_model)).model
         self.pruning = None if pruning_config is None else GradualPruning(pruning_config, pruning_start, pruning_end)
         if teacher_model is not None and distillation_config is None:
             distillation_config = DistillationConfig()
         super().__init__(*args, teacher=teacher_model, loss_config=distillation_config, **kwargs)
+        if teacher_model is not None:
+            self._refuse_other_losses()
         if self.pruning is not None:
             self.add_callback(self.pruning)
             _warn_of_ignored(pruning_config, BESIDE_TRAINING)
         if distillation_config is not None:
             _warn_of_ignored(distillation_config, TrainingConfig.model_fields)
+
+    def _refuse_other_losses(self) -> None:
+        given = {
+            "compute_loss_func": self.compute_loss_func,
+            "label_smoothing_factor": self.args.label_smoothing_factor,
+        }
+        for name in filter(given.get, given):
+            raise UsageError(f"the loss with a teacher is that of 'distillation_config': leave out '{name}'")
 
     def compute_loss(self, model, inputs, *args, **kwargs):
         """Return the distillation loss while training with a teacher, otherwise the loss of an ordinary Trainer."""

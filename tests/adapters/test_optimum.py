@@ -293,3 +293,30 @@ def test_a_training_of_a_transformer_can_be_resumed(tmp_path):
 def test_a_distillation_needs_a_teacher(tmp_path):
     with pytest.raises(UsageError, match="pass 'teacher_model'"):
         trainer(tmp_path, distillation_config=DistillationConfig())
+
+
+def test_a_folder_is_a_teacher_and_dicts_are_configurations(tmp_path):
+    teacher = build_registered("resnet18", ["0", "1", "2"], width=0.25, image_size=16)
+    save(teacher.model.eval(), tmp_path / "teacher", teacher.processor)
+    plain = {
+        "distillation_config": {"loss": "kl"},
+        "pruning_config": {"granularity": "weight", "target": {"sparsity": 0.5}},
+    }
+    model = build_registered("resnet18", ["0", "1", "2"], width=0.25, image_size=16).model
+    task = trainer(tmp_path, model=model, teacher_model=str(tmp_path / "teacher"), **plain)
+    for name, weight in teacher.model.state_dict().items():
+        assert torch.equal(task.teacher.state_dict()[name], weight)
+    assert task.criterion.terms[0].loss == "kl"
+    assert task.pruning.final == 0.5
+    with pytest.raises(UsageError, match=r"unknown key 'DistillationConfig.los'.*did you mean 'loss'"):
+        trainer(tmp_path, teacher_model=classifier(1), distillation_config={"los": "kl"})
+
+
+def test_a_loss_beside_the_teachers_is_refused(tmp_path):
+    other = {"compute_loss_func": lambda outputs, labels, **_: F.cross_entropy(outputs["logits"], labels)}
+    with pytest.raises(UsageError, match="leave out 'compute_loss_func'"):
+        trainer(tmp_path, teacher_model=classifier(1), **other)
+    assert trainer(tmp_path, **other).train().training_loss > 0
+    smooth = TrainingArguments(str(tmp_path), label_smoothing_factor=0.1, use_cpu=True, report_to="none")
+    with pytest.raises(UsageError, match="leave out 'label_smoothing_factor'"):
+        CompressionTrainer(classifier(0), smooth, train_dataset=rows(), teacher_model=classifier(1))
