@@ -54,7 +54,7 @@ def register_loss(name: str, **facts: bool) -> Callable:
 
 
 def standardized(student_logits: Tensor, teacher_logits: Tensor, options: LossOptions) -> tuple[Tensor, Tensor]:
-    """Return both logits, with `standardize` each row with mean 0 and deviation 1 (Sun et al., 2024, sec. 4.2)."""
+    """Return both logits, with `standardize` each row with mean 0 and deviation 1 (Sun et al., 2024, alg. 1)."""
     from torch.nn import functional as F
 
     if not options.standardize:

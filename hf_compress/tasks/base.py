@@ -165,7 +165,8 @@ class Task(ABC):
         """Return what a batch holds beside the pixels: `labels`, and whatever else the loss needs.
 
         Args:
-            items: of an `ImageSplit`: `view`, a uint8 picture (3, height, width), and `label`.
+            items: of an `ImageSplit`: `view`, a uint8 picture (3, height, width), and `label`; where it is mixed, also
+                `partner_label` and `share`, see `data.mixing.Mixing`.
         """
         from hf_compress.data.images import class_indices
 
