@@ -29,6 +29,7 @@ RECIPE = {
     "data": {
         "path": "digits",
         "augmentation": "light",
+        "mixup": 0.5,
         "splits": {"train": "train[:96]", "validation": "train[300:350]", "test": "train[400:450]"},
     },
     "steps": [

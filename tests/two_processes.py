@@ -18,6 +18,7 @@ RECIPE = {
     "data": {
         "path": "digits",
         "augmentation": "light",
+        "cutmix": 1.0,
         "splits": {"train": "train[:131]", "validation": "train[300:351]", "test": "train[400:651]"},
     },
     "steps": [

@@ -31,7 +31,7 @@ FinetuneEpochs = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in OUTPUT.")]
-DATA = Group("Data", "data", DataSection, only=("augmentation",))
+DATA = Group("Data", "data", DataSection, only=("augmentation", "mixup", "cutmix"))
 
 
 def command(models: Callable[..., dict[str, Any]]) -> Callable[..., None]:

@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import functional as F
 
 from hf_compress.data.addresses import with_bytes
 from hf_compress.data.decoded import Decoded
+from hf_compress.data.mixing import Mixing, partner_of, random_of
 from hf_compress.ground.errors import RunError
 
 IGNORED_LABEL = -100
@@ -86,6 +87,8 @@ class ImageSplit(torch.utils.data.Dataset):
         decoded: those of them that are in memory.
         labels: one class index a picture; -100 where there is no label.
         augment: maps a picture to a view of it; None shows the pictures themselves.
+        mixing: mixes each view with one of another picture; which, and how, depends on the seed, the picture and the
+            view's number alone.
         views: how many views of a picture are shown, one an epoch in turn; None draws new ones for ever.
         seed: of these views.
         epoch: counted from 0.
@@ -98,6 +101,7 @@ class ImageSplit(torch.utils.data.Dataset):
     labels: list[int]
     decoded: Decoded
     augment: Callable[[Tensor], Tensor] | None = None
+    mixing: Mixing | None = None
     views: int | None = None
     seed: int = 0
     epoch: int = 0
@@ -111,10 +115,13 @@ class ImageSplit(torch.utils.data.Dataset):
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
         """Read a whole batch at once, as torch's `DataLoader` asks when it can: one look-up instead of many."""
-        items = [
-            {"view": self._view(picture, index), "label": self.labels[index]}
-            for picture, index in zip(self._read(indices), indices, strict=True)
-        ]
+        items = self._unmixed(indices)
+        if self.mixing is not None:
+            random = [random_of(self.seed, index, self.view_number) for index in indices]
+            partners = self._unmixed(
+                [partner_of(index, len(self), own) for index, own in zip(indices, random, strict=True)]
+            )
+            items = [self.mixing.mixed(*given) for given in zip(items, partners, random, strict=True)]
         if self.teacher_outputs is not None:
             outputs = self.teacher_outputs[self.view_number]
             for item, index in zip(items, indices, strict=True):
@@ -124,18 +131,19 @@ class ImageSplit(torch.utils.data.Dataset):
     @property
     def repeats_after(self) -> int | None:
         """The number of epochs after which a picture is shown as before; None where each view is new."""
-        return 1 if self.augment is None else self.views
+        return 1 if self.augment is None and self.mixing is None else self.views
 
     @property
     def view_number(self) -> int:
         """Which view the pictures show in this epoch, counted from 0."""
-        return self.epoch % (self.repeats_after or 1)
+        return self.epoch if self.repeats_after is None else self.epoch % self.repeats_after
 
     @property
     def fingerprint(self) -> str:
         """What identifies the views of this epoch, where they repeat."""
         shown = None if self.augment is None else (self.augment, self.seed, self.view_number)
-        return f"{self.decoded.fingerprint} {shown}"
+        mixed = "" if self.mixing is None else f" {self.mixing, self.seed, self.view_number}"
+        return f"{self.decoded.fingerprint} {shown}{mixed}"
 
     def subset(self, indices: np.ndarray) -> ImageSplit:
         return self._changed(
@@ -145,7 +153,7 @@ class ImageSplit(torch.utils.data.Dataset):
         )
 
     def followed_by(self, others: ImageSplit) -> ImageSplit:
-        """Return these images and then others, all with the augmentation of these."""
+        """Return these images and then others, all augmented and mixed as these are."""
         pictures = others.pictures.rename_columns({others.image_column: self.image_column})
         return self._changed(
             pictures=datasets.concatenate_datasets([self.pictures, pictures]),
@@ -153,9 +161,9 @@ class ImageSplit(torch.utils.data.Dataset):
             decoded=Decoded.joined([self.decoded, others.decoded]),
         )
 
-    def augmented(self, augment: Callable[[Tensor], Tensor] | None) -> ImageSplit:
-        """Return these images in the views that `augment` makes."""
-        return self._changed(augment=augment)
+    def augmented(self, augment: Callable[[Tensor], Tensor] | None, mixing: Mixing | None = None) -> ImageSplit:
+        """Return these images in the views that `augment` and then `mixing` make."""
+        return self._changed(augment=augment, mixing=mixing)
 
     def without_augmentation(self) -> ImageSplit:
         return self.augmented(None)
@@ -178,6 +186,12 @@ class ImageSplit(torch.utils.data.Dataset):
     def _changed(self, **attributes: Any) -> ImageSplit:
         return replace(self, **{"teacher_outputs": None, **attributes})
 
+    def _unmixed(self, indices: list[int]) -> list[dict[str, Any]]:
+        return [
+            {"view": self._view(picture, index), "label": self.labels[index]}
+            for picture, index in zip(self._read(indices), indices, strict=True)
+        ]
+
     def _read(self, indices: list[int]) -> list[Tensor]:
         pictures = [self.decoded[index] for index in indices]
         missing = [index for index, picture in zip(indices, pictures, strict=True) if picture is None]
@@ -199,8 +213,12 @@ Targets = Callable[[list[dict[str, Any]]], dict[str, Tensor]]
 
 
 def class_indices(items: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """Return the labels of items as `labels` (batch,)."""
-    return {"labels": torch.tensor([item["label"] for item in items])}
+    """Return the labels of items as `labels` (batch,).
+
+    Of mixed items also `partner_labels` (batch,) and `shares` (batch,), how much of each picture has the first label.
+    """
+    names = {"labels": "label", "partner_labels": "partner_label", "shares": "share"}
+    return {plural: torch.tensor([item[name] for item in items]) for plural, name in names.items() if name in items[0]}
 
 
 def no_targets(items: list[dict[str, Any]]) -> dict[str, Tensor]:

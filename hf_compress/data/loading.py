@@ -15,6 +15,7 @@ from hf_compress.data.decoded import Room
 from hf_compress.data.images import IGNORED_LABEL, ImageSplit, input_size
 from hf_compress.data.label_columns import encoded, label_column_of, refuse_many, unequal_files
 from hf_compress.data.local import Source
+from hf_compress.data.mixing import Mixing
 from hf_compress.data.parts import Parts, read_and_divide, settle, unused_splits
 from hf_compress.data.sources import features_of, image_column_of, load_raw
 from hf_compress.data.splits import USUAL_NAMES, choose, choose_to_evaluate, labelled_splits, sizes_of
@@ -32,6 +33,7 @@ class ImageData:
         unlabelled: further training images, of which no label is known; only a distillation learns from them.
         label_names: class names in the order of the labels; empty when the data has no labels.
         named: whether the names come from the data; plain numbers carry no name.
+        mixing: how the pictures that train are mixed, once they are augmented.
         facts: counts and origins for the report.
         by_teacher: whether the labels of validation and test images are a teacher's answers.
     """
@@ -43,6 +45,7 @@ class ImageData:
     named: bool
     unlabelled: ImageSplit | None = None
     stream: ImageStream | None = None
+    mixing: Mixing | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     workers: int = 0
     by_teacher: bool = False
@@ -84,12 +87,12 @@ class ImageData:
         return replace(self, **splits, stream=stream, label_names=list(names))
 
     def augmented(self, name: str, *processors: BaseImageProcessor) -> ImageData:
-        """Return the same images, those that train augmented in the largest size that an image processor makes."""
+        """Return the same images, those that train mixed, and augmented in the largest size that a processor makes."""
         heights, widths = zip(*map(input_size, processors), strict=True)
         augment = build_augmentation(name, (max(heights), max(widths)))
         if self.stream is None:
-            return replace(self, train=self.train.augmented(augment))
-        return replace(self, stream=self.stream.augmented(augment))
+            return replace(self, train=self.train.augmented(augment, self.mixing))
+        return replace(self, stream=self.stream.augmented(augment, self.mixing))
 
 
 def load_data(section: DataSection, seed: int, to_evaluate: bool = False) -> ImageData:
@@ -144,6 +147,7 @@ def _image_data(
         unlabelled=parts.images.get("unlabelled"),
         label_names=names,
         named=named,
+        mixing=Mixing(section.mixup, section.cutmix) if section.mixes else None,
         facts=origin | {"splits": parts.facts(names)} | facts,
         workers=section.workers,
     )

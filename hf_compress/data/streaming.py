@@ -17,6 +17,7 @@ from torch import Tensor
 from hf_compress.data.addresses import with_bytes
 from hf_compress.data.decoded import Room
 from hf_compress.data.images import IGNORED_LABEL, ImageSplit, decode
+from hf_compress.data.mixing import Mixing, random_of
 from hf_compress.data.parts import Parts
 from hf_compress.data.sources import read_pictures
 from hf_compress.data.splits import USUAL_NAMES
@@ -46,6 +47,7 @@ class ImageStream(torch.utils.data.IterableDataset):
         on_leak: `warn` of the first of these that the stream gives, `drop` them, or `stop`.
         order: for each class index of the data, the index that a model's labels give it.
         augment: makes the view that both models see.
+        mixing: mixes each view with the one before it, the first with itself.
         epoch: sets the order, together with the seed.
         batch_size, least: of the batches that are made of it, and of the last one, which the next images fill up.
         repeats_after, teacher_outputs: None, since no view repeats: see `images.ImageSplit`.
@@ -63,6 +65,7 @@ class ImageStream(torch.utils.data.IterableDataset):
     on_leak: str = "warn"
     order: list[int] | None = None
     augment: Callable[[Tensor], Tensor] | None = None
+    mixing: Mixing | None = None
     epoch: int = 0
     batch_size: int = 1
     least: int = 1
@@ -70,9 +73,9 @@ class ImageStream(torch.utils.data.IterableDataset):
     def __len__(self) -> int:
         return self.length
 
-    def augmented(self, augment: Callable[[Tensor], Tensor] | None) -> ImageStream:
-        """Return this stream in the views that `augment` makes."""
-        return replace(self, augment=augment)
+    def augmented(self, augment: Callable[[Tensor], Tensor] | None, mixing: Mixing | None = None) -> ImageStream:
+        """Return this stream in the views that `augment` and then `mixing` make."""
+        return replace(self, augment=augment, mixing=mixing)
 
     def renumbered(self, new: list[int]) -> ImageStream:
         """Return this stream with label `new[i]` where it had label i."""
@@ -83,10 +86,18 @@ class ImageStream(torch.utils.data.IterableDataset):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = torch.utils.data.get_worker_info()
-        share = len(range(worker.id, self.length, worker.num_workers)) if worker else self.length
+        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        share = len(range(first, self.length, step))
         rest = share % self.batch_size
         missing = max(0, min(self.least, self.batch_size) - rest) if rest else 0
-        return itertools.islice(self._endless(), share + missing)
+        items = self._endless() if self.mixing is None else self._mixed(itertools.count(first, step))
+        return itertools.islice(items, share + missing)
+
+    def _mixed(self, numbers: Iterator[int]) -> Iterator[dict[str, Any]]:
+        before = None
+        for number, item in zip(numbers, self._endless(), strict=False):
+            yield self.mixing.mixed(item, before or item, random_of(self.seed, number, self.epoch))
+            before = item
 
     def _endless(self) -> Iterator[dict[str, Any]]:
         for turn in itertools.count(self.epoch):

@@ -16,6 +16,7 @@ from hf_compress.run.bounds import refuse_endless
 from hf_compress.sections.base import Section, TrainingConfig, named, shorthand, validate
 from hf_compress.sections.data import DataSection
 from hf_compress.sections.deploy import DeploySection
+from hf_compress.sections.distillation import LOSSES, LossConfig
 from hf_compress.sections.measure import MeasureSection
 from hf_compress.sections.models import AUTO, EnsembleSection, StudentSection, TeacherSection
 from hf_compress.sections.publish import PublishSection
@@ -114,6 +115,24 @@ class Recipe(Section):
             for number, step in enumerate(self.build_steps()):
                 if step.needs_teacher:
                     raise UsageError(f"'steps.{number}' learns from a teacher: add 'teacher.model' to the recipe")
+        return self
+
+    @model_validator(mode="after")
+    def _losses_know_mixed_labels(self):
+        trainings = [
+            (f"steps.{number}.{name}", section)
+            for number, step in enumerate(self.steps)
+            for name, config in step.items()
+            for section in (config, getattr(config, "recovery", None))
+            if isinstance(section, LossConfig)
+        ]
+        for key, section in trainings if self.data.mixes else []:
+            for loss in (term.loss for term in section.terms):
+                if LOSSES.get(loss).needs_labels and not LOSSES.get(loss).mixed_labels:
+                    raise UsageError(
+                        f"'{key}' has loss '{loss}', which needs one label an image, and mixed pictures have two: use "
+                        "kl_ce, or leave out 'data.mixup' and 'data.cutmix'"
+                    )
         return self
 
     @model_validator(mode="after")

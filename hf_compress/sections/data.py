@@ -6,6 +6,8 @@ from pydantic import Field, model_validator
 
 from hf_compress.sections.base import MOST, Section, shorthand
 
+MOST_ALPHA = 100  # of which all shares are about a half
+
 
 class SplitsSection(Section):
     """Each split is a name of the data set (`train`, `test[:500]`) or a fraction (0.2), stratified and seeded.
@@ -69,12 +71,25 @@ class DataSection(SourceSection):
     augmentation: Literal["none", "light", "standard"] = Field(
         "none", description="`light`: shift and mirror; `standard`: random crop, mirror and colour."
     )
+    mixup: float = Field(
+        0.0,
+        ge=0,
+        le=MOST_ALPHA,
+        description="Show training pictures blended with another one: alpha of the Beta distribution of the shares, "
+        "as in timm. 0: never.",
+    )
+    cutmix: float = Field(
+        0.0,
+        ge=0,
+        le=MOST_ALPHA,
+        description="The same with a box of the other picture; beside mixup, one of the two at random.",
+    )
     views: int | None = Field(
         None,
         ge=1,
         le=MOST,
-        description="Augmented views of an image, shown in turn, one an epoch, so that a teacher sees each only once; "
-        "endlessly many when not given.",
+        description="Augmented or mixed views of an image, shown in turn, one an epoch, so that a teacher sees each "
+        "only once; endlessly many when not given.",
     )
     on_corrupt: Literal["skip", "stop"] = Field("skip", description="What to do with an image that cannot be decoded.")
     on_leak: Literal["warn", "stop", "drop"] = Field(
@@ -94,8 +109,10 @@ class DataSection(SourceSection):
 
     @model_validator(mode="after")
     def _fits_together(self):
-        if self.views is not None and self.augmentation == "none":
-            raise ValueError("views are made by an augmentation: set augmentation, or leave out views")
+        if self.views is not None and self.augmentation == "none" and not self.mixes:
+            raise ValueError(
+                "views are made by an augmentation: set augmentation, mixup or cutmix, or leave out views"
+            )
         if self.streaming:
             if self.path == "digits":
                 raise ValueError("digits are in memory: leave out streaming")
@@ -110,3 +127,8 @@ class DataSection(SourceSection):
         if any(source.path == self.path and source.split is None for source in self.unlabelled):
             raise ValueError("unlabelled holds the data set itself, with its test images: name the split to take")
         return self
+
+    @property
+    def mixes(self) -> bool:
+        """Whether training pictures are mixed."""
+        return self.mixup > 0 or self.cutmix > 0

@@ -29,6 +29,11 @@ class LossOptions(Section):
         description="Weight of the other classes in `dkd`, of the relations of an image's classes in `dist`.",
     )
     gamma: float = Field(1.0, ge=0, description="Weight of the relations of a class's images in `dist`.")
+    standardize: bool = Field(
+        False,
+        description="Compare logits that have mean 0 and deviation 1 over the classes, in `mse`, `mse_ce`, `kl`, "
+        "`kl_ce`, `dkd` and `dist`.",
+    )
     layers: dict[str, str] = Field(
         {}, description="Student's layer: teacher's layer, by module name; for `hints` and `attention`."
     )
@@ -45,6 +50,12 @@ class LossOptions(Section):
             raise ValueError(f"loss '{self.loss}' compares layers: name them in layers, as student's: teacher's")
         if self.layers and not compares_layers:
             raise ValueError(f"loss '{self.loss}' compares outputs: leave out layers, or use hints or attention")
+        return self
+
+    @model_validator(mode="after")
+    def _standardized_where_compared(self):
+        if self.standardize and not LOSSES.get(self.loss).standardizes:
+            raise ValueError(f"loss '{self.loss}' compares no standardised logits: leave out standardize, or use kl")
         return self
 
 

@@ -94,6 +94,7 @@ class Task(ABC):
         general_steps: whether the steps that name no task work for it.
         trains_teachers: whether `teacher.finetune` does.
         ensembles: whether several teachers can be averaged.
+        mixes: whether it trains on mixed pictures (`data.mixup`, `data.cutmix`), with the labels of both or without.
         selects: whether `student: auto` finds students for it: image classifiers, by their `accuracy`, which decides.
     """
 
@@ -110,6 +111,7 @@ class Task(ABC):
     general_steps: ClassVar[bool] = True
     trains_teachers: ClassVar[bool] = True
     ensembles: ClassVar[bool] = False
+    mixes: ClassVar[bool] = False
     selects: ClassVar[bool] = False
 
     # ---- recipes
@@ -123,6 +125,10 @@ class Task(ABC):
         if isinstance(recipe.teacher, EnsembleSection) and not self.ensembles:
             raise UsageError(
                 f"'teacher.ensemble' averages classes, which 'task: {self.name}' leaves out: name one teacher"
+            )
+        if recipe.data.mixes and not self.mixes:
+            raise UsageError(
+                f"'data.mixup' and 'data.cutmix' mix classes, which 'task: {self.name}' leaves out: remove them"
             )
         if recipe.student.model == "auto" and not (self.selects and self.deciding.name == "accuracy"):
             raise UsageError(
@@ -159,7 +165,8 @@ class Task(ABC):
         """Return what a batch holds beside the pixels: `labels`, and whatever else the loss needs.
 
         Args:
-            items: of an `ImageSplit`: `view`, a uint8 picture (3, height, width), and `label`.
+            items: of an `ImageSplit`: `view`, a uint8 picture (3, height, width), and `label`; where it is mixed, also
+                `partner_label` and `share`, see `data.mixing.Mixing`.
         """
         from hf_compress.data.images import class_indices
 

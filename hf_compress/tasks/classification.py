@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_compress.tasks.base import TOLERANCE, Metric, Task, register_task
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Classification(Task):
@@ -24,6 +27,7 @@ class Classification(Task):
     metrics = (deciding, Metric("roc_auc", "ROC AUC", hub_name="ROC AUC"))
     ensembles = True
     selects = True
+    mixes = True
 
     def load(self, name, **options):
         from hf_compress.models.load import load
@@ -38,10 +42,11 @@ class Classification(Task):
 
         from hf_compress.data.images import IGNORED_LABEL
 
-        return F.cross_entropy(output.logits.float(), batch["labels"], ignore_index=IGNORED_LABEL)
+        logits = output.logits.float()
+        return F.cross_entropy(logits, _labels(batch, logits.shape[-1]), ignore_index=IGNORED_LABEL)
 
     def compare(self, loss, student, teacher, batch):
-        return loss(student["logits"], teacher["logits"], batch.get("labels"))
+        return loss(student["logits"], teacher["logits"], _labels(batch, student["logits"].shape[-1]))
 
     def in_order(self, outputs, order):
         from hf_compress.checkpoint.labels import reordered
@@ -93,6 +98,21 @@ class Classification(Task):
                 if not abs(found[name] - wanted[name]) <= TOLERANCE:
                     return f"pipeline() gives '{name}' {found[name]:.3f} and not {wanted[name]:.3f}"
         return None
+
+
+def _labels(batch: dict[str, Any], classes: int) -> Tensor | None:
+    """Return the labels of a batch, (batch,); of mixed pictures the share of each class, (batch, classes)."""
+    from torch.nn import functional as F
+
+    from hf_compress.data.images import IGNORED_LABEL
+
+    if "shares" not in batch:
+        return batch.get("labels")
+    parts = ((batch["labels"], batch["shares"]), (batch["partner_labels"], 1 - batch["shares"]))
+    return sum(
+        F.one_hot(labels.clamp(min=0), classes) * (shares * (labels != IGNORED_LABEL)).unsqueeze(1)
+        for labels, shares in parts
+    )
 
 
 def _by_name(scores) -> Counter[str]:

@@ -21,6 +21,7 @@ class Features(Task):
     gallery = True
     general_steps = False
     trains_teachers = False
+    mixes = True
 
     def check_recipe(self, recipe):
         if recipe.student.model == "teacher":

@@ -107,7 +107,7 @@ def test_wrong_values_are_one_sentence(build, message):
         PruneConfig(amount=[0.5, 0.3]),
         PruneConfig(amount=0.3, white_list=["0", nn.Linear]),
         PruneConfig(amount=0.3).set_local("2", PruneConfig(amount=0.6, importance="ln", n=3.0)),
-        DistillConfig(teacher_model="a/model", loss="kl", temperature=2.0),
+        DistillConfig(teacher_model="a/model", loss="kl", temperature=2.0, standardize=True),
         DistillConfig(teacher_model="a/model", losses=[{"loss": "kl"}, {"loss": "hints", "layers": {"0": "0"}}]),
     ],
 )

@@ -84,13 +84,13 @@ def test_distill_is_the_recipe_in_options(tmp_path, teacher):
         tmp_path / "recipe",
         teacher=teacher,
         student={"model": "mobilenet_v2", "width": 0.25},
-        data={"path": "digits", "splits": SPLITS, "augmentation": "light"},
-        steps=[{"distill": {"loss": "mse_ce", "mse_weight": 2.0, "epochs": 1}}],
+        data={"path": "digits", "splits": SPLITS, "augmentation": "light", "mixup": 0.2, "cutmix": 1.0},
+        steps=[{"distill": {"loss": "mse_ce", "mse_weight": 2.0, "standardize": True, "epochs": 1}}],
     )
     run_command(
         "distill", "--teacher", teacher, "--student", "mobilenet_v2", "--width", 0.25, "--data", "digits",
-        "--augmentation", "light", "--loss", "mse_ce", "--mse-weight", 2, "--epochs", 1, *FOR_SPEED,
-        tmp_path / "options",
+        "--augmentation", "light", "--mixup", 0.2, "--cutmix", 1, "--loss", "mse_ce", "--mse-weight", 2,
+        "--standardize", "--epochs", 1, *FOR_SPEED, tmp_path / "options",
     )  # fmt: skip
     assert_same(tmp_path / "recipe", tmp_path / "options")
 

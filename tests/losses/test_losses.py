@@ -159,6 +159,10 @@ def test_several_losses_are_a_weighted_sum_and_one_is_a_list_of_one():
         ({"loss": "kl", "losses": [{"loss": "mse"}]}, "loss belongs into an item of losses"),
         ({"loss": "hints"}, "loss 'hints' compares layers: name them"),
         ({"loss": "kl", "layers": {"a": "b"}}, "loss 'kl' compares outputs: leave out layers"),
+        ({"loss": "ce", "standardize": True}, "loss 'ce' compares no standardised logits: leave out standardize"),
+        ({"losses": [{"loss": "hints", "layers": {"a": "b"}, "standardize": True}]}, "'hints' compares no stand"),
+        ({"loss": "attention", "layers": {"a": "b"}, "standardize": True}, "'attention' compares no stand"),
+        ({"standardize": True, "losses": [{"loss": "kl"}]}, "standardize belongs into an item of losses"),
     ],
 )
 def test_mistakes_in_losses_are_one_sentence(options, says):
@@ -182,6 +186,46 @@ def test_the_resolved_recipe_says_the_same_again():
 def recipe(options, **sections):
     values = {"teacher": "a/b", "student": "resnet18", "data": "digits", "steps": [{"distill": options}]}
     return Recipe.from_dict(values | sections)
+
+
+def z_scores(logits):
+    return (logits - logits.mean(axis=1, keepdims=True)) / logits.std(axis=1, keepdims=True)
+
+
+ON_OUTPUTS = ["mse", "mse_ce", "kl", "kl_ce", "dkd", "dist"]
+
+
+@pytest.mark.parametrize("name", ON_OUTPUTS)
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_standardised_losses_compare_z_scores_and_keep_raw_logits_for_the_labels(name, temperature):
+    config = LossConfig(loss=name, temperature=temperature, ce_weight=0, standardize=True)
+    plain = config.model_copy(update={"standardize": False})
+    function, labels = LOSSES.get(name).function, torch.tensor(LABELS)
+    scores = [torch.tensor(z_scores(logits)) for logits in (STUDENT, TEACHER)]
+    found = ours(name, temperature=temperature, ce_weight=0, standardize=True)
+    assert found == pytest.approx(function(*scores, labels, plain).item(), rel=1e-6)
+    moved = [torch.tensor(STUDENT * 7 - 3), torch.tensor(TEACHER * 0.2 + 1)]
+    assert function(*moved, labels, config).item() == pytest.approx(found, rel=1e-5)
+    assert found != pytest.approx(ours(name, temperature=temperature, ce_weight=0), rel=1e-2)
+    if name.endswith("_ce"):
+        cross_entropy = -np.log(softmax(STUDENT)[[0, 1], LABELS]).mean()
+        both = ours(name, temperature=temperature, ce_weight=0.5, standardize=True)
+        assert both == pytest.approx(found + 0.5 * cross_entropy)
+
+
+def test_kl_of_z_scores_is_the_formula_of_the_paper():
+    student, teacher = (softmax(z_scores(logits) / 2) for logits in (STUDENT, TEACHER))
+    expected = (teacher * np.log(teacher / student)).sum(axis=1).mean() * 4
+    assert ours("kl", temperature=2.0, standardize=True) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ON_OUTPUTS)
+def test_a_student_whose_logits_are_all_the_same_learns_from_standardised_ones(name):
+    student = torch.zeros(2, 3, requires_grad=True)
+    config = LossConfig(loss=name, standardize=True)
+    loss = LOSSES.get(name).function(student, torch.tensor(TEACHER).float(), torch.tensor(LABELS), config)
+    loss.backward()
+    assert loss.isfinite() and student.grad.isfinite().all()
 
 
 @settings(deadline=None, max_examples=50)

@@ -204,6 +204,7 @@ def test_the_epoch_with_the_lowest_error_is_kept(task, tmp_path):
         ({"steps": ["distill_features"]}, "distill_features' is a step of task 'features', .* use distill, finetune"),
         ({"student": {"model": "auto", "budget": {"macs": 1e6}}}, "'task: centres' does not have: name a student"),
         ({"teacher": {"ensemble": ["a/b", "c/d"]}}, "'task: centres' leaves out: name one teacher"),
+        ({"data": {**DATA, "cutmix": 1.0}}, "mix classes, which 'task: centres' leaves out"),
     ],
 )
 def test_what_it_does_not_offer_is_refused(task, change, says):

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from hf_compress.data import load_data
+from hf_compress.data.mixing import Mixing
 from hf_compress.ground.errors import Diverged, RunError
 from hf_compress.ground.sealed import read_sealed
 from hf_compress.models.embeddings import embed
@@ -70,8 +71,8 @@ def interrupt_at(text):
     ids=lambda options: options["optimizer"],
 )
 def test_an_interrupted_training_gives_the_same_weights_and_the_same_report(data, tmp_path, options):
-    """With augmentation and dropout, which draw random numbers, and with weights that stay zero."""
-    data = data.augmented("light", PROCESSOR)
+    """With augmentation, mixes and dropout, which draw random numbers, and with weights that stay zero."""
+    data = replace(data, mixing=Mixing(mixup=0.5, cutmix=1.0)).augmented("light", PROCESSOR)
     config = TrainingConfig(epochs=3, learning_rate=0.01, batch_size=16, **options)
 
     def trained(folder, log=lambda line: None):

@@ -68,10 +68,12 @@ def never(*args):
     raise AssertionError("the teacher was asked")
 
 
-OPTIONS = [{}, {"augmentation": "light", "views": 2}, {"augmentation": "standard", "views": 5}]
+TWO_VIEWS = {"augmentation": "light", "views": 2}
+MIXED = {"mixup": 0.5, "cutmix": 1.0, "views": 2}
+OPTIONS = [{}, TWO_VIEWS, {"augmentation": "standard", "views": 5}, MIXED]
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=["no augmentation", "2 views", "more views than epochs"])
+@pytest.mark.parametrize("options", OPTIONS, ids=["no augmentation", "2 views", "more views than epochs", "mixed"])
 def test_answers_of_another_run_give_the_same_weights(tmp_path, shared, teacher, monkeypatch, options):
     first = distilled(tmp_path / "first", teacher, **options)
     assert len(files(shared)) == min(options.get("views", 1), 3)
@@ -131,7 +133,8 @@ def loss_of(student, config, inputs, teacher):
     return trainer.compute_loss(student.train(), inputs).item()
 
 
-def test_every_epoch_shows_its_own_view_and_answers(tmp_path, shared, teacher, monkeypatch):
+@pytest.mark.parametrize("options", [TWO_VIEWS, MIXED], ids=["augmented", "mixed"])
+def test_every_epoch_shows_its_own_view_and_answers(tmp_path, shared, teacher, monkeypatch, options):
     """Each view's batches arrive with the answers to that view, whatever the order of the images."""
     seen = []
     compute = DistillationTrainer.compute_loss
@@ -144,9 +147,9 @@ def test_every_epoch_shows_its_own_view_and_answers(tmp_path, shared, teacher, m
         return compute(self, model, inputs, *args, **kwargs)
 
     monkeypatch.setattr(DistillationTrainer, "compute_loss", recorded)
-    options = {"augmentation": "light", "views": 2}
     distilled(tmp_path / "own", teacher, **options)
     given = context(tmp_path, **options)
+    assert (given.data.train.mixing is not None) == ("mixup" in options)
     images = answered(given.data.train, teacher, given, epochs=2)
     expected = []
     for view in range(2):
@@ -159,7 +162,11 @@ def test_every_epoch_shows_its_own_view_and_answers(tmp_path, shared, teacher, m
     assert len(seen) == 9
 
 
-@pytest.mark.parametrize("options", [{"augmentation": "light"}, {"loss": "hints"}], ids=["new views", "layers"])
+@pytest.mark.parametrize(
+    "options",
+    [{"augmentation": "light"}, {"mixup": 0.5}, {"loss": "hints"}],
+    ids=["new views", "new mixes", "layers"],
+)
 def test_where_answers_are_of_no_use_none_are_kept(tmp_path, shared, teacher, options):
     if options.get("loss") == "hints":
         given = context(tmp_path / "own")
