@@ -23,7 +23,7 @@ class Features(Task):
     trains_teachers = False
 
     def check_recipe(self, recipe):
-        if recipe.student.model == "teacher":
+        if recipe.student.is_teacher:
             raise UsageError(
                 "'student.model' is the teacher, which has nothing to learn from itself: name a smaller one"
             )
