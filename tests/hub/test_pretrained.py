@@ -1,4 +1,4 @@
-"""`pretrained: auto`: the checkpoint that fits, from the Hub or the cache, or else a student from scratch that says so."""
+"""`pretrained: auto`: the checkpoint that fits, from the Hub or the cache, or else a start from scratch that says so."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Students that know something before they learn: a thinner copy of the teacher in a whole run, and what is refused."""
+"""Students that know something before they learn: a thinner teacher in a whole run, and what is refused."""
 
 import pytest
 import yaml
