@@ -1,4 +1,4 @@
-"""`pretrained: auto`: the checkpoint that fits, from the Hub or the cache, or else a start from scratch that says so."""
+"""`pretrained: auto`: a checkpoint that fits, from the Hub or the cache, or else one from scratch that says so."""
 
 import json
 import os
@@ -7,7 +7,6 @@ import sys
 
 import pytest
 import yaml
-from conftest import CARD, folder_files
 from hub_client import ALICE
 from transformers import MobileNetV2ImageProcessor
 
@@ -28,8 +27,9 @@ def checkpoints(hub, tmp_path_factory):
     built = build_registered("mobilenet_v2", [str(number) for number in range(12)], width=0.35)
     size = {"size": {"shortest_edge": 36}, "crop_size": {"height": 32, "width": 32}}
     save(built.model, folder, MobileNetV2ImageProcessor(**size))
-    hub.add(OTHER, folder_files(folder))
-    return hub.add(FITS, folder_files(folder) | {"README.md": CARD})
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    hub.add(OTHER, files)
+    return hub.add(FITS, files | {"README.md": b"---\nlicense: apache-2.0\n---\n"})
 
 
 def section(width):
