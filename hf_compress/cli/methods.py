@@ -89,7 +89,7 @@ def prune(model: Teacher) -> dict[str, Any]:
 )
 @options_from(
     Group("Distillation", "steps.distill", DistillSection),
-    Group("Student", "student", StudentSection, only=("width", "image_size", "pretrained")),
+    Group("Student", "student", StudentSection, only=("width", "depth", "image_size", "pretrained")),
     DATA,
 )
 @command

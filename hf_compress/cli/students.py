@@ -45,6 +45,7 @@ def students(
         if teacher is not None or image_size is not None:
             raise UsageError("--teacher and --image-size need a budget: for example --budget latency_ms=5")
         console.print(_registered())
+        console.print(_checkpoints())
         return
     from hf_compress.measure.cost import count_parameters
     from hf_compress.run.selection.candidates import Blueprint
@@ -78,6 +79,17 @@ def _registered() -> Table:
     for name in STUDENTS:
         sizes = [count_parameters(build_registered(name, TEN_CLASSES, width=width).model) for width in (1.0, 0.5)]
         table.add_row(name, STUDENTS.get(name).description, *(f"{size / 1e6:.2f} M" for size in sizes))
+    return table
+
+
+def _checkpoints() -> Table:
+    """Return the checkpoints that `pretrained: auto` knows, by architecture and width."""
+    from hf_compress.models.students import STUDENTS
+
+    table = Table("name", "width", "pretrained: auto", "parameters", "licence")
+    for name in STUDENTS:
+        for known in STUDENTS.get(name).checkpoints:
+            table.add_row(name, f"{known.width:g}", known.id, f"{known.parameters} M", known.license)
     return table
 
 

@@ -1,4 +1,4 @@
-"""Students built by name from transformers' own classes, with random weights."""
+"""Students built by name from transformers' own classes, with random weights or those of a checkpoint."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from hf_compress.ground.errors import UsageError
+from hf_compress.ground.errors import CompressError, UsageError
 from hf_compress.ground.registry import Registry, did_you_mean
+from hf_compress.sections.models import TEACHER
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import BaseImageProcessor, PretrainedConfig
 
     from hf_compress.models.load import LoadedModel
     from hf_compress.sections.models import StudentSection, TeacherSection
@@ -26,22 +27,40 @@ class Kind(Protocol):
 
 
 @dataclass(frozen=True)
+class Checkpoint:
+    """Weights for a registered student.
+
+    Attributes:
+        id: on the Hub.
+        parameters: in millions, with the classes that it was trained for.
+        license: as its page on the Hub states.
+        width: of the student that they fit.
+    """
+
+    id: str
+    parameters: float
+    license: str
+    width: float = 1.0
+
+
+@dataclass(frozen=True)
 class Architecture:
-    """A registered student: `build(width, **label_options) -> transformers config`."""
+    """A registered student: `build(width, **label_options) -> transformers config`; checkpoints, the best first."""
 
     build: Callable[..., PretrainedConfig]
     description: str
+    checkpoints: tuple[Checkpoint, ...] = ()
 
 
 STUDENTS: Registry[Architecture] = Registry("student", "hf_compress.students")
 DEFAULT_IMAGE_SIZE = 224
 
 
-def register_student(name: str, description: str) -> Callable:
+def register_student(name: str, description: str, *checkpoints: Checkpoint) -> Callable:
     """Return a decorator for `build(width, **label_options)`, which returns the student's transformers config."""
 
     def store(build: Callable[..., PretrainedConfig]) -> Callable[..., PretrainedConfig]:
-        STUDENTS.register(name)(Architecture(build, description))
+        STUDENTS.register(name)(Architecture(build, description, checkpoints))
         return build
 
     return store
@@ -92,6 +111,8 @@ def build_model(section: TeacherSection | StudentSection, labels: list[str] | No
         UsageError: options that do not fit the kind of model.
     """
     if section.model in STUDENTS:
+        if isinstance(getattr(section, "pretrained", True), str):
+            return _build_pretrained(section, labels, kind)
         names = labels or [] if kind.classes else None
         size = {"width": section.width, "image_size": section.image_size}
         return build_registered(section.model, names, **size, auto_class=kind.auto_class)
@@ -113,18 +134,84 @@ def build_model(section: TeacherSection | StudentSection, labels: list[str] | No
 
 
 def build_student(section: StudentSection, labels: list[str], teacher: LoadedModel | None, kind: Kind) -> LoadedModel:
-    """Return the model to compress: a copy of the teacher, or what `section` names.
+    """Return the model to compress: a copy of the teacher, yet with all channels and blocks, or what `section` names.
 
     A registered student that names no image size gets the teacher's, so that both see the same detail.
     """
     from hf_compress.data.images import input_size
     from hf_compress.models.load import LoadedModel
 
-    if section.model == "teacher":
-        return LoadedModel(copy.deepcopy(teacher.model), teacher.processor, teacher.name, teacher.commit)
+    if section.model == TEACHER:
+        processor = _resized(teacher.processor, section.image_size)
+        return LoadedModel(copy.deepcopy(teacher.model), processor, teacher.name, teacher.commit)
     if section.model in STUDENTS and section.image_size is None and teacher is not None:
         section = section.model_copy(update={"image_size": input_size(teacher.processor)[0]})
     return build_model(section, labels, kind)
+
+
+def find_checkpoint(section: StudentSection, labels: list[str], kind: Kind) -> tuple[str | bool, str]:
+    """Return what `pretrained: auto` stands for, a checkpoint or False, and a sentence about it.
+
+    That is the first one of the architecture and width that can be loaded, from the Hub or from the cache.
+    """
+    reasons = []
+    known = STUDENTS.get(section.model).checkpoints
+    for checkpoint in known:
+        if checkpoint.width == section.width:
+            try:
+                _build_pretrained(section.model_copy(update={"pretrained": checkpoint.id}), labels, kind)
+            except CompressError as error:
+                reasons.append(str(error))
+            else:
+                facts = f"{checkpoint.parameters} M parameters, licence {checkpoint.license}"
+                return checkpoint.id, f"{section.model} begins with the weights of {checkpoint.id} ({facts})"
+    if not reasons:
+        widths = ", ".join(f"{checkpoint.width:g}" for checkpoint in known)
+        reasons = [f"no checkpoint of width {section.width:g} is known" + (f" ({widths} are)" if widths else "")]
+    return False, f"{section.model} starts from scratch: {'; '.join(reasons)}"
+
+
+def _build_pretrained(section: StudentSection, labels: list[str] | None, kind: Kind) -> LoadedModel:
+    """Load the checkpoint that a registered student begins with, and let it see images of the student's size.
+
+    Raises:
+        UsageError: the checkpoint is of another architecture or width.
+    """
+    import torch
+
+    from hf_compress.checkpoint.widths import tensor_shapes
+
+    loaded = kind.load(section.pretrained, labels=labels, revision=section.revision)
+    names = loaded.label_names if kind.classes else None
+    with torch.device("meta"):
+        built = build_registered(section.model, names, width=section.width, auto_class=kind.auto_class)
+    if tensor_shapes(built.model) != tensor_shapes(loaded.model):
+        raise UsageError(f"'pretrained': {section.pretrained} is no {section.model} of width {section.width:g}")
+    loaded.processor = _resized(loaded.processor, section.image_size)
+    return loaded
+
+
+def _resized(processor: BaseImageProcessor, side: int | None) -> BaseImageProcessor:
+    """Return an image processor like this one that makes squares of `side` pixels; itself where that is None.
+
+    Raises:
+        UsageError: its size cannot be changed.
+    """
+    from hf_compress.data.images import input_size
+
+    if side is None:
+        return processor
+    changed, (height, width) = copy.deepcopy(processor), input_size(processor)
+    for key in ("size", "crop_size"):
+        if sizes := getattr(changed, key, None):
+            scaled = {name: round(pixels * side / height) for name, pixels in dict(sizes).items() if pixels}
+            setattr(changed, key, type(sizes)(**scaled))
+    if input_size(changed) != (side, side):
+        raise UsageError(
+            f"'image_size' {side} cannot be had: the {type(processor).__name__} of the model makes images of "
+            f"{height} x {width} pixels; leave it out"
+        )
+    return changed
 
 
 def _scaled(channels: int, width: float) -> int:
@@ -147,9 +234,15 @@ def _resnet(layer_type: str, depths: list[int], expansion: int) -> Callable[...,
     return build
 
 
-register_student("resnet18", "ResNet-18 (He et al., 2016)")(_resnet("basic", [2, 2, 2, 2], 1))
-register_student("resnet34", "ResNet-34 (He et al., 2016)")(_resnet("basic", [3, 4, 6, 3], 1))
-register_student("resnet50", "ResNet-50 (He et al., 2016)")(_resnet("bottleneck", [3, 4, 6, 3], 4))
+register_student("resnet18", "ResNet-18 (He et al., 2016)", Checkpoint("microsoft/resnet-18", 11.7, "apache-2.0"))(
+    _resnet("basic", [2, 2, 2, 2], 1)
+)
+register_student("resnet34", "ResNet-34 (He et al., 2016)", Checkpoint("microsoft/resnet-34", 21.8, "apache-2.0"))(
+    _resnet("basic", [3, 4, 6, 3], 1)
+)
+register_student("resnet50", "ResNet-50 (He et al., 2016)", Checkpoint("microsoft/resnet-50", 25.6, "apache-2.0"))(
+    _resnet("bottleneck", [3, 4, 6, 3], 4)
+)
 
 
 def _mobilenet(config: str) -> Callable[..., PretrainedConfig]:
@@ -163,11 +256,27 @@ def _mobilenet(config: str) -> Callable[..., PretrainedConfig]:
     return build
 
 
-register_student("mobilenet_v2", "MobileNetV2 (Sandler et al., 2018)")(_mobilenet("MobileNetV2Config"))
-register_student("mobilenet_v1", "MobileNetV1 (Howard et al., 2017)")(_mobilenet("MobileNetV1Config"))
+register_student(
+    "mobilenet_v2",
+    "MobileNetV2 (Sandler et al., 2018)",
+    Checkpoint("google/mobilenet_v2_1.0_224", 3.5, "other"),
+    Checkpoint("google/mobilenet_v2_1.4_224", 6.1, "other", width=1.4),
+    Checkpoint("google/mobilenet_v2_0.75_160", 2.6, "other", width=0.75),
+    Checkpoint("google/mobilenet_v2_0.35_96", 1.7, "other", width=0.35),
+)(_mobilenet("MobileNetV2Config"))
+register_student(
+    "mobilenet_v1",
+    "MobileNetV1 (Howard et al., 2017)",
+    Checkpoint("google/mobilenet_v1_1.0_224", 4.2, "other"),
+    Checkpoint("google/mobilenet_v1_0.75_192", 2.6, "other", width=0.75),
+)(_mobilenet("MobileNetV1Config"))
 
 
-@register_student("efficientnet_b0", "EfficientNet-B0 (Tan and Le, 2019)")
+@register_student(
+    "efficientnet_b0",
+    "EfficientNet-B0 (Tan and Le, 2019)",
+    Checkpoint("google/efficientnet-b0", 5.3, "apache-2.0"),
+)
 def _efficientnet_b0(width: float, **label_options) -> PretrainedConfig:
     """transformers' defaults are those of B7, and so small at first that training does not begin."""
     from transformers import EfficientNetConfig
@@ -185,7 +294,11 @@ def _efficientnet_b0(width: float, **label_options) -> PretrainedConfig:
     return config
 
 
-@register_student("regnet_y_400mf", "RegNetY-400MF (Radosavovic et al., 2020)")
+@register_student(
+    "regnet_y_400mf",
+    "RegNetY-400MF (Radosavovic et al., 2020)",
+    Checkpoint("facebook/regnet-y-004", 4.3, "apache-2.0"),
+)
 def _regnet_y_400mf(width: float, **label_options) -> PretrainedConfig:
     from transformers import RegNetConfig
 

@@ -49,6 +49,9 @@ def what_was_done(row: dict[str, Any]) -> str:
     if epochs := details.get("epochs"):
         best = f", the best: {details['best_epoch']}" if "best_epoch" in details else ""
         return number(len(epochs), "epoch") + best
+    if copy := details.get("copy_of_the_teacher"):
+        kept = f"copy of the teacher, width {copy['width']:g}, depth {copy['depth']:g}"
+        return f"{kept}: outputs off by {copy['output_error']:.1%} of their variance"
     if layers := details.get("rewritten_layers"):
         off = min(details["logits_error"].values())
         return f"{number(len(layers), 'layer')} rewritten ({details['rewrite']}), logits off by {off:.1%}"

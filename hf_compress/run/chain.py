@@ -22,7 +22,7 @@ def build_assistants(recipe: Recipe, data: ImageData, teacher: LoadedModel | Non
     task, assistants = TASKS.get(recipe.task), []
     for section in recipe.assistants:
         assistant = build_student(section, data.label_names, [teacher, *assistants][-1], task)
-        if section.model not in STUDENTS and section.pretrained:
+        if assistant.name not in STUDENTS and section.pretrained:
             unfold(assistant, data, log)
         assistants.append(assistant)
     return assistants

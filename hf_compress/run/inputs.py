@@ -13,7 +13,7 @@ from hf_compress.models.students import STUDENTS
 from hf_compress.run.recipe import Recipe
 from hf_compress.sections.models import AUTO
 
-READ = {"model", "path", "sensitivity", "template"}
+READ = {"model", "pretrained", "path", "sensitivity", "template"}
 WORDS = {"teacher", "digits", AUTO}
 
 

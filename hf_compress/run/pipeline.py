@@ -23,7 +23,7 @@ from hf_compress.hub.reload_check import check_reload, some_pictures
 from hf_compress.measure.layers import layer_changes
 from hf_compress.models.load import LoadedModel
 from hf_compress.models.origin import Origin, origin, publishable_license
-from hf_compress.models.students import STUDENTS, build_student
+from hf_compress.models.students import STUDENTS
 from hf_compress.report.card import write_card
 from hf_compress.report.run import Run, write_run
 from hf_compress.run.chain import build_assistants, teach_assistants
@@ -36,10 +36,11 @@ from hf_compress.run.seeds import Seeds
 from hf_compress.run.selection.select import select_student
 from hf_compress.run.stages import Stages
 from hf_compress.run.step_unit import apply_once
+from hf_compress.run.student import foreseen_student, prepared_student, with_checkpoints
 from hf_compress.run.teacher import as_teacher, load_teachers, train_teachers, unfold
 from hf_compress.runtimes import runtime
 from hf_compress.sections.base import TrainingConfig
-from hf_compress.sections.models import AUTO
+from hf_compress.sections.models import AUTO, TEACHER
 from hf_compress.tasks import TASKS
 from hf_compress.training.batch_norms import require_pairs
 from hf_compress.training.context import Context
@@ -121,6 +122,7 @@ def _work(recipe: Recipe, folder: RunFolder, log) -> Run:
         unlabelled=data.facts["unlabelled_revisions"],
         teacher=[teacher.commit for teacher in teachers],
     )
+    recipe, remarks = with_checkpoints(recipe, data, folder.units, log)
     _foresee(recipe, data, teachers)
     teachers, training_details = train_teachers(recipe, teachers, data, seeds.teachers, folder.units, log)
     teacher, data = as_teacher(teachers, data)
@@ -131,23 +133,23 @@ def _work(recipe: Recipe, folder: RunFolder, log) -> Run:
     recipe, selection = select_student(recipe, data, teacher, folder.units, log)
     set_seed(seeds.student)
     assistants = build_assistants(recipe, data, teacher, log)
-    student = build_student(recipe.student, data.label_names, [teacher, *assistants][-1], task)
-    own_student = recipe.student.model != "teacher"
+    student, made = prepared_student(recipe, data, [teacher, *assistants][-1], folder.units, log)
     recipe = folder.pin(
         recipe,
         assistants=[assistant.commit for assistant in assistants],
-        student=student.commit if own_student else None,
+        student=None if recipe.student.model == TEACHER else student.commit,
     )
-    if recipe.student.model not in STUDENTS and recipe.student.pretrained:
+    if student.name not in STUDENTS and recipe.student.pretrained:
         unfold(student, data, log)
     origins = _origins(recipe, teachers, assistants, student)
 
     stages = Stages(recipe.measure, examine, folder.units)
+    stages.remarks += remarks
     if teacher is not None:
         stages.add_teacher(teacher, training_details)
     last_teacher = teach_assistants(recipe, assistants, teacher, data, stages, folder, log)
-    if own_student:
-        stages.add("student", student)
+    if not recipe.student.is_teacher:
+        stages.add("student", student, made)
     processors = [student.processor, *([last_teacher.processor] if last_teacher else [])]
     shown = data.augmented(recipe.data.augmentation, *processors)
     facts = {"log": log, "task": task, "measure": recipe.measure}
@@ -218,7 +220,9 @@ def _foresee(recipe: Recipe, data: ImageData, teachers: list[LoadedModel]) -> No
             require_pairs(teacher.model, data.training, section.finetune.batch_size)
     if recipe.student.model == AUTO:
         return
-    student = cache(lambda: build_student(recipe.student, data.label_names, next(iter(teachers), None), task))
+    student = cache(lambda: foreseen_student(recipe, data, next(iter(teachers), None)))
+    if recipe.student.is_thinner:
+        student()
     steps = recipe.build_steps()
     sections = [each for step in steps for each in (step.config, getattr(step.config, "recovery", None))]
     least = min((each.batch_size for each in sections if isinstance(each, TrainingConfig)), default=2)
@@ -237,7 +241,6 @@ def _origins(
     Raises:
         UsageError: the recipe publishes, and the licence of an origin does not allow it.
     """
-    own_student = recipe.student.model != "teacher"
     of_teachers = [origin(teacher.name, teacher.commit) for teacher in teachers]
     origins = {
         "teacher": of_teachers if len(of_teachers) > 1 else next(iter(of_teachers), None),
@@ -245,7 +248,9 @@ def _origins(
             origin(model.name, model.commit, section.pretrained)
             for model, section in zip(assistants, recipe.assistants, strict=True)
         ],
-        "student": origin(student.name, student.commit, recipe.student.pretrained) if own_student else None,
+        "student": None
+        if recipe.student.is_teacher
+        else origin(student.name, student.commit, recipe.student.pretrained),
     }
     if recipe.publish is not None:
         publishable_license(origins, recipe.publish.license)

@@ -12,13 +12,14 @@ from pydantic.json_schema import models_json_schema
 
 from hf_compress.ground.errors import UsageError, shown
 from hf_compress.ground.registry import did_you_mean
+from hf_compress.models.students import STUDENTS
 from hf_compress.run.bounds import refuse_endless
 from hf_compress.sections.base import Section, TrainingConfig, named, shorthand, validate
 from hf_compress.sections.data import DataSection
 from hf_compress.sections.deploy import DeploySection
 from hf_compress.sections.distillation import LOSSES, LossConfig
 from hf_compress.sections.measure import MeasureSection
-from hf_compress.sections.models import AUTO, EnsembleSection, StudentSection, TeacherSection
+from hf_compress.sections.models import AUTO, TEACHER, EnsembleSection, StudentSection, TeacherSection
 from hf_compress.sections.publish import PublishSection
 from hf_compress.sections.values import is_study, overridden, read_recipe
 from hf_compress.steps import STEPS
@@ -42,7 +43,7 @@ class Recipe(Section):
         description="Models between teacher and student: each learns from the one before it, by the first step "
         "`distill`, and teaches the next. `chain: [teacher, assistant, ..., student]` says it shorter.",
     )
-    student: Student = StudentSection(model="teacher")
+    student: Student = StudentSection(model=TEACHER)
     data: Annotated[DataSection, shorthand(DataSection, "path")]
     steps: list[dict[str, SerializeAsAny[BaseModel]]] = Field(
         description="What is done to the student, in order: one step a list item; none where it is only deployed."
@@ -107,10 +108,10 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _has_teacher_where_needed(self):
-        if isinstance(self.teacher, EnsembleSection) and self.student.model == "teacher":
+        if isinstance(self.teacher, EnsembleSection) and self.student.model == TEACHER:
             raise UsageError("'student.model' is the teacher, which is an ensemble: name a single model")
         if self.teacher is None:
-            if self.student.model == "teacher":
+            if self.student.model == TEACHER:
                 raise UsageError("'student.model' is the teacher, but the recipe has no teacher: add 'teacher.model'")
             for number, step in enumerate(self.build_steps()):
                 if step.needs_teacher:
@@ -136,6 +137,16 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _checkpoints_have_an_architecture(self):
+        for key, section in self._students.items():
+            if isinstance(section.pretrained, str) and section.model not in STUDENTS:
+                raise UsageError(
+                    f"'{key}.pretrained' names weights of a registered architecture, which {section.model} is not: "
+                    f"leave it out, or name one of {', '.join(STUDENTS)} as '{key}.model'"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _ends(self):
         refuse_endless(self.teacher, self.assistants, self.steps, self.measure)
         return self
@@ -148,12 +159,11 @@ class Recipe(Section):
             raise UsageError("'assistants' learn from a teacher: add 'teacher.model' to the recipe")
         if "distill" not in self.step_names:
             raise UsageError("'assistants' learn by the step 'distill': add it to 'steps'")
-        for key, section in (
-            *((f"assistants.{index}", section) for index, section in enumerate(self.assistants)),
-            ("student", self.student),
-        ):
-            if section.model == "teacher":
-                raise UsageError(f"'{key}.model' is a copy of the teacher, which has nothing to learn: name a model")
+        for key, section in self._students.items():
+            if section.model == TEACHER:
+                raise UsageError(
+                    f"'{key}.model' is a copy of the teacher, which has nothing to learn from assistants: name a model"
+                )
             if section.model == AUTO and section is not self.student:
                 raise UsageError(f"'{key}.model' cannot be '{AUTO}', which selects the student: name a model")
         return self
@@ -175,6 +185,12 @@ class Recipe(Section):
         raise UsageError(
             "'student.model: auto' compares short trainings, but no step trains: add 'distill' or 'finetune'"
         )
+
+    @property
+    def _students(self) -> dict[str, StudentSection]:
+        """Return assistants and student by key path."""
+        assistants = {f"assistants.{index}": section for index, section in enumerate(self.assistants)}
+        return assistants | {"student": self.student}
 
     @property
     def step_names(self) -> list[str]:

@@ -10,6 +10,7 @@ from hf_compress.ground.errors import UsageError
 from hf_compress.sections.base import MOST, Section, TrainingConfig, shorthand
 
 AUTO = "auto"
+TEACHER = "teacher"
 
 
 def _most(description: str):
@@ -65,7 +66,22 @@ class ModelSection(Section):
 class StudentSection(ModelSection):
     """The model that is compressed: `teacher` is a copy of the teacher, `auto` the best that fits a budget."""
 
-    pretrained: bool = Field(True, description="Load the weights of a Hub id or folder; false starts from scratch.")
+    width: float = Field(
+        1.0,
+        gt=0,
+        le=64,
+        description="Width multiplier of a registered architecture; of a copy of the teacher, which keeps the "
+        "channels that matter most, at most 1.",
+    )
+    depth: float = Field(1.0, gt=0, le=1, description="Share of the residual blocks that a copy of the teacher keeps.")
+    image_size: int | None = Field(
+        None, ge=8, le=8192, description="Input size in pixels of a registered architecture or a copy of the teacher."
+    )
+    pretrained: bool | str = Field(
+        True,
+        description="Load the weights of a Hub id or folder; false starts from scratch. A registered architecture "
+        "does, unless this is `auto`, the checkpoint that `hf-compress students` lists, or a Hub id or folder.",
+    )
     budget: BudgetSection | None = Field(None, description="What a student that is selected (`auto`) may cost.")
     probe: ProbeSection | None = Field(None, description="How students are compared before one is selected.")
 
@@ -76,7 +92,7 @@ class StudentSection(ModelSection):
                 raise UsageError(
                     "'student.model: auto' needs 'student.budget', for example --set student.budget.latency_ms=5"
                 )
-            for option, default in (("width", 1.0), ("revision", None), ("pretrained", True)):
+            for option, default in (("width", 1.0), ("depth", 1.0), ("revision", None), ("pretrained", True)):
                 if getattr(self, option) != default:
                     raise UsageError(
                         f"'student.{option}' does not go with 'student.model: auto': leave it at {default}"
@@ -86,6 +102,27 @@ class StudentSection(ModelSection):
                 if getattr(self, option) is not None:
                     raise UsageError(f"'student.{option}' selects a student: it needs 'student.model: auto'")
         return self
+
+    @model_validator(mode="after")
+    def _takes_from_the_teacher(self):
+        if self.model != TEACHER:
+            if self.depth != 1:
+                raise UsageError("'student.depth' is of a copy of the teacher: it needs 'student.model: teacher'")
+        elif self.width > 1:
+            raise UsageError(f"'student.width' {self.width:g} is more than the teacher has: its copies take at most 1")
+        elif self.pretrained is not True:
+            raise UsageError("'student.pretrained' does not go with 'student.model: teacher', whose weights it takes")
+        return self
+
+    @property
+    def is_thinner(self) -> bool:
+        """Whether it is a copy of the teacher that has fewer channels or blocks."""
+        return self.model == TEACHER and (self.width < 1 or self.depth < 1)
+
+    @property
+    def is_teacher(self) -> bool:
+        """Whether it is the teacher as it is."""
+        return self.model == TEACHER and not self.is_thinner and self.image_size is None
 
 
 class TeacherFinetune(TrainingConfig):

@@ -24,7 +24,7 @@ class Features(Task):
     mixes = True
 
     def check_recipe(self, recipe):
-        if recipe.student.model == "teacher":
+        if recipe.student.is_teacher:
             raise UsageError(
                 "'student.model' is the teacher, which has nothing to learn from itself: name a smaller one"
             )
