@@ -21,8 +21,8 @@ from hf_compress.tasks import TASKS
 from hf_compress.tasks.base import Predict
 
 FEW_STEPS = 500
-"""In fewer, random weights learn little: `quickstart` learns digits in 552, and 20 epochs of 240 photos, which are 160,
-ended at chance."""
+"""In fewer, random weights learn little: `quickstart` learns digits in 552, and 20 epochs of 240 photos (160) ended at
+chance."""
 
 
 def logged(remarks: Iterable[str], log: Callable[[str], None]) -> list[str]:
@@ -72,13 +72,14 @@ def _teacher(
     """Tell the deciding metric of the teacher, as its training found it where there was one."""
     task = TASKS.get(recipe.task)
     metric, labels = task.deciding, [label for label in data.validation.labels if label != IGNORED_LABEL]
-    name = f"assistant {len(recipe.assistants)}" if recipe.assistants else "teacher"
-    details = next(row for row in stages.rows if row["stage"] == name).get("details", {})
+    stage = f"assistant {len(recipe.assistants)}" if recipe.assistants else "teacher"
+    details = next(row for row in stages.rows if row["stage"] == stage).get("details", {})
     if "best_epoch" in details:
         found = details["epochs"][details["best_epoch"] - 1][f"validation_{metric.name}"]
     else:
         found = units.value("validate teacher", lambda: task.decide(predict(teacher, data.validation)))[metric.name]
-    yield f"the {name} has {metric.words} {found:.4f} on {len(labels):,} validation images"
+    name = stage if recipe.assistants else "the teacher"
+    yield f"{name} has {metric.words} {found:.4f} on {len(labels):,} validation images"
     largest = max(Counter(labels).values()) / len(labels)
     if metric.share and task.classes and found <= largest + 2 * math.sqrt(largest * (1 - largest) / len(labels)):
         yield (
