@@ -7,7 +7,7 @@ from typing import Any
 
 from hf_compress.measure.intervals import difference, in_words, with_range
 from hf_compress.models import origin
-from hf_compress.report.measures import CONTROL, four_digits, measures, stages_and_control
+from hf_compress.report.measures import CONTROL, control_of, four_digits, measures
 from hf_compress.tasks import task_of
 
 MANY_CLASSES, WORST_CLASSES = 30, 15
@@ -25,7 +25,7 @@ def steps_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
     Below them stand the control, and the deployed files, which differ from the last stage.
     """
-    stages, others = report["rows"], [*stages_and_control(report)[len(report["rows"]) :], *report.get("deployed", [])]
+    stages, others = report["rows"], [*control_of(report), *report.get("deployed", [])]
     left_out = {"calibration error", "peak memory, one image"}
     if all(row["cost"]["nonzero_parameters"] > 0.99 * row["cost"]["parameters"] for row in report["rows"]):
         left_out.add("non-zero parameters")

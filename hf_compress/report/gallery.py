@@ -18,7 +18,7 @@ from hf_compress.measure.intervals import difference, with_range
 from hf_compress.report import card_facts as facts
 from hf_compress.report.card import HUB_TAG
 from hf_compress.report.markdown import one_line
-from hf_compress.report.measures import CONTROL, measures, stages_and_control
+from hf_compress.report.measures import CONTROL, control_of, measures
 from hf_compress.report.run import REPORT, read_report
 from hf_compress.report.scatter import scatter
 from hf_compress.tasks import task_of
@@ -123,10 +123,9 @@ def hub_reports(user: str) -> Iterator[tuple[str, str, Path | None]]:
 def _entries(name: str, link: str, report: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Give a run, its control and its files as lines of the page; what has the same `images` compares."""
     first, *_, last = report["rows"]
-    control = stages_and_control(report)[len(report["rows"]) :]
     steps = facts.step_names(report)
     metric = task_of(report).deciding
-    for row in (last, *control, *report.get("deployed", [])):
+    for row in (last, *control_of(report), *report.get("deployed", [])):
         gain = difference(row, metric.name, CONTROL)
         done = steps if row is last else [*steps, row["stage"]]
         yield {

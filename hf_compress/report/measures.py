@@ -13,9 +13,9 @@ from hf_compress.tasks import known_metrics
 CONTROL = "control"  # what the row is called of the student that learnt from the labels alone
 
 
-def stages_and_control(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of a run's stages, and last that of its control where there is one."""
-    return [*report["rows"], *([report["control"]] if "control" in report else [])]
+def control_of(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the row of a run's control, or nothing."""
+    return [report["control"]] if "control" in report else []
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from hf_compress.measure.intervals import difference, range_in_words, unit
-from hf_compress.report.measures import CONTROL, Measure, measures, stages_and_control
+from hf_compress.report.measures import CONTROL, Measure, control_of, measures
 
 
 def report_table(report: dict[str, Any]) -> Table:
@@ -14,7 +14,7 @@ def report_table(report: dict[str, Any]) -> Table:
 
     Under a quality that has them lie the 95 % intervals of its differences.
     """
-    rows = stages_and_control(report)
+    rows = [*report["rows"], *control_of(report)]
     table = Table(title="Test images", title_justify="left", caption_justify="left")
     table.add_column("")
     for row in rows:
