@@ -187,7 +187,7 @@ def _work(recipe: Recipe, folder: RunFolder, log) -> Run:
             "seconds": round(folder.seconds, 1),
             "rows": stages.rows,
             **deployed,
-            **({"control": stages.control} if recipe.control else {}),
+            **({"control": stages.control} if stages.control else {}),
             "remarks": remarks + stages.remarks,
             "layers": layer_changes(stages.models[-len(recipe.steps) - 1].model, student.model),
             **origins,

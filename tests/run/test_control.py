@@ -1,6 +1,7 @@
 """The control: the same student, the same steps, the labels alone; and what is said of a run that has one."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,12 +11,13 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, se
 
 from hf_compress import Recipe, compress
 from hf_compress.data import load_data
-from hf_compress.ground.errors import UsageError
+from hf_compress.ground.errors import Diverged, UsageError
 from hf_compress.models.students import build_registered
 from hf_compress.report.card_facts import steps_table, summary
 from hf_compress.report.gallery import write_gallery
 from hf_compress.report.run import check_report, write_run
 from hf_compress.report.table import report_table
+from hf_compress.run import control
 from hf_compress.run.stages import Stages
 from hf_compress.steps.pruning import Prune
 from hf_compress.training import fitting
@@ -110,6 +112,19 @@ def test_without_a_teacher_distilling_is_finetuning(tmp_path):
     assert trained[0].details == trained[1].details
 
 
+def test_a_control_that_fails_costs_the_result_nothing(tmp_path, monkeypatch):
+    def diverges(*_):
+        raise Diverged("the training loss became nan", {"step": 3})
+
+    monkeypatch.setattr(control, "apply_once", diverges)
+    lines, stages = [], SimpleNamespace(remarks=[])
+    context = Context(None, None, None, 0, tmp_path, log=lines.append)
+    control.train_control(recipe(steps=[DISTILL], control=True), None, context, stages, None)
+    (remark,) = stages.remarks
+    assert remark.startswith("there is no control, whose step 1 failed: the training loss became nan (step 3)")
+    assert lines[-1] == remark
+
+
 @pytest.mark.long
 def test_whole_runs_with_and_without_it_and_of_what_it_does(tmp_path):
     """An interruption of the control costs none of its trainings; nothing else depends on there being one."""
@@ -127,9 +142,9 @@ def test_whole_runs_with_and_without_it_and_of_what_it_does(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fitting, "fit", lost)
         run = quietly("control", tmp_path, control=True, resume=True)
-    control, same = run.report["control"], ("model", "quality", "classes", "reliability")
-    assert {key: control[key] for key in same} == {key: alone[-1][key] for key in same}
-    steps = control["details"]["steps"]
+    found, same = run.report["control"], ("model", "quality", "classes", "reliability")
+    assert {key: found[key] for key in same} == {key: alone[-1][key] for key in same}
+    steps = found["details"]["steps"]
     assert [steps["1 distill"], steps["2 prune"]["rounds"]] == [alone[2]["details"], alone[3]["details"]["rounds"]]
     weights = [(each.folder / "model.safetensors").read_bytes() for each in (run, plain)]
     assert weights[0] == weights[1]
