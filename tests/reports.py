@@ -90,3 +90,14 @@ def report(labels=LABELS, path="photos", **changes):
         "loads_with": "hf_compress",
     }
     return copy.deepcopy(whole) | changes
+
+
+def with_control(content):
+    """Give a report a control that is 12 points worse than the final model."""
+    last, control = content["rows"][-1], copy.deepcopy(content["rows"][-1])
+    control |= {"stage": "control", "details": {"steps": {"1 prune": control.pop("details")}}}
+    del control["latency"]
+    control["quality"]["accuracy"] = last["quality"]["accuracy"] - 0.12
+    gain = {"metric": "accuracy", "against": "control", "difference": 0.12, "low": 0.03, "high": 0.21}
+    last["differences"] = [*last.get("differences", []), gain]
+    return content | {"control": control}

@@ -30,6 +30,9 @@ FinetuneEpochs = Annotated[
     int | None, typer.Option(help="Train the teacher on the data first; needed when its labels are not the data's.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Control = Annotated[
+    bool, typer.Option("--control", help="Train the same student on the labels alone, too, and compare them.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in OUTPUT.")]
 DATA = Group("Data", "data", DataSection, only=("augmentation", "mixup", "cutmix"))
 
@@ -45,6 +48,7 @@ def command(models: Callable[..., dict[str, Any]]) -> Callable[..., None]:
         dataset: Dataset,
         values: dict[str, Any],
         finetune_epochs: FinetuneEpochs = None,
+        control: Control = False,
         seed: Seed = 0,
         set_: Set = None,
         resume: Resume = False,
@@ -54,7 +58,7 @@ def command(models: Callable[..., dict[str, Any]]) -> Callable[..., None]:
         **named: str,
     ) -> None:
         finetune = {} if finetune_epochs is None else {"teacher.finetune.epochs": finetune_epochs}
-        sections = {"data": dataset, "steps": [models.__name__], "seed": seed}
+        sections = {"data": dataset, "steps": [models.__name__], "control": control, "seed": seed}
         recipe = Recipe.from_dict(sections, models(**named) | finetune | values | assignments(set_))
         options = {"trust_remote_code": trust_remote_code, "publish": publish}
         run_recipe(recipe, output, overwrite=overwrite, resume=resume, **options)

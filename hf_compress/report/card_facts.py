@@ -1,12 +1,13 @@
 """What a report says, in the words and tables of a card; what was not measured is absent."""
 
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from hf_compress.measure.intervals import difference, in_words, with_range
 from hf_compress.models import origin
-from hf_compress.report.measures import four_digits, measures
+from hf_compress.report.measures import CONTROL, control_of, four_digits, measures
 from hf_compress.tasks import task_of
 
 MANY_CLASSES, WORST_CLASSES = 30, 15
@@ -22,17 +23,17 @@ def comparison(report: dict[str, Any]) -> list[tuple[str, str, str, str]]:
 def steps_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Return headings and rows of the table with one line a stage, and how steps differ from the stage before.
 
-    Below them stand the deployed files, which differ from the last stage.
+    Below them stand the control, and the deployed files, which differ from the last stage.
     """
-    stages, files = report["rows"], report.get("deployed", [])
+    stages, others = report["rows"], [*control_of(report), *report.get("deployed", [])]
     left_out = {"calibration error", "peak memory, one image"}
     if all(row["cost"]["nonzero_parameters"] > 0.99 * row["cost"]["parameters"] for row in report["rows"]):
         left_out.add("non-zero parameters")
     shown = [m for m in measures(report) if m.heading not in left_out and not m.heading.endswith("p95")]
-    rows = [[row["stage"], what_was_done(row), *(m.text(row) for m in shown)] for row in (*stages, *files)]
+    rows = [[row["stage"], what_was_done(row), *(m.text(row) for m in shown)] for row in (*stages, *others)]
     headings = ["stage", "what was done", *(m.heading for m in shown)]
     for quality in (m for m in shown if m.metric):
-        pairs = [*pairwise(stages), *((stages[-1], file) for file in files)]
+        pairs = [*pairwise(stages), *((stages[-1], other) for other in others)]
         found = [difference(row, quality.metric, before["stage"]) for before, row in pairs]
         if any(found):
             headings.append(f"{quality.heading} against the stage before")
@@ -43,6 +44,8 @@ def steps_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def what_was_done(row: dict[str, Any]) -> str:
     """Sum up the details of a row."""
+    if row["stage"] == CONTROL:
+        return "the same student and steps, from the labels alone"
     if "file" in row:
         return f"{row['file']}, run by {row['runtime']}"
     details = row.get("details", {})
@@ -84,14 +87,25 @@ def _came_of(kept: list[dict[str, Any]]) -> str:
 
 
 def summary(report: dict[str, Any]) -> list[str]:
-    """Say in two sentences what the model is, and what was gained and lost."""
+    """Say in a sentence each what the model is, what was gained and lost, and what the teacher gave to it."""
     first, *_, last = report["rows"]
     classes = f" for {len(report['labels'])} classes" if report.get("labels") else ""
     task = task_of(report)
     kind = task.noun + (classes if task.classes else "")
     done = [*step_names(report), *(file["stage"] for file in report.get("deployed", []))] or ["unchanged"]
     made = f"A {model_name(last)} {kind}, made with hf-compress: {', '.join(done)}."
-    return [made, _against(first, last, report)]
+    return [made, _against(first, last, report), *_against_control(last, report)]
+
+
+def _against_control(last: dict[str, Any], report: dict[str, Any]) -> Iterator[str]:
+    """Compare the deciding metric; where there is none, as without labels, there is no control."""
+    metric = task_of(report).deciding
+    if entry := difference(last, metric.name, CONTROL):
+        quality = report["control"]["quality"][metric.name]
+        yield (
+            f"Its control, the same student that learnt from the labels alone, has {metric.words} "
+            f"{four_digits(quality)}; this model against it: {in_words(entry, test_images(report))}."
+        )
 
 
 def _against(first: dict[str, Any], last: dict[str, Any], report: dict[str, Any]) -> str:

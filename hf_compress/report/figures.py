@@ -10,6 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from hf_compress.measure.detail import BINS
+from hf_compress.measure.intervals import difference, with_range
+from hf_compress.report.measures import CONTROL
 from hf_compress.report.scatter import pareto
 from hf_compress.report.style import (
     BLUE,
@@ -160,6 +162,24 @@ def latency(report: dict[str, Any]) -> Figure | None:
     return figure
 
 
+def against_control(report: dict[str, Any]) -> Figure | None:
+    """Draw the deciding metric of the first model, the control and the final model, and the interval of its gain."""
+    metric, (first, *_, last) = task_of(report).deciding, report["rows"]
+    entry = difference(last, metric.name, CONTROL)
+    if entry is None:
+        return None
+    rows = [first, report["control"], last]
+    values = [row["quality"].get(metric.name, math.nan) for row in rows]
+    figure, (axes,) = make_panels(height=1.6)
+    axes.barh(range(3), values, color=[PALE, PALE, BLUE], height=0.6)
+    axes.plot([values[1] + entry["low"], values[1] + entry["high"]], [2, 2], "|-", color=ORANGE, linewidth=1)
+    axes.set_title(f"Final model against control: {with_range(entry)}")
+    axes.set_xlabel(metric.words)
+    axes.set_yticks(range(3), [row["stage"] for row in rows])
+    top_down(axes, 3)
+    return figure
+
+
 def confusion(report: dict[str, Any]) -> Figure | None:
     """Draw the confusion matrix; with more than 30 classes, the pairs that are confused most."""
     classes = report["rows"][-1].get("classes")
@@ -242,6 +262,11 @@ FIGURES = {  # what draws each, and its caption
         "Validation accuracy against what is left after each pruning round; the round that was chosen is marked",
     ),
     "layers": (layers, "What is left of each layer"),
+    "control": (
+        against_control,
+        "What the teacher gave: the final model, and its control that learnt from the labels alone; the line is the "
+        "95 % interval of their difference, from the control on",
+    ),
     "latency": (latency, "Latency of every stage"),
     "confusion": (confusion, "Which classes are taken for which, on the test images"),
     "reliability": (reliability_diagram, "Accuracy against confidence, on the test images"),

@@ -14,12 +14,14 @@ import jinja2
 from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.ground.files import user_path, write_text
 from hf_compress.ground.shipped import shipped_file
+from hf_compress.measure.intervals import difference, with_range
 from hf_compress.report import card_facts as facts
 from hf_compress.report.card import HUB_TAG
 from hf_compress.report.markdown import one_line
-from hf_compress.report.measures import measures
+from hf_compress.report.measures import CONTROL, control_of, measures
 from hf_compress.report.run import REPORT, read_report
 from hf_compress.report.scatter import scatter
+from hf_compress.tasks import task_of
 
 logger = logging.getLogger(__name__)
 
@@ -119,15 +121,19 @@ def hub_reports(user: str) -> Iterator[tuple[str, str, Path | None]]:
 
 
 def _entries(name: str, link: str, report: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Give a run, and its files for other runtimes, as lines of the page; what has the same `images` compares."""
+    """Give a run, its control and its files as lines of the page; what has the same `images` compares."""
     first, *_, last = report["rows"]
     steps = facts.step_names(report)
-    for row in (last, *report.get("deployed", [])):
+    metric = task_of(report).deciding
+    for row in (last, *control_of(report), *report.get("deployed", [])):
+        gain = difference(row, metric.name, CONTROL)
+        done = steps if row is last else [*steps, row["stage"]]
         yield {
             "name": name if row is last else f"{name}, {one_line(row['stage'])}",
             "link": link,
             "model": one_line(facts.model_name(row)),
-            "steps": one_line(", ".join(steps if row is last else [*steps, row["stage"]])),
+            "steps": one_line(", ".join(done)),
+            "gain": f"{metric.words} against the control {with_range(gain)}" if gain else "",
             "first": first,
             "last": row,
             "measures": measures(report),

@@ -16,8 +16,13 @@ NOTICEABLE = 0.05
 
 def limits(report: dict[str, Any]) -> list[str]:
     """Return the sentences that a reader must know, each from a fact of the report."""
-    rules = (_not_as_asked, _few_test_images, _data, _lost, _overlap, _latency)
+    rules = (_remarks, _not_as_asked, _few_test_images, _data, _lost, _overlap, _latency)
     return [sentence for rule in rules for sentence in rule(report)]
+
+
+def _remarks(report: dict[str, Any]) -> Iterator[str]:
+    for remark in report.get("remarks", []):
+        yield f"{remark[:1].upper()}{remark[1:]}."
 
 
 def _not_as_asked(report: dict[str, Any]) -> Iterator[str]:

@@ -10,6 +10,13 @@ from hf_compress.measure.intervals import difference, with_range
 from hf_compress.report.markdown import one_line
 from hf_compress.tasks import known_metrics
 
+CONTROL = "control"  # what the row is called of the student that learnt from the labels alone
+
+
+def control_of(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the row of a run's control, or nothing."""
+    return [report["control"]] if "control" in report else []
+
 
 @dataclass(frozen=True)
 class Measure:

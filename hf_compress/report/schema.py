@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from hf_compress.report.measures import CONTROL
 from hf_compress.tasks.base import TASKS, TaskName
 
 MOST_NAMES = 1_000_000
@@ -317,6 +318,7 @@ class Report(ReportPart):
     task: TaskName = "classification"
     seconds: Annotated[float, Field(ge=0)]
     rows: list[Row] = Field(min_length=2, max_length=10_000)
+    control: Row = None
     remarks: list[Text] = []
     layers: dict[Name, LayerRow] = Field({}, max_length=100_000)
     teacher: Origins = []
@@ -345,13 +347,17 @@ class Report(ReportPart):
             raise ValueError("no row has a quality")
         batches = next((row.latency.keys() for row in self.rows if row.latency), None)
         start = f"unpruned_validation_{TASKS.get(self.task).deciding.name}"
-        for number, row in enumerate(self.rows):
+        rows = {f"rows.{number}": row for number, row in enumerate(self.rows)}
+        for key, row in (rows | ({"control": self.control} if self.control else {})).items():
             if row.details.rounds and start not in row.details.model_fields_set:
-                raise ValueError(f"'rows.{number}.details': rounds need '{start}' beside them")
+                raise ValueError(f"'{key}.details': rounds need '{start}' beside them")
             if row.latency and row.latency.keys() != batches:
-                raise ValueError(f"'rows.{number}.latency' has other batch sizes than the rows before it")
+                raise ValueError(f"'{key}.latency' has other batch sizes than the rows before it")
+            for entry in row.differences:
+                if entry.against == CONTROL and not (self.control and entry.metric in self.control.quality):
+                    raise ValueError(f"'{key}.differences' name a control, which has no '{entry.metric}'")
             if row.classes is not None:
-                _refuse_other_classes(f"rows.{number}.classes", row.classes, len(self.labels))
+                _refuse_other_classes(f"{key}.classes", row.classes, len(self.labels))
         return self
 
 

@@ -6,15 +6,15 @@ from typing import Any
 from rich.table import Table
 
 from hf_compress.measure.intervals import difference, range_in_words, unit
-from hf_compress.report.measures import Measure, measures
+from hf_compress.report.measures import CONTROL, Measure, control_of, measures
 
 
 def report_table(report: dict[str, Any]) -> Table:
-    """Return one column a stage, with the change against the first stage that has it behind every cost.
+    """Return one column a stage and one for the control, with the change against the first that has it behind a cost.
 
     Under a quality that has them lie the 95 % intervals of its differences.
     """
-    rows = report["rows"]
+    rows = [*report["rows"], *control_of(report)]
     table = Table(title="Test images", title_justify="left", caption_justify="left")
     table.add_column("")
     for row in rows:
@@ -35,11 +35,13 @@ def _cell(measure: Measure, row: dict[str, Any], rows: list[dict[str, Any]]) -> 
 
 
 def _differences(rows: list[dict[str, Any]], metric: str) -> Iterator[tuple[str, list[str]]]:
-    """Give the 95 % intervals of a metric's differences: against the first stage, and against the stage before."""
+    """Give the 95 % intervals of a metric's differences from the first stage, the stage before, and the control."""
     first, *stages = [row["stage"] for row in rows]
     against_first = [difference(row, metric, first) for row in rows]
     against_before = [difference(row, metric, stage) for row, stage in zip(rows[2:], stages, strict=False)]
-    for heading, entries in ((first, against_first), ("the stage before", [None, None, *against_before])):
+    against = {first: against_first, "the stage before": [None, None, *against_before]}
+    against["the control"] = [difference(row, metric, CONTROL) for row in rows]
+    for heading, entries in against.items():
         if any(entries):
             cells = ["" if entry is None else range_in_words(entry) for entry in entries]
             yield f" {unit(metric)} against {heading}", cells

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -27,17 +29,19 @@ from hf_compress.models.students import STUDENTS
 from hf_compress.report.card import write_card
 from hf_compress.report.run import Run, write_run
 from hf_compress.run.chain import build_assistants, teach_assistants
+from hf_compress.run.control import train_control
 from hf_compress.run.deploy import FOLDER as DEPLOYED
 from hf_compress.run.deploy import deploy, describe_files
 from hf_compress.run.folder import RunFolder
 from hf_compress.run.permissions import permitted
 from hf_compress.run.recipe import Recipe
+from hf_compress.run.remarks import before_distilling, logged, not_trained
 from hf_compress.run.seeds import Seeds
 from hf_compress.run.selection.select import select_student
 from hf_compress.run.stages import Stages
 from hf_compress.run.step_unit import apply_once
 from hf_compress.run.student import foreseen_student, prepared_student, with_checkpoints
-from hf_compress.run.teacher import as_teacher, load_teachers, train_teachers, unfold
+from hf_compress.run.teacher import as_teacher, is_trained, load_teachers, train_teachers, unfold
 from hf_compress.runtimes import runtime
 from hf_compress.sections.base import TrainingConfig
 from hf_compress.sections.models import AUTO, TEACHER
@@ -124,6 +128,7 @@ def _work(recipe: Recipe, folder: RunFolder, log) -> Run:
     )
     recipe, remarks = with_checkpoints(recipe, data, folder.units, log)
     _foresee(recipe, data, teachers)
+    remarks += logged(not_trained(recipe, teachers, data), log)
     teachers, training_details = train_teachers(recipe, teachers, data, seeds.teachers, folder.units, log)
     teacher, data = as_teacher(teachers, data)
     predict = predictor(task, data.workers)
@@ -144,17 +149,18 @@ def _work(recipe: Recipe, folder: RunFolder, log) -> Run:
     origins = _origins(recipe, teachers, assistants, student)
 
     stages = Stages(recipe.measure, examine, folder.units)
-    stages.remarks += remarks
     if teacher is not None:
         stages.add_teacher(teacher, training_details)
     last_teacher = teach_assistants(recipe, assistants, teacher, data, stages, folder, log)
     if not recipe.student.is_teacher:
         stages.add("student", student, made)
+    remarks += logged(before_distilling(recipe, last_teacher, data, stages, folder.units, predict), log)
     processors = [student.processor, *([last_teacher.processor] if last_teacher else [])]
     shown = data.augmented(recipe.data.augmentation, *processors)
     facts = {"log": log, "task": task, "measure": recipe.measure}
     context = Context(shown, student.processor, last_teacher, recipe.seed, folder.partial, **facts)
-    saved = None
+    initial = replace(student, model=copy.deepcopy(student.model)) if recipe.control else None
+    saved, first = None, context
     for number, (name, step) in enumerate(zip(recipe.step_names, recipe.build_steps(), strict=True), start=1):
         log(f"step {number} of {len(recipe.steps)}: {name}")
         applied = apply_once(step, f"{number} {name}", student, context, folder.units)
@@ -162,6 +168,8 @@ def _work(recipe: Recipe, folder: RunFolder, log) -> Run:
         stages.add(f"{number} {name}", student, applied.details)
     if not recipe.steps:
         stages.add("unchanged", student)
+    if recipe.control:
+        train_control(recipe, initial, first, stages, folder.units)
     stages.add_latency()
     deployed, exports = deploy(recipe, student, data, stages, folder.units, log) if recipe.deploy else ({}, None)
 
@@ -180,7 +188,8 @@ def _work(recipe: Recipe, folder: RunFolder, log) -> Run:
             "seconds": round(folder.seconds, 1),
             "rows": stages.rows,
             **deployed,
-            "remarks": stages.remarks,
+            **({"control": stages.control} if stages.control else {}),
+            "remarks": remarks + stages.remarks,
             "layers": layer_changes(stages.models[-len(recipe.steps) - 1].model, student.model),
             **origins,
             **selection,
@@ -202,11 +211,13 @@ def _work(recipe: Recipe, folder: RunFolder, log) -> Run:
 def _foresee(recipe: Recipe, data: ImageData, teachers: list[LoadedModel]) -> None:
     """Refuse what cannot succeed before the first training begins.
 
-    That is held-out images without a label where others have one, trainings on single images, from which batch norms
-    cannot learn, and what the first step that does not only train cannot do; the later ones get models that are not
-    known yet, as is the student that `auto` selects.
+    That is a control without labels, held-out images without a label where others have one, trainings on single
+    images, from which batch norms cannot learn, and what the first step that does not only train cannot do; the later
+    ones get models that are not known yet, as is the student that `auto` selects.
     """
     task = TASKS.get(recipe.task)
+    if recipe.control and not data.train.labelled:
+        raise UsageError("'control' learns from labels alone, and no training image has one: leave it out")
     for role in ("validation", "test"):
         missing = all(label == IGNORED_LABEL for label in data.splits[role].labels)
         if task.needs_targets and data.labelled and missing:
@@ -216,7 +227,7 @@ def _foresee(recipe: Recipe, data: ImageData, teachers: list[LoadedModel]) -> No
                 "split with labels, or leave the key out"
             )
     for teacher, section in zip(teachers, recipe.teacher.members if recipe.teacher else [], strict=True):
-        if section.finetune is not None:
+        if is_trained(section, teacher, data, task):
             require_pairs(teacher.model, data.training, section.finetune.batch_size)
     if recipe.student.model == AUTO:
         return

@@ -48,6 +48,11 @@ class Recipe(Section):
     steps: list[dict[str, SerializeAsAny[BaseModel]]] = Field(
         description="What is done to the student, in order: one step a list item; none where it is only deployed."
     )
+    control: bool = Field(
+        False,
+        description="Take the same student through the same steps once more, learning from the labels alone; the "
+        "report compares them, and no weights of it are kept.",
+    )
     deploy: list[Annotated[DeploySection, shorthand(DeploySection, "to")]] = Field(
         [], description="Files for other runtimes, written of the final model into the folder `deploy` of the run."
     )
@@ -143,6 +148,20 @@ class Recipe(Section):
                 raise UsageError(
                     f"'{key}.pretrained' names weights of a registered architecture, which {section.model} is not: "
                     f"leave it out, or name one of {', '.join(STUDENTS)} as '{key}.model'"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_control(self):
+        if not self.control:
+            return self
+        steps = self.build_steps()
+        if not any(step.distils for step in steps):
+            raise UsageError("'control' is for steps that learn from a teacher, and none of these does: leave it out")
+        for number, (name, step) in enumerate(zip(self.step_names, steps, strict=True)):
+            if step.on_labels() is None:
+                raise UsageError(
+                    f"'control' learns from the labels alone, and 'steps.{number}.{name}' cannot: leave it out"
                 )
         return self
 

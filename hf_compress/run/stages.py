@@ -14,6 +14,7 @@ from hf_compress.measure.intervals import ByImage, differences
 from hf_compress.measure.latency import measure_latency
 from hf_compress.models.load import LoadedModel
 from hf_compress.report.limits import speed_remarks
+from hf_compress.report.measures import CONTROL
 from hf_compress.sections.measure import MeasureSection
 
 
@@ -29,7 +30,8 @@ class Stages:
         rows: one a model.
         models: copies of the models, for the latency, which is measured when all are there.
         by_image: the metrics of each test image, by stage.
-        remarks: sentences about the speed.
+        control: the row of the control, where there is one.
+        remarks: sentences about the run.
     """
 
     def __init__(self, measure: MeasureSection, quality: Callable[[LoadedModel], dict[str, Any]], units: Units):
@@ -39,6 +41,7 @@ class Stages:
         self.rows: list[dict[str, Any]] = []
         self.models: list[LoadedModel] = []
         self.by_image: dict[str, ByImage] = {}
+        self.control: dict[str, Any] | None = None
         self.remarks: list[str] = []
 
     def add(self, stage: str, loaded: LoadedModel, details: dict[str, Any] | None = None) -> None:
@@ -46,18 +49,31 @@ class Stages:
 
         It is compared with the first model, and the one before it where the stage is a step.
         """
+        before = list(self.by_image)
+        others = dict.fromkeys(before[:1] + (before[-1:] if stage[0].isdigit() else []))
+        row, self.by_image[stage] = self._measured(stage, loaded, details, list(others))
+        self.rows.append(row)
+        self.models.append(dataclasses.replace(loaded, model=copy.deepcopy(loaded.model)))
+
+    def add_control(self, loaded: LoadedModel, details: dict[str, Any]) -> None:
+        """Measure the control, which is no stage, and compare the last stage with it."""
+        first, *_, last = self.by_image
+        self.control, by_image = self._measured(CONTROL, loaded, details, [first])
+        found = differences(self.by_image[last], {CONTROL: by_image})
+        self.rows[-1]["differences"] = self.rows[-1].get("differences", []) + found
+
+    def _measured(
+        self, stage: str, loaded: LoadedModel, details: dict[str, Any] | None, others: list[str]
+    ) -> tuple[dict[str, Any], ByImage]:
+        """Return a row, in which a model is compared with other stages, and its metrics of each test image."""
         image = example_input(loaded.processor)
         measured = self.units.value(
             f"measure {stage}", lambda: {**self.quality(loaded), "cost": cost(loaded.model, image)}
         )
         by_image = measured.pop("by_image", {})
-        stages = list(self.by_image)
-        others = dict.fromkeys(stages[:1] + (stages[-1:] if stage[0].isdigit() else []))
         found = differences(by_image, {name: self.by_image[name] for name in others})
-        self.by_image[stage] = by_image
         row = {"stage": stage, "model": loaded.name, **measured, **({"differences": found} if found else {})}
-        self.rows.append(row | ({"details": details} if details else {}))
-        self.models.append(dataclasses.replace(loaded, model=copy.deepcopy(loaded.model)))
+        return row | ({"details": details} if details else {}), by_image
 
     def add_teacher(self, teacher: LoadedModel, details: list[dict[str, Any] | None]) -> None:
         """Measure the teacher; an ensemble as a whole, then its members. `details` has an entry for each of these."""

@@ -53,27 +53,37 @@ def load_teachers(recipe: Recipe, data: ImageData, seeds: list[int], log) -> tup
     return loaded, data
 
 
+def is_trained(section: TeacherSection, teacher: LoadedModel, data: ImageData, task: Task) -> bool:
+    """Return whether a run trains a teacher: one that knows the data's classes by name is only asked.
+
+    Args:
+        data: as `load_teachers` returns it.
+    """
+    ready = task.classes and data.named and not teacher.new_head
+    return section.finetune is not None and (section.finetune.always or not ready)
+
+
 def train_teachers(
     recipe: Recipe, teachers: list[LoadedModel], data: ImageData, seeds: list[int], units: Units, log
 ) -> tuple[list[LoadedModel], list[dict[str, Any] | None]]:
-    """Train the teachers, each as its `finetune` says, once.
+    """Train the teachers, each as its `finetune` says, once; see `is_trained`.
 
     Args:
         seeds: of each training.
 
     Returns:
-        The trained teachers, and for each the details of its training.
+        The teachers, and for each the details of its training; None where there was none.
     """
-    trained = []
+    trained, task = [], TASKS.get(recipe.task)
     sections = recipe.teacher.members if recipe.teacher else []
     for number, (section, teacher, seed) in enumerate(zip(sections, teachers, seeds, strict=True), start=1):
-        if section.finetune is None:
+        if not is_trained(section, teacher, data, task):
             trained.append((teacher, None))
             continue
         name = "teacher" if len(teachers) == 1 else f"teacher {number}"
         own_order = data.aligned(teacher.label_names) or data
         shown = own_order.augmented(recipe.data.augmentation, teacher.processor)
-        task, own = TASKS.get(recipe.task), Units(units.folder, seed)
+        own = Units(units.folder, seed)
         trained.append(_train_once(name, section, teacher, task, own, shown, log))
     return [teacher for teacher, _ in trained], [details for _, details in trained]
 
@@ -144,7 +154,8 @@ def _with_labels_of(data: ImageData, section: TeacherSection, task: Task) -> tup
             f"{_label_mismatch(teacher, data.label_names, 'the data')}: add 'teacher.finetune' to train a new head, "
             "for example --set teacher.finetune.epochs=5"
         )
-    return build_model(section, data.label_names, task), data
+    renamed = build_model(section, data.label_names, task)
+    return replace(renamed, new_head=True), data  # where both have mere numbers, the old one that nobody vouches for
 
 
 def _label_mismatch(teacher: LoadedModel, wanted: list[str], of: str) -> str:

@@ -1,6 +1,6 @@
 """Section `distill` of a recipe."""
 
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
@@ -101,6 +101,10 @@ class LossConfig(LossOptions, TrainingConfig):
     def labels_only(self) -> bool:
         """Whether nothing is learnt from the teacher."""
         return all(term.loss == "ce" for term in self.terms)
+
+    def on_labels(self) -> Self:
+        """Return the same training, in which nothing is learnt from the teacher."""
+        return self.model_copy(update={"loss": "ce", "losses": [], "layers": {}, "standardize": False})
 
 
 class DistillSection(LossConfig):

@@ -129,6 +129,9 @@ class TeacherFinetune(TrainingConfig):
     """Train the teacher on the data first."""
 
     layers: Literal["all", "head"] = Field("all", description="`head` trains the classifier only.")
+    always: bool = Field(
+        False, description="Train a checkpoint that knows the data's labels already, too; it is not trained otherwise."
+    )
 
 
 class TeacherSection(ModelSection):

@@ -58,6 +58,18 @@ class Step(ABC, Generic[C]):
     def needs_teacher(self) -> bool:
         return False
 
+    @property
+    def distils(self) -> bool:
+        """Whether something is learnt from a teacher, be it the recipe's or the unpruned model."""
+        return self.needs_teacher
+
+    def on_labels(self) -> Step | None:
+        """Return the step of a control, which learns the same from the labels alone; None where it cannot.
+
+        The context that it is given has no teacher.
+        """
+        return None if self.needs_teacher else self
+
     def foresee(self, student: Callable[[], LoadedModel]) -> None:
         """Raise where the step cannot do what its section asks for, before any training begins.
 

@@ -8,6 +8,7 @@ import typer
 from pydantic import Field
 
 from hf_compress import Recipe, cli, compress, save
+from hf_compress.cli import methods
 from hf_compress.cli.sections import Group, options_from
 from hf_compress.models.students import build_registered
 from hf_compress.report.run import Run
@@ -148,3 +149,12 @@ def test_wrong_values_are_one_sentence(arguments, says, tmp_path, teacher, capsy
         cli.main([*arguments, "--model", teacher, "--data", "digits", str(tmp_path / "out")])
     assert stop.value.code == 2
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["distill --teacher a/b --student resnet18", "prune --model a/b"])
+def test_a_control_is_an_option(monkeypatch, command):
+    taken = []
+    monkeypatch.setattr(methods, "run_recipe", lambda recipe, *_, **options: taken.append(recipe.control))
+    for option in ([], ["--control"]):
+        run_command(*command.split(), "--data", "digits", "out", *option)
+    assert taken == [False, True]

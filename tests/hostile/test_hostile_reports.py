@@ -61,6 +61,7 @@ CASES = {
     "keys that nobody knows": (at("unheard_of", to={"deep": [[[1]]]}), None),
     "details of another's step": (at(*ROWS, "details", to={"mine": {"a": [1, None]}, "other": "text"}), None),
     "no figures of latency": (lambda values: [row.pop("latency") for row in values["rows"]], None),
+    "a control that is null": (at("control", to=None), "'control' cannot be None"),
     "no rows": (at("rows", to=[]), "'rows' cannot be []"),
     "one row": (lambda values: values["rows"].pop(), "'rows' cannot be"),
     "rows that are a mapping": (at("rows", to={"0": {}}), "'rows' cannot be"),

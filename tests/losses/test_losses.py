@@ -237,3 +237,14 @@ def test_a_shift_of_the_logits_changes_nothing_and_no_distance_is_negative(rows,
     assert kl(first, first + shift, None, config).item() == pytest.approx(0, abs=1e-9)
     assert mse(first, second, None, config) >= 0
     assert kl(first, second, None, config) >= -1e-9
+
+
+@pytest.mark.parametrize(
+    "options", [{"loss": "kl", "standardize": True}, {"losses": [{"loss": "hints", "layers": {"a": "b"}}]}]
+)
+def test_the_training_of_a_control_reads_labels_alone(options):
+    config = LossConfig(epochs=3, batch_size=7, **options)
+    assert not config.labels_only
+    control = config.on_labels()
+    assert control.labels_only
+    assert (control.epochs, control.batch_size) == (3, 7)

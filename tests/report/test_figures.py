@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 from PIL import Image
-from reports import SELECTION, report
+from reports import SELECTION, report, with_control
 
 from hf_compress.report import figures
 
@@ -19,7 +19,7 @@ def drawn(content, folder):
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("figures")
     names = ["\U0001f9a5 $\\frac{a}$ <b>", "\u202eright to left", "a very long name of a class " * 5]
-    assert drawn(report(labels=names, selection=SELECTION), folder) == list(figures.FIGURES)
+    assert drawn(with_control(report(labels=names, selection=SELECTION)), folder) == list(figures.FIGURES)
     return folder
 
 
@@ -121,3 +121,13 @@ def test_nothing_is_drawn_where_nothing_was_probed():
     unprobed = [{k: v for k, v in row.items() if k != "probe_accuracies"} for row in SELECTION["candidates"]]
     assert figures.selection(report()) is None
     assert figures.selection(report(selection=SELECTION | {"candidates": unprobed})) is None
+
+
+def test_the_control_is_drawn_with_the_interval_of_the_gain():
+    axes = figures.against_control(with_control(report())).axes[0]
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([1.0, 0.78, 0.9])
+    assert list(axes.lines[0].get_xdata()) == pytest.approx([0.81, 0.99])
+    assert {"teacher", "control", "1 prune", "Final model against control: +12.00 points (+3.00 to +21.00)"} <= set(
+        texts(axes.figure)
+    )
+    assert figures.against_control(report()) is None

@@ -101,7 +101,7 @@ def recipe(task, tmp_path):
     return Recipe.from_dict(
         {
             "task": "centres",
-            "teacher": {"model": saved(tmp_path / "teacher", 48), "finetune": FAST},
+            "teacher": {"model": saved(tmp_path / "teacher", 48), "finetune": FAST | {"always": True}},
             "student": saved(tmp_path / "student", 32),
             "data": DATA,
             "steps": [{"distill": FAST}, {"finetune": FAST}, {"prune": prune}],

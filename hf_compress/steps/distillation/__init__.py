@@ -1,5 +1,7 @@
 """The `distill` step."""
 
+from __future__ import annotations
+
 from hf_compress.losses.logits import register_loss
 from hf_compress.sections.distillation import LOSSES, DistillSection, LossConfig
 from hf_compress.steps.base import Step, StepResult, register_step
@@ -17,6 +19,14 @@ class Distill(Step[DistillSection]):
     @property
     def needs_teacher(self) -> bool:
         return True
+
+    @property
+    def distils(self) -> bool:
+        return not self.config.labels_only
+
+    def on_labels(self) -> Distill:
+        """Return the step itself: without a teacher, `train` reads of its section how to train, and no loss."""
+        return self
 
     def apply(self, model, context: Context) -> StepResult:
         from hf_compress.training.fitting import train

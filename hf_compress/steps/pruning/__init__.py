@@ -1,5 +1,7 @@
 """The `prune` step."""
 
+from __future__ import annotations
+
 from hf_compress.steps.base import Step, StepResult, register_step
 from hf_compress.steps.pruning.config import CRITERIA, PruneSection
 from hf_compress.steps.pruning.score.criteria import register_importance
@@ -13,6 +15,13 @@ class Prune(Step[PruneSection]):
     """Zeroes weights, or removes channels or blocks, in one shot or in rounds with training between."""
 
     Config = PruneSection
+
+    @property
+    def distils(self) -> bool:
+        return self.config.recovery.epochs > 0 and not self.config.recovery.labels_only
+
+    def on_labels(self) -> Prune:
+        return Prune(self.config.model_copy(update={"recovery": self.config.recovery.on_labels()}))
 
     def foresee(self, student):
         if self.config.target is not None:

@@ -1,0 +1,37 @@
+"""The control of a distillation: the same student after the same steps, which learnt from the labels alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hf_compress.ground.errors import RunError
+from hf_compress.ground.units import Units
+from hf_compress.models.load import LoadedModel
+from hf_compress.report.measures import CONTROL
+from hf_compress.run.recipe import Recipe
+from hf_compress.run.stages import Stages
+from hf_compress.run.step_unit import apply_once
+from hf_compress.training.context import Context
+
+
+def train_control(recipe: Recipe, student: LoadedModel, context: Context, stages: Stages, units: Units) -> None:
+    """Take the student through the steps without a teacher, and compare what comes out with the last stage.
+
+    Where a step cannot be done so, as when its loss is not finite any more, a remark says why there is no control.
+
+    Args:
+        student: as it was before the first step.
+        context: that of the first step.
+    """
+    context, details = replace(context, teacher=None), {}
+    for number, (name, step) in enumerate(zip(recipe.step_names, recipe.build_steps(), strict=True), start=1):
+        context.log(f"{CONTROL}, step {number} of {len(recipe.steps)}: {name}, from the labels alone")
+        try:
+            applied = apply_once(step.on_labels(), f"{CONTROL} {number} {name}", student, context, units)
+        except RunError as error:
+            stages.remarks.append(f"there is no control, whose step {number} failed: {error}")
+            context.log(stages.remarks[-1])
+            return
+        student, context = applied.student, applied.context
+        details[f"{number} {name}"] = applied.details
+    stages.add_control(student, {"steps": details})
