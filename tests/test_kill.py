@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(25, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills", [3, pytest.param(25, marks=pytest.mark.long)])
 def test_a_run_that_is_killed_many_times_gives_the_same_weights_and_report(kills, tmp_path):
     script = Path(__file__).with_name("kill_chain.py")
     chain = subprocess.run(

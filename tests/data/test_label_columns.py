@@ -173,6 +173,7 @@ def test_more_class_folders_than_a_model_may_have_are_refused(tmp_path, monkeypa
         load(tmp_path)
 
 
+@pytest.mark.long
 def test_more_classes_of_a_stream_than_a_model_may_have_are_refused(tmp_path):
     for split in ("train", "validation", "test"):
         classes(tmp_path / f"{split}.parquet", list(map(str, range(MANY))), [0, 1])

@@ -90,7 +90,10 @@ def logits_of_two_models(images, classes, seed):
     return labels, *(shared + scale * torch.randn(images, classes, generator=generator) for scale in (0.3, 1.0))
 
 
-@pytest.mark.parametrize("images, classes", [(60, 2), (200, 4), (400, 3)])
+LONG = [pytest.param(*sizes, marks=pytest.mark.long) for sizes in ((200, 4), (400, 3))]
+
+
+@pytest.mark.parametrize("images, classes", [(60, 3), *LONG])
 def test_the_interval_of_a_roc_auc_is_that_of_a_bootstrap_which_computes_it_anew(images, classes):
     labels, *logits = logits_of_two_models(images, classes, seed=images)
     contributions = [quality_by_image(each, labels)["roc_auc"] for each in logits]
