@@ -110,6 +110,7 @@ def test_the_resolved_recipe_names_the_student_and_repeats_it_without_a_search(f
         **selection["winner"],
         "image_size": 32,
         "trust_remote_code": False,
+        "depth": 1.0,
         "pretrained": True,
     }
     second = compress(resolved, tmp_path / "again", log=lambda line: None)
