@@ -53,5 +53,13 @@ def output_error(model: nn.Module, batches: Iterable[Tensor], expected: Tensor) 
         batches: images, each of shape (batch, 3, height, width).
         expected: shape (images, numbers an image), in float64, see `in_rows`.
     """
-    difference = in_rows(outputs_of(model, batches)).double() - expected
-    return float(difference.square().mean() / (expected - expected.mean(0)).square().mean().clamp_min(1e-12))
+    return error_by_variance(in_rows(outputs_of(model, batches)).double(), expected)
+
+
+def error_by_variance(said: Tensor, expected: Tensor) -> float:
+    """Return the mean squared difference of `said` from `expected`, relative to the variance of that over the images.
+
+    Args:
+        said, expected: shape (images, numbers an image), in float64, see `in_rows`.
+    """
+    return float((said - expected).square().mean() / (expected - expected.mean(0)).square().mean().clamp_min(1e-12))

@@ -21,7 +21,7 @@ from hf_compress.ground.units import Units
 from hf_compress.report.run import RECIPE, REPORT, Run
 from hf_compress.run.inputs import leaves, refuse_overlap, refuse_own_place
 from hf_compress.run.recipe import Recipe
-from hf_compress.sections.models import AUTO, StudentSection
+from hf_compress.sections.models import AUTO
 
 BEGUN, MOVING, LOCK, FILES = "begun.json", "moving", "lock", "files"
 UNITS, DISCARDED, REPLACED = "units", "discarded", "replaced"
@@ -237,7 +237,7 @@ class RunFolder:
         earlier = Recipe.load(destination / RECIPE)
         if self.recipe.student.model == AUTO:  # a finished run names the student that was selected
             earlier.student = self.recipe.student
-        for then, now in zip(_students(earlier), _students(self.recipe), strict=False):
+        for then, now in zip(earlier.students.values(), self.recipe.students.values(), strict=False):
             if now.pretrained == AUTO:  # as it names the checkpoint
                 then.pretrained = AUTO
         if different := changed_keys(comparable(earlier), comparable(self.recipe), revisions=False):
@@ -361,10 +361,6 @@ def changed_keys(earlier: dict[str, Any], now: dict[str, Any], revisions: bool =
     shown = [f"'{key}' was {earlier.get(key)!r} and is {now.get(key)!r}" for key in keys[:MOST_DIFFERENCES]]
     more = [f"and {len(keys) - MOST_DIFFERENCES} more"] if len(keys) > MOST_DIFFERENCES else []
     return ", ".join(shown + more)
-
-
-def _students(recipe: Recipe) -> list[StudentSection]:
-    return [recipe.student, *recipe.assistants]
 
 
 def comparable(recipe: Recipe) -> dict[str, Any]:

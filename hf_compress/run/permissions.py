@@ -5,7 +5,7 @@ from __future__ import annotations
 from hf_compress.ground.errors import UsageError
 from hf_compress.models.students import STUDENTS
 from hf_compress.run.recipe import Recipe
-from hf_compress.sections.models import AUTO, EnsembleSection, ModelSection
+from hf_compress.sections.models import AUTO, ModelSection
 
 
 def permitted(recipe: Recipe, trust_remote_code: bool, publish: bool) -> Recipe:
@@ -41,10 +41,5 @@ def permitted(recipe: Recipe, trust_remote_code: bool, publish: bool) -> Recipe:
 
 def _models(recipe: Recipe) -> dict[str, ModelSection]:
     """Return the sections whose models may come from a repository, by key path."""
-    if isinstance(recipe.teacher, EnsembleSection):
-        teachers = {f"teacher.ensemble.{number}": member for number, member in enumerate(recipe.teacher.ensemble)}
-    else:
-        teachers = {"teacher": recipe.teacher} if recipe.teacher else {}
-    assistants = {f"assistants.{number}": section for number, section in enumerate(recipe.assistants)}
-    sections = teachers | assistants | {"student": recipe.student}
+    sections = recipe.teachers | recipe.students
     return {key: section for key, section in sections.items() if section.model not in (*STUDENTS, AUTO, "teacher")}

@@ -226,7 +226,7 @@ def _foresee(recipe: Recipe, data: ImageData, teachers: list[LoadedModel]) -> No
                 f"'data.splits.{role}': no image of {origin} has a label, so nothing can be measured on it: name a "
                 "split with labels, or leave the key out"
             )
-    for teacher, section in zip(teachers, recipe.teacher.members if recipe.teacher else [], strict=True):
+    for teacher, section in zip(teachers, recipe.teachers.values(), strict=True):
         if is_trained(section, teacher, data, task):
             require_pairs(teacher.model, data.training, section.finetune.batch_size)
     if recipe.student.model == AUTO:
@@ -234,12 +234,10 @@ def _foresee(recipe: Recipe, data: ImageData, teachers: list[LoadedModel]) -> No
     student = cache(lambda: foreseen_student(recipe, data, next(iter(teachers), None)))
     if recipe.student.is_thinner:
         student()
-    steps = recipe.build_steps()
-    sections = [each for step in steps for each in (step.config, getattr(step.config, "recovery", None))]
-    least = min((each.batch_size for each in sections if isinstance(each, TrainingConfig)), default=2)
+    least = min((training.batch_size for training in recipe.trainings.values()), default=2)
     if min(least, len(data.with_unlabelled)) == 1:
         require_pairs(student().model, data.with_unlabelled, least)
-    changing = next((step for step in steps if not isinstance(step.config, TrainingConfig)), None)
+    changing = next((step for step in recipe.build_steps() if not isinstance(step.config, TrainingConfig)), None)
     if changing is not None:
         changing.foresee(student)
 

@@ -17,7 +17,7 @@ from hf_compress.run.bounds import refuse_endless
 from hf_compress.sections.base import Section, TrainingConfig, named, shorthand, validate
 from hf_compress.sections.data import DataSection
 from hf_compress.sections.deploy import DeploySection
-from hf_compress.sections.distillation import LOSSES, LossConfig
+from hf_compress.sections.distillation import LOSSES
 from hf_compress.sections.measure import MeasureSection
 from hf_compress.sections.models import AUTO, TEACHER, EnsembleSection, StudentSection, TeacherSection
 from hf_compress.sections.publish import PublishSection
@@ -125,15 +125,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _losses_know_mixed_labels(self):
-        trainings = [
-            (f"steps.{number}.{name}", section)
-            for number, step in enumerate(self.steps)
-            for name, config in step.items()
-            for section in (config, getattr(config, "recovery", None))
-            if isinstance(section, LossConfig)
-        ]
-        for key, section in trainings if self.data.mixes else []:
-            for loss in (term.loss for term in section.terms):
+        for key, training in self.trainings.items() if self.data.mixes else ():
+            for loss in (term.loss for term in getattr(training, "terms", [])):
                 if LOSSES.get(loss).needs_labels and not LOSSES.get(loss).mixed_labels:
                     raise UsageError(
                         f"'{key}' has loss '{loss}', which needs one label an image, and mixed pictures have two: use "
@@ -143,7 +136,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _checkpoints_have_an_architecture(self):
-        for key, section in self._students.items():
+        for key, section in self.students.items():
             if isinstance(section.pretrained, str) and section.model not in STUDENTS:
                 raise UsageError(
                     f"'{key}.pretrained' names weights of a registered architecture, which {section.model} is not: "
@@ -178,7 +171,7 @@ class Recipe(Section):
             raise UsageError("'assistants' learn from a teacher: add 'teacher.model' to the recipe")
         if "distill" not in self.step_names:
             raise UsageError("'assistants' learn by the step 'distill': add it to 'steps'")
-        for key, section in self._students.items():
+        for key, section in self.students.items():
             if section.model == TEACHER:
                 raise UsageError(
                     f"'{key}.model' is a copy of the teacher, which has nothing to learn from assistants: name a model"
@@ -206,10 +199,27 @@ class Recipe(Section):
         )
 
     @property
-    def _students(self) -> dict[str, StudentSection]:
-        """Return assistants and student by key path."""
+    def teachers(self) -> dict[str, TeacherSection]:
+        """The teacher, or the members of the ensemble, by key path."""
+        if isinstance(self.teacher, EnsembleSection):
+            return {f"teacher.ensemble.{index}": member for index, member in enumerate(self.teacher.ensemble)}
+        return {"teacher": self.teacher} if self.teacher else {}
+
+    @property
+    def students(self) -> dict[str, StudentSection]:
+        """Assistants and student by key path."""
         assistants = {f"assistants.{index}": section for index, section in enumerate(self.assistants)}
         return assistants | {"student": self.student}
+
+    @property
+    def trainings(self) -> dict[str, TrainingConfig]:
+        """How each step trains, those that prune in their `recovery`, by the key path of the step."""
+        found = {
+            f"steps.{number}.{name}": getattr(config, "recovery", config)
+            for number, step in enumerate(self.steps)
+            for name, config in step.items()
+        }
+        return {key: config for key, config in found.items() if isinstance(config, TrainingConfig)}
 
     @property
     def step_names(self) -> list[str]:

@@ -36,10 +36,8 @@ def logged(remarks: Iterable[str], log: Callable[[str], None]) -> list[str]:
 
 def not_trained(recipe: Recipe, teachers: list[LoadedModel], data: ImageData) -> Iterator[str]:
     """Say which teachers stay as they are although the recipe has a training for them."""
-    sections = recipe.teacher.members if recipe.teacher else []
-    for number, (section, teacher) in enumerate(zip(sections, teachers, strict=True)):
+    for (key, section), teacher in zip(recipe.teachers.items(), teachers, strict=True):
         if section.finetune is not None and not is_trained(section, teacher, data, TASKS.get(recipe.task)):
-            key = "teacher" if len(sections) == 1 else f"teacher.ensemble.{number}"
             yield (
                 f"teacher {teacher.name} knows the classes of the data and was not trained again; "
                 f"'{key}.finetune.always: true' would train it"

@@ -27,8 +27,8 @@ class Seeds:
     @classmethod
     def of(cls, recipe: Recipe) -> Seeds:
         """Derive all from the recipe's seed; after the last one comes 0."""
-        seed, members = recipe.seed, recipe.teacher.members if recipe.teacher else []
-        teachers = [seed if number == 0 else seed + 1 + number for number in range(len(members))]
+        seed = recipe.seed
+        teachers = [seed if number == 0 else seed + 1 + number for number in range(len(recipe.teachers))]
         return cls(seed, (seed + 1) % SEEDS, [teacher % SEEDS for teacher in teachers])
 
     @property

@@ -25,10 +25,10 @@ DETAILS = "copy.json"
 def with_checkpoints(recipe: Recipe, data: ImageData, units: Units, log) -> tuple[Recipe, list[str]]:
     """Return the recipe with a checkpoint, or false, in place of each `pretrained: auto`, and what to say of it."""
     recipe, task, said = recipe.model_copy(deep=True), TASKS.get(recipe.task), []
-    for number, section in enumerate([recipe.student, *recipe.assistants]):
+    for key, section in recipe.students.items():
         if section.pretrained == AUTO:
             section.pretrained, sentence = units.value(
-                f"pretrained {number}", partial(find_checkpoint, section, data.label_names, task), alone=True
+                f"{key}.pretrained", partial(find_checkpoint, section, data.label_names, task), alone=True
             )
             log(sentence)
             said.append(sentence)

@@ -75,7 +75,7 @@ def train_teachers(
         The teachers, and for each the details of its training; None where there was none.
     """
     trained, task = [], TASKS.get(recipe.task)
-    sections = recipe.teacher.members if recipe.teacher else []
+    sections = recipe.teachers.values()
     for number, (section, teacher, seed) in enumerate(zip(sections, teachers, seeds, strict=True), start=1):
         if not is_trained(section, teacher, data, task):
             trained.append((teacher, None))

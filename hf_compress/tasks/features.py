@@ -29,7 +29,7 @@ class Features(Task):
                 "'student.model' is the teacher, which has nothing to learn from itself: name a smaller one"
             )
         super().check_recipe(recipe)
-        if any(section.finetune is not None for section in (recipe.teacher.members if recipe.teacher else [])):
+        if any(section.finetune is not None for section in recipe.teachers.values()):
             raise UsageError("'teacher.finetune' trains a classifier, which 'task: features' leaves out: remove it")
         if recipe.assistants:
             raise UsageError("'assistants' learn to classify: leave them out, or set 'task: classification'")

@@ -11,7 +11,8 @@ from torch import nn
 
 from hf_compress.data.images import spread
 from hf_compress.ground import processes
-from hf_compress.ground.outputs import in_rows, output_error, outputs_of
+from hf_compress.ground.looking import twin
+from hf_compress.ground.outputs import error_by_variance, in_rows, output_error, outputs_of
 from hf_compress.ground.processor import fastest_device
 from hf_compress.models.load import LoadedModel
 from hf_compress.steps.pruning.config import RecoveryConfig
@@ -52,9 +53,9 @@ def bearable_rate(model: nn.Module, calibration: Calibration, sparse: frozenset[
     """
     device = fastest_device()
     images = list(calibration.pixel_values())
-    pruned, unpruned = (copy.deepcopy(each).eval().to(device) for each in (model, calibration.unpruned))
-    given = in_rows(outputs_of(pruned, images)).double()
-    if not output_error(pruned, images, in_rows(outputs_of(unpruned, images)).double()) < 1:
+    unpruned, pruned = twin(calibration.unpruned).to(device), copy.deepcopy(model).eval().to(device)
+    expected, given = (in_rows(outputs_of(each, images)).double() for each in (unpruned, pruned))
+    if not error_by_variance(given, expected) < 1:
         return FASTEST
     _step_at_random(pruned, SLOWEST, sparse)
     change = output_error(pruned, images, given)
