@@ -92,6 +92,8 @@ class ImageSplit(torch.utils.data.Dataset):
         views: how many views of a picture are shown, one an epoch in turn; None draws new ones for ever.
         seed: of these views.
         epoch: counted from 0.
+        epoch_length: how many pictures an epoch shows, going through all again and again, in new views; None: each
+            once.
         teacher_outputs: for each view number, what a teacher says to the pictures: tensors by name, the pictures along
             the first dimension.
     """
@@ -105,27 +107,31 @@ class ImageSplit(torch.utils.data.Dataset):
     views: int | None = None
     seed: int = 0
     epoch: int = 0
+    epoch_length: int | None = None
     teacher_outputs: list[dict[str, Tensor]] | None = None
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return self.epoch_length or len(self.labels)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
         """Read a whole batch at once, as torch's `DataLoader` asks when it can: one look-up instead of many."""
-        items = self._unmixed(indices)
+        shown = [self._shown(index) for index in indices]
+        items = self._unmixed(shown)
         if self.mixing is not None:
-            random = [random_of(self.seed, index, self.view_number) for index in indices]
+            random = [random_of(self.seed, *each) for each in shown]
             partners = self._unmixed(
-                [partner_of(index, len(self), own) for index, own in zip(indices, random, strict=True)]
+                [
+                    (partner_of(index, len(self.labels), own), view)
+                    for (index, view), own in zip(shown, random, strict=True)
+                ]
             )
             items = [self.mixing.mixed(*given) for given in zip(items, partners, random, strict=True)]
         if self.teacher_outputs is not None:
-            outputs = self.teacher_outputs[self.view_number]
-            for item, index in zip(items, indices, strict=True):
-                item["teacher_output"] = {name: tensor[index] for name, tensor in outputs.items()}
+            for item, (index, view) in zip(items, shown, strict=True):
+                item["teacher_output"] = {name: tensor[index] for name, tensor in self.teacher_outputs[view].items()}
         return items
 
     @property
@@ -136,7 +142,7 @@ class ImageSplit(torch.utils.data.Dataset):
     @property
     def view_number(self) -> int:
         """Which view the pictures show in this epoch, counted from 0."""
-        return self.epoch if self.repeats_after is None else self.epoch % self.repeats_after
+        return self._view_number(self.epoch)
 
     @property
     def fingerprint(self) -> str:
@@ -172,6 +178,10 @@ class ImageSplit(torch.utils.data.Dataset):
         """Return these images with other labels, one an image."""
         return self._changed(labels=labels)
 
+    def in_epochs_of(self, length: int | None) -> ImageSplit:
+        """Return these images in longer epochs: see `epoch_length`."""
+        return self._changed(epoch_length=length)
+
     def in_epoch(self, epoch: int) -> ImageSplit:
         return self._changed(epoch=epoch)
 
@@ -186,10 +196,22 @@ class ImageSplit(torch.utils.data.Dataset):
     def _changed(self, **attributes: Any) -> ImageSplit:
         return replace(self, **{"teacher_outputs": None, **attributes})
 
-    def _unmixed(self, indices: list[int]) -> list[dict[str, Any]]:
+    def _shown(self, index: int) -> tuple[int, int]:
+        """Return which picture an index means in this epoch, and which view of it."""
+        if self.epoch_length is None:
+            return index, self.view_number
+        times, picture = divmod(self.epoch * self.epoch_length + index, len(self.labels))
+        return picture, self._view_number(times)
+
+    def _view_number(self, times: int) -> int:
+        """Return which view a picture shows that was shown so many times before."""
+        return times if self.repeats_after is None else times % self.repeats_after
+
+    def _unmixed(self, shown: list[tuple[int, int]]) -> list[dict[str, Any]]:
+        indices = [index for index, _ in shown]
         return [
-            {"view": self._view(picture, index), "label": self.labels[index]}
-            for picture, index in zip(self._read(indices), indices, strict=True)
+            {"view": self._view(picture, *each), "label": self.labels[each[0]]}
+            for picture, each in zip(self._read(indices), shown, strict=True)
         ]
 
     def _read(self, indices: list[int]) -> list[Tensor]:
@@ -198,13 +220,13 @@ class ImageSplit(torch.utils.data.Dataset):
         stored = iter(self.pictures[missing][self.image_column]) if missing else iter(())
         return [decode(next(stored)) if picture is None else picture for picture in pictures]
 
-    def _view(self, picture: Tensor, index: int) -> Tensor:
+    def _view(self, picture: Tensor, index: int, number: int) -> Tensor:
         if self.augment is None:
             return picture
         if self.views is None:
             return self.augment(picture)
         with torch.random.fork_rng(devices=[]):
-            (seed,) = np.random.SeedSequence([self.seed, index, self.view_number]).generate_state(1, np.uint64)
+            (seed,) = np.random.SeedSequence([self.seed, index, number]).generate_state(1, np.uint64)
             torch.default_generator.manual_seed(int(seed))
             return self.augment(picture)
 

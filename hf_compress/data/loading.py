@@ -34,6 +34,7 @@ class ImageData:
         label_names: class names in the order of the labels; empty when the data has no labels.
         named: whether the names come from the data; plain numbers carry no name.
         mixing: how the pictures that train are mixed, once they are augmented.
+        epoch_length: images that an epoch of a training with labels shows, where each is shown more than once.
         facts: counts and origins for the report.
         by_teacher: whether the labels of validation and test images are a teacher's answers.
     """
@@ -46,6 +47,7 @@ class ImageData:
     unlabelled: ImageSplit | None = None
     stream: ImageStream | None = None
     mixing: Mixing | None = None
+    epoch_length: int | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     workers: int = 0
     by_teacher: bool = False
@@ -57,12 +59,12 @@ class ImageData:
     @property
     def training(self) -> ImageSplit | ImageStream:
         """The images that a training with labels learns from."""
-        return self.train if self.stream is None else self.stream
+        return self.train.in_epochs_of(self.epoch_length) if self.stream is None else self.stream
 
     @property
     def with_unlabelled(self) -> ImageSplit | ImageStream:
         """The training images, followed by those without labels."""
-        return self.training if self.unlabelled is None else self.train.followed_by(self.unlabelled)
+        return self.train.followed_by(self.unlabelled) if self.unlabelled is not None else self.training
 
     @property
     def labelled(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from hf_compress.ground.errors import CompressError, UsageError
@@ -116,11 +116,10 @@ def build_model(section: TeacherSection | StudentSection, labels: list[str] | No
         names = labels or [] if kind.classes else None
         size = {"width": section.width, "image_size": section.image_size}
         return build_registered(section.model, names, **size, auto_class=kind.auto_class)
-    for option, default in (("width", 1.0), ("image_size", None)):
-        if getattr(section, option) != default:
-            raise UsageError(
-                f"'{option}' belongs to registered architectures ({', '.join(STUDENTS)}), not to {section.model}"
-            )
+    if section.width != 1:
+        raise UsageError(
+            f"'width' belongs to registered architectures ({', '.join(STUDENTS)}), not to {section.model}"
+        )
     if "/" not in section.model and not section.model.startswith((".", "~")):
         near = did_you_mean(section.model, STUDENTS)
         if "did you mean" in near:
@@ -130,7 +129,8 @@ def build_model(section: TeacherSection | StudentSection, labels: list[str] | No
         "trust_remote_code": section.trust_remote_code,
         "pretrained": getattr(section, "pretrained", True),
     }
-    return kind.load(section.model, labels=labels, **options)
+    loaded = kind.load(section.model, labels=labels, **options)
+    return _at_size(loaded, section.image_size)
 
 
 def build_student(section: StudentSection, labels: list[str], teacher: LoadedModel | None, kind: Kind) -> LoadedModel:
@@ -142,8 +142,8 @@ def build_student(section: StudentSection, labels: list[str], teacher: LoadedMod
     from hf_compress.models.load import LoadedModel
 
     if section.model == TEACHER:
-        processor = _resized(teacher.processor, section.image_size)
-        return LoadedModel(copy.deepcopy(teacher.model), processor, teacher.name, teacher.commit)
+        own = LoadedModel(copy.deepcopy(teacher.model), teacher.processor, teacher.name, teacher.commit)
+        return _at_size(own, section.image_size)
     if section.model in STUDENTS and section.image_size is None and teacher is not None:
         section = section.model_copy(update={"image_size": input_size(teacher.processor)[0]})
     return build_model(section, labels, kind)
@@ -187,20 +187,38 @@ def _build_pretrained(section: StudentSection, labels: list[str] | None, kind: K
         built = build_registered(section.model, names, width=section.width, auto_class=kind.auto_class)
     if tensor_shapes(built.model) != tensor_shapes(loaded.model):
         raise UsageError(f"'pretrained': {section.pretrained} is no {section.model} of width {section.width:g}")
-    loaded.processor = _resized(loaded.processor, section.image_size)
-    return loaded
+    return _at_size(loaded, section.image_size)
 
 
-def _resized(processor: BaseImageProcessor, side: int | None) -> BaseImageProcessor:
-    """Return an image processor like this one that makes squares of `side` pixels; itself where that is None.
+def _at_size(loaded: LoadedModel, side: int | None) -> LoadedModel:
+    """Return a model that sees squares of `side` pixels; itself where that is None.
+
+    Raises:
+        UsageError: it does not take images of that size.
+    """
+    import torch
+
+    from hf_compress.data.images import example_input
+
+    if side is None:
+        return loaded
+    processor = _resized(loaded.processor, side)
+    try:
+        with torch.no_grad():
+            loaded.model(pixel_values=example_input(processor))
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(f"'image_size' {side}: {loaded.name} does not take images of that size: {error}") from None
+    return replace(loaded, processor=processor)
+
+
+def _resized(processor: BaseImageProcessor, side: int) -> BaseImageProcessor:
+    """Return an image processor like this one that makes squares of `side` pixels.
 
     Raises:
         UsageError: its size cannot be changed.
     """
     from hf_compress.data.images import input_size
 
-    if side is None:
-        return processor
     changed, (height, width) = copy.deepcopy(processor), input_size(processor)
     for key in ("size", "crop_size"):
         if sizes := getattr(changed, key, None):

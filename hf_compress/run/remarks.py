@@ -47,7 +47,7 @@ def not_trained(recipe: Recipe, teachers: list[LoadedModel], data: ImageData) ->
 def before_distilling(
     recipe: Recipe, teacher: LoadedModel | None, data: ImageData, stages: Stages, units: Units, predict: Predict
 ) -> Iterator[str]:
-    """Say what the teacher has on validation images, what cannot come of it, and where a control has fewer images.
+    """Say what the teacher has on validation images, and what cannot come of it.
 
     Args:
         teacher: from which the student learns; it has been measured as a stage.
@@ -57,11 +57,6 @@ def before_distilling(
         yield from _teacher(recipe, teacher, data, stages, units, predict)
         yield from _same_images(recipe, data)
         yield from _few_steps(recipe, data)
-    if recipe.control and data.unlabelled is not None:
-        yield (
-            f"the control learns from {len(data.training):,} labelled images, the student from "
-            f"{len(data.with_unlabelled):,}: its epochs are shorter, of which a part of the difference may come"
-        )
 
 
 def _teacher(

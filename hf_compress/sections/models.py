@@ -59,7 +59,7 @@ class ModelSection(Section):
     )
     width: float = Field(1.0, gt=0, le=64, description="Width multiplier of a registered architecture.")
     image_size: int | None = Field(
-        None, ge=8, le=8192, description="Input size in pixels of a registered architecture."
+        None, ge=8, le=8192, description="Input size in pixels; that of the checkpoint, or 224, when not given."
     )
 
 
@@ -74,9 +74,6 @@ class StudentSection(ModelSection):
         "channels that matter most, at most 1.",
     )
     depth: float = Field(1.0, gt=0, le=1, description="Share of the residual blocks that a copy of the teacher keeps.")
-    image_size: int | None = Field(
-        None, ge=8, le=8192, description="Input size in pixels of a registered architecture or a copy of the teacher."
-    )
     pretrained: bool | str = Field(
         True,
         description="Load the weights of a Hub id or folder; false starts from scratch. A registered architecture "

@@ -13,9 +13,12 @@ import torch
 from PIL import Image
 from transformers import ViTImageProcessor
 
+from hf_compress.data import load_data
 from hf_compress.data.augmentation import RandomShift, build_augmentation
 from hf_compress.data.decoded import Decoded, Room
 from hf_compress.data.images import Collator, ImageSplit, decode, evenly_spread
+from hf_compress.data.mixing import Mixing
+from hf_compress.sections.data import DataSection
 
 
 def stored(image, kind="PNG", **options):
@@ -220,6 +223,25 @@ def test_views_differ_from_picture_to_picture_and_from_epoch_to_epoch_until_they
     assert epochs[2] == epochs[0]
     shown = {item["view"].numpy().tobytes() for item in images.without_augmentation().__getitems__(range(8))}
     assert shown == {decode(picture).numpy().tobytes()}
+
+
+@pytest.mark.parametrize("views", [None, 3])
+@pytest.mark.parametrize("mixing", [None, Mixing(mixup=1.0)])
+def test_a_longer_epoch_goes_through_the_pictures_again_in_the_views_of_later_epochs(views, mixing):
+    train = load_data(DataSection(path="digits", augmentation="light", views=views), seed=3).train.subset(range(4))
+    train = train.augmented(lambda picture: torch.roll(picture, int(torch.randint(64, ()))), mixing)
+
+    def shown(images, index):
+        torch.manual_seed(0)
+        item = images[index]
+        return item["label"], item["view"].flatten().tolist()
+
+    long = train.in_epochs_of(6)
+    assert len(long) == 6 and len(train) == 4
+    in_long = [shown(long.in_epoch(epoch), index) for epoch in range(2) for index in range(6)]
+    in_short = [shown(train.in_epoch(epoch), index) for epoch in range(3) for index in range(4)]
+    assert in_long == in_short
+    assert len({tuple(view) for _, view in in_long}) > 4 or views is mixing is None
 
 
 def test_standard_views_have_the_wanted_size():

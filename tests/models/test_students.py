@@ -8,15 +8,18 @@ import torch
 import torchvision
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForImageClassification
+from transformers import AutoModelForImageClassification, ViTConfig
 
 from hf_compress import save
 from hf_compress.data import load_data
-from hf_compress.data.images import batches, class_indices
+from hf_compress.data.images import batches, class_indices, input_size
+from hf_compress.ground.errors import UsageError
 from hf_compress.measure.cost import bytes_on_disk, count_macs, count_parameters
-from hf_compress.models.students import STUDENTS, build_registered
+from hf_compress.models.students import STUDENTS, build_model, build_registered, build_student
 from hf_compress.run.selection.candidates import Blueprint, Candidate
 from hf_compress.sections.data import DataSection
+from hf_compress.sections.models import StudentSection, TeacherSection
+from hf_compress.tasks.classification import CLASSIFICATION
 
 DIGITS = [str(digit) for digit in range(10)]
 IN_TIMM = {"mobilenet_v1": "mobilenetv1_100", "convnext_atto": "convnext_atto"}
@@ -75,3 +78,32 @@ def test_a_narrow_student_learns_digits_and_reloads_with_plain_from_pretrained(n
     with torch.no_grad():
         logits = [each(pixel_values=digits["pixel_values"]).logits for each in (model, again)]
     assert torch.equal(*logits)
+
+
+VIT = ViTConfig(
+    hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64, image_size=64, patch_size=8
+)
+
+
+@pytest.mark.parametrize("section", [StudentSection, TeacherSection])
+@pytest.mark.parametrize(("size", "refused"), [(48, False), (32, True)])
+def test_a_checkpoint_sees_images_of_another_size_where_it_takes_them(section, size, refused, tmp_path):
+    """A convolutional network takes any size; a transformer with an embedding for each place does not."""
+    built = build_registered("resnet18", DIGITS, width=0.125, image_size=64)
+    save(AutoModelForImageClassification.from_config(VIT) if refused else built.model, tmp_path, built.processor)
+    given = section(model=str(tmp_path), image_size=size)
+    if refused:
+        with pytest.raises(UsageError, match=r"'image_size' 32: .* does not take images of that size: "):
+            build_model(given, None, CLASSIFICATION)
+        return
+    assert input_size(build_model(given, None, CLASSIFICATION).processor) == (size, size)
+    assert input_size(build_model(section(model=str(tmp_path)), None, CLASSIFICATION).processor) == (64, 64)
+
+
+def test_a_copy_of_the_teacher_sees_images_of_another_size_where_it_takes_them():
+    teacher = build_registered("resnet18", DIGITS, width=0.125, image_size=64)
+    student = build_student(StudentSection(model="teacher", image_size=32), DIGITS, teacher, CLASSIFICATION)
+    assert (input_size(student.processor), input_size(teacher.processor)) == ((32, 32), (64, 64))
+    teacher.model = AutoModelForImageClassification.from_config(VIT)
+    with pytest.raises(UsageError, match="'image_size' 32: resnet18 does not take images of that size"):
+        build_student(StudentSection(model="teacher", width=0.5, image_size=32), DIGITS, teacher, CLASSIFICATION)

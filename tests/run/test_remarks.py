@@ -167,13 +167,6 @@ def test_too_few_steps_for_random_weights_are_told_and_how_many_epochs_are_enoug
         assert len(said(enough)[0]) == 1
 
 
-def test_a_control_that_has_fewer_images_is_told():
-    data = {"path": "digits", "splits": SPLITS, "labelled": 0.5}
-    remarks, _ = said(recipe(data=data, control=True))
-    assert "the control learns from 48 labelled images, the student from 96" in remarks[1]
-    assert len(said(recipe(data=data))[0]) == len(said(recipe(control=True))[0]) == 1
-
-
 def test_nothing_is_said_where_no_class_is_learnt_from_a_teacher():
     assert said(recipe(steps=["prune"])) == said(recipe(steps=[{"distill": {"loss": "ce"}}])) == ([], 0)
     assert said(recipe(), by_teacher=True) == ([], 0)

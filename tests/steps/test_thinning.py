@@ -156,12 +156,3 @@ def test_what_cannot_be_is_one_sentence(name, section, says):
     whole = build_registered(name, DIGITS, width=0.25, image_size=32)
     with pytest.raises(RunError, match=says):
         thinned(whole, StudentSection(model="teacher", **section))
-
-
-def test_a_size_that_the_teacher_does_not_take_is_refused():
-    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
-    config = ViTConfig(**shape, image_size=16, patch_size=8, **label_options(DIGITS))
-    processor = build_registered("resnet18", DIGITS, width=0.125, image_size=24).processor
-    whole = LoadedModel(AutoModelForImageClassification.from_config(config).eval(), processor, "a vit")
-    with pytest.raises(RunError, match=r"'student.image_size' 24: a vit does not take images of that size"):
-        thinned(whole, StudentSection(model="teacher", width=0.5, image_size=24))

@@ -17,7 +17,6 @@ from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.blocks import BlockPruner
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
 from hf_compress.steps.pruning.remove.pruner import Pruner
-from hf_compress.steps.pruning.remove.symmetry import tried
 from hf_compress.steps.pruning.remove.uniform import UniformPruner
 from hf_compress.steps.pruning.repair import repair
 from hf_compress.steps.pruning.score.calibration import Calibration
@@ -46,12 +45,9 @@ def thinned(
         teacher's outputs, relative to their variance.
 
     Raises:
-        RunError: the model has nothing of the kind to lose, or does not take images of the student's size.
+        RunError: the model has nothing of the kind to lose.
     """
     image, model = example_input(whole.processor), copy.deepcopy(whole.model)
-    if tried(model, image) is None:
-        side = image.shape[-1]
-        raise RunError(f"'student.image_size' {side}: {whole.name} does not take images of that size; leave it out")
     details: dict[str, Any] = {"width": section.width, "depth": section.depth}
     for key, share, build in (("depth", section.depth, _block_pruner), ("width", section.width, _channel_pruner)):
         if share == 1:
