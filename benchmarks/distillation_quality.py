@@ -54,7 +54,8 @@ from hf_compress.training.predicting import evaluate
 from hf_compress.training.trainer import DistillationTrainer
 
 SEEDS, BATCH, RATE, MOST_NORM, MIXUP = (0, 1, 2), 64, 1e-3, 1.0, 1.0
-DIGITS, TEACHER_EPOCHS, SIZE = "digits", 10, 32
+DIGITS, TEACHER_EPOCHS, SIZE, TESTED = "digits", 10, 32, 2000
+DIGITS_SPLITS = {"train": 0.5, "validation": 0.1, "test": 0.4}
 PACKAGES = {"torchdistill": "torchdistill", "modelopt": "nvidia-modelopt"}
 OURS = "hf-compress: kl, mixup"
 
@@ -198,7 +199,7 @@ def prepare(arguments: argparse.Namespace) -> tuple[LoadedModel, ImageData]:
         augmentation="none" if digits else "light",
         mixup=MIXUP,
         views=arguments.epochs,
-        splits={"train": 0.5, "validation": 0.1, "test": 0.4} if digits else {"train": f"train[:{arguments.images}]"},
+        splits=DIGITS_SPLITS if digits else {"train": f"train[:{arguments.images}]", "test": f"test[:{TESTED}]"},
     )
     data = load_data(section, 0)
     if arguments.teacher:
@@ -224,18 +225,19 @@ def measure(arguments: argparse.Namespace) -> dict[str, list[float]]:
 
     found: dict[str, list[float]] = {"teacher": [accuracy(teacher.model)] * len(SEEDS)}
     plain = data.train.augmented(data.train.augment)
+    with tempfile.TemporaryDirectory() as folder:
+        context = Context(data, teacher.processor, None, 0, Path(folder), log=lambda line: None)
+        begin, _ = thinned(teacher, StudentSection(model="teacher", width=arguments.width), context)
+    found["student before"] = [accuracy(begin)] * len(SEEDS)
     for seed in SEEDS:
-        with tempfile.TemporaryDirectory() as folder:
-            context = Context(data, teacher.processor, None, seed, Path(folder), log=lambda line: None)
-            begin, _ = thinned(teacher, StudentSection(model="teacher", width=arguments.width), context)
-        found.setdefault("student before", []).append(accuracy(begin))
+        images, mixed = (replace(split, seed=seed) for split in (plain, data.train))
         for name, method in METHODS.items():
             if method.__name__ in PACKAGES and not importlib.util.find_spec(method.__name__):
                 continue
             student = replace(teacher, model=copy.deepcopy(begin))
             own = replace(teacher, model=copy.deepcopy(teacher.model))
             torch.manual_seed(seed)
-            method(Task(own, student, replace(plain), replace(data.train), arguments.epochs, seed))
+            method(Task(own, student, images, mixed, arguments.epochs, seed))
             found.setdefault(name, []).append(accuracy(student.model))
             print(f"seed {seed}, {name}: {found[name][-1]:.4f}", file=sys.stderr, flush=True)
     share = count_parameters(begin) / count_parameters(teacher.model)
