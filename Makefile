@@ -1,4 +1,4 @@
-.PHONY: demo test test-long mutants lint bench bench-peers
+.PHONY: demo test test-long mutants lint bench bench-peers bench-distillation
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -29,6 +29,11 @@ bench-peers: .venv-peers/installed  # hours without a GPU; PEERS="--quick --case
 	.venv-peers/bin/python benchmarks/pruning_peers.py --all --out runs/pruning-peers $(PEERS)
 	.venv-peers/bin/python benchmarks/pruning_peers.py --table runs/pruning-peers $(PEERS)
 
+bench-distillation: .venv-peers/installed  # two minutes; PEERS="--data DATA --teacher MODEL --images N" takes other models
+	mkdir -p benchmarks/results
+	.venv-peers/bin/python benchmarks/distillation_quality.py $(PEERS) > benchmarks/results/distillation_quality.md
+	cat benchmarks/results/distillation_quality.md
+
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,5 +48,5 @@ lint: .venv/installed
 .venv-peers/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --quiet torch torchvision
-	.venv-peers/bin/python -m pip install --quiet --editable . torch-pruning==1.6.1 nvidia-modelopt==0.47.0 torchprofile==0.0.4 requests
+	.venv-peers/bin/python -m pip install --quiet --editable . torch-pruning==1.6.1 nvidia-modelopt==0.47.0 torchprofile==0.0.4 torchdistill==1.1.5 requests
 	touch $@

@@ -12,11 +12,14 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from hf_compress.adapters.trainer_card import count_nonzero, training_report
 from hf_compress.ground import processes
 from hf_compress.ground.errors import UsageError
+from hf_compress.ground.files import write_text
 from hf_compress.ground.manifest import adding
 from hf_compress.ground.registry import did_you_mean
 from hf_compress.models.load import load
+from hf_compress.report.card import CARD, HUB_TAG, TAGS, card_of
 from hf_compress.report.run import Run
 from hf_compress.run.pipeline import compress
 from hf_compress.run.recipe import Recipe, model_overrides
@@ -230,6 +233,8 @@ class CompressionTrainer(DistillationTrainer):
         if teacher_model is not None and distillation_config is None:
             distillation_config = DistillationConfig()
         super().__init__(*args, teacher=teacher_model, loss_config=distillation_config, **kwargs)
+        self.distillation = distillation_config
+        self.nonzero_before = count_nonzero(self.model)
         if teacher_model is not None:
             self._refuse_other_losses()
         if self.pruning is not None:
@@ -258,6 +263,57 @@ class CompressionTrainer(DistillationTrainer):
             inputs.pop(name, None)
         return super().prediction_step(model, inputs, *args, **kwargs)
 
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
+    ) -> None:
+        """Write README.md: the card of a run, with what a Trainer knows; see `Trainer.create_model_card`.
+
+        `dataset` is what the images are called. `license` is that of model and teacher when not given, where both say
+        one and the same. `dataset_args` is not needed.
+        """
+        if not self.is_world_process_zero():
+            return
+        steps = self._steps()
+        named = dataset if dataset is not None else dataset_tags
+        report = training_report(self, self.teacher, steps, self.nonzero_before, ", ".join(_listed(named)) or None)
+        licenses = {origin["license"] for origin in (report["teacher"], report["student"]) if origin}
+        given = {
+            "language": language,
+            "license": license or (licenses.pop() if len(licenses) == 1 else None),
+            "base_model": finetuned_from,
+            "pipeline_tag": next(iter(_listed(tasks)), None),
+            "datasets": dataset_tags,
+            "model_name": model_name,
+        }
+        own = [HUB_TAG, *(TAGS[name] for name in steps)]
+        overrides = {key: value for key, value in given.items() if value is not None}
+        if not named:
+            overrides |= {"eval_results": None, "metrics": None, "model_name": None}
+        overrides["tags"] = list(dict.fromkeys(own + _listed(tags)))
+        folder = Path(self.args.output_dir)
+        write_text(folder / CARD, str(card_of(report, folder, repo_id=self.hub_model_id, **overrides)))
+
+    def _steps(self) -> dict[str, Any]:
+        """Return what was done as the steps of a recipe, with the options that were given and have an effect."""
+        steps = {}
+        if self.distillation is not None:
+            without = set(TrainingConfig.model_fields)
+            given = self.distillation.model_dump(mode="json", exclude_unset=True, exclude=without)
+            steps["distill"] = given or {"loss": self.distillation.loss}
+        if self.pruning is not None:
+            given = self.pruning.config.model_dump(mode="json", exclude_unset=True, exclude=BESIDE_TRAINING)
+            steps["prune"] = {**given, "start": self.pruning.start, "end": self.pruning.end}
+        return steps
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Write what an ordinary Trainer writes, but checkpoints of the training under the names in memory.
 
@@ -268,6 +324,10 @@ class CompressionTrainer(DistillationTrainer):
         folder = Path(output_dir or self.args.output_dir)
         if state_dict is None and folder.name.startswith(PREFIX_CHECKPOINT_DIR):
             save_model(self.model, str(folder / SAFE_WEIGHTS_NAME), metadata={"format": "pt"})
+
+
+def _listed(names: str | list[str] | None) -> list[str]:
+    return [names] if isinstance(names, str) else list(names or [])
 
 
 def _warn_of_ignored(config: Section, names) -> None:

@@ -41,10 +41,19 @@ def render_card(folder: Path, template: Path | None = None, **overrides: Any) ->
     Raises:
         UsageError: there is no run folder or template, or the template is wrong.
     """
-    report = _report(folder)
-    repo_id = overrides.pop("repo_id", None)
+    return card_of(_report(folder), Path(folder), template, **overrides)
+
+
+def card_of(
+    report: dict[str, Any],
+    folder: Path,
+    template: Path | None = None,
+    repo_id: str | None = None,
+    **overrides: Any,
+) -> ModelCard:
+    """Return the card of a report, of which the folder may hold figures and the recipe; see `render_card`."""
     page, data = page_template(template), card_data(report, repo_id, **overrides)
-    text = page(**_context(report, Path(folder), repo_id), card_data=Markup(data.to_yaml()))
+    text = page(**_context(report, folder, repo_id), card_data=Markup(data.to_yaml()))
     try:
         return ModelCard(text)
     except (ValueError, yaml.YAMLError) as error:
@@ -140,6 +149,7 @@ def eval_results(report: dict[str, Any]) -> list[EvalResultEntry]:
 
 def _context(report: dict[str, Any], folder: Path, repo_id: str | None) -> dict[str, Any]:
     headings, steps = facts.steps_table(report)
+    trained, (evaluation_headings, evaluations) = "training" in report, facts.evaluations_table(report)
     first, *_, last = report["rows"]
     recipe, drawn = folder / RECIPE, {file.stem for file in folder.glob("figures/*.png")}
     try:
@@ -159,6 +169,10 @@ def _context(report: dict[str, Any], folder: Path, repo_id: str | None) -> dict[
         "snippet": fenced(_snippet(report, repo_id), "python"),
         "needs_package": report.get("loads_with") == "hf_compress",
         "recipe": written,
+        "training": fenced(yaml.safe_dump(report["training"], sort_keys=False), "yaml") if trained else None,
+        "evaluation_headings": evaluation_headings,
+        "evaluations": evaluations,
+        "tested": facts.tested(report),
         "environment": facts.environment_rows(report),
         "device": facts.device(report) if "latency" in last else None,
         "data_name": facts.short_name(report["data"]["path"]),

@@ -7,7 +7,7 @@ from typing import Any
 
 from hf_compress.measure.intervals import difference, in_words, with_range
 from hf_compress.models import origin
-from hf_compress.report.measures import CONTROL, control_of, four_digits, measures
+from hf_compress.report.measures import CONTROL, control_of, four_digits, measures, quality_name
 from hf_compress.tasks import task_of
 
 MANY_CLASSES, WORST_CLASSES = 30, 15
@@ -117,10 +117,11 @@ def _against(first: dict[str, Any], last: dict[str, Any], report: dict[str, Any]
     if quality is None:
         return f"{sentence}."
     instead = f" instead of {quality.text(first)}" if quality.of(first) is not None else ""
-    images = number(test_images(report), "test image")
+    images = test_images(report)
+    on = f" on {number(images, f'{tested(report)} image')}" if images else ""
     entry = difference(last, quality.metric, first["stage"])
-    sure = f": {in_words(entry, test_images(report))}" if entry else ""
-    return f"{sentence}; its {quality.heading} on {images} is {quality.text(last)}{instead}{sure}."
+    sure = f": {in_words(entry, images)}" if entry else ""
+    return f"{sentence}; its {quality.heading}{on} is {quality.text(last)}{instead}{sure}."
 
 
 def step_names(report: dict[str, Any]) -> list[str]:
@@ -148,7 +149,13 @@ def data_rows(report: dict[str, Any]) -> list[tuple[str, int, str, int | str, in
         return "not counted" if part[key] is None else part[key]
 
     return [
-        (name, part["images"], part["from"], count(part, "unlabelled_images"), count(part, "corrupt_images_skipped"))
+        (
+            tested(report) if name == "test" else name,
+            part["images"],
+            part["from"],
+            count(part, "unlabelled_images"),
+            count(part, "corrupt_images_skipped"),
+        )
         for name, part in report["data"]["splits"].items()
     ]
 
@@ -178,13 +185,27 @@ def class_table(report: dict[str, Any]) -> list[tuple[str, int | str, int, str, 
     ]
 
 
+def evaluations_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows of the evaluations during a training, which a Trainer reports, not a run."""
+    entries = report.get("evaluations", [])
+    keys = list(dict.fromkeys(key for entry in entries for key in entry))
+    return [quality_name(key) for key in keys], [
+        [f"{entry[key]:.6g}" if key in entry else "" for key in keys] for entry in entries
+    ]
+
+
 def environment_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in report["environment"].items() if value is not None]
 
 
 def test_images(report: dict[str, Any]) -> int:
     part = report["data"]["splits"]["test"]
-    return part["images"] - part["unlabelled_images"] or part["images"]
+    return part["images"] - (part["unlabelled_images"] or 0) or part["images"]
+
+
+def tested(report: dict[str, Any]) -> str:
+    """Say by which images the models are judged: a Trainer knows but one kind beside those that train."""
+    return "evaluation" if "training" in report else "test"
 
 
 def device(report: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
-from hf_compress.report.card_facts import device, number, recall, short_name, sources, test_images
+from hf_compress.report.card_facts import device, number, recall, short_name, sources, test_images, tested
 from hf_compress.report.measures import latencies
 
 FEW_IMAGES = 20
@@ -45,7 +45,9 @@ def _not_as_asked(report: dict[str, Any]) -> Iterator[str]:
 
 def _few_test_images(report: dict[str, Any]) -> Iterator[str]:
     images = test_images(report)
-    yield f"The test set has {number(images, 'image')}: one image is worth {100 / images:.2g} points of accuracy."
+    if images:
+        where = f"The {tested(report)} set has {number(images, 'image')}"
+        yield f"{where}: one image is worth {100 / images:.2g} points of accuracy."
     if any(row.get("differences") for row in report["rows"]):
         yield (
             "The range behind a difference is its 95 % interval, by a paired bootstrap of the test images: it says "

@@ -5,6 +5,7 @@ from typing import Any
 
 import matplotlib as mpl
 from markupsafe import Markup
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hf_compress.ground.files import write_text
@@ -12,7 +13,7 @@ from hf_compress.ground.manifest import adding
 from hf_compress.report import card_facts as facts
 from hf_compress.report.card import CARD
 from hf_compress.report.markdown import fenced
-from hf_compress.report.measures import in_thousands, quality_name
+from hf_compress.report.measures import CONTROL, in_thousands, quality_name
 from hf_compress.report.run import REPORT, write_report
 from hf_compress.report.style import BLUE, GREY, PALE, STYLE, drawable, make_panels, save_figure, top_down
 from hf_compress.report.template import page_template
@@ -21,6 +22,7 @@ from hf_compress.study.table import csv_table, markdown_table, run_rows, study_r
 
 FIGURE = "figures/quality.png"
 LABEL_LENGTH, RUN_HEIGHT, PANELS = 40, 0.42, 2
+BELOW = 0.25  # of the distance to the next run
 PAGE_FILES = ("table.md", "table.csv", CARD, REPORT, FIGURE)
 
 
@@ -48,24 +50,32 @@ def write_results(
 
 
 def quality_figure(report: dict[str, Any]) -> Figure:
-    """Draw one panel a quality, accuracy and ROC AUC; beside each run its parameters."""
+    """Draw one panel a quality, accuracy and ROC AUC; beside each run its parameters, below it its control, hollow."""
     rows = [row for row in report["rows"] if row["seeds"]]
     keys = list(dict.fromkeys(key for row in rows for key in row["quality"]))[:PANELS]
     figure, panels = make_panels(height=0.9 + RUN_HEIGHT * len(rows), columns=len(keys))
     for axes, key in zip(panels, keys, strict=True):
         for index, row in enumerate(rows):
-            found = row["quality"].get(key)
-            if found is None:
-                continue
-            axes.plot(found["values"], [index] * len(found["values"]), "o", color=PALE, markersize=5)
-            axes.errorbar(
-                found["mean"], index, xerr=found["std"], fmt="o", color=BLUE, ecolor=GREY, markersize=5, capsize=3
-            )
+            _draw_spread(axes, row["quality"].get(key), index)
+            _draw_spread(axes, row.get(CONTROL, {}).get(key), index + BELOW, markerfacecolor="white")
         axes.set_yticks(range(len(rows)), [_label(row) for row in rows], fontsize=8)
         axes.set_xlabel(quality_name(key))
         axes.locator_params(axis="x", nbins=5)
         top_down(axes, len(rows))
     return figure
+
+
+def _draw_spread(axes: Axes, found: dict[str, Any] | None, height: float, **style: str) -> None:
+    """Draw the seeds, mean and deviation of one quality."""
+    if found is not None:
+        axes.plot(found["values"], [height] * len(found["values"]), "o", color=PALE, markersize=5, **style)
+        axes.errorbar(
+            found["mean"],
+            height,
+            xerr=found["std"],
+            **{"fmt": "o", "color": BLUE, "ecolor": GREY, "markersize": 5, "capsize": 3},
+            **style,
+        )
 
 
 def _label(row: dict[str, Any]) -> str:
@@ -79,6 +89,7 @@ def _page(study: Study, report: dict[str, Any], folder: Path) -> str:
         title=folder.resolve().name,
         table=Markup(markdown_table(report)),
         figure=FIGURE,
+        controlled=any(CONTROL in row for row in report["rows"]),
         wanted=len(study.jobs()),
         test_images=facts.test_images(report),
         device=facts.device(report) if "latency" in report["rows"][0] else None,

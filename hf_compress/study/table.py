@@ -11,10 +11,20 @@ from rich.table import Table
 
 from hf_compress.ground.environment import environment
 from hf_compress.report.markdown import escaped
-from hf_compress.report.measures import four_digits, in_thousands, latency_name, milliseconds, quality_name
+from hf_compress.report.measures import (
+    CONTROL,
+    control_of,
+    four_digits,
+    in_thousands,
+    latency_name,
+    milliseconds,
+    quality_name,
+)
 from hf_compress.study.config import Study, run_folder
 
 COSTS = ("parameters", "macs")
+AGAINST_CONTROL = "against_control"
+AAGAINST_CONTROLST_CONTROL = "against_control"
 
 
 def study_report(
@@ -28,8 +38,9 @@ def study_report(
 
     Returns:
         `kind` (`study`), `created`, `seeds`, `rows` (one a run: `run`, `label`, `needs`, `seeds` that are finished,
-        `quality` with `mean`, sample standard deviation `std` and `values`, `cost`, `latency`), `runs` (one a run and
-        seed: `folder`, `quality`, `best_epoch`, `seconds`), `data`, `training`, `environment`.
+        `quality` with `mean`, sample standard deviation `std` and `values`, `cost`, `latency`; with a control also its
+        quality, `control`, and that of run minus control seed by seed, `against_control`), `runs` (one a run and
+        seed: `folder`, `quality`, `control`, `best_epoch`, `seconds`), `data`, `training`, `environment`.
     """
     latencies = latencies or {}
     first = next(iter(finished.values()))
@@ -47,6 +58,7 @@ def study_report(
                 "seed": seed,
                 "folder": run_folder(folder, name, seed).name,
                 "quality": report["rows"][-1]["quality"],
+                **({CONTROL: report[CONTROL]["quality"]} if CONTROL in report else {}),
                 "best_epoch": report["rows"][-1].get("details", {}).get("best_epoch"),
                 "seconds": report["seconds"],
             }
@@ -72,7 +84,19 @@ def _row(study: Study, name: str, finished: dict[tuple[str, int], dict[str, Any]
         "seeds": seeds,
         "quality": {key: _spread([row["quality"][key] for row in last if key in row["quality"]]) for key in keys},
         "cost": {key: mean(row["cost"][key] for row in last) for key in COSTS} if last else {},
+        **_against_control([finished[name, seed] for seed in seeds]),
     }
+
+
+def _against_control(reports: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return `control` and `against_control` of a row, by metric; nothing where no run has a control."""
+    pairs = [(report["rows"][-1]["quality"], row["quality"]) for report in reports for row in control_of(report)]
+    found: dict[str, dict[str, Any]] = {}
+    for key in dict.fromkeys(key for run, control in pairs for key in run if key in control):
+        both = [(run[key], control[key]) for run, control in pairs if key in run and key in control]
+        found.setdefault(CONTROL, {})[key] = _spread([control for _, control in both])
+        found.setdefault(AGAINST_CONTROL, {})[key] = _spread([run - control for run, control in both])
+    return found
 
 
 def _spread(values: list[float]) -> dict[str, Any]:
@@ -80,40 +104,44 @@ def _spread(values: list[float]) -> dict[str, Any]:
 
 
 def cells(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Return headings and rows of the table as text: qualities as mean ± standard deviation."""
+    """Return headings and rows of the table as text: qualities as mean ± standard deviation.
+
+    Below a run with a control stand that, and their difference.
+    """
     keys = _qualities(report)
     batches = _batches(report)
     headings = ["", *map(quality_name, keys), "parameters", "MACs", *map(latency_name, batches), "seeds"]
-    rows = [
-        [
-            row["label"],
-            *(_quality(row["quality"].get(key)) for key in keys),
-            *(in_thousands(row["cost"][key]) if row["cost"] else "" for key in COSTS),
-            *(milliseconds(row["latency"][batch]["p50_ms"]) for batch in batches),
-            str(len(row["seeds"])),
-        ]
-        for row in report["rows"]
-    ]
+    rows = []
+    for row in report["rows"]:
+        rows.append(
+            [
+                row["label"],
+                *(_quality(row["quality"].get(key)) for key in keys),
+                *(in_thousands(row["cost"][key]) if row["cost"] else "" for key in COSTS),
+                *(milliseconds(row["latency"][batch]["p50_ms"]) for batch in batches),
+                str(len(row["seeds"])),
+            ]
+        )
+        for name, sign in ((CONTROL, ""), (AGAINST_CONTROL, "+")):
+            if found := row.get(name):
+                seeds = max(len(value["values"]) for value in found.values())
+                nothing = [""] * (len(COSTS) + len(batches))
+                qualities = [_quality(found.get(key), sign) for key in keys]
+                rows.append([f"{row['label']}, {name.replace('_', ' ')}", *qualities, *nothing, str(seeds)])
     return headings, rows
 
 
 def run_rows(report: dict[str, Any]) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Return headings, and folder and text of one row a run and seed."""
+    """Return headings, and folder and text of one row a run and seed, and one below it for its control."""
     keys = _qualities(report)
     labels = {row["run"]: row["label"] for row in report["rows"]}
-    rows = [
-        (
-            run["folder"],
-            [
-                labels[run["run"]],
-                str(run["seed"]),
-                *(four_digits(run["quality"][key]) if key in run["quality"] else "" for key in keys),
-                str(run["best_epoch"] or ""),
-                f"{run['seconds'] / 60:.1f}",
-            ],
-        )
-        for run in report["runs"]
-    ]
+    rows = []
+    for run in report["runs"]:
+        label, seed = labels[run["run"]], str(run["seed"])
+        others = [str(run["best_epoch"] or ""), f"{run['seconds'] / 60:.1f}"]
+        rows.append((run["folder"], [label, seed, *_digits(run["quality"], keys), *others]))
+        if CONTROL in run:
+            rows.append((run["folder"], [f"{label}, {CONTROL}", seed, *_digits(run[CONTROL], keys), "", ""]))
     return ["run", "seed", *map(quality_name, keys), "best epoch", "minutes"], rows
 
 
@@ -142,7 +170,9 @@ def csv_table(report: dict[str, Any]) -> str:
             "run": row["run"],
             "label": row["label"],
             "seeds": len(row["seeds"]),
-            **{f"{key}_{part}": value[part] for key, value in row["quality"].items() for part in ("mean", "std")},
+            **_columns("", row["quality"]),
+            **_columns(f"{CONTROL}_", row.get(CONTROL, {})),
+            **_columns(f"{AGAINST_CONTROL}_", row.get(AGAINST_CONTROL, {})),
             **row["cost"],
             **{f"latency_{batch}_p50_ms": row["latency"][batch]["p50_ms"] for batch in _batches(report)},
         }
@@ -164,7 +194,15 @@ def _batches(report: dict[str, Any]) -> list[str]:
     return list(report["rows"][0].get("latency", {}))
 
 
-def _quality(value: dict[str, Any] | None) -> str:
+def _digits(quality: dict[str, float], keys: list[str]) -> list[str]:
+    return [four_digits(quality[key]) if key in quality else "" for key in keys]
+
+
+def _columns(prefix: str, found: dict[str, dict[str, Any]]) -> dict[str, float | None]:
+    return {f"{prefix}{key}_{part}": value[part] for key, value in found.items() for part in ("mean", "std")}
+
+
+def _quality(value: dict[str, Any] | None, sign: str = "") -> str:
     if value is None:
         return ""
-    return four_digits(value["mean"]) + ("" if value["std"] is None else f" ± {four_digits(value['std'])}")
+    return f"{value['mean']:{sign}.4f}" + ("" if value["std"] is None else f" ± {four_digits(value['std'])}")

@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import (
@@ -23,7 +25,9 @@ from transformers import Trainer as OrdinaryTrainer
 from hf_compress import Recipe, compress, save
 from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.ground.manifest import Manifest
+from hf_compress.measure.cost import count_parameters
 from hf_compress.models.students import build_registered
+from hf_compress.report.measures import in_thousands
 from hf_compress.steps.pruning.remove.weights import prunable_weights, sparsity
 
 pytest.importorskip("optimum.quantization_base")
@@ -320,3 +324,82 @@ def test_a_loss_beside_the_teachers_is_refused(tmp_path):
     smooth = TrainingArguments(str(tmp_path), label_smoothing_factor=0.1, use_cpu=True, report_to="none")
     with pytest.raises(UsageError, match="leave out 'label_smoothing_factor'"):
         CompressionTrainer(classifier(0), smooth, train_dataset=rows(), teacher_model=classifier(1))
+
+
+def test_the_card_of_a_training_is_that_of_a_run_with_what_a_trainer_knows(tmp_path):
+    built = build_registered("resnet18", ["0", "1", "2"], width=0.125, image_size=16)
+    teacher = build_registered("resnet18", ["0", "1", "2"], width=0.25, image_size=16)
+    save(teacher.model.eval(), tmp_path / "teacher", teacher.processor)
+    task = trainer(
+        tmp_path / "out",
+        model=built.model,
+        teacher_model=str(tmp_path / "teacher"),
+        distillation_config={"loss": "kl", "temperature": 2},
+        pruning_config={"granularity": "weight", "amount": 0.25, "target": {"sparsity": 0.5}},
+        eval_dataset=rows(),
+        processing_class=built.processor,
+        compute_metrics=lambda said: {"accuracy": float((said.predictions.argmax(1) == said.label_ids).mean())},
+    )
+    task.train()
+    accuracy = task.evaluate()["eval_accuracy"]
+    task.create_model_card(dataset="user/pictures", language="en")
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert card.data.tags == ["hf-compress", "distillation", "pruning"]
+    assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "image-classification")
+    (result,) = card.data.eval_results
+    assert (result.dataset_name, result.metric_value) == ("user/pictures", round(accuracy, 6))
+    sections = re.findall("^## (.*)", card.text, re.MULTILINE)
+    assert sections[:3] == ["What was gained, what was lost", "Step by step", "How to load it"]
+    assert sections[3:] == ["Limits", "Data", "Training", "Environment"]
+    zeros = sum(int((p == 0).sum()) for p in built.model.parameters())
+    assert f"| parameters | {in_thousands(count_parameters(teacher.model))} | " in card.text
+    assert f"{in_thousands(count_parameters(built.model) - zeros)} |" in card.text
+    assert f"its accuracy on 16 evaluation images is {accuracy:.4f}." in card.text
+    assert "loss: kl\n  temperature: 2.0\nprune:\n" in card.text and "learning_rate: 0.01" in card.text
+    assert "| evaluation | 16 | eval&#95;dataset of the Trainer |" in card.text
+    assert "test images" not in card.text.replace("test images may be among them", "")
+
+
+def test_a_card_says_what_a_trainer_does_not_know(tmp_path):
+    task = trainer(tmp_path, pruning_config=PruningConfig(granularity="weight", amount=0.5, iterative=False))
+    task.train()
+    task.create_model_card(tags="mine", license="mit")
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.tags == ["hf-compress", "pruning", "mine"]
+    assert (card.data.license, card.data.eval_results) == ("mit", None)
+    assert "- The model was not evaluated." in card.text
+    assert "- No image processor lies beside the model" in card.text
+    assert "| non-zero parameters |" in card.text
+
+
+TRAIN_AND_PUSH = """
+import sys
+from transformers import ResNetConfig, ResNetForImageClassification, TrainingArguments
+import torch
+from hf_compress.adapters.optimum import CompressionTrainer
+
+sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic", "num_labels": 3}
+models = [ResNetForImageClassification(ResNetConfig(**sizes)) for _ in range(2)]
+images = [{"pixel_values": torch.randn(3, 16, 16), "labels": number % 3} for number in range(8)]
+arguments = TrainingArguments(sys.argv[1], max_steps=1, use_cpu=True, report_to="none", hub_model_id="ann/small")
+trainer = CompressionTrainer(
+    models[0], arguments, train_dataset=images, eval_dataset=images, teacher_model=models[1],
+    distillation_config={"loss": "kl"},
+)
+trainer.train()
+trainer.evaluate()
+trainer.push_to_hub()
+"""
+
+
+def test_a_training_that_is_pushed_has_our_card(tmp_path):
+    hub_server = pytest.importorskip("hub_server", reason="needs the loopback Hub of tests/hub_server.py")
+    with hub_server.Hub(tmp_path / "objects", {"hf_ann": "ann"}) as hub:
+        settings = {"HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_ann", "HF_HOME": str(tmp_path / "home")}
+        environment = os.environ | settings | {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        command = [sys.executable, "-c", TRAIN_AND_PUSH, str(tmp_path / "out")]
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+        card = hub.files("ann/small")["README.md"].decode()
+    assert "hf-compress" in ModelCard(card).data.tags
+    assert "\n# ann/small\n" in card and "\n## What was gained, what was lost\n" in card
+    assert 'from_pretrained("ann/small")' in card or 'model_id = "ann/small"' in card

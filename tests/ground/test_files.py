@@ -5,21 +5,10 @@ import resource
 
 import pytest
 import torch
+from child_process import in_child
 from safetensors.torch import save_file
 
 from hf_compress.ground.files import read_json, whole_file, whole_folder, write_json, write_problem, write_text
-
-
-def in_child(work):
-    """Return the exit status of a process that does `work`."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            work()
-            os._exit(0)
-        except BaseException:
-            os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -5,8 +5,8 @@ import json
 import os
 
 import pytest
+from child_process import in_child
 from outputs import contents, exported, put
-from test_files import in_child
 
 from hf_compress.ground.errors import UsageError
 from hf_compress.ground.manifest import MANIFEST, Manifest, adding, claim

@@ -6,8 +6,8 @@ import resource
 
 import pytest
 import torch
+from child_process import in_child
 from reports import report
-from test_files import in_child
 
 from hf_compress.ground.errors import Diverged, RunError, UsageError
 from hf_compress.report.run import write_run
