@@ -182,6 +182,10 @@ class ImageSplit(torch.utils.data.Dataset):
         """Return these images in longer epochs: see `epoch_length`."""
         return self._changed(epoch_length=length)
 
+    def in_new_views(self) -> ImageSplit:
+        """Return these images in views that never repeat."""
+        return self._changed(views=None)
+
     def in_epoch(self, epoch: int) -> ImageSplit:
         return self._changed(epoch=epoch)
 

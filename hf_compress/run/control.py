@@ -17,7 +17,8 @@ from hf_compress.training.context import Context
 def train_control(recipe: Recipe, student: LoadedModel, context: Context, stages: Stages, units: Units) -> None:
     """Take the student through the steps without a teacher, and compare what comes out with the last stage.
 
-    It makes as many steps: where the student has images without labels, too, those with one are shown more often.
+    It makes as many steps: where the student has images without labels, too, those with one are shown more often. It
+    sees new views all the time: that they repeat spares a teacher.
     Where a step cannot be done so, as when its loss is not finite any more, a remark says why there is no control.
 
     Args:
@@ -26,11 +27,12 @@ def train_control(recipe: Recipe, student: LoadedModel, context: Context, stages
     """
     context, details = replace(context, teacher=None), {}
     data = context.data
-    as_long = data if data.unlabelled is None else replace(data, epoch_length=len(data.with_unlabelled))
+    length = None if data.unlabelled is None else len(data.with_unlabelled)
+    without_teacher = replace(data, train=data.train.in_new_views(), epoch_length=length)
     for number, (name, step) in enumerate(zip(recipe.step_names, recipe.build_steps(), strict=True), start=1):
         context.log(f"{CONTROL}, step {number} of {len(recipe.steps)}: {name}, from the labels alone")
         try:
-            context = replace(context, data=as_long if step.distils else data)
+            context = replace(context, data=without_teacher if step.distils else data)
             applied = apply_once(step.on_labels(), f"{CONTROL} {number} {name}", student, context, units)
         except RunError as error:
             stages.remarks.append(f"there is no control, whose step {number} failed: {error}")

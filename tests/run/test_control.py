@@ -118,14 +118,14 @@ def test_a_control_makes_as_many_steps_as_a_student_that_has_more_images(tmp_pat
     def count(build, config, context):
         before = []
         made = evaluated(lambda **given: before.append(build(**given)) or before[-1], config, context)
-        counted.append((before[-1].state.global_step, len(set(map(id, before[-1].train_dataset.labels)))))
+        counted.append((before[-1].state.global_step, before[-1].train_dataset.views))
         return made
 
     monkeypatch.setattr(fitting, "fit", count)
-    data = {"path": "digits", "splits": SPLITS, "labelled": 0.5, "augmentation": "light"}
+    data = {"path": "digits", "splits": SPLITS, "labelled": 0.5, "augmentation": "light", "views": 3}
     steps = [DISTILL, {"finetune": TRAINING}]
     quietly("out", tmp_path, data=data, steps=steps, control=True)
-    assert [steps for steps, _ in counted[1:]] == [2, 1, 2, 1]
+    assert counted[1:] == [(2, 3), (1, 3), (2, None), (1, 3)]
 
 
 def test_a_control_that_fails_costs_the_result_nothing(tmp_path, monkeypatch):
@@ -134,7 +134,7 @@ def test_a_control_that_fails_costs_the_result_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(control, "apply_once", diverges)
     lines, stages = [], SimpleNamespace(remarks=[])
-    context = Context(SimpleNamespace(unlabelled=None), None, None, 0, tmp_path, log=lines.append)
+    context = Context(load_data(recipe().data, seed=0), None, None, 0, tmp_path, log=lines.append)
     control.train_control(recipe(steps=[DISTILL], control=True), None, context, stages, None)
     (remark,) = stages.remarks
     assert remark.startswith("there is no control, whose step 1 failed: the training loss became nan (step 3)")
