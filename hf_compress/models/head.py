@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_compress.data.images import noise, preprocess
@@ -49,6 +53,34 @@ def find_head(model: PreTrainedModel, processor: BaseImageProcessor) -> dict[str
     return head
 
 
+@contextmanager
+def head_alone(model: PreTrainedModel, processor: BaseImageProcessor) -> Iterator[None]:
+    """Let the head alone learn in a `with` block.
+
+    All else keeps its weights and statistics: a module without a learning parameter stays in eval mode.
+
+    Args:
+        model: in eval mode.
+
+    Raises:
+        RunError: see `find_head`.
+    """
+    head = find_head(model, processor)
+    learnt = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in head)
+    still = [module for module in model.modules() if _is_still(module)]
+    for module in still:
+        module.train = lambda mode=True, module=module: module
+    try:
+        yield
+    finally:
+        for module in still:
+            del module.train
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(learnt[name])
+
+
 def permute_classes(model: PreTrainedModel, processor: BaseImageProcessor, order: list[int]) -> None:
     """Make logit `order[i]` logit i, by moving the rows of the classifier.
 
@@ -81,6 +113,12 @@ def renew_head(model: PreTrainedModel, processor: BaseImageProcessor) -> None:
                 parameter.normal_(0, deviation)
             else:
                 parameter.fill_(parameter.mean())
+
+
+def _is_still(module: nn.Module) -> bool:
+    """Return whether a module holds something, and none of it learns: the dropout before a head holds nothing."""
+    held = list(chain(module.parameters(), module.buffers()))
+    return bool(held) and not any(tensor.requires_grad for tensor in held)
 
 
 def _logits(model: PreTrainedModel, processor: BaseImageProcessor) -> Tensor:

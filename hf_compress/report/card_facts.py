@@ -11,6 +11,10 @@ from hf_compress.report.measures import CONTROL, control_of, four_digits, measur
 from hf_compress.tasks import task_of
 
 MANY_CLASSES, WORST_CLASSES = 30, 15
+CHOSEN = {  # of a teacher's layers, on validation images
+    "head": ", of the head alone: no worse than all layers",
+    "all": ", of all layers: better than the head alone",
+}
 
 
 def comparison(report: dict[str, Any]) -> list[tuple[str, str, str, str]]:
@@ -51,7 +55,7 @@ def what_was_done(row: dict[str, Any]) -> str:
     details = row.get("details", {})
     if epochs := details.get("epochs"):
         best = f", the best: {details['best_epoch']}" if "best_epoch" in details else ""
-        return number(len(epochs), "epoch") + best
+        return number(len(epochs), "epoch") + best + CHOSEN.get(details.get("trained_layers"), "")
     if copy := details.get("copy_of_the_teacher"):
         kept = f"copy of the teacher, width {copy['width']:g}, depth {copy['depth']:g}"
         return f"{kept}: outputs off by {copy['output_error']:.1%} of their variance"

@@ -112,6 +112,7 @@ class Details(Scored):
     prefix = "unpruned_validation_"
     epochs: list[dict[str, Any]] = []
     best_epoch: Positive = 1
+    trained_layers: Literal["head", "all"] = "all"
     rounds: list[Round] = []
     unpruned_validation_accuracy: Fraction = 0.0
     rewritten_layers: dict[Name, dict[str, Any]] = {}

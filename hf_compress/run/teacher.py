@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from hf_compress.ground.files import read_json, write_json
 from hf_compress.ground.units import Units
 from hf_compress.models.ensemble import as_one
 from hf_compress.models.folding import unfold_batch_norms
-from hf_compress.models.head import find_head
+from hf_compress.models.head import find_head, head_alone
 from hf_compress.models.load import LoadedModel
 from hf_compress.models.students import STUDENTS, build_model
 from hf_compress.run.recipe import Recipe
@@ -26,6 +28,9 @@ from hf_compress.training.context import Context
 from hf_compress.training.fitting import train
 
 TRAINING = "training.json"
+FEW_IMAGES = 1000
+"""With fewer, a frozen body is often as good as a trained one (Kornblith et al., 2019: with 47 to 800), and a better
+teacher (Marrie et al., 2024); so few are the small tasks of VTAB (Zhai et al., 2019)."""
 
 
 def load_teachers(recipe: Recipe, data: ImageData, seeds: list[int], log) -> tuple[list[LoadedModel], ImageData]:
@@ -108,16 +113,58 @@ def _train_once(
     name: str, section: TeacherSection, teacher: LoadedModel, task: Task, units: Units, data: ImageData, log
 ) -> tuple[LoadedModel, dict[str, Any]]:
     def work(new: Path, in_progress: Path) -> None:
-        if section.finetune.layers == "head":
-            _freeze_all_but_head(teacher)
         facts = {"log": log, "task": task, "resumable": True}
         context = Context(data, teacher.processor, None, units.seed, in_progress, **facts)
-        details = train(teacher.model, context, section.finetune)
+        details = _train_layers(section, teacher, context)
         save(teacher.model, new, teacher.processor)
         write_json(new / TRAINING, details)
 
     folder = units.once(name, work)
     return replace(teacher, model=load_like(teacher.model, folder)), read_json(folder / TRAINING)
+
+
+def _train_layers(section: TeacherSection, teacher: LoadedModel, context: Context) -> dict[str, Any]:
+    """Train the layers that the section names, and return the details for the report."""
+    training = section.finetune
+    if training.layers == "auto" and _is_probed(section, teacher, context):
+        return _train_probed(section, teacher, context)
+    with head_alone(teacher.model, teacher.processor) if training.layers == "head" else nullcontext():
+        return train(teacher.model, context, training)
+
+
+def _is_probed(section: TeacherSection, teacher: LoadedModel, context: Context) -> bool:
+    """Return whether a teacher's head is tried alone: a new one on a pretrained body, with few images."""
+    if section.model in STUDENTS or not teacher.new_head or len(context.data.training) >= FEW_IMAGES:
+        return False
+    try:
+        find_head(teacher.model, teacher.processor)
+    except RunError as error:
+        context.log(f"  the head of teacher {teacher.name} is not tried alone: {error}")
+        return False
+    return True
+
+
+def _train_probed(section: TeacherSection, teacher: LoadedModel, context: Context) -> dict[str, Any]:
+    """Train the head alone and then, from there on, all layers; leave what is better on validation, or the head.
+
+    To begin with a trained head is better for all layers, too (Kumar et al., 2022).
+    """
+    model, metric, tried = teacher.model, context.task.deciding, {}
+    context.log("  the head alone")
+    with head_alone(model, teacher.processor):
+        tried["head"] = train(model, context, section.finetune)
+    probed = copy.deepcopy(model.state_dict())
+    context.log("  all layers, from this head on")
+    tried["all"] = train(model, context, section.finetune)
+    found = [each["epochs"][each["best_epoch"] - 1][f"validation_{metric.name}"] for each in tried.values()]
+    kept, other = ("head", "all") if metric.best(found) == 0 else ("all", "head")
+    if kept == "head":
+        model.load_state_dict(probed)
+    context.log(
+        f"  validation {metric.words}: {found[0]:.4f} of the head alone, {found[1]:.4f} of all layers; "
+        f"{'the body stays as it was' if kept == 'head' else 'all layers stay trained'}"
+    )
+    return tried[kept] | {"trained_layers": kept, "rejected": {"trained_layers": other} | tried[other]}
 
 
 def unfold(loaded: LoadedModel, data: ImageData, log) -> None:
@@ -161,9 +208,3 @@ def _with_labels_of(data: ImageData, section: TeacherSection, task: Task) -> tup
 def _label_mismatch(teacher: LoadedModel, wanted: list[str], of: str) -> str:
     own = some_labels(teacher.label_names)
     return f"the labels of teacher {teacher.name} ({own}) are not those of {of} ({some_labels(wanted)})"
-
-
-def _freeze_all_but_head(teacher: LoadedModel) -> None:
-    head = find_head(teacher.model, teacher.processor)
-    for name, parameter in teacher.model.named_parameters():
-        parameter.requires_grad_(name in head)

@@ -128,7 +128,11 @@ class StudentSection(ModelSection):
 class TeacherFinetune(TrainingConfig):
     """Train the teacher on the data first."""
 
-    layers: Literal["all", "head"] = Field("all", description="`head` trains the classifier only.")
+    layers: Literal["auto", "all", "head"] = Field(
+        "auto",
+        description="`head` trains the classifier only. `auto` trains all, but first tries the head alone where it is "
+        "new on a pretrained body and has fewer than 1000 images: the better on validation images stays.",
+    )
     always: bool = Field(
         False, description="Train a checkpoint that knows the data's labels already, too; it is not trained otherwise."
     )

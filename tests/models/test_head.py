@@ -9,9 +9,8 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from hf_compress import load, save
 from hf_compress.ground.errors import RunError
-from hf_compress.models.head import find_head, permute_classes
+from hf_compress.models.head import find_head, head_alone, permute_classes
 from hf_compress.models.students import build_registered
-from hf_compress.run.teacher import _freeze_all_but_head
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
 
@@ -90,13 +89,27 @@ def test_other_labels_of_the_same_number_make_a_new_head_and_leave_the_body(chec
     assert logits(after, images).isfinite().all()
 
 
-def test_training_the_head_alone_trains_all_of_it(checkpoint):
-    folder, options, _ = checkpoint
-    teacher = load(folder, **options)
-    head = find_head(teacher.model, teacher.processor)
-    _freeze_all_but_head(teacher)
-    trained = {name for name, parameter in teacher.model.named_parameters() if parameter.requires_grad}
-    assert trained == head.keys() == find_head(teacher.model, teacher.processor).keys()
+def test_the_head_alone_learns_all_of_it_and_nothing_else_changes(checkpoint):
+    folder, options, images = checkpoint
+    loaded = load(folder, **options)
+    model, head = loaded.model, find_head(loaded.model, loaded.processor)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with head_alone(model, loaded.processor):
+        parameters = dict(model.named_parameters())
+        assert {name for name, parameter in parameters.items() if parameter.requires_grad} == head.keys()
+        assert head.keys() == find_head(model, loaded.processor).keys()
+        optimizer = torch.optim.SGD([parameters[name] for name in head], lr=0.1)
+        model.train()
+        model(pixel_values=images).logits.square().sum().backward()
+        optimizer.step()
+        learning = [part for part in model.modules() if any(tensor.requires_grad for tensor in part.parameters())]
+        assert all(part.training for part in learning)
+        assert all(part.training for whole in learning for part in whole.children() if not part.state_dict())
+    after = model.state_dict()
+    assert {name for name in after if not torch.equal(after[name], before[name])} == head.keys()
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    model.train()
+    assert all(module.training for module in model.modules())
 
 
 @pytest.mark.parametrize("known", [[f"LABEL_{index}" for index in range(10)], DIGITS])

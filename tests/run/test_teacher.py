@@ -1,0 +1,148 @@
+"""A pretrained teacher with a new head and few images: the head alone is tried first, and may stay."""
+
+import pytest
+import torch
+
+from hf_compress import Recipe, save
+from hf_compress.data import load_data
+from hf_compress.ground.errors import RunError
+from hf_compress.ground.units import Units
+from hf_compress.models.head import find_head
+from hf_compress.models.students import build_registered
+from hf_compress.report.card_facts import what_was_done
+from hf_compress.report.schema import Details
+from hf_compress.run import teacher as teachers
+from hf_compress.run.teacher import load_teachers, train_teachers
+
+SPLITS = {"train": "train[:96]", "validation": "train[96:160]", "test": "train[160:200]"}
+TRAINING = {"epochs": 2, "learning_rate": 3e-3}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A checkpoint with batch norms, of other classes."""
+    torch.manual_seed(0)
+    built = build_registered("resnet18", list("abcdefghij"), width=0.125, image_size=16)
+    place = tmp_path_factory.mktemp("teacher")
+    save(built.model, place, built.processor)
+    return str(place)
+
+
+class Trained:
+    """A teacher trained as a recipe says.
+
+    Attributes:
+        before, after: its tensors.
+        head: the names of those of the head.
+    """
+
+    def __init__(self, work, model, log=None, **finetune):
+        section = {"model": model, "finetune": TRAINING | finetune}
+        if model == "resnet18":
+            section |= {"width": 0.125, "image_size": 16}
+        data = {"path": "digits", "splits": SPLITS}
+        recipe = Recipe.from_dict({"teacher": section, "student": "resnet18", "data": data, "steps": ["distill"]})
+        self.lines = []
+        found, images = load_teachers(recipe, load_data(recipe.data, seed=0), [0], self.lines.append)
+        model = found[0].model
+        self.head = find_head(model, found[0].processor).keys()
+        self.before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        log = log or self.lines.append
+        (trained,), (self.details,) = train_teachers(recipe, found, images, [0], Units(work, seed=0), log)
+        self.after = trained.model.state_dict()
+
+    @property
+    def changed(self):
+        return {name for name, tensor in self.after.items() if not torch.equal(tensor, self.before[name])}
+
+    def same_as(self, other):
+        return all(torch.equal(tensor, other.after[name]) for name, tensor in self.after.items())
+
+
+@pytest.fixture(scope="module")
+def head(folder, tmp_path_factory):
+    return Trained(tmp_path_factory.mktemp("head"), folder, layers="head")
+
+
+@pytest.fixture
+def found(monkeypatch):
+    """Let the two trainings of `auto` end with given metrics on validation images."""
+
+    def set_to(*values):
+        values = iter(values)
+
+        def train(*arguments):
+            details, value = teachers_train(*arguments), next(values)
+            epochs = [epoch | {"validation_accuracy": value} for epoch in details["epochs"]]
+            return details | {"epochs": epochs}
+
+        monkeypatch.setattr(teachers, "train", train)
+
+    teachers_train = teachers.train
+    return set_to
+
+
+def test_a_probe_changes_the_head_and_no_weight_or_statistic_of_the_body(head):
+    assert head.changed == set(head.head)
+    assert "trained_layers" not in head.details
+
+
+def test_the_head_alone_stays_where_all_layers_are_no_better(folder, head, found, tmp_path):
+    found(0.5, 0.5)
+    auto = Trained(tmp_path, folder)
+    assert auto.same_as(head)
+    assert (auto.details["trained_layers"], auto.details["rejected"]["trained_layers"]) == ("head", "all")
+    assert auto.details["epochs"][0]["training_loss"] == head.details["epochs"][0]["training_loss"]
+    assert "validation accuracy: 0.5000 of the head alone, 0.5000 of all layers; the body stays" in auto.lines[-1]
+    Details.model_validate(auto.details)
+    assert what_was_done({"stage": "teacher", "details": auto.details}) == (
+        f"2 epochs, the best: {auto.details['best_epoch']}, of the head alone: no worse than all layers"
+    )
+
+
+def test_all_layers_stay_where_they_are_better_and_began_with_the_trained_head(folder, head, found, tmp_path):
+    found(0.5, 0.6)
+    auto = Trained(tmp_path / "auto", folder)
+    assert auto.changed == set(auto.after)
+    assert (auto.details["trained_layers"], auto.details["rejected"]["trained_layers"]) == ("all", "head")
+    assert auto.details["rejected"]["epochs"][-1]["training_loss"] == head.details["epochs"][-1]["training_loss"]
+    assert auto.details["epochs"][0]["training_loss"] < head.details["epochs"][0]["training_loss"]
+    assert "all layers stay trained" in auto.lines[-1]
+    assert "of all layers: better than the head alone" in what_was_done({"stage": "teacher", "details": auto.details})
+
+
+def test_a_model_from_scratch_or_with_many_images_is_trained_as_ever(folder, monkeypatch, tmp_path):
+    scratch, asked = (Trained(tmp_path / name, "resnet18", **layers) for name, layers in LAYERS.items())
+    assert scratch.same_as(asked) and scratch.details == asked.details
+    monkeypatch.setattr(teachers, "FEW_IMAGES", 96)
+    many, asked = (Trained(tmp_path / f"many {name}", folder, **layers) for name, layers in LAYERS.items())
+    assert many.same_as(asked) and many.details == asked.details
+
+
+LAYERS = {"auto": {}, "all": {"layers": "all"}}
+
+
+def test_without_a_head_that_is_found_all_layers_are_trained(folder, monkeypatch, tmp_path):
+    def none(model, processor):
+        raise RunError("there is none")
+
+    asked = Trained(tmp_path / "all", folder, layers="all")
+    monkeypatch.setattr(teachers, "find_head", none)
+    auto = Trained(tmp_path / "auto", folder)
+    assert auto.same_as(asked) and auto.details == asked.details
+    assert any("is not tried alone: there is none" in line for line in auto.lines)
+
+
+@pytest.mark.parametrize("at", ["epoch 2 of 2", "all layers, from", "epoch 1 of 2"])
+def test_an_interrupted_trial_goes_on_to_the_same_weights(at, folder, tmp_path):
+    whole, lines = Trained(tmp_path / "whole", folder), []
+
+    def stop(line):
+        lines.append(line)
+        if at in line and (not at.startswith("epoch 1") or any("all layers" in each for each in lines)):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Trained(tmp_path / "part", folder, log=stop)
+    again = Trained(tmp_path / "part", folder)
+    assert again.same_as(whole) and again.details == whole.details
