@@ -8,7 +8,9 @@ import yaml
 from transformers import MobileNetV2ImageProcessor
 
 from hf_compress import Recipe, compress, save
+from hf_compress.ground.units import Units
 from hf_compress.models.students import STUDENTS, Checkpoint, build_registered
+from hf_compress.run.selection import select
 from hf_compress.run.selection.candidates import Blueprint, Candidate
 from hf_compress.run.selection.checkpoints import begin_with_checkpoints
 from hf_compress.run.selection.halving import entrants
@@ -130,6 +132,14 @@ def test_a_run_probes_and_trains_from_the_checkpoint_and_says_so(known, folder, 
     assert any(line.startswith(f"student: mobilenet_v2 x0.25, begun with {folder}, with ") for line in lines)
     saved = yaml.safe_load((run.folder / "recipe.yaml").read_text())["student"]
     assert (saved["model"], saved["width"], saved["pretrained"]) == ("mobilenet_v2", 0.25, folder)
+
+
+def test_a_run_that_goes_on_takes_the_commit_that_it_began_with(tmp_path, monkeypatch):
+    winner = {"model": "mobilenet_v2", "width": 1.0, "pretrained": "someone/model"}
+    monkeypatch.setattr(select, "_search", lambda *arguments: {"winner": winner, "image_size": 32})
+    pinned = recipe().pinned(student="abc")
+    found = select.select_student(pinned, None, None, Units(tmp_path, seed=0), print)[0].student
+    assert (found.pretrained, found.revision) == ("someone/model", "abc")
 
 
 def test_a_candidate_has_the_weights_of_its_checkpoint_and_its_input_size(known, folder):
