@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from hf_compress.cli.options import TrustRemoteCode, assignments, examples
 from hf_compress.ground.errors import UsageError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from hf_compress.run.selection.candidates import Candidate
 
 TEN_CLASSES = [str(label) for label in range(10)]
+WIDE = 1000  # where nobody looks at the edge of a screen, no cell is cut
 SKIPPED = "without latency: not measured, since another cost, or a narrower one, is too high already"
 
 
@@ -40,7 +42,7 @@ def students(
 
     Nothing is trained; latency is measured on this device. Classes are the teacher's, or ten.
     """
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else WIDE)
     if not budget:
         if teacher is not None or image_size is not None:
             raise UsageError("--teacher and --image-size need a budget: for example --budget latency_ms=5")
@@ -86,7 +88,8 @@ def _checkpoints() -> Table:
     """Return the checkpoints that `pretrained: auto` knows, by architecture and width."""
     from hf_compress.models.students import STUDENTS
 
-    table = Table("name", "width", "pretrained: auto", "parameters", "licence")
+    whole = Column("pretrained: auto", overflow="fold")
+    table = Table("name", "width", whole, "parameters", "licence")
     for name in STUDENTS:
         for known in STUDENTS.get(name).checkpoints:
             table.add_row(name, f"{known.width:g}", known.id, f"{known.parameters} M", known.license)

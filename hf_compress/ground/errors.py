@@ -39,6 +39,10 @@ class RunError(CompressError):
     """The recipe was understood, but the run cannot go on."""
 
 
+class OutOfReach(RunError):
+    """The Hub does not answer, and what is needed is not cached."""
+
+
 class Diverged(RunError):
     """The numbers of a training are not finite any more: `reason` says which, `where` the step, epoch and batch."""
 

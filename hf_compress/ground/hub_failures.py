@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
     RevisionResolutionError,
 )
 
-from hf_compress.ground.errors import CompressError, RunError, UsageError
+from hf_compress.ground.errors import CompressError, OutOfReach, RunError, UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +111,9 @@ def not_loaded(name: str, error: Exception) -> CompressError:
         return UsageError(f"{name} contains its own Python code: read it, then pass --trust-remote-code")
     unreachable = (OfflineModeIsEnabled, LocalEntryNotFoundError, RevisionResolutionError, ConnectionError)
     if caused_by(*unreachable, httpx2.TransportError) or "couldn't connect" in text.lower():
-        return RunError(f"{name} is not cached and the Hub is out of reach: check the network, or give a local folder")
+        return OutOfReach(
+            f"{name} is not cached and the Hub is out of reach: check the network, or give a local folder"
+        )
     if "preprocessor_config.json" in text or "image processor" in text.lower():
         return RunError(f"{name} has no usable preprocessor_config.json: add one to the repository or copy it local")
     return RunError(f"{name} cannot be loaded: {text}")

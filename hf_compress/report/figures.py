@@ -68,7 +68,7 @@ def selection(report: dict[str, Any]) -> Figure | None:
     axes.vlines(costs, first, last, color=BLUE, linewidth=1)
     axes.plot(costs, last, "o", color=BLUE, label="last probe")
     for row, cost, accuracy in zip(probed, costs, last, strict=True):
-        if {"model": row["model"], "width": row["width"]} == found["winner"]:
+        if found["winner"].items() <= row.items():
             ring = {"markersize": 11, "fillstyle": "none", "markeredgewidth": 2}
             axes.plot(cost, accuracy, "o", color=ORANGE, label="chosen", **ring)
         name = f"{row['model']} x{row['width']:g}"

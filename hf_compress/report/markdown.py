@@ -7,7 +7,13 @@ from typing import Any
 from markupsafe import Markup
 
 ZERO_WIDTH_JOINER = "\u200d"  # holds an emoji of several people together
-SPECIAL = re.compile(r"[&<>\"'`*_{}\[\]#|~!$@\\]|:(?=//)|(?<=www)\.", re.IGNORECASE)
+SPECIAL = re.compile(
+    r"""[&<>"`*{}\[\]#|~!$@\\]
+    | (?<![^\W_])_ | _(?![^\W_])  # within a word it emphasises nothing
+    | :(?=//) | (?<=www)\.
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
 
 
 def one_line(text: Any) -> str:
@@ -21,8 +27,8 @@ def one_line(text: Any) -> str:
 def escaped(value: Any) -> Any:
     """Return what Jinja writes for a value: text with every special character as an HTML entity.
 
-    Entities are text in Markdown, also in a table and in HTML. What is marked as safe already, and what is no text,
-    stays as it is.
+    Entities are text in Markdown, also in a table and in HTML, there in attributes between double quotes. What is
+    marked as safe already, and what is no text, stays as it is.
     """
     if not isinstance(value, str) or isinstance(value, Markup):
         return value

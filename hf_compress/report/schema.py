@@ -205,6 +205,7 @@ Origins = Annotated[
 class Winner(ReportPart):
     model: Name
     width: Annotated[float, Field(gt=0)]
+    pretrained: Name = ""
 
 
 class CandidateRow(Winner):

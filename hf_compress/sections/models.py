@@ -77,7 +77,8 @@ class StudentSection(ModelSection):
     pretrained: bool | str = Field(
         True,
         description="Load the weights of a Hub id or folder; false starts from scratch. A registered architecture "
-        "does, unless this is `auto`, the checkpoint that `hf-compress students` lists, or a Hub id or folder.",
+        "does, unless this is `auto`, the checkpoint that `hf-compress students` lists, or a Hub id or folder. One "
+        "that is selected begins with a checkpoint where there is one, unless this is false.",
     )
     budget: BudgetSection | None = Field(None, description="What a student that is selected (`auto`) may cost.")
     probe: ProbeSection | None = Field(None, description="How students are compared before one is selected.")
@@ -89,7 +90,8 @@ class StudentSection(ModelSection):
                 raise UsageError(
                     "'student.model: auto' needs 'student.budget', for example --set student.budget.latency_ms=5"
                 )
-            for option, default in (("width", 1.0), ("depth", 1.0), ("revision", None), ("pretrained", True)):
+            defaults = {"width": 1.0, "depth": 1.0, "revision": None, "pretrained": bool(self.pretrained)}
+            for option, default in defaults.items():
                 if getattr(self, option) != default:
                     raise UsageError(
                         f"'student.{option}' does not go with 'student.model: auto': leave it at {default}"

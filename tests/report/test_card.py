@@ -157,6 +157,12 @@ def test_an_escaped_name_is_one_cell_with_that_text(name):
     assert cells.rows[-1] == [one_line(name), "x"]
 
 
+def test_plain_prose_is_not_escaped():
+    said = "name a model in 'teacher', which isn't deterministic_algorithms: set steps.0.distill.batch_size"
+    assert escaped(said) == said
+    assert escaped("_a_ __b c_") == "&#95;a&#95; &#95;&#95;b c&#95;"
+
+
 @given(st.text(max_size=40))
 def test_an_escaped_name_stays_text_in_a_list_and_a_heading(name):
     tags = [tag for tag, _ in Cells(markdown(f"# {escaped(name)} b\n\n- a {escaped(name)} b\n")).tags]

@@ -25,6 +25,10 @@ def recipe(student, overrides=None, **sections):
         ({"model": "auto", "budget": {"bytes": float("inf")}}, "'student.budget.bytes' cannot be inf"),
         ({"model": "auto", "budget": {"latency": 5}}, "did you mean 'latency_ms'?"),
         (AUTO | {"width": 0.5}, "'student.width' does not go with 'student.model: auto': leave it at 1.0"),
+        (
+            AUTO | {"pretrained": "auto"},
+            "'student.pretrained' does not go with 'student.model: auto': leave it at True",
+        ),
         (AUTO | {"probe": {"images": 0}}, "'student.probe.images' cannot be 0"),
         ({"model": "resnet18", "budget": {"macs": 1}}, "'student.budget' selects a student"),
         ({"model": "resnet18", "probe": {}}, "'student.probe' selects a student"),

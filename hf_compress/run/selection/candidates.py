@@ -13,8 +13,10 @@ from torch import nn
 
 from hf_compress.measure.cost import count_macs, count_parameters
 from hf_compress.models.load import LoadedModel
-from hf_compress.models.students import STUDENTS, build_registered
+from hf_compress.models.students import STUDENTS, build_model, build_registered
 from hf_compress.report.measures import in_thousands, milliseconds, size
+from hf_compress.sections.models import StudentSection
+from hf_compress.tasks.classification import CLASSIFICATION
 
 STUDENT_WIDTHS = (0.25, 0.35, 0.5, 0.75, 1.0, 1.4)
 RISKY = 0.5
@@ -32,6 +34,7 @@ class Candidate:
 
     Attributes:
         costs: `parameters`, `macs`, `bytes`, and `latency_ms` once it was measured; the keys of a budget.
+        pretrained: the checkpoint that it begins with; None where it starts from random weights.
         misses: why it does not fit the budget; None when it does.
         accuracies: validation accuracy after each probe; 0 where the training diverged.
     """
@@ -39,6 +42,7 @@ class Candidate:
     model: str
     width: float
     costs: dict[str, float]
+    pretrained: str | None = None
     misses: str | None = None
     accuracies: list[float] = field(default_factory=list)
 
@@ -49,9 +53,15 @@ class Candidate:
         """Return a cost with its unit."""
         return SHOW[key](self.costs[key])
 
+    @property
+    def name(self) -> dict[str, Any]:
+        """What a recipe calls it, but for its input size."""
+        named = {"model": self.model, "width": self.width}
+        return named if self.pretrained is None else named | {"pretrained": self.pretrained}
+
     def row(self) -> dict[str, Any]:
         """Return the entry in the report."""
-        row = {"model": self.model, "width": self.width, **self.costs, "fits": self.misses is None}
+        row = {**self.name, **self.costs, "fits": self.misses is None}
         if self.misses is not None:
             row["reason"] = self.misses
         return row | ({"probe_accuracies": self.accuracies} if self.accuracies else {})
@@ -74,8 +84,9 @@ class Blueprint:
         return torch.zeros(1, 3, self.image_size, self.image_size)
 
     def build(self, candidate: Candidate) -> LoadedModel:
-        """Return the candidate with random weights."""
-        return build_registered(candidate.model, self.labels, width=candidate.width, image_size=self.image_size)
+        """Return the candidate with the weights of its checkpoint, or random ones."""
+        section = StudentSection(**candidate.name, image_size=self.image_size)
+        return build_model(section, self.labels, CLASSIFICATION)
 
     def candidates(self) -> list[Candidate]:
         """Return every registered architecture in every one of `STUDENT_WIDTHS`, with its static costs.

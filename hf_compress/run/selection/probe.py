@@ -22,7 +22,7 @@ from hf_compress.training.context import Context
 
 @dataclass(frozen=True)
 class Probe:
-    """Trains candidates from scratch by the recipe's first step that trains, on few images and for few epochs.
+    """Trains candidates by the recipe's first step that trains, on few images and for few epochs.
 
     Attributes:
         data: few images; see `few_images`.

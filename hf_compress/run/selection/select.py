@@ -16,6 +16,7 @@ from hf_compress.models.load import LoadedModel
 from hf_compress.models.students import DEFAULT_IMAGE_SIZE
 from hf_compress.run.recipe import Recipe
 from hf_compress.run.selection.candidates import Blueprint, Candidate, hint
+from hf_compress.run.selection.checkpoints import begin_with_checkpoints
 from hf_compress.run.selection.fitting import LATENCY, Timer, budget_in_words, fit_to_budget, nothing_fits
 from hf_compress.run.selection.halving import entrants, halve
 from hf_compress.run.selection.probe import Probe, few_images
@@ -30,8 +31,8 @@ def select_student(
     """Find the student that `auto` stands for, once.
 
     Returns:
-        The recipe with the student's name, width and input size, and `{"selection": ...}` for the report; where the
-        student has a name, the recipe as it is, and nothing.
+        The recipe with the student's name, width, checkpoint and input size, and `{"selection": ...}` for the report;
+        where the student has a name, the recipe as it is, and nothing.
 
     Raises:
         RunError: no candidate is within the budget, or none of those that competed when it is measured afresh.
@@ -43,7 +44,8 @@ def select_student(
         write_json(new / SELECTION, _search(recipe, data, teacher, in_progress, log))
 
     selection = read_json(units.once("selection", work) / SELECTION)
-    student = StudentSection(**selection["winner"], image_size=selection["image_size"])
+    pinned = recipe.student.revision  # by a run that goes on; a user's recipe cannot name one beside `auto`
+    student = StudentSection(**selection["winner"], image_size=selection["image_size"], revision=pinned)
     return recipe.model_copy(update={"student": student}), {"selection": selection}
 
 
@@ -58,13 +60,14 @@ def _search(
     fitting = fit_to_budget(candidates, budget, timer)
     if not fitting:
         raise nothing_fits(candidates, budget)
-    competing = entrants(fitting, options.candidates)
     log(f"student: {len(fitting)} of {len(candidates)} candidates are within {budget_in_words(budget)}")
+    competing = _competing(recipe, fitting, options.candidates, blueprint, log)
     few = few_images(data, options, recipe.seed)
     ranked = halve(competing, Probe(recipe, blueprint, few, teacher, options.epochs, folder, log))
     winner = confirmed(ranked, budget, lambda candidate: timer([candidate], beside=teacher)[0], log)
     warning = hint(winner, teacher and count_parameters(teacher.model))
-    log(f"student: {winner} with {', '.join(map(winner.shown, winner.costs))}")
+    weights = "" if winner.pretrained is None else f", begun with {winner.pretrained},"
+    log(f"student: {winner}{weights} with {', '.join(map(winner.shown, winner.costs))}")
     if warning:
         log(f"hint: {warning}")
     return {
@@ -72,9 +75,23 @@ def _search(
         "image_size": blueprint.image_size,
         "probe": {"step": recipe.probed_step()[0], **options.model_dump()},
         "candidates": [candidate.row() for candidate in candidates],
-        "winner": {"model": winner.model, "width": winner.width},
+        "winner": winner.name,
         "hint": warning,
     }
+
+
+def _competing(
+    recipe: Recipe, fitting: Sequence[Candidate], number: int, blueprint: Blueprint, log: Callable[[str], None]
+) -> list[Candidate]:
+    """Return the candidates that compete: those that begin with a checkpoint, then those with random weights."""
+    if not recipe.student.pretrained:
+        return entrants(fitting, number)
+    if recipe.publish is not None and recipe.publish.license is None:
+        log("student: all start from scratch, since a checkpoint may forbid to publish; name 'publish.license'")
+        return entrants(fitting, number)
+    pretrained = begin_with_checkpoints(fitting, number, blueprint, log)
+    others = [candidate for candidate in fitting if candidate.pretrained is None]
+    return [*entrants(pretrained, number), *entrants(others, number)][:number]
 
 
 def confirmed(

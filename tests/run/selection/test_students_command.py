@@ -74,6 +74,8 @@ def test_without_options_the_registry_is_listed(capsys):
     assert code == 0
     assert "parameters, width 1" in out
     assert all(name in out for name in STUDENTS)
+    known = [checkpoint.id for name in STUDENTS for checkpoint in STUDENTS.get(name).checkpoints]
+    assert all(f" {checkpoint} " in out for checkpoint in known)
 
 
 def test_the_help_has_examples(capsys):
