@@ -19,6 +19,7 @@ from hf_compress.ground.files import write_text
 from hf_compress.ground.manifest import adding
 from hf_compress.ground.registry import did_you_mean
 from hf_compress.models.load import load
+from hf_compress.models.origin import sources_with_roles
 from hf_compress.report.card import CARD, HUB_TAG, TAGS, card_of
 from hf_compress.report.run import Run
 from hf_compress.run.pipeline import compress
@@ -285,7 +286,7 @@ class CompressionTrainer(DistillationTrainer):
         steps = self._steps()
         named = dataset if dataset is not None else dataset_tags
         report = training_report(self, self.teacher, steps, self.nonzero_before, ", ".join(_listed(named)) or None)
-        licenses = {origin["license"] for origin in (report["teacher"], report["student"]) if origin}
+        licenses = {source["license"] for _, source in sources_with_roles(report)}
         given = {
             "language": language,
             "license": license or (licenses.pop() if len(licenses) == 1 else None),

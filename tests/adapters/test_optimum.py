@@ -330,6 +330,7 @@ def test_the_card_of_a_training_is_that_of_a_run_with_what_a_trainer_knows(tmp_p
     built = build_registered("resnet18", ["0", "1", "2"], width=0.125, image_size=16)
     teacher = build_registered("resnet18", ["0", "1", "2"], width=0.25, image_size=16)
     save(teacher.model.eval(), tmp_path / "teacher", teacher.processor)
+    (tmp_path / "teacher" / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
     task = trainer(
         tmp_path / "out",
         model=built.model,
@@ -346,6 +347,7 @@ def test_the_card_of_a_training_is_that_of_a_run_with_what_a_trainer_knows(tmp_p
     card = ModelCard.load(tmp_path / "out" / "README.md")
     assert card.data.tags == ["hf-compress", "distillation", "pruning"]
     assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "image-classification")
+    assert card.data.license == "apache-2.0"
     (result,) = card.data.eval_results
     assert (result.dataset_name, result.metric_value) == ("user/pictures", round(accuracy, 6))
     sections = re.findall("^## (.*)", card.text, re.MULTILINE)
