@@ -28,7 +28,7 @@ Ask = Callable[..., ImageSplit]
 """Called with `images` and `epochs`: adds what a teacher says to the views of a training of so many epochs."""
 
 
-class Trial(TrainerCallback):
+class TimeTrial(TrainerCallback):
     """Ends a training after a few steps, and takes the time of what it consists of.
 
     An epoch is a first step, for which images begin to be read, other steps, and what comes after: an evaluation and a
@@ -90,7 +90,7 @@ class Trial(TrainerCallback):
             views: for each but the first of them, a teacher is asked before the training.
             asking: seconds that a view takes.
         """
-        first, other = self.firsts[-1], mean(self.others[WARM:] or self.others or [0.0])
+        first, other = self.firsts[-1], mean(self.others[WARM:] or self.others or self.firsts[-1:])
         left = seconds - max(0.0, self.firsts[0] - first)  # the training starts as the trial did
         for whole in range(epochs):
             left -= first + self.after + (asking if 0 < whole < views else 0.0)
@@ -119,17 +119,17 @@ class Budget:
         """What belongs into the report; empty where there is no bound by time."""
         if self.config.minutes is None:
             return {}
-        return {"budget": {"minutes": self.config.minutes, "steps": self.steps, "epochs": self.epochs}}
+        return {"time_budget": {"minutes": self.config.minutes, "steps": self.steps, "epochs": self.epochs}}
 
     def spent(
-        self, images: ImageSplit, ask: Ask, run: Callable[[ImageSplit, Trial], Any], folder: Path, log
+        self, images: ImageSplit, ask: Ask, run: Callable[[ImageSplit, TimeTrial], Any], folder: Path, log
     ) -> ImageSplit:
         """Return images that say what a teacher answers, after it is decided how many steps learn from them.
 
         The main process decides, and keeps it in `folder`: a training that was interrupted goes on with it.
 
         Args:
-            run: begins the training on given images, watched by a `Trial`; the weights are not needed any more.
+            run: begins the training on given images, watched by a `TimeTrial`; the weights are not needed any more.
         """
         file = folder / "budget.json"
         if self.config.minutes is None:
@@ -141,19 +141,27 @@ class Budget:
         asked = now()
         one = ask(images, epochs=1)
         asking, views, most = now() - asked, images.repeats_after or 1, self.config.epochs
-        trial = Trial(60 * self.config.minutes, folder / "trial")
+        trial = TimeTrial(60 * self.config.minutes, folder / "trial")
+        _remove(trial.folder)
         run(one, trial)
+        _remove(trial.folder)
         foreseen = processes.from_main(trial.steps_within(self._left(), most, views, asking))
         epochs = math.ceil(foreseen / trial.epoch_steps)
         shown = ask(images, epochs=epochs)
         self.steps = processes.from_main(trial.steps_within(self._left(), epochs if epochs < views else most))
         self.epochs = self.steps / trial.epoch_steps
         if processes.is_main():
-            shutil.rmtree(trial.folder, ignore_errors=True)
             folder.mkdir(parents=True, exist_ok=True)
             write_sealed(file, [self.steps, self.epochs])
-        log(f"  {self.config.minutes:g} minutes have room for {self.steps:,} steps, {self.epochs:.4g} epochs")
+        most = " (the most, by 'epochs')" if self.epochs == self.config.epochs else ""
+        log(f"  {self.config.minutes:g} minutes: {self.steps:,} steps, {self.epochs:.4g} epochs{most}")
         return shown
 
     def _left(self) -> float:
         return 60 * self.config.minutes * (1 - SPARE) - (now() - self.began)
+
+
+def _remove(folder: Path) -> None:
+    if processes.is_main():
+        shutil.rmtree(folder, ignore_errors=True)
+    processes.wait()

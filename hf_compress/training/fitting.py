@@ -18,7 +18,7 @@ from hf_compress.sections.base import TrainingConfig
 from hf_compress.sections.distillation import LOSSES
 from hf_compress.training.arguments import optimizer, training_arguments
 from hf_compress.training.batch_norms import require_pairs
-from hf_compress.training.budget import Ask, Budget, Trial
+from hf_compress.training.budget import Ask, Budget, TimeTrial
 from hf_compress.training.callbacks import HoldMasks, ShowEpoch, TrainingProgress
 from hf_compress.training.context import Context
 from hf_compress.training.resumable import Attempts
@@ -103,7 +103,7 @@ def fit(
     attempts = Attempts(folder, config)
     initial: dict[str, Tensor] = {}
 
-    def attempt(batch_size: int, shown: ImageSplit, trial: Trial | None, steps: int) -> Trainer:
+    def attempt(batch_size: int, shown: ImageSplit, trial: TimeTrial | None, steps: int) -> Trainer:
         while True:
             now = config.model_copy(update={"batch_size": batch_size, "learning_rate": attempts.learning_rate})
             checkpoints = attempts.checkpoints if trial is None else trial.folder
@@ -129,7 +129,7 @@ def fit(
             finally:
                 _leave_autocast(trainer)
 
-    def run(shown: ImageSplit, trial: Trial | None = None, steps: int = -1) -> Trainer:
+    def run(shown: ImageSplit, trial: TimeTrial | None = None, steps: int = -1) -> Trainer:
         work = partial(attempt, shown=shown, trial=trial, steps=steps)
         return in_fitting_batches(work, attempts.batch_size, attempts.shrink)
 
