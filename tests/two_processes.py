@@ -114,7 +114,7 @@ def check_decisions(folder: Path) -> None:
 
 
 def check_minutes(folder: Path) -> None:
-    """To process 1 its time seems to last a hundred times as long, yet it makes the steps that the main one decided."""
+    """To process 1 all seems to take a hundredth of the time, yet it makes the steps that the main one decided."""
     from hf_compress.data import load_data
     from hf_compress.ground import processes
     from hf_compress.models.students import build_model
