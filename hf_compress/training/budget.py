@@ -121,7 +121,7 @@ class Budget:
             return {}
         return {"time_budget": {"minutes": self.config.minutes, "steps": self.steps, "epochs": self.epochs}}
 
-    def spent(
+    def plan(
         self, images: ImageSplit, ask: Ask, run: Callable[[ImageSplit, TimeTrial], Any], folder: Path, log
     ) -> ImageSplit:
         """Return images that say what a teacher answers, after it is decided how many steps learn from them.
@@ -153,8 +153,8 @@ class Budget:
         if processes.is_main():
             folder.mkdir(parents=True, exist_ok=True)
             write_sealed(file, [self.steps, self.epochs])
-        most = " (the most, by 'epochs')" if self.epochs == self.config.epochs else ""
-        log(f"  {self.config.minutes:g} minutes: {self.steps:,} steps, {self.epochs:.4g} epochs{most}")
+        bound = " (the most, by 'epochs')" if self.epochs == most else ""
+        log(f"  {self.config.minutes:g} minutes: {self.steps:,} steps, {self.epochs:.4g} epochs{bound}")
         return shown
 
     def _left(self) -> float:

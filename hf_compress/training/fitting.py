@@ -133,7 +133,7 @@ def fit(
         work = partial(attempt, shown=shown, trial=trial, steps=steps)
         return in_fitting_batches(work, attempts.batch_size, attempts.shrink)
 
-    shown = budget.spent(images, ask, run, folder, context.log)
+    shown = budget.plan(images, ask, run, folder, context.log)
     trainer = run(shown, steps=budget.steps)
     trainer.load_best()
     trainer.model.eval().to("cpu")
