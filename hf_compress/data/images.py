@@ -190,8 +190,8 @@ class ImageSplit(torch.utils.data.Dataset):
         return self._changed(epoch=epoch)
 
     def answered(self, teacher_outputs: list[dict[str, Tensor]]) -> ImageSplit:
-        """Return these images, each with what a teacher says to it: see `teacher_outputs`."""
-        return self._changed(teacher_outputs=teacher_outputs)
+        """Return these images, each with what a teacher says to it, in as many views: see `teacher_outputs`."""
+        return self._changed(teacher_outputs=teacher_outputs, views=len(teacher_outputs))
 
     @property
     def labelled(self) -> bool:

@@ -55,7 +55,9 @@ def what_was_done(row: dict[str, Any]) -> str:
     details = row.get("details", {})
     if epochs := details.get("epochs"):
         best = f", the best: {details['best_epoch']}" if "best_epoch" in details else ""
-        return number(len(epochs), "epoch") + best + CHOSEN.get(details.get("trained_layers"), "")
+        budget = details.get("time_budget")
+        made = f"{budget['epochs']:.3g} epochs within {budget['minutes']:g} minutes" if budget else ""
+        return (made or number(len(epochs), "epoch")) + best + CHOSEN.get(details.get("trained_layers"), "")
     if copy := details.get("copy_of_the_teacher"):
         kept = f"copy of the teacher, width {copy['width']:g}, depth {copy['depth']:g}"
         return f"{kept}: outputs off by {copy['output_error']:.1%} of their variance"

@@ -106,6 +106,14 @@ class Missed(ReportPart):
     reason: Text
 
 
+class TimeBudget(ReportPart):
+    """What a training did in the minutes that it had."""
+
+    minutes: Annotated[float, Field(gt=0)]
+    steps: Positive
+    epochs: Annotated[float, Field(gt=0)]
+
+
 class Details(Scored):
     """What a step recorded: anything, but what cards and figures show has its form."""
 
@@ -113,6 +121,7 @@ class Details(Scored):
     epochs: list[dict[str, Any]] = []
     best_epoch: Positive = 1
     trained_layers: Literal["head", "all"] = "all"
+    time_budget: TimeBudget | None = None
     rounds: list[Round] = []
     unpruned_validation_accuracy: Fraction = 0.0
     rewritten_layers: dict[Name, dict[str, Any]] = {}

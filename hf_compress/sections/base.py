@@ -31,6 +31,12 @@ class TrainingConfig(Section):
     """How a model is trained. The defaults are those of the founding article: Adam, learning rate 1e-4, batch 32."""
 
     epochs: int = Field(20, ge=1, le=MOST, description="Passes over the training images.")
+    minutes: float | None = Field(
+        None,
+        gt=0,
+        le=MOST,
+        description="Time for the training, evaluations included: what fits is measured first; `epochs` at most.",
+    )
     learning_rate: float = Field(1e-4, gt=0)
     batch_size: int = Field(32, ge=1, le=MOST)
     optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="`sgd` has Nesterov momentum 0.9.")

@@ -13,13 +13,20 @@ EVALUATION_BATCH = 128
 
 
 def training_arguments(
-    config: TrainingConfig, context: Context, folder: Path, accumulation: int = 1
+    config: TrainingConfig, context: Context, folder: Path, accumulation: int = 1, steps: int = -1
 ) -> TrainingArguments:
-    """Return the Trainer's arguments for a section of the recipe; a step learns from `accumulation` batches."""
+    """Return the Trainer's arguments for a section of the recipe.
+
+    Args:
+        folder: of the checkpoints.
+        accumulation: a step learns from so many batches.
+        steps: of the whole training; -1 makes `config.epochs`.
+    """
     return TrainingArguments(
         output_dir=str(folder),
         gradient_accumulation_steps=accumulation,
         num_train_epochs=config.epochs,
+        max_steps=steps,
         per_device_train_batch_size=config.batch_size,
         per_device_eval_batch_size=EVALUATION_BATCH,
         learning_rate=config.learning_rate,

@@ -1,5 +1,6 @@
 """What happens beside the steps of a training or an evaluation: masks are held, progress is shown."""
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -75,7 +76,7 @@ class TrainingProgress(TrainerCallback):
         value = (metrics or {}).get(f"eval_{metric}")
         if value is not None:
             self.log(
-                f"  epoch {round(state.epoch)} of {args.num_train_epochs:.0f}: "
+                f"  epoch {math.ceil(state.epoch)} of {state.num_train_epochs}: "
                 f"loss {self.loss:.4g}, validation {metric.replace('_', ' ')} {value:.4f}"
             )
 

@@ -8,7 +8,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from hf_compress.data import Collator
+from hf_compress.data import Collator, ImageSplit
+from hf_compress.data.streaming import ImageStream
 from hf_compress.ground.errors import Diverged, RunError
 from hf_compress.ground.memory import in_fitting_batches
 from hf_compress.ground.tensors import use_channels_last
@@ -17,6 +18,7 @@ from hf_compress.sections.base import TrainingConfig
 from hf_compress.sections.distillation import LOSSES
 from hf_compress.training.arguments import optimizer, training_arguments
 from hf_compress.training.batch_norms import require_pairs
+from hf_compress.training.budget import Ask, Budget, TimeTrial
 from hf_compress.training.callbacks import HoldMasks, ShowEpoch, TrainingProgress
 from hf_compress.training.context import Context
 from hf_compress.training.resumable import Attempts
@@ -39,6 +41,7 @@ def train(
     Raises:
         RunError: the loss is not finite, or labels are missing.
     """
+    budget = Budget(config)
     data = context.data
     names = ["ce"] if teacher is None else [term.loss for term in config.terms]
     wanted = [name for name in names if LOSSES.get(name).needs_labels]
@@ -46,52 +49,68 @@ def train(
         raise RunError(
             f"loss '{wanted[0]}' needs labels, and no training image has one; mse, kl and dist do without them"
         )
-    images = data.training if teacher is None else data.with_unlabelled
-    if teacher is not None and not any(term.layers for term in config.terms):
-        images = answered(images, teacher, context, config.epochs)
-    live = teacher if images.teacher_outputs is None else None
-    sparse = [parameter for name, parameter in model.named_parameters() if name in context.sparse_parameters]
-    build = partial(
-        StudentTrainer,
-        model=model,
-        data_collator=Collator(context.processor, live.processor if live else None, context.task.targets),
-        train_dataset=images,
-        eval_dataset=data.validation,
-        callbacks=[HoldMasks(sparse), ShowEpoch(images)],
-        teacher=live.model if live else None,
-        teacher_labels=teacher.label_names if teacher else None,
-        loss_config=config if teacher else None,
-        task=context.task,
-        compile=config.compile,
-    )
-    return fit(build, config, context)
+    masks = HoldMasks(parameter for name, parameter in model.named_parameters() if name in context.sparse_parameters)
+
+    def ask(images: ImageSplit, epochs: int) -> ImageSplit:
+        if teacher is None or any(term.layers for term in config.terms):
+            return images
+        return answered(images, teacher, context, epochs)
+
+    def build(images: ImageSplit, **options: Any) -> StudentTrainer:
+        live = teacher if images.teacher_outputs is None else None
+        return StudentTrainer(
+            model=model,
+            data_collator=Collator(context.processor, live.processor if live else None, context.task.targets),
+            train_dataset=images,
+            eval_dataset=data.validation,
+            callbacks=[masks, ShowEpoch(images)],
+            teacher=live.model if live else None,
+            teacher_labels=teacher.label_names if teacher else None,
+            loss_config=config if teacher else None,
+            task=context.task,
+            compile=config.compile,
+            **options,
+        )
+
+    return fit(build, data.training if teacher is None else data.with_unlabelled, ask, budget, context)
 
 
-def fit(build: Callable[..., Trainer], config: TrainingConfig, context: Context) -> dict[str, Any]:
+def fit(
+    build: Callable[..., Trainer], images: ImageSplit | ImageStream, ask: Ask, budget: Budget, context: Context
+) -> dict[str, Any]:
     """Train, with progress shown, and leave the model at its best epoch, in eval mode on the CPU.
 
     The training goes on where an interrupted one left off. When memory runs out, or when the loss is not finite and
     the recipe says so, it goes on from the last whole epoch with smaller batches or a lower learning rate.
 
     Args:
-        build: makes a `Resumable` trainer of a model from `args` and `optimizer_cls_and_kwargs`; its
+        build: makes a `Resumable` trainer of a model from images, `args` and `optimizer_cls_and_kwargs`; its
             `compute_metrics` gives the task's deciding metric.
+        images: to learn from.
+        ask: adds what a teacher says to them.
+        budget: the section of the recipe, and since when its minutes count.
 
     Returns:
-        Details for the report: the best epoch and one row an epoch, and what had to be changed to go on.
+        Details for the report: the best epoch and one row an epoch, what fitted into the minutes, and what had to be
+        changed to go on.
 
     Raises:
         Diverged: the loss is not finite.
         RunError: memory runs out with a single image, too, or batch norms would learn from one at a time.
     """
-    attempts, metric = Attempts(context.part(), config), context.task.deciding
+    config, metric = budget.config, context.task.deciding
+    folder = context.part()
+    attempts = Attempts(folder, config)
     initial: dict[str, Tensor] = {}
 
-    def attempt(batch_size: int) -> Trainer:
+    def attempt(batch_size: int, shown: ImageSplit, trial: TimeTrial | None, steps: int) -> Trainer:
         while True:
             now = config.model_copy(update={"batch_size": batch_size, "learning_rate": attempts.learning_rate})
-            arguments = training_arguments(now, context, attempts.checkpoints, attempts.accumulation)
-            trainer = build(args=arguments, optimizer_cls_and_kwargs=optimizer(now))
+            checkpoints = attempts.checkpoints if trial is None else trial.folder
+            arguments = training_arguments(now, context, checkpoints, attempts.accumulation, steps)
+            trainer = build(shown, args=arguments, optimizer_cls_and_kwargs=optimizer(now))
+            if trial is not None:
+                trial.watch(trainer)
             if config.average:
                 trainer.evaluate_average(config.average)
             require_pairs(trainer.model, trainer.train_dataset, batch_size)
@@ -100,7 +119,7 @@ def fit(build: Callable[..., Trainer], config: TrainingConfig, context: Context)
             else:
                 initial.update((name, tensor.cpu().clone()) for name, tensor in trainer.model.state_dict().items())
             try:
-                _train(trainer, context.log)
+                _train(trainer, context.log if trial is None else lambda line: None)
                 return trainer
             except Diverged as error:
                 attempts.lower_rate(error)
@@ -110,12 +129,17 @@ def fit(build: Callable[..., Trainer], config: TrainingConfig, context: Context)
             finally:
                 _leave_autocast(trainer)
 
-    trainer = in_fitting_batches(attempt, attempts.batch_size, attempts.shrink)
+    def run(shown: ImageSplit, trial: TimeTrial | None = None, steps: int = -1) -> Trainer:
+        work = partial(attempt, shown=shown, trial=trial, steps=steps)
+        return in_fitting_batches(work, attempts.batch_size, attempts.shrink)
+
+    shown = budget.plan(images, ask, run, folder, context.log)
+    trainer = run(shown, steps=budget.steps)
     trainer.load_best()
     trainer.model.eval().to("cpu")
     history = _history(trainer.state.log_history, metric.name)
     best = metric.best([epoch[f"validation_{metric.name}"] for epoch in history])
-    return {"best_epoch": best + 1, "epochs": history, **attempts.details}
+    return {"best_epoch": best + 1, "epochs": history, **budget.details, **attempts.details}
 
 
 def _train(trainer: Trainer, log: Callable[[str], None]) -> None:

@@ -1,5 +1,6 @@
 """A training that an interruption costs at most one epoch."""
 
+import math
 import tempfile
 from contextlib import nullcontext
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
+from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 from transformers.utils import SAFE_WEIGHTS_NAME
@@ -44,8 +46,16 @@ class Resumable:
         self.add_callback(self.average)
 
     def train_on(self) -> None:
-        """Train, from the last checkpoint in `args.output_dir` where there is one."""
-        self.train(resume_from_checkpoint=processes.on_main(self._last_checkpoint))
+        """Train, from the last checkpoint in `args.output_dir` where there is one.
+
+        The Trainer would make one more step of a training that ended within an epoch.
+        """
+        checkpoint = processes.on_main(self._last_checkpoint)
+        if checkpoint is not None:
+            self.state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+            if self.state.global_step >= self.state.max_steps:
+                return
+        self.train(resume_from_checkpoint=checkpoint)
 
     def _last_checkpoint(self) -> str | None:
         """Return the checkpoint to go on from.
@@ -82,7 +92,7 @@ class Resumable:
         """Write a whole checkpoint; keep it and the best epoch's, which may be the same, and no other."""
         bad = next((name for name, weight in self.model.named_parameters() if not weight.isfinite().all()), None)
         if bad is not None:
-            where = {"step": self.state.global_step, "epoch": round(self.state.epoch)}
+            where = {"step": self.state.global_step, "epoch": math.ceil(self.state.epoch)}
             raise Diverged(f"the weights '{bad}' are not finite", where)
         random_states = processes.gathered(self._random_state())
         if processes.is_main():

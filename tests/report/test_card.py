@@ -254,6 +254,10 @@ def test_the_tables_compare_the_final_model_with_the_first():
     assert table["parameters"] == ["2.00 M", "1.00 M", "2.0x fewer"]
     assert table["latency, one image, p50"] == ["8.00 ms", "2.00 ms", "4.0x faster"]
     assert table["size on disk"] == ["8.00 MB", "4.00 MB", "2.0x less"]
+    epochs = {"epochs": [{"epoch": number} for number in (1, 2, 3)], "best_epoch": 2}
+    assert what_was_done({"stage": "distill", "details": epochs}) == "3 epochs, the best: 2"
+    epochs["time_budget"] = {"minutes": 30, "steps": 259, "epochs": 2.59375}
+    assert what_was_done({"stage": "distill", "details": epochs}) == "2.59 epochs within 30 minutes, the best: 2"
     assert what_was_done(report()["rows"][1]) == "2 rounds, 1 kept, sparsity 25.0%"
     row = report()["rows"][1]
     for entry in row["details"]["rounds"]:

@@ -43,7 +43,7 @@ class Probe:
         Every probe begins with the recipe's seed, whatever ran before it.
         """
         name, config = self.recipe.probed_step()
-        step = STEPS.get(name)(config.model_copy(update={"epochs": self.epochs * 2**rung}))
+        step = STEPS.get(name)(config.model_copy(update={"epochs": self.epochs * 2**rung, "minutes": None}))
         set_seed(self.recipe.seed)
         student = self.blueprint.build(candidate)
         processors = [loaded.processor for loaded in (student, self.teacher) if loaded is not None]

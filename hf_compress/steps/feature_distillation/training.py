@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from hf_compress.data import Collator
+from hf_compress.data import Collator, ImageSplit
 from hf_compress.measure.features import cosine_similarity
 from hf_compress.models.embeddings import Embedder, embedding_width, pooled_embedding
 from hf_compress.models.load import LoadedModel
 from hf_compress.sections.base import TrainingConfig
 from hf_compress.steps.base import StepResult
+from hf_compress.training.budget import Budget
 from hf_compress.training.callbacks import ShowEpoch
 from hf_compress.training.context import Context
 from hf_compress.training.fitting import fit
@@ -54,36 +56,40 @@ def distil_features(model: PreTrainedModel, context: Context, config: TrainingCo
     Raises:
         RunError: the loss is not finite.
     """
-    teacher = context.teacher
+    budget, teacher = Budget(config), context.teacher
     width = embedding_width(LoadedModel(model, context.processor, "the student"))
     teacher_width = embedding_width(teacher)
     projector = context.projector
     if projector is None and width != teacher_width:
         torch.manual_seed(context.seed)
         projector = nn.Linear(width, teacher_width)
-    images = answered(context.data.with_unlabelled, teacher, context, config.epochs)
-    validation = answered(context.data.validation, teacher, context, config.epochs)
+    ask = partial(answered, teacher=teacher, context=context)
+    validation = ask(context.data.validation, epochs=1)
     baseline = _similarity_of_mean(validation.teacher_outputs[0]["embeddings"])
     context.log(f"the teacher's mean embedding for every image: validation cosine similarity {baseline:.4f}")
-    build = partial(
-        FeatureTrainer,
-        model=Embedder(model, projector),
-        data_collator=Collator(context.processor, teacher.processor),
-        train_dataset=images,
-        eval_dataset=validation,
-        compute_metrics=lambda output: {
-            "cosine_similarity": cosine_similarity(*map(torch.tensor, output.predictions))
-        },
-        callbacks=[ShowEpoch(images)],
-        teacher=teacher.model if images.teacher_outputs is None else None,
-        task=context.task,
-        compile=config.compile,
-    )
+    embedder = Embedder(model, projector)
+
+    def build(images: ImageSplit, **options: Any) -> FeatureTrainer:
+        return FeatureTrainer(
+            model=embedder,
+            data_collator=Collator(context.processor, teacher.processor),
+            train_dataset=images,
+            eval_dataset=validation,
+            compute_metrics=lambda output: {
+                "cosine_similarity": cosine_similarity(*map(torch.tensor, output.predictions))
+            },
+            callbacks=[ShowEpoch(images)],
+            teacher=teacher.model if images.teacher_outputs is None else None,
+            task=context.task,
+            compile=config.compile,
+            **options,
+        )
+
     details = {
         "width": width,
         "teacher_width": teacher_width,
         "validation_cosine_similarity_of_mean": baseline,
-        **fit(build, config, context),
+        **fit(build, context.data.with_unlabelled, ask, budget, context),
     }
     return StepResult(model, details, projector=projector)
 

@@ -26,15 +26,16 @@ BEARABLE = 2e-4
 
 
 def recover(model: nn.Module, context: Context, config: RecoveryConfig, unpruned: LoadedModel) -> dict[str, Any]:
-    """Train a pruned model in place, and return what the row of the round says of it: `learning_rate`."""
+    """Train a pruned model in place, and return what the row of the round says of it."""
     if config.learning_rate is None:
         images = spread(context.data.train, IMAGES)
         calibration = Calibration(images, context.processor, unpruned.model, context.task)
         rate = processes.on_main(lambda: bearable_rate(model, calibration, context.sparse_parameters))
         context.log(f"recovery: learning rate {rate:g}, as much as the model bears")
         config = config.model_copy(update={"learning_rate": rate})
-    train(model, context, config, teacher=None if config.labels_only else unpruned)
-    return {"learning_rate": config.learning_rate}
+    details = train(model, context, config, teacher=None if config.labels_only else unpruned)
+    budget = {key: details[key] for key in details if key == "time_budget"}
+    return {"learning_rate": config.learning_rate, **budget}
 
 
 def bearable_rate(model: nn.Module, calibration: Calibration, sparse: frozenset[str] = frozenset()) -> float:

@@ -153,6 +153,16 @@ def test_nothing_fits(tmp_path):
         select_student(tiny, load_data(tiny.data, seed=0), None, Units(tmp_path, seed=0), print)
 
 
+def test_a_probe_has_epochs_and_no_minutes(tmp_path):
+    brief = alone(steps=[{"finetune": {"minutes": 1e-6, "batch_size": 16}}])
+    few = few_images(load_data(brief.data, seed=0), ProbeSection(images=50), seed=0)
+    lines = []
+    Probe(brief, Blueprint(few.label_names, 32), few, None, 1, tmp_path, lines.append)(
+        Candidate("resnet18", 0.25, {}), rung=1
+    )
+    assert lines[0].startswith("  rung 2, 2 epochs:")
+
+
 def test_a_training_that_diverges_loses(tmp_path):
     diverging = alone(steps=[{"finetune": {"optimizer": "sgd", "learning_rate": 1e30, "batch_size": 16}}])
     few = few_images(load_data(diverging.data, seed=0), ProbeSection(images=50), seed=0)
