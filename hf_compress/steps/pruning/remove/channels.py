@@ -55,7 +55,7 @@ class ChannelPruner(Pruner):
         found, reasons = find_groups(model, image)
         self._trial_image = _small(model, image)
         self.protected = dict.fromkeys(exclude, "excluded by the recipe")
-        trusted = self._trusted(model, [group for group in found if not self._is_protected(group)])
+        trusted = self._trusted(model, [group for group in found if self.protected.keys().isdisjoint(group.makers)])
         self.protected = reasons | self.protected
         self.widths = {group.name: group.width for group in trusted}
         self._gauges = {group.name: _gauge(group) for group in trusted}
@@ -132,9 +132,6 @@ class ChannelPruner(Pruner):
             return trial
 
         return stopwatch.unit_milliseconds(self.groups(model), without)
-
-    def _is_protected(self, group: Group) -> bool:
-        return any(maker in self.protected for maker in group.makers)
 
     def _trusted(self, model: PreTrainedModel, groups: list[Group]) -> list[Group]:
         """Return the groups that pass both trials; protect the layers of the others."""

@@ -7,7 +7,7 @@ unpruned model's. Where that output is added to another, it also makes up for wh
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from itertools import chain
 
 import torch
@@ -17,14 +17,16 @@ from torch import Tensor, nn
 from hf_compress.ground.processor import full_float32
 from hf_compress.steps.pruning.remove.removal import Kept
 from hf_compress.steps.pruning.repair.linear import as_matrix, columns, output_dim, rows, set_matrix
-from hf_compress.steps.pruning.repair.lockstep import Lockstep, Pass
+from hf_compress.steps.pruning.repair.lockstep import Key, Lockstep, Pass
 from hf_compress.steps.pruning.repair.moments import Moments
 from hf_compress.steps.pruning.repair.places import Place, find_places
+from hf_compress.steps.pruning.repair.spilling import Spilling
 from hf_compress.steps.pruning.tracing.groups import maker_dim
 
 SAMPLES = 2**18  # enough for a layer: of pictures that have many positions, few are needed
 MOST_INPUTS = 2**13
 LEAST_GAIN = 1e-3
+MOST_BYTES = 2**29
 
 
 @full_float32()
@@ -33,13 +35,14 @@ def least_squares(
     pruned: nn.Module,
     kept: Kept,
     batches: Iterable[Tensor],
-    sparse: Iterable[str] = (),
+    sparse: Collection[str] = (),
     only: Collection[str] | None = None,
 ) -> dict[str, str]:
     """Repair `pruned` in place, and return the layers that stay as they are, with the reason.
 
-    Both models go through the images side by side, one forward pass each in all. What stays in memory does not grow
-    with the number of images: a layer takes as many as make 262,144 samples (an output pixel, or a token, is one).
+    Both models go through the images side by side, one forward pass each in all. A layer takes as many images as make
+    262,144 samples (an output pixel, or a token, is one). Of what the passes have made at most half a gibibyte is in
+    the CPU's memory, however many images there are; the rest waits in temporary files.
 
     Args:
         unpruned: the model before units went; in eval mode, as `pruned`.
@@ -60,24 +63,35 @@ def least_squares(
         {place.layer: whole_skips.get(place.layer) for place in places},
         {place.layer: place.skip for place in places},
     ]
-    images = chain([first], batches)
-    pairs: list[tuple[Pass, Pass]] = []
-    with Lockstep((unpruned, pruned)) as lockstep:
-        for place in track(places, "Repairing", transient=True):
-            layer = pruned.get_submodule(place.layer)
-            moments = Moments()
-            for pair in pairs:
-                _add(moments, place, layer, *pair, kept)
-            while moments.count < SAMPLES and (batch := next(images, None)) is not None:
-                pairs.append((lockstep.start(unpruned, batch, skips[0]), lockstep.start(pruned, batch, skips[1])))
-                _add(moments, place, layer, *pairs[-1], kept)
-            if moments.energy:
-                _change(place, layer, moments, f"{place.layer}.weight" in sparse)
-                for _, half in pairs:
-                    half.output = layer.forward(half.source)
-            for later in skips:
-                later.pop(place.layer, None)
+    with Spilling(MOST_BYTES), Lockstep((unpruned, pruned)) as lockstep:
+        _solve_in_turn(lockstep, (unpruned, pruned), chain([first], batches), places, skips, kept, sparse)
     return stay
+
+
+def _solve_in_turn(
+    lockstep: Lockstep,
+    models: tuple[nn.Module, nn.Module],
+    images: Iterator[Tensor],
+    places: list[Place],
+    skips: list[dict[str, Key | None]],
+    kept: Kept,
+    sparse: Collection[str],
+) -> None:
+    pairs: list[tuple[Pass, ...]] = []
+    for place in track(places, "Repairing", transient=True):
+        layer = models[1].get_submodule(place.layer)
+        moments = Moments()
+        for pair in pairs:
+            _add(moments, place, layer, *pair, kept)
+        while moments.count < SAMPLES and (batch := next(images, None)) is not None:
+            pairs.append(tuple(lockstep.start(model, batch, its) for model, its in zip(models, skips, strict=True)))
+            _add(moments, place, layer, *pairs[-1], kept)
+        if moments.energy:
+            _change(place, layer, moments, f"{place.layer}.weight" in sparse)
+            for _, half in pairs:
+                half.output = layer.forward(half.source)
+        for later in skips:
+            later.pop(place.layer, None)
 
 
 def _add(moments: Moments, place: Place, layer: nn.Module, whole: Pass, half: Pass, kept: Kept) -> None:

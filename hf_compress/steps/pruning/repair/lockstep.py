@@ -74,8 +74,8 @@ class Lockstep(Operations):
     def __exit__(self, *error):
         for handle in self._handles:
             handle.remove()
-        for each in self.passes:
-            each.end()
+        while self.passes:
+            self.passes.pop().end()
         super().__exit__(*error)
         self._no_grad.__exit__(*error)
 

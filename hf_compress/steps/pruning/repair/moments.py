@@ -33,16 +33,20 @@ class Moments:
         self.count += z.shape[1]
         self.energy += float(r.square().sum(dtype=torch.float64))
         z, r = (x - origin for x, origin in zip((z, r), self._origin, strict=True))
-        new = tuple(sums.double() for sums in (z.sum(1), r.sum(1), z.mT @ z, r.mT @ z))
-        self._sums = tuple(old.add_(more) for old, more in zip(self._sums, new, strict=True)) if self._sums else new
+        new = z.sum(1), r.sum(1), z.mT @ z, r.mT @ z
+        self._sums = self._sums or tuple(torch.zeros_like(more, dtype=torch.float64) for more in new)
+        for old, more in zip(self._sums, new, strict=True):
+            old += more
 
     def means(self, centred: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the means of z, (groups, inputs), and r, and those of z z' and r z', around them or around zero."""
         z, r, zz, rz = (sums / self.count for sums in self._sums)
-        zz, rz = zz - z[:, :, None] * z[:, None], rz - r[:, :, None] * z[:, None]
+        zz -= z[:, :, None] * z[:, None]
+        rz -= r[:, :, None] * z[:, None]
         z, r = (x + origin.squeeze(1).double() for x, origin in zip((z, r), self._origin, strict=True))
         if not centred:
-            zz, rz = zz + z[:, :, None] * z[:, None], rz + r[:, :, None] * z[:, None]
+            zz += z[:, :, None] * z[:, None]
+            rz += r[:, :, None] * z[:, None]
         return z, r, zz, rz
 
     def solved(self, with_bias: bool, free: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -58,8 +62,8 @@ class Moments:
         z, r, zz, rz = self.means(with_bias)
         diagonal = zz.diagonal(dim1=1, dim2=2)
         rounding = ROUNDING * (diagonal + z.square() if with_bias else diagonal).sum(1, keepdim=True)
-        ridge = (RIDGE * diagonal.mean(1, keepdim=True)).maximum(rounding).clamp_min(TINY).expand_as(diagonal)
-        zz = zz + torch.diag_embed(ridge)
+        ridge = (RIDGE * diagonal.mean(1, keepdim=True)).maximum(rounding).clamp_min(TINY)
+        diagonal += ridge  # in `zz`
         factor = torch.linalg.cholesky(zz)
         change = torch.cholesky_solve(rz.mT, factor).mT
         if free is not None and not bool(free.all()):

@@ -146,21 +146,13 @@ def _contract(follower: Follower, terms: list[tuple[Tensor, str]], result: str, 
     return [labels.reshape([labels.shape[names.index(letter)] for letter in kept]).permute(order) for labels in arrays]
 
 
-def _mm(follower, args, kwargs, output):
-    return _contract(follower, [(args[0], "nk"), (args[1], "km")], "nm")
-
-
-def _addmm(follower, args, kwargs, output):
-    bias = (args[0], "nm"[-args[0].dim() :])
-    return _contract(follower, [(args[1], "nk"), (args[2], "km"), bias], "nm")
-
-
-def _bmm(follower, args, kwargs, output):
-    return _contract(follower, [(args[0], "bnk"), (args[1], "bkm")], "bnm", keep=True)
-
-
-def _baddbmm(follower, args, kwargs, output):
-    return _contract(follower, [(args[1], "bnk"), (args[2], "bkm"), (args[0], "bnm"[-args[0].dim() :])], "bnm", True)
+def _product(follower, args, kwargs, output):
+    """Matrices, or batches of them, and what may be added to their product, which stands in front of them."""
+    *added, left, right = args
+    batch = "b" * (output.dim() - 2)
+    terms = [(left, f"{batch}nk"), (right, f"{batch}km")]
+    terms += [(bias, f"{batch}nm"[-bias.dim() :]) for bias in added]
+    return _contract(follower, terms, f"{batch}nm", keep=batch != "")
 
 
 def _attention(follower, args, kwargs, output):
@@ -311,10 +303,10 @@ def _embedding(follower, args, kwargs, output):
 
 
 RULES = {
-    "mm": _mm,
-    "addmm": _addmm,
-    "bmm": _bmm,
-    "baddbmm": _baddbmm,
+    "mm": _product,
+    "addmm": _product,
+    "bmm": _product,
+    "baddbmm": _product,
     "_scaled_dot_product_flash_attention_for_cpu": _attention,
     "convolution": _convolution,
     "native_batch_norm": _batch_norm,
