@@ -11,10 +11,6 @@ from hf_compress.report.measures import CONTROL, control_of, four_digits, measur
 from hf_compress.tasks import task_of
 
 MANY_CLASSES, WORST_CLASSES = 30, 15
-CHOSEN = {  # of a teacher's layers, on validation images
-    "head": ", of the head alone: no worse than all layers",
-    "all": ", of all layers: better than the head alone",
-}
 
 
 def comparison(report: dict[str, Any]) -> list[tuple[str, str, str, str]]:
@@ -53,11 +49,14 @@ def what_was_done(row: dict[str, Any]) -> str:
     if "file" in row:
         return f"{row['file']}, run by {row['runtime']}"
     details = row.get("details", {})
+    if details.get("trained_layers") == "head":
+        return "the head alone, solved for: no worse than with all layers trained"
     if epochs := details.get("epochs"):
         best = f", the best: {details['best_epoch']}" if "best_epoch" in details else ""
         budget = details.get("time_budget")
         made = f"{budget['epochs']:.3g} epochs within {budget['minutes']:g} minutes" if budget else ""
-        return (made or number(len(epochs), "epoch")) + best + CHOSEN.get(details.get("trained_layers"), "")
+        than = ", better than the head alone" if "head_alone" in details else ""
+        return (made or number(len(epochs), "epoch")) + best + than
     if copy := details.get("copy_of_the_teacher"):
         kept = f"copy of the teacher, width {copy['width']:g}, depth {copy['depth']:g}"
         return f"{kept}: outputs off by {copy['output_error']:.1%} of their variance"

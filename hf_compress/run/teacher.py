@@ -18,7 +18,7 @@ from hf_compress.ground.files import read_json, write_json
 from hf_compress.ground.units import Units
 from hf_compress.models.ensemble import as_one
 from hf_compress.models.folding import unfold_batch_norms
-from hf_compress.models.head import find_head, head_alone
+from hf_compress.models.head import head_alone
 from hf_compress.models.load import LoadedModel
 from hf_compress.models.students import STUDENTS, build_model
 from hf_compress.run.recipe import Recipe
@@ -26,6 +26,8 @@ from hf_compress.sections.models import TeacherSection
 from hf_compress.tasks import TASKS, Task
 from hf_compress.training.context import Context
 from hf_compress.training.fitting import train
+from hf_compress.training.predicting import predict
+from hf_compress.training.probing import solve_head
 
 TRAINING = "training.json"
 FEW_IMAGES = 1000
@@ -133,11 +135,11 @@ def _train_layers(section: TeacherSection, teacher: LoadedModel, context: Contex
 
 
 def _is_probed(section: TeacherSection, teacher: LoadedModel, context: Context) -> bool:
-    """Return whether a teacher's head is tried alone: a new one on a pretrained body, with few images."""
+    """Return whether a teacher's head is solved for first: a new one on a pretrained body, with few images."""
     if section.model in STUDENTS or not teacher.new_head or len(context.data.training) >= FEW_IMAGES:
         return False
     try:
-        find_head(teacher.model, teacher.processor)
+        solve_head(teacher.model, context)
     except RunError as error:
         context.log(f"  the head of teacher {teacher.name} is not tried alone: {error}")
         return False
@@ -145,26 +147,23 @@ def _is_probed(section: TeacherSection, teacher: LoadedModel, context: Context) 
 
 
 def _train_probed(section: TeacherSection, teacher: LoadedModel, context: Context) -> dict[str, Any]:
-    """Train the head alone and then, from there on, all layers; leave what is better on validation, or the head.
+    """Train all layers from a head on that is solved for; leave what is better on validation, or the head alone.
 
-    To begin with a trained head is better for all layers, too (Kumar et al., 2022).
+    To begin with such a head is better for all layers, too (Kumar et al., 2022).
     """
-    model, metric, tried = teacher.model, context.task.deciding, {}
-    context.log("  the head alone")
-    with head_alone(model, teacher.processor):
-        tried["head"] = train(model, context, section.finetune)
-    probed = copy.deepcopy(model.state_dict())
-    context.log("  all layers, from this head on")
-    tried["all"] = train(model, context, section.finetune)
-    found = [each["epochs"][each["best_epoch"] - 1][f"validation_{metric.name}"] for each in tried.values()]
-    kept, other = ("head", "all") if metric.best(found) == 0 else ("all", "head")
-    if kept == "head":
+    model, task = teacher.model, context.task
+    said = predict(model, context.processor, context.data.validation, context.data.workers, task=task)
+    key = f"validation_{task.deciding.name}"
+    alone, probed = {key: task.decide(said)[task.deciding.name]}, copy.deepcopy(model.state_dict())
+    context.log(f"  the head alone, solved for: validation {task.deciding.words} {alone[key]:.4f}; now all layers")
+    trained = train(model, context, section.finetune)
+    found = [alone[key], trained["epochs"][trained["best_epoch"] - 1][key]]
+    if task.deciding.best(found) == 0:
         model.load_state_dict(probed)
-    context.log(
-        f"  validation {metric.words}: {found[0]:.4f} of the head alone, {found[1]:.4f} of all layers; "
-        f"{'the body stays as it was' if kept == 'head' else 'all layers stay trained'}"
-    )
-    return tried[kept] | {"trained_layers": kept, "rejected": {"trained_layers": other} | tried[other]}
+        context.log(f"  all layers: {found[1]:.4f}, no better; the body stays as it was")
+        return {"trained_layers": "head", "head_alone": alone, "rejected": trained}
+    context.log(f"  all layers: {found[1]:.4f}; they stay trained")
+    return trained | {"trained_layers": "all", "head_alone": alone}
 
 
 def unfold(loaded: LoadedModel, data: ImageData, log) -> None:
