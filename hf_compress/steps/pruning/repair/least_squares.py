@@ -26,7 +26,7 @@ from hf_compress.steps.pruning.tracing.groups import maker_dim
 SAMPLES = 2**18  # enough for a layer: of pictures that have many positions, few are needed
 MOST_INPUTS = 2**13
 LEAST_GAIN = 1e-3
-MOST_BYTES = 2**29
+MOST_BYTES = 3 * 2**27
 
 
 @full_float32()
