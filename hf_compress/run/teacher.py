@@ -31,8 +31,7 @@ from hf_compress.training.probing import solve_head
 
 TRAINING = "training.json"
 FEW_IMAGES = 1000
-"""With fewer, a frozen body is often as good as a trained one (Kornblith et al., 2019: with 47 to 800), and a better
-teacher (Marrie et al., 2024); so few are the small tasks of VTAB (Zhai et al., 2019)."""
+"""With fewer, a frozen body is often as good as a trained one, and a better teacher (Marrie et al., 2024)."""
 
 
 def load_teachers(recipe: Recipe, data: ImageData, seeds: list[int], log) -> tuple[list[LoadedModel], ImageData]:
@@ -149,7 +148,7 @@ def _is_probed(section: TeacherSection, teacher: LoadedModel, context: Context) 
 def _train_probed(section: TeacherSection, teacher: LoadedModel, context: Context) -> dict[str, Any]:
     """Train all layers from a head on that is solved for; leave what is better on validation, or the head alone.
 
-    To begin with such a head is better for all layers, too (Kumar et al., 2022).
+    To begin with such a head is better for all layers, too: see docs/distillation.md.
     """
     model, task = teacher.model, context.task
     said = predict(model, context.processor, context.data.validation, context.data.workers, task=task)

@@ -41,7 +41,7 @@ def least_squares(
     """Repair `pruned` in place, and return the layers that stay as they are, with the reason.
 
     Both models go through the images side by side, one forward pass each in all. A layer takes as many images as make
-    262,144 samples (an output pixel, or a token, is one). Of what the passes have made at most half a gibibyte is in
+    262,144 samples (an output pixel, or a token, is one). Of what the passes have made at most 384 MiB are in
     the CPU's memory, however many images there are; the rest waits in temporary files.
 
     Args:
