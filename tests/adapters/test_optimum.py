@@ -358,7 +358,7 @@ def test_the_card_of_a_training_is_that_of_a_run_with_what_a_trainer_knows(tmp_p
     assert f"{in_thousands(count_parameters(built.model) - zeros)} |" in card.text
     assert f"its accuracy on 16 evaluation images is {accuracy:.4f}." in card.text
     assert "loss: kl\n  temperature: 2.0\nprune:\n" in card.text and "learning_rate: 0.01" in card.text
-    assert "| evaluation | 16 | eval&#95;dataset of the Trainer |" in card.text
+    assert "| evaluation | 16 | eval_dataset of the Trainer |" in card.text
     assert "test images" not in card.text.replace("test images may be among them", "")
 
 

@@ -115,9 +115,9 @@ def test_without_a_teacher_distilling_is_finetuning(tmp_path):
 def test_a_control_makes_as_many_steps_as_a_student_that_has_more_images(tmp_path, monkeypatch):
     counted, evaluated = [], fitting.fit
 
-    def count(build, config, context):
+    def count(build, *arguments):
         before = []
-        made = evaluated(lambda **given: before.append(build(**given)) or before[-1], config, context)
+        made = evaluated(lambda *given, **options: before.append(build(*given, **options)) or before[-1], *arguments)
         counted.append((before[-1].state.global_step, before[-1].train_dataset.views))
         return made
 

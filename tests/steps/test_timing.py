@@ -107,6 +107,7 @@ def test_a_run_that_is_killed_while_it_trains_decides_alike_without_a_clock(
         killed.append(count_macs(candidate, torch.zeros(1, 3, 32, 32)))
         if len(killed) == 1:
             raise KeyboardInterrupt
+        return {}
 
     monkeypatch.setattr(recovery, "train", train)
     with pytest.raises(KeyboardInterrupt):
