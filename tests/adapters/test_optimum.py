@@ -394,6 +394,7 @@ trainer.push_to_hub()
 """
 
 
+@pytest.mark.long
 def test_a_training_that_is_pushed_has_our_card(tmp_path):
     hub_server = pytest.importorskip("hub_server", reason="needs the loopback Hub of tests/hub_server.py")
     with hub_server.Hub(tmp_path / "objects", {"hf_ann": "ann"}) as hub:

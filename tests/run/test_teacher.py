@@ -131,7 +131,7 @@ def test_without_a_head_that_is_found_all_layers_are_trained(folder, monkeypatch
     assert any("is not tried alone: there is none" in line for line in auto.lines)
 
 
-@pytest.mark.parametrize("at", ["solved for", "epoch 1 of 2", "epoch 2 of 2"])
+@pytest.mark.parametrize("at", ["epoch 1 of 2", pytest.param("epoch 2 of 2", marks=pytest.mark.long)])
 def test_an_interrupted_trial_goes_on_to_the_same_weights(at, folder, tmp_path):
     whole, lines = Trained(tmp_path / "whole", folder), []
 

@@ -117,7 +117,7 @@ def test_what_was_found_is_trained_once_and_left_alone_where_training_makes_it_w
     assert result.details["target_reached"]
 
 
-@pytest.mark.parametrize("at", [1, 3, 5])
+@pytest.mark.parametrize("at", [3, *(pytest.param(at, marks=pytest.mark.long) for at in (1, 5))])
 def test_a_search_that_is_killed_goes_on_with_the_next_candidate(model, context, judged, monkeypatch, at):
     whole = searched(model, replace(context, work_folder=context.work_folder / "whole"), 0.03)
     seen = list(judged)

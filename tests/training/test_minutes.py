@@ -170,7 +170,13 @@ def test_minutes_for_all_epochs_change_nothing(context, clock, teacher):
     assert same(plain, budgeted)
 
 
-@pytest.mark.parametrize("when", ["trial", "epoch 1 of 9", "epoch 9 of 9", "all is trained"])
+@pytest.mark.parametrize(
+    "when",
+    [
+        "epoch 1 of 9",
+        *(pytest.param(at, marks=pytest.mark.long) for at in ("trial", "epoch 9 of 9", "all is trained")),
+    ],
+)
 def test_an_interrupted_training_makes_the_steps_that_were_decided(context, clock, monkeypatch, when):
     config = TrainingConfig(epochs=1000, minutes=MINUTES, batch_size=16, learning_rate=0.01)
 
