@@ -237,7 +237,7 @@ def test_the_result_is_saved_and_reloaded_as_a_checkpoint_of_this_project(tmp_pa
     assert torch.allclose(reloaded(IMAGE).logits, model(IMAGE).logits, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", [StaticQuantConfig, DynamicQuantConfig])
+@pytest.mark.parametrize("kind", [StaticQuantConfig, pytest.param(DynamicQuantConfig, marks=pytest.mark.long)])
 def test_a_pruned_checkpoint_is_quantized_saved_and_reloaded_by_neural_compressor(kind, tmp_path):
     config = PruneConfig(amount=0.4, granularity="channel")
     hf_compress.save(convert(prepare(classifier(), config, example_inputs=IMAGE)), tmp_path / "pruned")

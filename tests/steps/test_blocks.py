@@ -313,6 +313,7 @@ def test_one_shot_takes_the_fewest_blocks_that_meet_the_target(context, metric):
     assert row["sparsity"] == len(dropped(result.model)) / 5
 
 
+@pytest.mark.long
 def test_rounds_go_on_where_they_were_killed(context, monkeypatch):
     model, judged = DEEP.build(), []
     options = {"amount": 0.2, "target": {"sparsity": 0.6}, "max_drop": 1.0, "repair": "least_squares"}

@@ -103,7 +103,7 @@ def test_channels_are_measured_by_group_and_a_recipe_prunes_by_them(folder, tmp_
     assert min(lost[1::2]) > max(lost[::2])
 
 
-@pytest.mark.parametrize("granularity", ["channel", "weight"])
+@pytest.mark.parametrize("granularity", ["channel", pytest.param("weight", marks=pytest.mark.long)])
 def test_what_is_left_makes_up_for_what_went(folder, tmp_path, monkeypatch, granularity):
     whole = load(str(folder)).model
     judged = []
