@@ -12,12 +12,13 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from hf_compress.adapters.trainer_card import count_nonzero, training_report
+from hf_compress.adapters.trainer_card import training_report
 from hf_compress.ground import processes
 from hf_compress.ground.errors import UsageError
 from hf_compress.ground.files import write_text
 from hf_compress.ground.manifest import adding
 from hf_compress.ground.registry import did_you_mean
+from hf_compress.measure.cost import count_nonzero
 from hf_compress.models.load import load
 from hf_compress.models.origin import sources_with_roles
 from hf_compress.report.card import CARD, HUB_TAG, TAGS, card_of

@@ -14,7 +14,7 @@ from transformers.trainer_utils import has_length
 from hf_compress.checkpoint.labels import labels_of
 from hf_compress.data.images import example_input
 from hf_compress.ground.environment import environment
-from hf_compress.measure.cost import count_macs, count_parameters
+from hf_compress.measure.cost import count_macs, count_nonzero, count_parameters
 from hf_compress.models.origin import Origin, origin
 
 SPEED = {"runtime", "samples_per_second", "steps_per_second", "model_preparation_time"}
@@ -39,13 +39,12 @@ def training_report(
     first = {"stage": "student", "model": _name(model), "cost": cost | {"nonzero_parameters": nonzero_before}}
     if teacher is not None:
         first = {"stage": "teacher", "model": _name(teacher), "cost": _cost(teacher, None)}
-    done = {"details": {"epochs": [{}] * round(trainer.state.epoch or 0)}}
     last = {
         "stage": f"1 {', '.join(steps) or 'train'}",
         "model": _name(model),
         "quality": quality,
         "cost": cost,
-        **done,
+        "details": {"epochs": [{}] * round(trainer.state.epoch or 0)},
     }
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -89,10 +88,6 @@ def _cost(model: PreTrainedModel, processor: Any) -> dict[str, int]:
     if processor is None:
         return counted
     return counted | {"macs": count_macs(model, example_input(processor).to(model.device))}
-
-
-def count_nonzero(model: PreTrainedModel) -> int:
-    return sum(int(parameter.count_nonzero()) for parameter in model.parameters())
 
 
 def _name(model: PreTrainedModel) -> str:

@@ -64,7 +64,7 @@ class ImageData:
     @property
     def with_unlabelled(self) -> ImageSplit | ImageStream:
         """The training images, followed by those without labels."""
-        return self.train.followed_by(self.unlabelled) if self.unlabelled is not None else self.training
+        return self.training if self.unlabelled is None else self.train.followed_by(self.unlabelled)
 
     @property
     def labelled(self) -> bool:

@@ -35,7 +35,7 @@ def cost(model: PreTrainedModel | Ensemble, image: torch.Tensor | tuple[torch.Te
     use_channels_last(model)
     return {
         "parameters": count_parameters(model),
-        "nonzero_parameters": sum(int(torch.count_nonzero(p)) for p in model.parameters()),
+        "nonzero_parameters": count_nonzero(model),
         "macs": count_macs(model, image),
         "bytes": sum(map(bytes_on_disk, model.members if isinstance(model, Ensemble) else [model])),
         "peak_memory_bytes": peak_memory(model, image),
@@ -44,6 +44,11 @@ def cost(model: PreTrainedModel | Ensemble, image: torch.Tensor | tuple[torch.Te
 
 def count_parameters(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
+
+
+def count_nonzero(model: torch.nn.Module) -> int:
+    """Return the number of parameters that are not zero."""
+    return sum(int(torch.count_nonzero(p)) for p in model.parameters())
 
 
 def count_macs(model: PreTrainedModel, image: torch.Tensor) -> int:

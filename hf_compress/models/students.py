@@ -42,6 +42,9 @@ class Checkpoint:
     license: str
     width: float = 1.0
 
+    def __str__(self) -> str:
+        return f"{self.id} ({self.parameters} M parameters, licence {self.license})"
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -50,6 +53,9 @@ class Architecture:
     build: Callable[..., PretrainedConfig]
     description: str
     checkpoints: tuple[Checkpoint, ...] = ()
+
+    def of_width(self, width: float) -> list[Checkpoint]:
+        return [checkpoint for checkpoint in self.checkpoints if checkpoint.width == width]
 
 
 STUDENTS: Registry[Architecture] = Registry("student", "hf_compress.students")
@@ -155,18 +161,16 @@ def find_checkpoint(section: StudentSection, labels: list[str], kind: Kind) -> t
     That is the first one of the architecture and width that can be loaded, from the Hub or from the cache.
     """
     reasons = []
-    known = STUDENTS.get(section.model).checkpoints
-    for checkpoint in known:
-        if checkpoint.width == section.width:
-            try:
-                _build_pretrained(section.model_copy(update={"pretrained": checkpoint.id}), labels, kind)
-            except CompressError as error:
-                reasons.append(str(error))
-            else:
-                facts = f"{checkpoint.parameters} M parameters, licence {checkpoint.license}"
-                return checkpoint.id, f"{section.model} begins with the weights of {checkpoint.id} ({facts})"
+    architecture = STUDENTS.get(section.model)
+    for checkpoint in architecture.of_width(section.width):
+        try:
+            _build_pretrained(section.model_copy(update={"pretrained": checkpoint.id}), labels, kind)
+        except CompressError as error:
+            reasons.append(str(error))
+        else:
+            return checkpoint.id, f"{section.model} begins with the weights of {checkpoint}"
     if not reasons:
-        widths = ", ".join(f"{checkpoint.width:g}" for checkpoint in known)
+        widths = ", ".join(f"{checkpoint.width:g}" for checkpoint in architecture.checkpoints)
         reasons = [f"no checkpoint of width {section.width:g} is known" + (f" ({widths} are)" if widths else "")]
     return False, f"{section.model} starts from scratch: {'; '.join(reasons)}"
 

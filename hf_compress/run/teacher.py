@@ -126,26 +126,19 @@ def _train_once(
 
 def _train_layers(section: TeacherSection, teacher: LoadedModel, context: Context) -> dict[str, Any]:
     """Train the layers that the section names, and return the details for the report."""
-    training = section.finetune
-    if training.layers == "auto" and _is_probed(section, teacher, context):
-        return _train_probed(section, teacher, context)
+    training, has_new_head = section.finetune, teacher.new_head and section.model not in STUDENTS
+    if training.layers == "auto" and has_new_head and len(context.data.training) < FEW_IMAGES:
+        try:
+            solve_head(teacher.model, context)
+        except RunError as error:
+            context.log(f"  the head of teacher {teacher.name} is not tried alone: {error}")
+        else:
+            return _train_from_head(section, teacher, context)
     with head_alone(teacher.model, teacher.processor) if training.layers == "head" else nullcontext():
         return train(teacher.model, context, training)
 
 
-def _is_probed(section: TeacherSection, teacher: LoadedModel, context: Context) -> bool:
-    """Return whether a teacher's head is solved for first: a new one on a pretrained body, with few images."""
-    if section.model in STUDENTS or not teacher.new_head or len(context.data.training) >= FEW_IMAGES:
-        return False
-    try:
-        solve_head(teacher.model, context)
-    except RunError as error:
-        context.log(f"  the head of teacher {teacher.name} is not tried alone: {error}")
-        return False
-    return True
-
-
-def _train_probed(section: TeacherSection, teacher: LoadedModel, context: Context) -> dict[str, Any]:
+def _train_from_head(section: TeacherSection, teacher: LoadedModel, context: Context) -> dict[str, Any]:
     """Train all layers from a head on that is solved for; leave what is better on validation, or the head alone.
 
     To begin with such a head is better for all layers, too: see docs/distillation.md.

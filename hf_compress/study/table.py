@@ -24,7 +24,6 @@ from hf_compress.study.config import Study, run_folder
 
 COSTS = ("parameters", "macs")
 AGAINST_CONTROL = "against_control"
-AAGAINST_CONTROLST_CONTROL = "against_control"
 
 
 def study_report(

@@ -117,6 +117,16 @@ def test_mistakes_are_one_sentence(make, says):
         make()
 
 
+def pushed(repository, folder, script, *arguments):
+    """Return the files of a repository of a loopback Hub to which a script pushed as ann."""
+    hub_server = pytest.importorskip("hub_server", reason="needs the loopback Hub of tests/hub_server.py")
+    with hub_server.Hub(folder / "objects", {"hf_ann": "ann"}) as hub:
+        settings = {"HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_ann", "HF_HOME": str(folder / "home")}
+        environment = os.environ | settings | {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        subprocess.run([sys.executable, "-c", script, *arguments], env=environment, check=True, capture_output=True)
+        return hub.files(repository)
+
+
 PUSH = """
 from hf_compress.adapters.optimum import CompressionConfig, PruningConfig
 
@@ -130,12 +140,7 @@ assert again.to_recipe(places) == config.to_recipe(places)
 
 @pytest.mark.long
 def test_the_configuration_goes_to_the_hub_and_comes_back(tmp_path):
-    hub_server = pytest.importorskip("hub_server", reason="needs the loopback Hub of tests/hub_server.py")
-    with hub_server.Hub(tmp_path / "objects", {"hf_ann": "ann"}) as hub:
-        settings = {"HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_ann", "HF_HOME": str(tmp_path / "home")}
-        environment = os.environ | settings | {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-        subprocess.run([sys.executable, "-c", PUSH], env=environment, check=True, capture_output=True)
-        (step,) = json.loads(hub.files("ann/recipe")["compression_config.json"])["steps"]
+    (step,) = json.loads(pushed("ann/recipe", tmp_path, PUSH)["compression_config.json"])["steps"]
     assert step["prune"]["amount"] == 0.3
 
 
@@ -396,13 +401,7 @@ trainer.push_to_hub()
 
 @pytest.mark.long
 def test_a_training_that_is_pushed_has_our_card(tmp_path):
-    hub_server = pytest.importorskip("hub_server", reason="needs the loopback Hub of tests/hub_server.py")
-    with hub_server.Hub(tmp_path / "objects", {"hf_ann": "ann"}) as hub:
-        settings = {"HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_ann", "HF_HOME": str(tmp_path / "home")}
-        environment = os.environ | settings | {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-        command = [sys.executable, "-c", TRAIN_AND_PUSH, str(tmp_path / "out")]
-        subprocess.run(command, env=environment, check=True, capture_output=True)
-        card = hub.files("ann/small")["README.md"].decode()
+    card = pushed("ann/small", tmp_path, TRAIN_AND_PUSH, str(tmp_path / "out"))["README.md"].decode()
     assert "hf-compress" in ModelCard(card).data.tags
     assert "\n# ann/small\n" in card and "\n## What was gained, what was lost\n" in card
     assert 'from_pretrained("ann/small")' in card or 'model_id = "ann/small"' in card

@@ -35,8 +35,7 @@ def _found(ordered: list[Candidate], number: int, blueprint: Blueprint, log: Cal
     known = [
         (index, checkpoint)
         for index, candidate in enumerate(ordered)
-        for checkpoint in STUDENTS.get(candidate.model).checkpoints
-        if checkpoint.width == candidate.width
+        for checkpoint in STUDENTS.get(candidate.model).of_width(candidate.width)
     ]
     for index, checkpoint in known:
         if index in found or len(found) == number or not (reachable or _is_here(checkpoint)):
@@ -47,8 +46,7 @@ def _found(ordered: list[Candidate], number: int, blueprint: Blueprint, log: Cal
             reachable = reachable and not isinstance(error, OutOfReach)
             reasons.append(str(error))
         else:
-            facts = f"{checkpoint.parameters} M parameters, licence {checkpoint.license}"
-            log(f"student: {ordered[index]} can begin with the weights of {checkpoint.id} ({facts})")
+            log(f"student: {ordered[index]} can begin with the weights of {checkpoint}")
             found[index] = checkpoint.id
     if reasons:
         log(f"student: without a checkpoint candidates start from scratch: {reasons[0]}")

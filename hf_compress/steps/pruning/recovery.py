@@ -34,8 +34,8 @@ def recover(model: nn.Module, context: Context, config: RecoveryConfig, unpruned
         context.log(f"recovery: learning rate {rate:g}, as much as the model bears")
         config = config.model_copy(update={"learning_rate": rate})
     details = train(model, context, config, teacher=None if config.labels_only else unpruned)
-    budget = {key: details[key] for key in details if key == "time_budget"}
-    return {"learning_rate": config.learning_rate, **budget}
+    row = {"learning_rate": config.learning_rate}
+    return row | {"time_budget": details["time_budget"]} if "time_budget" in details else row
 
 
 def bearable_rate(model: nn.Module, calibration: Calibration, sparse: frozenset[str] = frozenset()) -> float:
