@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from hub_client import Client
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from torch.nn import functional as F
@@ -121,8 +122,7 @@ def pushed(repository, folder, script, *arguments):
     """Return the files of a repository of a loopback Hub to which a script pushed as ann."""
     hub_server = pytest.importorskip("hub_server", reason="needs the loopback Hub of tests/hub_server.py")
     with hub_server.Hub(folder / "objects", {"hf_ann": "ann"}) as hub:
-        settings = {"HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_ann", "HF_HOME": str(folder / "home")}
-        environment = os.environ | settings | {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        environment = os.environ | Client(folder, hub.url).environment | {"HF_TOKEN": "hf_ann"}
         subprocess.run([sys.executable, "-c", script, *arguments], env=environment, check=True, capture_output=True)
         return hub.files(repository)
 
