@@ -1,0 +1,70 @@
+"""What detectors find in pictures, and COCO's mean average precision of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import BaseImageProcessor
+
+MOST = 100  # detections of a picture that count, as in COCO
+NOTHING = -1.0  # the score of a row without a detection
+PADDING = -100.0  # a row of targets without an object begins with it
+
+
+def detections(processor: BaseImageProcessor, logits: Tensor, pred_boxes: Tensor) -> Tensor:
+    """Return what a detector's own image processor makes of its outputs, the best first.
+
+    Args:
+        processor: has `post_process_object_detection`.
+        logits: (images, queries, classes).
+        pred_boxes: (images, queries, 4), centre, width and height as shares of the picture's.
+
+    Returns:
+        Float32 (images, 100, 6): score, class, and left, top, right, bottom as shares; the score is -1 where there is
+        no further detection.
+    """
+    import torch
+    from transformers.modeling_outputs import ModelOutput
+
+    output = ModelOutput(logits=logits.float(), pred_boxes=pred_boxes.float())
+    rows = torch.full((len(logits), MOST, 6), NOTHING)
+    for row, found in zip(rows, processor.post_process_object_detection(output, threshold=0.0), strict=True):
+        scores, order = found["scores"].sort(descending=True, stable=True)
+        order = order[:MOST]
+        columns = [scores[:MOST, None], found["labels"][order, None], found["boxes"][order]]
+        row[: len(order)] = torch.cat(columns, dim=1)
+    return rows
+
+
+def mean_average_precision(found: Tensor, targets: Tensor, by_class: bool = False) -> dict[str, Tensor]:
+    """Return COCO's mean average precision, as `torchmetrics` computes it with faster-coco-eval.
+
+    Args:
+        found: see `detections`.
+        targets: (images, most objects, 6): class, whether it is a crowd, and centre, width and height as shares;
+            rows of -100 are no objects.
+
+    Returns:
+        `map` (IoU 0.50 to 0.95) and `map_50`; by class also `map_per_class` and `classes`. Values are -1 where no
+        image has an object.
+    """
+    from torchmetrics.detection import MeanAveragePrecision
+    from torchvision.ops import box_convert
+
+    metric = MeanAveragePrecision(class_metrics=by_class, backend="faster_coco_eval")
+    metric.warn_on_many_detections = False
+    for rows, objects in zip(found.float().cpu(), targets.float().cpu(), strict=True):
+        rows, objects = rows[rows[:, 0] >= 0], objects[objects[:, 0] >= 0]
+        metric.update(
+            [{"scores": rows[:, 0], "labels": rows[:, 1].long(), "boxes": rows[:, 2:]}],
+            [
+                {
+                    "labels": objects[:, 0].long(),
+                    "iscrowd": objects[:, 1].long(),
+                    "boxes": box_convert(objects[:, 2:], "cxcywh", "xyxy"),
+                }
+            ],
+        )
+    return metric.compute()

@@ -1,0 +1,208 @@
+"""Objects of pictures: columns of data sets, COCO's JSON files and Pascal VOC's folders give the same."""
+
+import json
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from hf_compress.data.boxes import box_column_of, read_boxes
+from hf_compress.data.coco import find_coco, load_coco
+from hf_compress.data.folders import FolderError, scan
+from hf_compress.data.images import IGNORED_LABEL
+from hf_compress.data.voc import find_voc, load_voc
+from hf_compress.ground.errors import UsageError
+from hf_compress.sections.data import DataSection
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+SECTION = DataSection(path="somewhere")
+TWO = {"bbox": [[2, 3, 10, 20], [0, 0, 40, 30]], "category": [1, 0]}
+NONE = {"bbox": [], "category": []}
+
+
+def rows(objects, category, as_objects=False):
+    inner = {"bbox": datasets.List(datasets.Value("float32")), "category": category}
+    if as_objects:
+        feature = datasets.List(inner)
+        objects = [[dict(zip(row, each, strict=True)) for each in zip(*row.values(), strict=True)] for row in objects]
+    else:
+        feature = {name: datasets.List(kind) for name, kind in inner.items()}
+    features = datasets.Features({"image": datasets.Image(), "objects": feature})
+    pictures = [Image.new("RGB", (40, 30)) for _ in objects]
+    return datasets.Dataset.from_dict({"image": pictures, "objects": objects}, features=features)
+
+
+def read(**splits):
+    raw = datasets.DatasetDict(splits)
+    return read_boxes(raw, box_column_of(raw, SECTION), "image")
+
+
+@pytest.mark.parametrize("as_objects", [False, True])
+def test_columns_of_lists_and_lists_of_objects_are_read_alike(as_objects):
+    names = datasets.ClassLabel(names=["cell", "plate"])
+    found, classes, named = read(train=rows([TWO, NONE], names, as_objects))
+    assert (classes, named) == (["cell", "plate"], True)
+    assert found[0].places.tolist() == TWO["bbox"] and found[0].classes.tolist() == [1, 0]
+    assert not found[0].crowd.any() and len(found[1]) == 0
+
+
+def test_texts_become_classes_and_numbers_stay_numbers():
+    texts = {"bbox": TWO["bbox"], "category": ["plate", "cell"]}
+    found, names, named = read(train=rows([texts], datasets.Value("string")))
+    assert (names, named, found[0].classes.tolist()) == (["cell", "plate"], True, [1, 0])
+    found, names, named = read(train=rows([TWO], datasets.Value("int64")))
+    assert (names, named, found[0].classes.tolist()) == (["0", "1"], False, [1, 0])
+
+
+def test_classes_of_another_split_are_matched_by_name():
+    first, other = (datasets.ClassLabel(names=names) for names in (["cell", "plate"], ["plate", "cell"]))
+    found, names, _ = read(train=rows([TWO], first), test=rows([TWO], other))
+    assert names == ["cell", "plate"]
+    assert [boxes.classes.tolist() for boxes in found] == [[1, 0], [0, 1]]
+    with pytest.raises(UsageError, match="split 'test' names the class 'dish'"):
+        read(train=rows([TWO], first), test=rows([TWO], datasets.ClassLabel(names=["dish", "cell"])))
+
+
+def test_objects_without_extent_are_left_out_and_a_picture_without_list_is_not_labelled(caplog):
+    flat = {"bbox": [[1, 1, 0, 5], [1, 1, 5, 5]], "category": [0, 1]}
+    found, *_ = read(train=rows([flat, {"bbox": None, "category": None}], datasets.Value("int64")))
+    assert found[0].classes.tolist() == [1] and found[1] == IGNORED_LABEL
+    assert "left out 1 objects" in caplog.text
+
+
+def test_corners_are_refused():
+    corners = {"bbox": [[20, 15, 38, 29]], "category": [0]}
+    with pytest.raises(UsageError, match=r"3 of 3 boxes end outside .* may be corners"):
+        read(train=rows([corners] * 3, datasets.Value("int64")))
+
+
+def test_a_column_that_holds_no_objects_is_refused():
+    raw = datasets.DatasetDict(train=rows([TWO], datasets.Value("int64")).add_column("label", [0]))
+    assert box_column_of(raw, SECTION) == "objects"
+    with pytest.raises(UsageError, match=r"column 'label' holds .* lists 'bbox'"):
+        box_column_of(raw, DataSection(path="somewhere", label_column="label"))
+
+
+def picture(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 30)).save(path)
+
+
+def coco(path, names, images):
+    content = {"images": [], "annotations": [], "categories": [{"id": 7 + i, "name": n} for i, n in enumerate(names)]}
+    for number, (name, objects) in enumerate(images.items()):
+        content["images"].append({"id": number, "file_name": name})
+        content["annotations"] += [
+            {"image_id": number, "category_id": 7 + kind, "bbox": box, "area": 1, "iscrowd": crowd}
+            for box, kind, crowd in objects
+        ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def load(folder):
+    found = scan(folder)
+    raw, left_out = load_coco(found, find_coco(found), SECTION)
+    return raw, {entry.reason: entry.count for entry in left_out}
+
+
+def test_cocos_own_folders_are_read(tmp_path):
+    """Pictures of two splits share names; captions are no objects, and identities are not contiguous."""
+    for split in ("train2017", "val2017"):
+        for name in ("a.jpg", "b.jpg"):
+            picture(tmp_path / split / name)
+        coco(
+            tmp_path / "annotations" / f"instances_{split}.json",
+            ["cell", "plate"],
+            {"b.jpg": [([2, 3, 10, 20], 1, 0), ([0, 0, 40, 30], 0, 1)], "a.jpg": [], "c.jpg": []},
+        )
+    (tmp_path / "annotations" / "captions_train2017.json").write_text(json.dumps({"images": [], "annotations": []}))
+    raw, left_out = load(tmp_path)
+    assert list(raw) == ["train", "validation"]
+    assert [
+        Path(row["path"]).parts[-2:]
+        for row in raw["validation"].cast_column("image", datasets.Image(decode=False))["image"]
+    ] == [
+        ("val2017", "a.jpg"),
+        ("val2017", "b.jpg"),
+    ]
+    found, names, _ = read_boxes(raw, "objects", "image")
+    assert names == ["cell", "plate"] and len(found[0]) == 0
+    assert found[1].places.tolist() == TWO["bbox"] and found[1].classes.tolist() == [1, 0]
+    assert found[1].crowd.tolist() == [False, True]
+    assert left_out["pictures that 'annotations/instances_val2017.json' names and that are not in the folder"] == 1
+
+
+def test_a_file_beside_the_pictures_of_each_split_is_read(tmp_path):
+    for split in ("train", "valid"):
+        picture(tmp_path / split / "a.jpg")
+        coco(tmp_path / split / "_annotations.coco.json", ["cell"], {"a.jpg": [([1, 2, 3, 4], 0, 0)]})
+    raw, _ = load(tmp_path)
+    assert {split: len(part) for split, part in raw.items()} == {"train": 1, "validation": 1}
+
+
+def test_coco_files_that_say_nothing_are_refused(tmp_path):
+    picture(tmp_path / "images" / "a.jpg")
+    coco(tmp_path / "train.json", ["cell"], {"b.jpg": []})
+    with pytest.raises(FolderError, match=r"none of the 1 pictures that 'train.json' names"):
+        load(tmp_path)
+    coco(tmp_path / "train.json", ["cell"], {"a.jpg": [([1, 2, 3, 4], 3, 0)]})
+    with pytest.raises(FolderError, match=r"'train.json' is not written as COCO's files are: KeyError 10"):
+        load(tmp_path)
+
+
+def voc(path, name, objects):
+    boxes = "".join(
+        f"<object><name>{kind}</name><difficult>{hard}</difficult><bndbox><xmin>{a}</xmin><ymin>{b}</ymin>"
+        f"<xmax>{c}</xmax><ymax>{d}</ymax></bndbox></object>"
+        for kind, (a, b, c, d), hard in objects
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"<annotation><filename>{name}</filename>{boxes}</annotation>")
+
+
+def test_a_folder_of_pascal_voc_is_read(tmp_path):
+    """The first pixel is number 1, and the last one belongs to the box."""
+    for name in ("a", "b", "c"):
+        picture(tmp_path / "JPEGImages" / f"{name}.jpg")
+        voc(
+            tmp_path / "Annotations" / f"{name}.xml",
+            f"{name}.jpg",
+            [("plate", (3, 4, 12, 23), 0), ("cell", (1, 1, 40, 30), 1)],
+        )
+    lists = tmp_path / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("a\n")
+    (lists / "val.txt").write_text("b  1\n")
+    folder = scan(tmp_path)
+    raw, left_out = load_voc(folder, find_voc(folder))
+    assert {split: len(part) for split, part in raw.items()} == {"train": 1, "validation": 1}
+    found, names, _ = read_boxes(raw, "objects", "image")
+    assert names == ["cell", "plate"]
+    assert found[1].places.tolist() == TWO["bbox"] and found[1].classes.tolist() == [1, 0]
+    assert found[1].crowd.tolist() == [False, True]
+    reasons = {entry.reason: entry.count for entry in left_out}
+    assert reasons["files of objects that no list of ImageSets/Main names"] == 1
+
+
+def test_voc_files_without_lists_belong_to_the_split_of_their_folder(tmp_path):
+    for split in ("train", "test"):
+        picture(tmp_path / split / "a.jpg")
+        voc(tmp_path / split / "a.xml", "elsewhere.png", [("cell", (1, 1, 4, 4), 0)])
+    folder = scan(tmp_path)
+    raw, _ = load_voc(folder, find_voc(folder))
+    assert {split: len(part) for split, part in raw.items()} == {"train": 1, "test": 1}
+    voc(tmp_path / "train" / "a.xml", "a.jpg", [("cell", (1, "", 4, 4), 0)])
+    with pytest.raises(FolderError, match=r"'train/a.xml' has an object 'cell' whose box lacks"):
+        load_voc(folder, find_voc(folder))
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="needs the data sets beside the project")
+def test_real_boxes_of_blood_cells_are_read():
+    raw = datasets.load_dataset(str(SHARED / "bccd"))
+    found, names, named = read_boxes(raw, box_column_of(raw, SECTION), "image")
+    assert (names, named) == (["RBC", "WBC", "Platelets"], True)
+    counts = np.bincount(np.concatenate([boxes.classes for boxes in found]))
+    assert counts.tolist() == [4153, 372, 361]
