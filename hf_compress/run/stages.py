@@ -1,4 +1,4 @@
-"""The rows of the report: teacher, student before, and after every step."""
+"""The rows of the report: teacher, student before, and after every step, measured when all of them are there."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hf_compress.sections.measure import MeasureSection
 
 
 class Stages:
-    """Measures models as they come.
+    """Takes models as they come, and measures them when all are there: until then nobody sees a test image.
 
     Args:
         measure: section of the recipe.
@@ -42,41 +42,47 @@ class Stages:
         self.models: list[LoadedModel] = []
         self.by_image: dict[str, ByImage] = {}
         self.control: dict[str, Any] | None = None
+        self._control_model: LoadedModel | None = None
         self.remarks: list[str] = []
 
     def add(self, stage: str, loaded: LoadedModel, details: dict[str, Any] | None = None) -> None:
-        """Measure quality and cost of a model on the test images.
-
-        It is compared with the first model, and the one before it where the stage is a step.
-        """
-        before = list(self.by_image)
-        others = dict.fromkeys(before[:1] + (before[-1:] if stage[0].isdigit() else []))
-        row, self.by_image[stage] = self._measured(stage, loaded, details, list(others))
-        self.rows.append(row)
-        self.models.append(dataclasses.replace(loaded, model=copy.deepcopy(loaded.model)))
+        """Take a model as it is now; its row says nothing of quality and cost before `measure_all`."""
+        self.rows.append(_named(stage, loaded, details))
+        self.models.append(_copied(loaded))
 
     def add_control(self, loaded: LoadedModel, details: dict[str, Any]) -> None:
-        """Measure the control, which is no stage, and compare the last stage with it."""
-        first, *_, last = self.by_image
-        self.control, by_image = self._measured(CONTROL, loaded, details, [first])
-        found = differences(self.by_image[last], {CONTROL: by_image})
-        self.rows[-1]["differences"] = self.rows[-1].get("differences", []) + found
+        """Take the control, which is no stage."""
+        self.control = _named(CONTROL, loaded, details)
+        self._control_model = _copied(loaded)
 
-    def _measured(
-        self, stage: str, loaded: LoadedModel, details: dict[str, Any] | None, others: list[str]
-    ) -> tuple[dict[str, Any], ByImage]:
-        """Return a row, in which a model is compared with other stages, and its metrics of each test image."""
+    def measure_all(self) -> None:
+        """Measure quality and cost of all models on the test images.
+
+        Each is compared with the first one, and the one before it where the stage is a step; the control with the
+        first, and the last with the control.
+        """
+        for number, loaded in enumerate(self.models):
+            stage, before = self.rows[number]["stage"], list(self.by_image)
+            others = dict.fromkeys(before[:1] + (before[-1:] if stage[0].isdigit() else []))
+            self.rows[number], self.by_image[stage] = self._measured(self.rows[number], loaded, list(others))
+        if self.control is not None:
+            first, *_, last = self.by_image
+            self.control, by_image = self._measured(self.control, self._control_model, [first])
+            found = differences(self.by_image[last], {CONTROL: by_image})
+            self.rows[-1]["differences"] = self.rows[-1].get("differences", []) + found
+
+    def _measured(self, row: dict[str, Any], loaded: LoadedModel, others: list[str]) -> tuple[dict[str, Any], ByImage]:
+        """Return a row with what was measured, compared with other stages, and the metrics of each test image."""
         image = example_input(loaded.processor)
         measured = self.units.value(
-            f"measure {stage}", lambda: {**self.quality(loaded), "cost": cost(loaded.model, image)}
+            f"measure {row['stage']}", lambda: {**self.quality(loaded), "cost": cost(loaded.model, image)}
         )
         by_image = measured.pop("by_image", {})
         found = differences(by_image, {name: self.by_image[name] for name in others})
-        row = {"stage": stage, "model": loaded.name, **measured, **({"differences": found} if found else {})}
-        return row | ({"details": details} if details else {}), by_image
+        return row | measured | ({"differences": found} if found else {}), by_image
 
     def add_teacher(self, teacher: LoadedModel, details: list[dict[str, Any] | None]) -> None:
-        """Measure the teacher; an ensemble as a whole, then its members. `details` has an entry for each of these."""
+        """Take the teacher; an ensemble as a whole, then its members. `details` has an entry for each of these."""
         if len(details) == 1:
             return self.add("teacher", teacher, details[0])
         self.add("teacher", teacher)
@@ -112,3 +118,11 @@ class Stages:
 def _inputs(models: list[LoadedModel]) -> tuple[list, list]:
     """Return the models, and one input for each."""
     return [loaded.model for loaded in models], [example_input(loaded.processor) for loaded in models]
+
+
+def _named(stage: str, loaded: LoadedModel, details: dict[str, Any] | None) -> dict[str, Any]:
+    return {"stage": stage, "model": loaded.name, **({"details": details} if details else {})}
+
+
+def _copied(loaded: LoadedModel) -> LoadedModel:
+    return dataclasses.replace(loaded, model=copy.deepcopy(loaded.model))

@@ -99,6 +99,7 @@ def stages(model, data, folder):
     examine = CLASSIFICATION.examiner(data, "test", None, predictor(CLASSIFICATION, 0))
     measured = Stages(MeasureSection(repeats=3, batch_size=2), examine, Units(folder / "units", 0))
     measured.add("teacher", loaded(model))
+    measured.measure_all()
     measured.add_latency()
 
 

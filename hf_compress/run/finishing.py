@@ -1,0 +1,62 @@
+"""The end of a run: its models are measured on the test images, deployed, and written with the report."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+from hf_compress.checkpoint import is_compressed, save
+from hf_compress.ground.environment import environment
+from hf_compress.hub.reload_check import check_reload, some_pictures
+from hf_compress.measure.layers import layer_changes
+from hf_compress.report.card import write_card
+from hf_compress.report.run import Run, write_run
+from hf_compress.run.deploy import FOLDER as DEPLOYED
+from hf_compress.run.deploy import deploy, describe_files
+from hf_compress.run.folder import RunFolder
+from hf_compress.run.preparing import Prepared
+from hf_compress.run.taking import Taken
+from hf_compress.tasks import TASKS
+
+
+def finish(prepared: Prepared, taken: Taken, folder: RunFolder, log) -> Run:
+    """Measure all models on the test images, deploy the last one, and put the run folder into its place."""
+    recipe, student, stages, data = taken.recipe, taken.student, taken.stages, prepared.data
+    stages.measure_all()
+    stages.add_latency()
+    deployed, exports = deploy(recipe, student, data, stages, stages.units, log) if recipe.deploy else ({}, None)
+
+    def write(files: Path) -> None:
+        if taken.files is None:
+            save(student.model.eval(), files, student.processor)
+        else:
+            shutil.copytree(taken.files, files, dirs_exist_ok=True)
+        if exports is not None:
+            shutil.copytree(exports / DEPLOYED, files / DEPLOYED)
+            describe_files(deployed["deployed"], files, student)
+        check_reload(files, student, some_pictures(data.test), TASKS.get(recipe.task), data.label_names)
+        report = {
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "task": recipe.task,
+            "seconds": round(folder.seconds, 1),
+            "rows": stages.rows,
+            **deployed,
+            **({"control": stages.control} if stages.control else {}),
+            "remarks": taken.remarks + stages.remarks,
+            "layers": layer_changes(stages.models[-len(recipe.steps) - 1].model, student.model),
+            **taken.origins,
+            **taken.selection,
+            "data": data.facts,
+            "labels": data.label_names,
+            "loads_with": "hf_compress" if is_compressed(files) else "transformers",
+            "seed": recipe.seed,
+            "seeds": prepared.seeds.facts,
+            "measure": {"split": "test", **recipe.measure.model_dump()},
+            "environment": environment(),
+        }
+        repeatable = recipe.model_copy(update={"publish": None})  # whoever repeats the run has another place for it
+        write_run(files, repeatable.to_yaml(), report)
+        write_card(files)
+
+    return folder.finish(write)
