@@ -15,7 +15,9 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from hf_compress.data.addresses import with_bytes
+from hf_compress.data.annotations import Annotation
 from hf_compress.data.decoded import Decoded
+from hf_compress.data.geometry import moved
 from hf_compress.data.mixing import Mixing, partner_of, random_of
 from hf_compress.ground.errors import RunError
 
@@ -85,8 +87,8 @@ class ImageSplit(torch.utils.data.Dataset):
     Attributes:
         pictures: data set with one undecoded image column.
         decoded: those of them that are in memory.
-        labels: one class index a picture; -100 where there is no label.
-        augment: maps a picture to a view of it; None shows the pictures themselves.
+        labels: one class index, or `Annotation`, a picture; -100 where there is no label.
+        augment: maps a picture, and what an annotation tells of it, to a view; None shows the pictures themselves.
         mixing: mixes each view with one of another picture; which, and how, depends on the seed, the picture and the
             view's number alone.
         views: how many views of a picture are shown, one an epoch in turn; None draws new ones for ever.
@@ -100,9 +102,9 @@ class ImageSplit(torch.utils.data.Dataset):
 
     pictures: datasets.Dataset
     image_column: str
-    labels: list[int]
+    labels: list[Any]
     decoded: Decoded
-    augment: Callable[[Tensor], Tensor] | None = None
+    augment: Callable[..., Any] | None = None
     mixing: Mixing | None = None
     views: int | None = None
     seed: int = 0
@@ -167,7 +169,7 @@ class ImageSplit(torch.utils.data.Dataset):
             decoded=Decoded.joined([self.decoded, others.decoded]),
         )
 
-    def augmented(self, augment: Callable[[Tensor], Tensor] | None, mixing: Mixing | None = None) -> ImageSplit:
+    def augmented(self, augment: Callable[..., Any] | None, mixing: Mixing | None = None) -> ImageSplit:
         """Return these images in the views that `augment` and then `mixing` make."""
         return self._changed(augment=augment, mixing=mixing)
 
@@ -213,10 +215,7 @@ class ImageSplit(torch.utils.data.Dataset):
 
     def _unmixed(self, shown: list[tuple[int, int]]) -> list[dict[str, Any]]:
         indices = [index for index, _ in shown]
-        return [
-            {"view": self._view(picture, *each), "label": self.labels[each[0]]}
-            for picture, each in zip(self._read(indices), shown, strict=True)
-        ]
+        return [self._item(picture, *each) for picture, each in zip(self._read(indices), shown, strict=True)]
 
     def _read(self, indices: list[int]) -> list[Tensor]:
         pictures = [self.decoded[index] for index in indices]
@@ -224,21 +223,28 @@ class ImageSplit(torch.utils.data.Dataset):
         stored = iter(self.pictures[missing][self.image_column]) if missing else iter(())
         return [decode(next(stored)) if picture is None else picture for picture in pictures]
 
-    def _view(self, picture: Tensor, index: int, number: int) -> Tensor:
+    def _item(self, picture: Tensor, index: int, number: int) -> dict[str, Any]:
+        label = self.labels[index]
         if self.augment is None:
-            return picture
+            return {"view": picture, "label": label.parts() if isinstance(label, Annotation) else label}
         if self.views is None:
-            return self.augment(picture)
+            return self._augmented(picture, label)
         with torch.random.fork_rng(devices=[]):
             (seed,) = np.random.SeedSequence([self.seed, index, number]).generate_state(1, np.uint64)
             torch.default_generator.manual_seed(int(seed))
-            return self.augment(picture)
+            return self._augmented(picture, label)
+
+    def _augmented(self, picture: Tensor, label: Any) -> dict[str, Any]:
+        if not isinstance(label, Annotation):
+            return {"view": self.augment(picture), "label": label}
+        view, parts = moved(self.augment, picture, label.parts())
+        return {"view": view, "label": label.in_view(parts)}
 
 
-Targets = Callable[[list[dict[str, Any]]], dict[str, Tensor]]
+Targets = Callable[[list[dict[str, Any]], Any], dict[str, Tensor]]
 
 
-def class_indices(items: list[dict[str, Any]]) -> dict[str, Tensor]:
+def class_indices(items: list[dict[str, Any]], processor: Any = None) -> dict[str, Tensor]:
     """Return the labels of items as `labels` (batch,).
 
     Of mixed items also `partner_labels` (batch,) and `shares` (batch,), how much of each picture has the first label.
@@ -247,7 +253,7 @@ def class_indices(items: list[dict[str, Any]]) -> dict[str, Tensor]:
     return {plural: torch.tensor([item[name] for item in items]) for plural, name in names.items() if name in items[0]}
 
 
-def no_targets(items: list[dict[str, Any]]) -> dict[str, Tensor]:
+def no_targets(items: list[dict[str, Any]], processor: Any = None) -> dict[str, Tensor]:
     """Return nothing: for whoever looks at pictures alone, whatever their labels are."""
     return {}
 
@@ -257,7 +263,7 @@ class Collator:
 
     Args:
         teacher_processor: image processor of the teacher, when one looks on.
-        targets: makes of the items what a batch holds beside the pixels.
+        targets: makes of the items, for what `processor` shows of them, what a batch holds beside the pixels.
 
     Returns (when called with items of an `ImageSplit`):
         `pixel_values` (batch, 3, height, width), what `targets` gives, and with a teacher `teacher_pixel_values`, or
@@ -270,7 +276,7 @@ class Collator:
 
     def __call__(self, items: list[dict[str, Any]]) -> dict[str, Tensor]:
         views = [item["view"] for item in items]
-        batch = {"pixel_values": preprocess(self.processor, views), **self.targets(items)}
+        batch = {"pixel_values": preprocess(self.processor, views), **self.targets(items, self.processor)}
         if "teacher_output" in items[0]:
             batch["teacher_outputs"] = {
                 name: torch.stack([item["teacher_output"][name] for item in items])

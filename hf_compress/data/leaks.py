@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from hf_compress.data.annotations import as_numbers
 from hf_compress.data.images import IGNORED_LABEL, ImageSplit
 from hf_compress.ground.errors import RunError
 from hf_compress.ground.files import user_path
@@ -60,12 +61,12 @@ def settle_leaks(
 
 
 def conflicting_labels(splits: dict[str, ImageSplit], names: list[str], path: str) -> list[dict[str, Any]]:
-    """Find pictures that are stored more than once, with different labels.
+    """Find pictures that are stored more than once, with different classes; annotations are not compared.
 
     Returns:
         By split that has some: `split`, `images`, `example` (a path within the data set), and its `labels`.
     """
-    labels = np.concatenate([np.asarray(images.labels, dtype=int) for images in splits.values()])
+    labels = np.concatenate([as_numbers(images.labels) for images in splits.values()])
     _, picture = np.unique(np.concatenate([s.decoded.keys for s in splits.values()]), return_inverse=True)
     known = labels != IGNORED_LABEL
     lowest, highest = np.full((2, len(labels)), -1)

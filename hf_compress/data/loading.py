@@ -10,6 +10,7 @@ import datasets
 from transformers import BaseImageProcessor
 
 from hf_compress.checkpoint.labels import positions
+from hf_compress.data.annotations import Annotation, FoundLabels, Reader
 from hf_compress.data.augmentation import build_augmentation
 from hf_compress.data.decoded import Room
 from hf_compress.data.images import IGNORED_LABEL, ImageSplit, input_size
@@ -82,7 +83,7 @@ class ImageData:
         if new is None:
             return None
         splits = {
-            role: images.with_labels([label if label == IGNORED_LABEL else new[label] for label in images.labels])
+            role: images.with_labels([_renumbered(label, new) for label in images.labels])
             for role, images in self.splits.items()
         }
         stream = self.stream and self.stream.renumbered(new)
@@ -97,37 +98,56 @@ class ImageData:
         return replace(self, stream=self.stream.augmented(augment, self.mixing))
 
 
-def load_data(section: DataSection, seed: int, to_evaluate: bool = False) -> ImageData:
+class _Classes(Reader):
+    """Pictures of one class each."""
+
+    def open(self, section):
+        return load_raw(section, "data")
+
+    def image_column(self, rows, section):
+        return image_column_of(rows, section, "data")
+
+    def read(self, source, image_column, section):
+        column = label_column_of(source.rows, section)
+        if column is None:
+            return FoundLabels(None, [], False)
+        footers = unequal_files(source.files, column, image_column, section.path)
+        return FoundLabels(*encoded(source.rows, column, footers))
+
+
+def load_data(section: DataSection, seed: int, to_evaluate: bool = False, reader: Reader | None = None) -> ImageData:
     """Load, check and divide the images.
 
     Args:
         to_evaluate: choose images to try a model on that was not trained on them: the test split, or everything. They
             stand in for training and validation images where there are none.
+        reader: of what the pictures show; one class each when not given.
 
     Raises:
         UsageError: the data set, a column or a split does not exist.
         RunError: a class is empty, the images are too few, or one is corrupt or leaks and the recipe says stop.
     """
     if section.streaming:
+        if reader is not None:
+            raise UsageError("'data.streaming' reads one class a picture: leave it out, the task needs more")
         return _load_stream(section, seed)
-    source = load_raw(section, "data")
+    reader = reader or _Classes()
+    source = reader.open(section)
     raw, sizes = source.rows, sizes_of(source.rows)
-    image_column = image_column_of(raw, section, "data")
-    label_column = label_column_of(raw, section)
-    footers = unequal_files(source.files, label_column, image_column, section.path)
-    labels, names, named = encoded(raw, label_column, footers) if label_column else (None, [], False)
-    labelled = labelled_splits(labels, sizes) if label_column else set()
+    image_column = reader.image_column(raw, section)
+    found = reader.read(source, image_column, section)
+    labelled = set() if found.labels is None else labelled_splits(found.labels, sizes)
     chosen = choose_to_evaluate(sizes, labelled) if to_evaluate else choose(sizes, section.splits, labelled)
     room = Room(section.cache_mb * 2**20)
-    parts = read_and_divide(raw, image_column, labels, chosen, section, seed, room)
+    parts = read_and_divide(raw, image_column, found, chosen, section, seed, room)
     commits, left_out = parts.read_unlabelled(section, room)
     left_out = source.left_out + unused_splits(sizes, chosen, section) + left_out
-    facts = settle(parts, section, names, left_out)
+    facts = settle(parts, section, found.names, left_out)
     if not to_evaluate:
         parts.set_aside(section.labelled, seed)
-    data = _image_data(parts, names, named, section, source, facts, commits)
+    data = _image_data(parts, found.names, found.named, section, source, facts, commits)
     data.train.views, data.train.seed = section.views, seed
-    if not to_evaluate:
+    if not to_evaluate and found.annotations is None:
         _refuse_empty_classes(data, section)
     return data
 
@@ -191,6 +211,12 @@ def _load_stream(section: DataSection, seed: int) -> ImageData:
         "images_by_class": {},
     }
     return data
+
+
+def _renumbered(label: Any, new: list[int]) -> Any:
+    if isinstance(label, Annotation):
+        return label.renumbered(new)
+    return label if label == IGNORED_LABEL else new[label]
 
 
 def _refuse_empty_classes(data: ImageData, section: DataSection) -> None:

@@ -1,5 +1,6 @@
 """The images of every role: read once, and divided so that no picture is on two sides."""
 
+import itertools
 import logging
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -8,6 +9,7 @@ from typing import Any
 import datasets
 import numpy as np
 
+from hf_compress.data.annotations import FoundLabels, as_numbers, classes_of
 from hf_compress.data.decoded import Room
 from hf_compress.data.folders import LeftOut
 from hf_compress.data.images import IGNORED_LABEL, ImageSplit
@@ -79,7 +81,7 @@ class Parts:
         """Return what the report says of each role; `names` are those of the classes."""
         found = {}
         for role, images in self.images.items():
-            counts = sorted(Counter(images.labels).items())
+            counts = sorted(Counter(itertools.chain.from_iterable(map(classes_of, images.labels))).items())
             found[role] = {
                 "images": len(images),
                 "from": self.origin[role],
@@ -93,7 +95,7 @@ class Parts:
 def read_and_divide(
     raw: datasets.DatasetDict,
     image_column: str,
-    labels: np.ndarray | None,
+    found: FoundLabels,
     chosen: Chosen,
     section: DataSection,
     seed: int,
@@ -102,7 +104,7 @@ def read_and_divide(
     """Read the pictures of a data set, each once, and give every role its own.
 
     Args:
-        labels: class indices of all images, negative where there is none; None where no image has one.
+        found: what all images show.
 
     Raises:
         RunError: there are too few images to divide, or one is corrupt and the recipe says stop.
@@ -112,14 +114,24 @@ def read_and_divide(
     good, decoded = read_pictures(rows.select(used), image_column, section.on_corrupt, section.path, room)
     groups = np.arange(len(rows))
     groups[used] = used[same_pictures(decoded.keys, good)]
-    divided = divide(chosen, labels, groups, seed)
+    divided = divide(chosen, found.labels, groups, seed)
     kept = used[good]
-    known = np.full(len(rows), IGNORED_LABEL) if labels is None else np.where(labels < 0, IGNORED_LABEL, labels)
-    whole = ImageSplit(rows.select(kept), image_column, known[kept].tolist(), decoded)
+    whole = ImageSplit(rows.select(kept), image_column, _labels(found, kept), decoded)
     readable = {role: indices[np.isin(indices, kept)] for role, indices in divided.items()}
     images = {role: whole.subset(np.searchsorted(kept, indices)) for role, indices in readable.items()}
     corrupt = {role: len(divided[role]) - len(part) for role, part in images.items()}
     return Parts(images, dict(chosen.origin), corrupt)
+
+
+def _labels(found: FoundLabels, kept: np.ndarray) -> list[Any]:
+    """Return the labels of an `ImageSplit` of the images with these indices."""
+    if found.labels is None:
+        return [IGNORED_LABEL] * len(kept)
+    known = np.where(found.labels < 0, IGNORED_LABEL, found.labels)[kept].tolist()
+    if found.annotations is None:
+        return known
+    own = [found.annotations[index] for index in kept]
+    return [label if label == IGNORED_LABEL else annotation for label, annotation in zip(known, own, strict=True)]
 
 
 def set_aside(train: ImageSplit, fraction: float, seed: int) -> tuple[ImageSplit, ImageSplit | None]:
@@ -131,7 +143,7 @@ def set_aside(train: ImageSplit, fraction: float, seed: int) -> tuple[ImageSplit
         UsageError: a fraction of no labels is asked for.
         RunError: a class has too few images to be divided.
     """
-    labels = np.asarray(train.labels)
+    labels = as_numbers(train.labels)
     known = np.flatnonzero(labels != IGNORED_LABEL)
     if fraction < 1:
         if not len(known):

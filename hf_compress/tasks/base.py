@@ -161,12 +161,13 @@ class Task(ABC):
 
         return load_data(section, seed, to_evaluate)
 
-    def targets(self, items: list[dict[str, Any]]) -> dict[str, Tensor]:
+    def targets(self, items: list[dict[str, Any]], processor: Any) -> dict[str, Tensor]:
         """Return what a batch holds beside the pixels: `labels`, and whatever else the loss needs.
 
         Args:
             items: of an `ImageSplit`: `view`, a uint8 picture (3, height, width), and `label`; where it is mixed, also
                 `partner_label` and `share`, see `data.mixing.Mixing`.
+            processor: makes the model's input of the views; what lies in a view goes where it puts it.
         """
         from hf_compress.data.images import class_indices
 

@@ -48,7 +48,7 @@ class Centres(Task):
         opened = open_model(name, AutoModelForObjectDetection, "is no detector: transformers has none of", **options)
         return LoadedModel(opened.model, opened.processor, name, opened.commit, bool(opened.missing))
 
-    def targets(self, items):
+    def targets(self, items, processor):
         ink = torch.stack([item["view"].float().mean(dim=0) + 1 for item in items])
         places = torch.linspace(0, 1, ink.shape[-1])
         centres = [(ink.sum(dim=dim) * places).sum(dim=1) / ink.sum(dim=(1, 2)) for dim in (1, 2)]

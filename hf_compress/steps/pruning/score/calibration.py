@@ -72,7 +72,7 @@ class Calibration:
             if self.task.needs_targets and any(item["label"] == IGNORED_LABEL for item in items):
                 unpruned = unpruned or twin(self.unpruned).to(device)
                 items = self._answered(items, images, unpruned)
-            targets = self.task.targets(items)
+            targets = self.task.targets(items, self.processor)
             yield {"pixel_values": images} | {name: tensor.to(device) for name, tensor in targets.items()}
 
     def _answered(self, items: list[dict[str, Any]], images: Tensor, unpruned: nn.Module) -> list[dict[str, Any]]:
