@@ -1,6 +1,7 @@
 """The control: the same student, the same steps, the labels alone; and what is said of a run that has one."""
 
 import copy
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -64,6 +65,14 @@ def run(tmp_path_factory):
         patch.setattr(fitting, "train", spy)
         controlled = recipe(steps=[DISTILL], control=True)
         return compress(controlled, tmp_path_factory.mktemp("control") / "out", log=lines.append), lines, trainings
+
+
+def test_a_control_makes_the_epochs_that_fitted_into_the_minutes(tmp_path):
+    distilled = {"distill": {**TRAINING, "loss": "kl", "minutes": 0.01, "epochs": 500}}
+    report = quietly("minutes", tmp_path, steps=[distilled], control=True).report
+    fitted = report["rows"][-1]["details"]["time_budget"]["epochs"]
+    details = report["control"]["details"]["steps"]["1 distill"]
+    assert len(details["epochs"]) == math.ceil(fitted) < 500 and "time_budget" not in details
 
 
 def test_the_control_learns_from_no_teacher(run):
@@ -133,7 +142,7 @@ def test_a_control_that_fails_costs_the_result_nothing(tmp_path, monkeypatch):
         raise Diverged("the training loss became nan", {"step": 3})
 
     monkeypatch.setattr(control, "apply_once", diverges)
-    lines, stages = [], SimpleNamespace(remarks=[])
+    lines, stages = [], SimpleNamespace(remarks=[], rows=[{"stage": "1 distill"}])
     context = Context(load_data(recipe().data, seed=0), None, None, 0, tmp_path, log=lines.append)
     control.train_control(recipe(steps=[DISTILL], control=True), None, context, stages, None)
     (remark,) = stages.remarks
