@@ -21,8 +21,8 @@ def train_control(recipe: Recipe, student: LoadedModel, context: Context, stages
     """Take the student through the steps without a teacher, and compare what comes out with the last stage.
 
     It makes as many steps: where the student has images without labels, too, those with one are shown more often, and
-    where its steps had minutes, the control gets the epochs that fitted into them, rounded up. It sees new views all the
-    time: that they repeat spares a teacher. Where a step cannot be done so, as when its loss is
+    where its steps had minutes, the control gets the epochs that fitted into them, rounded up. It sees new views all
+    the time: that they repeat spares a teacher. Where a step cannot be done so, as when its loss is
     not finite any more, a remark says why there is no control.
 
     Args:
