@@ -92,6 +92,28 @@ def report(labels=LABELS, path="photos", **changes):
     return copy.deepcopy(whole) | changes
 
 
+def deployed(**changes):
+    """A row as `deploy` leaves it."""
+    latency = {"batch_1": {"p50_ms": 1.0, "p95_ms": 1.5}}
+    row = {
+        "stage": "onnx int8",
+        "model": "resnet18",
+        "runtime": "onnx",
+        "precision": "int8",
+        "file": "deploy/model.int8.onnx",
+        "quality": {"accuracy": 0.875, "roc_auc": 0.9},
+        "cost": {"bytes": 1_000_000},
+        "latency": latency,
+        "eager_latency": latency,
+        "max_difference": {"logits": 0.5},
+        "top1_agreement": 0.96875,
+        "differences": [
+            {"metric": "accuracy", "against": "1 prune", "difference": -0.025, "low": -0.05, "high": 0.01}
+        ],
+    }
+    return row | changes
+
+
 def with_control(content):
     """Give a report a control that is 12 points worse than the final model."""
     last, control = content["rows"][-1], copy.deepcopy(content["rows"][-1])

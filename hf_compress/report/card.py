@@ -148,6 +148,7 @@ def eval_results(report: dict[str, Any]) -> list[EvalResultEntry]:
 
 
 def _context(report: dict[str, Any], folder: Path, repo_id: str | None) -> dict[str, Any]:
+    compared, comparison = facts.comparison(report)
     headings, steps = facts.steps_table(report)
     trained, (evaluation_headings, evaluations) = "training" in report, facts.evaluations_table(report)
     first, *_, last = report["rows"]
@@ -162,7 +163,8 @@ def _context(report: dict[str, Any], folder: Path, repo_id: str | None) -> dict[
         "repo_id": repo_id,
         "summary": facts.summary(report),
         "reference": facts.reference(first),
-        "comparison": facts.comparison(report),
+        "comparison_headings": compared,
+        "comparison": comparison,
         "step_headings": headings,
         "steps": steps,
         "figures": [(f"figures/{name}.png", caption) for name, (_, caption) in FIGURES.items() if name in drawn],

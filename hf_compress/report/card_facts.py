@@ -7,17 +7,38 @@ from typing import Any
 
 from hf_compress.measure.intervals import difference, in_words, with_range
 from hf_compress.models import origin
-from hf_compress.report.measures import CONTROL, control_of, four_digits, measures, quality_name
+from hf_compress.report.deployed import recommendation
+from hf_compress.report.measures import CONTROL, Measure, control_of, four_digits, measures, quality_name
 from hf_compress.tasks import task_of
 
 MANY_CLASSES, WORST_CLASSES = 30, 15
 
 
-def comparison(report: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Return the before/after table: heading, first model, final model, change."""
-    first, *_, last = report["rows"]
-    rows = [(m.heading, m.text(first), m.text(last), m.change(first, last)) for m in measures(report)]
-    return [row for row in rows if row[2]]
+def comparison(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows of the before/after table.
+
+    Its columns are what is measured, the first model and the final one in PyTorch, the change, and each deployed file,
+    with its change from the first model.
+    """
+    (first, *_, last), files = report["rows"], report.get("deployed", [])
+    where = ", PyTorch" if files else ""
+    headings = ["", f"{reference(first)}{where}", f"this model{where}", "change", *(row["stage"] for row in files)]
+    rows = [
+        [
+            m.heading,
+            m.text(first),
+            m.text(last),
+            m.change(first, last),
+            *(_with_change(m, first, row) for row in files),
+        ]
+        for m in measures(report)
+    ]
+    return headings, [row for row in rows if row[2]]
+
+
+def _with_change(measure: Measure, first: dict[str, Any], row: dict[str, Any]) -> str:
+    change = measure.change(first, row)
+    return f"{measure.text(row)}, {change}" if change else measure.text(row)
 
 
 def steps_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -99,7 +120,7 @@ def summary(report: dict[str, Any]) -> list[str]:
     kind = task.noun + (classes if task.classes else "")
     done = [*step_names(report), *(file["stage"] for file in report.get("deployed", []))] or ["unchanged"]
     made = f"A {model_name(last)} {kind}, made with hf-compress: {', '.join(done)}."
-    return [made, _against(first, last, report), *_against_control(last, report)]
+    return [made, _against(first, last, report), *_against_control(last, report), *recommendation(report)]
 
 
 def _against_control(last: dict[str, Any], report: dict[str, Any]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from hf_compress.measure.detail import BINS
 from hf_compress.measure.intervals import difference, with_range
+from hf_compress.report.deployed import recommended
 from hf_compress.report.measures import CONTROL
 from hf_compress.report.scatter import pareto
 from hf_compress.report.style import (
@@ -162,6 +163,33 @@ def latency(report: dict[str, Any]) -> Figure | None:
     return figure
 
 
+def on_device(report: dict[str, Any]) -> Figure | None:
+    """Draw size, latency of one image and quality of the first model, the final one, and the deployed files."""
+    files, (first, *_, last) = report.get("deployed", []), report["rows"]
+    metric, rows, best = task_of(report).deciding, [first, last, *files], recommended(report)
+    if not files or any("bytes" not in row["cost"] or "batch_1" not in row.get("latency", {}) for row in rows):
+        return None
+    figure, panels = make_panels(height=0.9 + 0.36 * len(rows), columns=3)
+    shown = {
+        "size, MB": [(row["cost"]["bytes"] / 1e6, ".2f") for row in rows],
+        "one image, p50, ms": [(row["latency"]["batch_1"]["p50_ms"], ".2f") for row in rows],
+        metric.words: [(row["quality"].get(metric.name, math.nan), ".4f") for row in rows],
+    }
+    names = [*(f"{row['stage']}, PyTorch" for row in rows[:2]), *(drawable(row["stage"], 22) for row in files)]
+    colours = [ORANGE if row is best else BLUE if row is last else PALE for row in rows]
+    for axes, (words, cells) in zip(panels, shown.items(), strict=True):
+        values = [value for value, _ in cells]
+        axes.barh(range(len(rows)), values, color=colours, height=0.6)
+        for index, (value, form) in enumerate(cells):
+            if not math.isnan(value):
+                axes.text(max(value, 0), index, f" {value:{form}}", va="center", fontsize=8)
+        axes.set_title(words)
+        axes.set_xlim(0, 1.4 * max((value for value in values if value > 0), default=1))
+        axes.set_yticks(range(len(rows)), names)
+        top_down(axes, len(rows))
+    return figure
+
+
 def against_control(report: dict[str, Any]) -> Figure | None:
     """Draw the deciding metric of the first model, the control and the final model, and the interval of its gain."""
     metric, (first, *_, last) = task_of(report).deciding, report["rows"]
@@ -266,6 +294,10 @@ FIGURES = {  # what draws each, and its caption
         against_control,
         "What the teacher gave: the final model, and its control that learnt from the labels alone; the line is the "
         "95 % interval of their difference, from the control on",
+    ),
+    "device": (
+        on_device,
+        "The first and the final model in PyTorch, and every file in its runtime; the recommended one is marked",
     ),
     "latency": (latency, "Latency of every stage"),
     "confusion": (confusion, "Which classes are taken for which, on the test images"),

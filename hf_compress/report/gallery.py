@@ -17,6 +17,7 @@ from hf_compress.ground.shipped import shipped_file
 from hf_compress.measure.intervals import difference, with_range
 from hf_compress.report import card_facts as facts
 from hf_compress.report.card import HUB_TAG
+from hf_compress.report.deployed import recommended
 from hf_compress.report.markdown import one_line
 from hf_compress.report.measures import CONTROL, control_of, measures
 from hf_compress.report.run import REPORT, read_report
@@ -125,15 +126,17 @@ def _entries(name: str, link: str, report: dict[str, Any]) -> Iterator[dict[str,
     first, *_, last = report["rows"]
     steps = facts.step_names(report)
     metric = task_of(report).deciding
+    best = recommended(report)
     for row in (last, *control_of(report), *report.get("deployed", [])):
         gain = difference(row, metric.name, CONTROL)
+        remark = f"{metric.words} against the control {with_range(gain)}" if gain else ""
         done = steps if row is last else [*steps, row["stage"]]
         yield {
             "name": name if row is last else f"{name}, {one_line(row['stage'])}",
             "link": link,
             "model": one_line(facts.model_name(row)),
             "steps": one_line(", ".join(done)),
-            "gain": f"{metric.words} against the control {with_range(gain)}" if gain else "",
+            "remark": "recommended for the device" if row is best else remark,
             "first": first,
             "last": row,
             "measures": measures(report),
@@ -153,7 +156,7 @@ def _groups(entries: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         quality = next(m for m in found.values() if m.less is None)
         plots = {
             f"{quality.heading} against {heading}": scatter(found[heading], quality, [e["last"] for e in members])
-            for heading in ("parameters", "latency, one image, p50")
+            for heading in ("parameters", "size on disk", "latency, one image, p50")
             if heading in found
         }
         yield {

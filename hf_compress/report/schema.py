@@ -181,6 +181,8 @@ class DeployedFile(AnyRow):
     file: Name
     cost: FileCost
     eager_latency: dict[Batch, Latency]
+    threads: Positive = 1
+    processor: Text = ""
     max_difference: dict[Name, Annotated[float, Field(ge=0)]]
     top1_agreement: Fraction = 1.0
 

@@ -19,6 +19,7 @@ from hf_compress.data.images import batches, example_input, spread
 from hf_compress.ground.environment import environment
 from hf_compress.ground.files import read_json, write_json, write_text
 from hf_compress.ground.looking import twin
+from hf_compress.ground.processor import device_name
 from hf_compress.ground.tensors import use_channels_last
 from hf_compress.ground.units import Units
 from hf_compress.measure.agreement import agreements
@@ -125,12 +126,13 @@ def deploy(
     result = read_json(folder / RESULT)
     for sentence in result["not_deployed"]:
         log(f"not deployed: {sentence}")
-    stage, by_image = list(stages.by_image.items())[-1]
+    first, *_, last = stages.rows
+    compared = {row["stage"]: stages.by_image[row["stage"]] for row in (last, first)}
     for row in result["deployed"]:
         file = open_file(row, folder, student)
         measured = units.value(f"measure {row['stage']}", partial(stages.quality, file))
         row["quality"] = measured["quality"]
-        if found := differences(measured.get("by_image", {}), {stage: by_image}):
+        if found := differences(measured.get("by_image", {}), compared):
             row["differences"] = found
     return result, folder
 
@@ -180,6 +182,8 @@ def _row(target: Target, loaded: LoadedModel, folder: Path) -> dict[str, Any]:
         "precision": "int8" if target.section.int8 else "float32",
         "file": target.place.as_posix(),
         "cost": {"bytes": sum((folder / place).stat().st_size for place in target.places[:-1])},
+        "threads": torch.get_num_threads(),
+        "processor": device_name(),
     }
 
 

@@ -58,7 +58,7 @@ class Runtime(ABC):
     Attributes:
         suffix: of the file.
         package: module that must be importable.
-        extra: the extra of hf-compress that installs it; None when nothing is to be installed.
+        extra: the extra of hf-compress that installs it; None when it comes with hf-compress.
         int8: whether static int8 quantisation is offered.
         batches: whether the exported model takes batches of any size.
     """
@@ -96,5 +96,6 @@ def runtime(name: str) -> Runtime:
     try:
         importlib.import_module(kind.package)
     except ImportError as error:
-        raise UsageError(f"{name} needs {kind.package} ({error}): pip install 'hf-compress[{kind.extra}]'") from None
+        wanted = f"'hf-compress[{kind.extra}]'" if kind.extra else kind.package
+        raise UsageError(f"{name} needs {kind.package} ({error}): pip install {wanted}") from None
     return kind()

@@ -12,7 +12,6 @@ class Onnx(Runtime):
 
     suffix = ".onnx"
     package = "onnxruntime"
-    extra = "onnx"
     int8 = True
 
     def write(self, model: Exportable, file: Path) -> None:

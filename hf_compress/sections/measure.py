@@ -12,5 +12,5 @@ class MeasureSection(Section):
     threads: int | None = Field(None, ge=1, le=4096, description="CPU threads; all cores when not given.")
     repeats: int = Field(30, ge=3, le=MOST, description="Timed forward passes a model and batch size.")
     runtimes: list[Literal["eager", "compile", "onnxruntime"]] = Field(
-        ["eager"], description="Where latency is measured; `eager` always is. `onnxruntime` needs hf-compress[onnx]."
+        ["eager"], description="Where latency is measured; `eager` always is."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.ground.files import user_path
 from hf_compress.ground.manifest import adding, claim
 from hf_compress.models.load import LoadedModel
+from hf_compress.report.card import CARD, write_card
 from hf_compress.report.run import REPORT, read_report, write_report
 from hf_compress.run.deploy import FOLDER, Target, describe_files, open_file, write_files
 from hf_compress.sections.base import validate
@@ -19,6 +21,8 @@ from hf_compress.sections.measure import MeasureSection
 from hf_compress.tasks import Task
 from hf_compress.tools.evaluation import load_with_data, saved_task
 from hf_compress.training.predicting import predictor
+
+logger = logging.getLogger(__name__)
 
 MEASURE = MeasureSection(batch_size=1, repeats=50)
 
@@ -35,7 +39,8 @@ def export(
     """Export a saved model, check every export against PyTorch on test images, and time it in turn with PyTorch.
 
     Labels and preprocessing travel with each file: inside it where its format allows, and in a JSON file beside it.
-    A run folder's `report.json` gets the result in its list `deployed`, as from a recipe's section `deploy`.
+    A run folder's `report.json` gets the result in its list `deployed`, as from a recipe's section `deploy`; latency
+    is taken with the recipe's batch size, passes and threads, and the card is written again.
 
     Args:
         folder: run folder, folder in Hub form, or Hub id.
@@ -69,7 +74,8 @@ def export(
     loaded, images = load_with_data(task, str(folder), data, trust_remote_code)
     quality = _measure(task, loaded, images)
     with adding(destination) as new:
-        rows, problems = write_files(loaded, images, targets, new, MEASURE)
+        measure = _measure_section(destination) if report else MEASURE
+        rows, problems = write_files(loaded, images, targets, new, measure)
         if problems:
             raise RunError(f"{problems[0]}; nothing was kept")
         for row in rows:
@@ -77,7 +83,18 @@ def export(
         describe_files(rows, new, loaded)
         if report:
             _add_to_report(destination, new, rows)
+    if report and (destination / CARD).is_file():
+        try:
+            write_card(destination)
+        except UsageError as error:  # the owner of a card that was edited goes on with it
+            logger.warning("the card does not show the new files: %s", error)
     return rows
+
+
+def _measure_section(folder: Path) -> MeasureSection:
+    """Return how a run measured."""
+    said = read_report(folder / REPORT)["measure"]
+    return validate(MeasureSection, {key: said[key] for key in MeasureSection.model_fields if key in said})
 
 
 def _measure(task: Task, loaded: LoadedModel, images: ImageData) -> Callable[[LoadedModel], dict[str, float]]:

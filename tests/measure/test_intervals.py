@@ -155,7 +155,7 @@ def with_differences(low, high):
 
 def test_card_and_page_tell_the_interval():
     made = with_differences(-0.2, -0.05)
-    assert {heading: change for heading, *_, change in comparison(made)}[
+    assert {heading: change for heading, *_, change in comparison(made)[1]}[
         "accuracy"
     ] == "-10.00 points (-20.00 to -5.00)"
     assert summary(made)[1].endswith("is 0.9000 instead of 1.0000: 10.00 points lower (-20.00 to -5.00 points).")

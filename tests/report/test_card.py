@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from PIL import Image
-from reports import report
+from reports import deployed, report
 from typer.testing import CliRunner
 
 from hf_compress import Recipe, compress
@@ -249,11 +249,18 @@ def test_the_example_is_what_the_command_makes():
 
 
 def test_the_tables_compare_the_final_model_with_the_first():
-    table = {heading: cells for heading, *cells in comparison(report())}
+    table = {heading: cells for heading, *cells in comparison(report())[1]}
     assert table["accuracy"] == ["1.0000", "0.9000", "-0.1000"]
     assert table["parameters"] == ["2.00 M", "1.00 M", "2.0x fewer"]
     assert table["latency, one image, p50"] == ["8.00 ms", "2.00 ms", "4.0x faster"]
     assert table["size on disk"] == ["8.00 MB", "4.00 MB", "2.0x less"]
+    headings, rows = comparison(report(deployed=[deployed()]))
+    assert headings == ["", "teacher resnet18, PyTorch", "this model, PyTorch", "change", "onnx int8"]
+    files = {heading: cells[-1] for heading, *cells in rows}
+    assert files["accuracy"] == "0.8750, -0.1250"
+    assert files["size on disk"] == "1.00 MB, 8.0x less"
+    assert files["latency, one image, p50"] == "1.00 ms, 8.0x faster"
+    assert files["MACs"] == ""
     epochs = {"epochs": [{"epoch": number} for number in (1, 2, 3)], "best_epoch": 2}
     assert what_was_done({"stage": "distill", "details": epochs}) == "3 epochs, the best: 2"
     epochs["time_budget"] = {"minutes": 30, "steps": 259, "epochs": 2.59375}

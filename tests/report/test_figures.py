@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 from PIL import Image
-from reports import SELECTION, report, with_control
+from reports import SELECTION, deployed, report, with_control
 
 from hf_compress.report import figures
 
@@ -19,7 +19,8 @@ def drawn(content, folder):
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("figures")
     names = ["\U0001f9a5 $\\frac{a}$ <b>", "\u202eright to left", "a very long name of a class " * 5]
-    assert drawn(with_control(report(labels=names, selection=SELECTION)), folder) == list(figures.FIGURES)
+    content = report(labels=names, selection=SELECTION, deployed=[deployed()])
+    assert drawn(with_control(content), folder) == list(figures.FIGURES)
     return folder
 
 

@@ -5,10 +5,10 @@ import logging
 
 import pytest
 import torch
-from reports import report
+from reports import deployed, report
 from transformers import AutoModelForImageClassification, Dinov2Config, Dinov2Model, ViTImageProcessor
 
-from hf_compress import Recipe, compress, register_runtime, save
+from hf_compress import Recipe, compress, export, register_runtime, save
 from hf_compress.ground.errors import UsageError
 from hf_compress.ground.manifest import Manifest
 from hf_compress.report.card import render_card
@@ -30,28 +30,6 @@ def recipe(**sections):
     return Recipe.from_dict(given | sections)
 
 
-def deployed(**changes):
-    """A row as `deploy` leaves it."""
-    latency = {"batch_1": {"p50_ms": 1.0, "p95_ms": 1.5}}
-    row = {
-        "stage": "onnx int8",
-        "model": "resnet18",
-        "runtime": "onnx",
-        "precision": "int8",
-        "file": "deploy/model.int8.onnx",
-        "quality": {"accuracy": 0.875, "roc_auc": 0.9},
-        "cost": {"bytes": 1_000_000},
-        "latency": latency,
-        "eager_latency": latency,
-        "max_difference": {"logits": 0.5},
-        "top1_agreement": 0.96875,
-        "differences": [
-            {"metric": "accuracy", "against": "1 prune", "difference": -0.025, "low": -0.05, "high": 0.01}
-        ],
-    }
-    return row | changes
-
-
 class Broken(Runtime):
     suffix = ".broken"
 
@@ -70,10 +48,9 @@ def run(tmp_path_factory):
     try:
         steps = [{"finetune": {"epochs": 3, "learning_rate": 3e-3}}, QUANTIZE]
         folder = tmp_path_factory.mktemp("run") / "run"
-        made = compress(recipe(steps=steps, deploy=["broken", "onnx"]), folder, log=lines.append)
+        yield compress(recipe(steps=steps, deploy=["broken", "onnx"]), folder, log=lines.append), lines
     finally:
         del RUNTIMES._entries["broken"]
-    return made, lines
 
 
 def test_files_are_measured_in_their_runtime_and_described(run):
@@ -85,7 +62,7 @@ def test_files_are_measured_in_their_runtime_and_described(run):
     assert exact["max_difference"]["logits"] < 1e-4 < quantized["max_difference"]["logits"]
     assert quantized["cost"]["bytes"] < 0.6 * exact["cost"]["bytes"]
     assert quantized["latency"].keys() == quantized["eager_latency"].keys() == {"batch_1", "batch_2"}
-    assert {entry["against"] for entry in quantized["differences"]} == {"1 finetune"}
+    assert {entry["against"] for entry in quantized["differences"]} == {"student", "1 finetune"}
     names = {f"{FOLDER}/model{infix}.onnx{end}" for infix in ("", ".int8") for end in ("", ".json")}
     assert {path.relative_to(made.folder).as_posix() for path in (made.folder / FOLDER).iterdir()} == names
     assert names < Manifest.of(made.folder).files.keys()
@@ -100,6 +77,27 @@ def test_what_cannot_be_written_is_said_and_ends_no_run(run):
     assert made.report["not_deployed"] == [sentence]
     assert f"not deployed: {sentence}" in lines
     assert f"Not deployed: {sentence}" in (made.folder / "README.md").read_text()
+
+
+def test_the_card_compares_the_files_with_the_models_and_names_the_one_to_take(run):
+    folder, files = run[0].folder, run[0].report["deployed"]
+    card = (folder / "README.md").read_text()
+    assert "| resnet18 before, PyTorch | this model, PyTorch | change | onnx | onnx int8 |" in card
+    assert card.count("For the device, take deploy/model.") == 1
+    assert (folder / "figures" / "device.png").is_file()
+    (row,) = export(folder, "pt2")
+    assert row["latency"].keys() == files[0]["latency"].keys(), "the recipe's batch sizes"
+    assert "| change | onnx | onnx int8 | pt2 |" in (folder / "README.md").read_text()
+
+
+def test_a_card_that_was_edited_stays_and_its_owner_is_told(run, caplog):
+    card = run[0].folder / "README.md"
+    before = card.read_text()
+    card.write_text("mine")
+    export(run[0].folder, "pt2")
+    assert card.read_text() == "mine"
+    assert "the card does not show the new files" in caplog.text
+    card.write_text(before)
 
 
 def test_the_checkpoint_stays_in_floats(run):

@@ -1,0 +1,51 @@
+"""The deployed files of a run: which is the one to take, and why."""
+
+from typing import Any
+
+from hf_compress.measure.intervals import unit
+from hf_compress.report.measures import milliseconds, size
+from hf_compress.tasks import task_of
+
+LOSS = 0.01  # of the deciding metric
+AS_FAST = 1.05
+
+
+def recommended(report: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the row of the file to take, or None.
+
+    Of the files that lose at most a hundredth of the deciding metric against the final model in PyTorch, the one that
+    is fastest with one image; among those that take at most 5 % longer than that, the smallest.
+    """
+    good = [row for row in report.get("deployed", []) if _loss(row, report) <= LOSS]
+    if not good:
+        return None
+    limit = AS_FAST * min(_time(row) for row in good)
+    return min((row for row in good if _time(row) <= limit), key=lambda row: (row["cost"]["bytes"], row["file"]))
+
+
+def recommendation(report: dict[str, Any]) -> list[str]:
+    """Say in a sentence which file to take, and why; nothing where none was deployed."""
+    files, chosen, metric = report.get("deployed", []), recommended(report), task_of(report).deciding
+    most = f"{100 * LOSS:g} point" if unit(metric.name) else f"{LOSS:g}"
+    if not files:
+        return []
+    if chosen is None:
+        return [f"No deployed file is recommended: none is known to lose at most {most} of {metric.words}."]
+    why = f"the fastest of {len(files)} files among those that lose" if len(files) > 1 else "which loses"
+    own, eager = (milliseconds(chosen[key]["batch_1"]["p50_ms"]) for key in ("latency", "eager_latency"))
+    return [
+        f"For the device, take {chosen['file']} ({chosen['stage']}), {why} at most {most} of "
+        f"{metric.words}: {size(chosen['cost']['bytes'])}, and {own} for one image, for which PyTorch takes {eager}."
+    ]
+
+
+def _loss(row: dict[str, Any], report: dict[str, Any]) -> float:
+    """Return what a file loses of the deciding metric; without it, floats lose nothing, and int8 nobody knows."""
+    metric, last = task_of(report).deciding, report["rows"][-1]["quality"]
+    if metric.name not in row["quality"] or metric.name not in last:
+        return 0.0 if row["precision"] == "float32" else float("inf")
+    return metric.lost(row["quality"][metric.name], last[metric.name])
+
+
+def _time(row: dict[str, Any]) -> float:
+    return row["latency"]["batch_1"]["p50_ms"]

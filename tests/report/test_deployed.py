@@ -1,0 +1,58 @@
+"""The file that a card recommends, and the figure that compares the files."""
+
+import pytest
+from reports import deployed, report
+
+from hf_compress.report.deployed import recommendation, recommended
+from hf_compress.report.figures import on_device
+
+
+def file(name, accuracy, megabytes, milliseconds, **changes):
+    latency = {"batch_1": {"p50_ms": milliseconds, "p95_ms": milliseconds}}
+    quality = {"accuracy": accuracy}
+    return deployed(
+        stage=name, file=name, quality=quality, cost={"bytes": int(1e6 * megabytes)}, latency=latency, **changes
+    )
+
+
+@pytest.mark.parametrize(
+    ("files", "chosen"),
+    [
+        ([file("slow", 0.9, 1, 2.0), file("fast", 0.9, 2, 1.0)], "fast"),
+        ([file("large", 0.9, 2, 1.0), file("small", 0.9, 1, 1.04)], "small"),
+        ([file("poor", 0.88, 1, 1.0), file("good", 0.891, 2, 2.0)], "good"),
+        ([file("poor", 0.88, 1, 1.0)], None),
+        ([file("unknown", 0.9, 1, 1.0) | {"quality": {}}, file("good", 0.9, 2, 2.0)], "good"),
+        ([file("floats", 0.9, 1, 1.0, precision="float32") | {"quality": {}}], "floats"),
+        ([], None),
+    ],
+)
+def test_the_fastest_file_that_loses_little_is_recommended(files, chosen):
+    found = recommended(report(deployed=files))  # the model in PyTorch has 0.9
+    assert (found and found["file"]) == chosen
+
+
+def test_a_sentence_says_why():
+    both = report(deployed=[file("m.onnx", 0.9, 2, 2.0), file("m.int8.onnx", 0.9, 0.5, 0.5)])
+    assert recommendation(both) == [
+        "For the device, take m.int8.onnx (m.int8.onnx), the fastest of 2 files among those that lose at most "
+        "1 point of accuracy: 0.50 MB, and 0.50 ms for one image, for which PyTorch takes 1.00 ms."
+    ]
+    (sentence,) = recommendation(report(deployed=[file("m", 0.5, 1, 1.0)]))
+    assert sentence == "No deployed file is recommended: none is known to lose at most 1 point of accuracy."
+    assert recommendation(report()) == []
+
+
+def test_the_figure_shows_both_models_and_every_file():
+    figure = on_device(report(deployed=[file("onnx", 0.9, 2, 2.0), file("int8", 0.5, 1, 1.0)]))
+    size, latency, accuracy = figure.axes
+    assert [label.get_text() for label in size.get_yticklabels()] == [
+        "teacher, PyTorch",
+        "1 prune, PyTorch",
+        "onnx",
+        "int8",
+    ]
+    assert [bar.get_width() for bar in size.patches] == [8.0, 4.0, 2.0, 1.0]
+    assert [bar.get_width() for bar in latency.patches] == [8.0, 2.0, 2.0, 1.0]
+    assert [bar.get_width() for bar in accuracy.patches] == [1.0, 0.9, 0.9, 0.5]
+    assert on_device(report()) is None
