@@ -17,6 +17,7 @@ from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.pruner import Pruner
 from hf_compress.steps.pruning.remove.removal import Attribute, Kept, remove_units, width_attributes
 from hf_compress.steps.pruning.remove.symmetry import FAILURES, Symmetry, tried
+from hf_compress.steps.pruning.remove.ties import tied
 from hf_compress.steps.pruning.score.scoring import Scores
 from hf_compress.steps.pruning.timing import Stopwatch
 from hf_compress.steps.pruning.tracing.groups import Group, Member, find_groups, join
@@ -50,7 +51,7 @@ class ChannelPruner(Pruner):
         self.image = image
         self.config = config
         self.attributes: dict[str, list[Attribute]] = {}
-        self.joint: dict[str, list[str]] = {}
+        self.joint: dict[str, dict[str, int]] = {}
         model = twin(model)
         found, reasons = find_groups(model, image)
         self._trial_image = _small(model, image)
@@ -75,9 +76,10 @@ class ChannelPruner(Pruner):
 
     def _prunable(self, groups: list[Group]) -> list[Group]:
         found = {group.name: group for group in groups}
-        for lead, others in self.joint.items():
-            if lead in found:
-                found[lead] = join([found[lead], *(found.pop(name) for name in others)])
+        for lead, shares in self.joint.items():
+            parts = [found.pop(name) for name in shares if name in found]
+            if len(parts) == len(shares) and len({part.units / shares[part.name] for part in parts}) == 1:
+                found[lead] = join(parts)
         return [group for group in found.values() if group.name in self.widths]
 
     def restrict(self, names: set[str]) -> None:
@@ -140,13 +142,27 @@ class ChannelPruner(Pruner):
         groups = [group for group in groups if group not in failing]
         failing = _failing(groups, lambda some: self._survives(model, some))
         stuck = [group for group in failing if not self._find_attributes(model, group)]
-        trusted = [group for group in groups if group not in stuck]
-        for units in dict.fromkeys(group.units for group in stuck):
-            trusted += self._joined(model, [group for group in stuck if group.units == units])
+        trusted = [group for group in groups if group not in stuck] + self._freed(model, stuck)
         freed = {maker for group in trusted for maker in group.makers}
         for group in stuck:
             self.protected |= {maker: BREAKS for maker in group.makers if maker not in freed}
         return trusted
+
+    def _freed(self, model: PreTrainedModel, stuck: list[Group]) -> list[Group]:
+        """Return what runs when groups lose channels together."""
+        freed = []
+        for some in tied(stuck):
+            if self._find_attributes(model, join(some)):
+                freed.append(self._join(some))
+                stuck = [group for group in stuck if group not in some]
+        for units in dict.fromkeys(group.units for group in stuck):
+            freed += self._joined(model, [group for group in stuck if group.units == units])
+        return freed
+
+    def _join(self, groups: list[Group]) -> Group:
+        joint = join(groups)
+        self.joint[joint.name] = {group.name: group.units // joint.units for group in groups}
+        return joint
 
     def _joined(self, model: PreTrainedModel, stuck: list[Group]) -> list[Group]:
         """Return what runs when groups of one width lose channels together, as few of them as possible.
@@ -162,16 +178,21 @@ class ChannelPruner(Pruner):
                 if len(fewer) > 1 and self._find_attributes(model, join(fewer)):
                     needed = fewer
             self._find_attributes(model, join(needed))
-            self.joint[needed[0].name] = [group.name for group in needed[1:]]
-            joined.append(join(needed))
+            joined.append(self._join(needed))
             stuck = [group for group in stuck if group not in needed]
         return joined
 
     def _find_attributes(self, model: PreTrainedModel, group: Group) -> bool:
-        """Find the integers that must change so that the model runs without some channels of the group."""
-        candidates = width_attributes(model, group)
-        all_but_one = ([other for other in candidates if other != place] for place in candidates)
-        for attributes in [[], *([place] for place in candidates), candidates, *all_but_one]:
+        """Find the integers that must change so that the model runs without some channels of the group.
+
+        One alone is tried, or all of a name where groups of many layers were joined.
+        """
+        places = width_attributes(model, group)
+        uneven = len({part.units for part in group.parts}) > 1
+        kinds = [[p for p in places if p[1] == name] for name in dict.fromkeys(p[1] for p in places)]
+        kinds = kinds if uneven else [[place] for place in places]
+        all_but_one = ([place for place in places if place not in kind] for kind in kinds)
+        for attributes in [[], *kinds, places, *all_but_one]:
             self.attributes[group.name] = attributes
             if self._survives(model, [group]):
                 return True

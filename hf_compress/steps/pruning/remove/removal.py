@@ -103,23 +103,42 @@ def _correct_widths(module: nn.Module, key: str, old: torch.Size) -> None:
 
 def head_counts(model: nn.Module, group: Group) -> list[Attribute]:
     """Return the attributes that count heads or their channels by name, in the modules around a group of heads."""
-    return [place for place in _counters(model, group) if group.unit > 1 and HEAD_COUNT.search(place[1])]
+    places = [
+        place
+        for part in group.parts or (group,)
+        for place in _counters(model, part)
+        if part.unit > 1 and place[0] in part.holders and HEAD_COUNT.search(place[1])
+    ]
+    return list(dict.fromkeys(places))
 
 
 def width_attributes(model: nn.Module, group: Group) -> list[Attribute]:
-    """Return other attributes that could give the number of channels of a group, by their value."""
-    return [place for place in _counters(model, group) if not HEAD_COUNT.search(place[1])]
+    """Return other attributes that could give the number of channels or heads of a group, by their value."""
+    by_name = head_counts(model, group)
+    return [place for place in _counters(model, group) if place not in by_name]
 
 
-def _counters(model: nn.Module, group: Group) -> list[Attribute]:
+def _counters(model: nn.Module, group: Group) -> dict[Attribute, int]:
+    """Return the attributes that may count what a group has, with how much of it one unit takes.
+
+    Those of the modules that hold it; of the modules around these only what counts heads by its name.
+    """
+    if group.parts:
+        shares = [(part.units // group.units, _counters(model, part)) for part in group.parts]
+        return {place: share * taken for share, counters in shares for place, taken in counters.items()}
     sizes = _sizes(group)
-    return [
-        (name, attribute)
-        for name in group.holders
+    around = dict.fromkeys(name.rpartition(".")[0] for name in group.holders) if group.unit > 1 else {}
+    return {
+        (name, attribute): sizes[value]
+        for name in dict.fromkeys((*group.holders, *around))
         if not isinstance(module := model.get_submodule(name), LAYERS)
         for attribute, value in vars(module).items()
-        if type(value) is int and value in sizes
-    ]
+        if type(value) is int and value in sizes and _may_count(group, name, attribute)
+    }
+
+
+def _may_count(group: Group, module: str, attribute: str) -> bool:
+    return group.unit > 1 if HEAD_COUNT.search(attribute) else module in group.holders
 
 
 def _sizes(group: Group) -> dict[int, int]:
@@ -129,8 +148,7 @@ def _sizes(group: Group) -> dict[int, int]:
 
 
 def _count(model: nn.Module, group: Group, units: int, attributes: list[Attribute]) -> None:
-    sizes = _sizes(group)
+    taken = _counters(model, group)
     for name, attribute in attributes:
         module = model.get_submodule(name)
-        value = getattr(module, attribute)
-        setattr(module, attribute, value - sizes[value] * units)
+        setattr(module, attribute, getattr(module, attribute) - taken[name, attribute] * units)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -67,6 +68,7 @@ class Group:
         holders: modules that reshape the channels or hold a layer of theirs, and may know their number.
         unit: channels of `name` that one unit takes.
         pattern: (n, m) where, of entries of a weight, n of each m neighbours along its inputs stay.
+        parts: the groups that were joined; empty where none were.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Group:
     holders: list[str]
     unit: int
     pattern: tuple[int, int] | None = None
+    parts: tuple[Group, ...] = ()
 
     @property
     def is_weight(self) -> bool:
@@ -93,14 +96,19 @@ class Group:
 
 
 def join(groups: list[Group]) -> Group:
-    """Return one group whose units take a unit of each of `groups`, which have the same number of them."""
+    """Return one group whose units take as many neighbouring units of each of `groups` as there are for each of them.
+
+    There are as many as divide all: an embedding of 192 channels and three heads make three units.
+    """
     first = groups[0]
+    units = math.gcd(*(group.units for group in groups))
     return Group(
         first.name,
-        [member for group in groups for member in group.members],
+        [replace(m, indices=m.indices.reshape(units, -1)) for group in groups for m in group.members],
         list(dict.fromkeys(maker for group in groups for maker in group.makers)),
         sorted({module for group in groups for module in group.holders}),
-        first.unit,
+        first.width // units,
+        parts=tuple(groups),
     )
 
 
