@@ -87,7 +87,7 @@ def report(labels=LABELS, path="photos", **changes):
         "seed": 0,
         "measure": {"split": "test", "batch_size": 64, "threads": None, "repeats": 30},
         "environment": {"hf-compress": "0.1.0", "processor": "A Processor", "threads": 2, "accelerator": None},
-        "loads_with": "hf_compress",
+        "loads_with": "generated_code",
     }
     return copy.deepcopy(whole) | changes
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, Trainer
 from transformers.modelcard import extract_hyperparameters_from_trainer
 from transformers.trainer_utils import has_length
 
+from hf_compress.checkpoint import loads_with
 from hf_compress.checkpoint.labels import labels_of
 from hf_compress.data.images import example_input
 from hf_compress.ground.environment import environment
+from hf_compress.ground.files import read_json
 from hf_compress.measure.cost import count_macs, count_nonzero, count_parameters
 from hf_compress.models.origin import Origin, origin
 
@@ -34,6 +37,7 @@ def training_report(
     """
     model, history = trainer.accelerator.unwrap_model(trainer.model), trainer.state.log_history
     evaluations = [_metrics(entry) for entry in history]
+    saved = Path(trainer.args.output_dir) / "config.json"
     quality = next((found for found in reversed(evaluations) if found), {})
     cost = _cost(model, trainer.processing_class)
     first = {"stage": "student", "model": _name(model), "cost": cost | {"nonzero_parameters": nonzero_before}}
@@ -62,7 +66,7 @@ def training_report(
             },
         },
         "labels": labels_of(model) if trainer.task.classes else [],
-        "loads_with": "hf_compress" if hasattr(model.config, "quantization_config") else "transformers",
+        "loads_with": loads_with(read_json(saved) if saved.is_file() else model.config.to_dict()),
         "environment": environment(),
         "training": {**steps, "arguments": extract_hyperparameters_from_trainer(trainer)},
         "evaluations": [

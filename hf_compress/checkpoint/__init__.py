@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel
@@ -13,9 +12,10 @@ if TYPE_CHECKING:
 def save(model: PreTrainedModel, folder: str | Path, processor: BaseImageProcessor | None = None) -> None:
     """Write a model in Hub form.
 
-    The folder reloads with `AutoModelForImageClassification.from_pretrained`; where channels were removed, or where
-    so many weights are zero that sparse storage makes the file smaller, `import hf_compress` must come first. From
-    then on `model.save_pretrained` and `model.push_to_hub` store the model in the same form.
+    The folder reloads with `AutoModelForImageClassification.from_pretrained`. Where channels were removed, or where so
+    many weights are zero that sparse storage makes the file smaller, `import hf_compress` must come first, or
+    `trust_remote_code=True` runs the folder's `modeling_hf_compress.py`. From then on `model.save_pretrained` and
+    `model.push_to_hub` store the model in the same form.
 
     Args:
         model: any transformers model, channels removed or not.
@@ -53,6 +53,19 @@ def load_like(model: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
     return loaded.eval()
 
 
-def is_compressed(folder: str | Path) -> bool:
-    """Return whether what `save` wrote needs this package to be loaded."""
-    return "quantization_config" in json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+def loads_with(config: dict[str, Any]) -> str:
+    """Return what a folder needs besides transformers to be loaded, from what its `config.json` says.
+
+    Returns:
+        `transformers`: nothing. `generated_code`: `trust_remote_code=True`, which runs `modeling_hf_compress.py` of
+        the folder, or this package, with which none of its code runs. `custom_code`: `trust_remote_code=True`, for
+        the architecture itself. `hf_compress`: this package.
+    """
+    from hf_compress.checkpoint.code import is_generated
+
+    code, compressed = config.get("auto_map") or {}, "quantization_config" in config
+    if "AutoConfig" in code and (not compressed or any(map(is_generated, code.values()))):
+        return "custom_code"
+    if not compressed:
+        return "transformers"
+    return "generated_code" if any(map(is_generated, code.values())) else "hf_compress"

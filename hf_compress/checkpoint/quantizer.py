@@ -7,13 +7,15 @@ name. A reloaded model trains, casts, compiles and saves like any other.
 
 from __future__ import annotations
 
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
-from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from hf_compress.checkpoint.code import forget_code, write_code
 from hf_compress.checkpoint.rewrites import Rewrites, apply_rewrites, check_rewrites, record_rewrites
 from hf_compress.checkpoint.shapes import Shapes, apply_shapes, is_well_formed, record_shapes
 from hf_compress.checkpoint.sparse_files import (
@@ -26,6 +28,8 @@ from hf_compress.checkpoint.sparse_files import (
 from hf_compress.ground.errors import RunError
 
 if TYPE_CHECKING:
+    import os
+
     import torch
     from transformers import PreTrainedModel
     from transformers.core_model_loading import WeightTransform
@@ -36,8 +40,6 @@ METHOD = f"{NAME}: {HOW_TO_LOAD}"
 """What stands in checkpoints: without this package, transformers prints it as an unknown type, and nothing else."""
 
 
-@register_quantization_config(NAME)
-@register_quantization_config(METHOD)
 class CheckpointConfig(QuantizationConfigMixin):
     """The `quantization_config` of a compressed checkpoint.
 
@@ -66,8 +68,6 @@ class CheckpointConfig(QuantizationConfigMixin):
         check_rewrites(self.rewrites)
 
 
-@register_quantizer(NAME)
-@register_quantizer(METHOD)
 class CompressionQuantizer(HfQuantizer):
     """Builds rewritten layers, resizes the modules that pruning changed, and stores and reads sparse weights."""
 
@@ -114,13 +114,14 @@ class CompressionQuantizer(HfQuantizer):
         """
         if getattr(model, "_hf_peft_config_loaded", False):
             return None, {}
+        forget_code(model.config)
         state, records = encode_state_dict(model)
         shapes, rewrites = record_shapes(model), record_rewrites(model)
         if shapes or records or rewrites:
             model.config.quantization_config = CheckpointConfig(shapes, records, rewrites)
         elif hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
-        return (state if records else None), {}
+        return state, {}
 
     def is_serializable(self) -> bool:
         return True
@@ -131,10 +132,23 @@ class CompressionQuantizer(HfQuantizer):
 
 
 def attach(model: PreTrainedModel, quantizer: CompressionQuantizer | None = None) -> None:
-    """Make `save_pretrained` and `push_to_hub` of `model` store its compressed form.
+    """Make `save_pretrained` and `push_to_hub` of `model` store its compressed form, with code that rebuilds it.
 
     A model that another quantizer loaded is left alone.
     """
     if getattr(model, "hf_quantizer", None) is None:
         model.hf_quantizer = quantizer or CompressionQuantizer(CheckpointConfig())
         model.register_load_state_dict_pre_hook(decode_in_place)
+        model.save_pretrained = MethodType(save_pretrained, model)
+
+
+def save_pretrained(model: PreTrainedModel, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+    """Take the place of a model's own `save_pretrained`, which tells the quantizer everything but the folder."""
+    type(model).save_pretrained(model, save_directory, *args, **kwargs)
+    if kwargs.get("is_main_process", True):
+        write_code(model, save_directory)
+
+
+for name in (NAME, METHOD):  # set, not registered: a folder's own code may have come first
+    AUTO_QUANTIZATION_CONFIG_MAPPING[name] = CheckpointConfig
+    AUTO_QUANTIZER_MAPPING[name] = CompressionQuantizer

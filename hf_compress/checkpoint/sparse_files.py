@@ -48,7 +48,7 @@ def encode_state_dict(model: PreTrainedModel) -> tuple[dict[str, Tensor], int]:
     """
     from transformers.modeling_utils import remove_tied_weights_from_state_dict  # imports the quantizers, hence us
 
-    state = model.state_dict()
+    state = without_sharing(model)
     if any(type(tensor) not in (Tensor, nn.Parameter) or tensor.is_meta for tensor in state.values()):
         return state, 0
     ignored = set(model._keys_to_ignore_on_save or ())
@@ -72,6 +72,16 @@ def encode_state_dict(model: PreTrainedModel) -> tuple[dict[str, Tensor], int]:
         saved += tensor.nbytes - stored[name].nbytes - stored[name + SUFFIX].nbytes - HEADER_BYTES - len(name)
     total = sum(tensor.nbytes for tensor in state.values())
     return (stored, records) if saved > WORTHWHILE * total else (state, 0)
+
+
+def without_sharing(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Return the state dict, with copies where a module stands in several places, as in timm's CoaT-Lite.
+
+    transformers refuses to store one tensor under several names; what an architecture says it ties stays as it is.
+    """
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    alone = {name for name, _ in (*model.named_parameters(), *model.named_buffers())} | {*tied, *tied.values()}
+    return {name: tensor if name in alone else tensor.clone() for name, tensor in model.state_dict().items()}
 
 
 def recorded_names(files: Iterable[str], expected: int) -> frozenset[str]:

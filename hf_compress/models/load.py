@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from hf_compress.checkpoint.code import is_generated
 from hf_compress.checkpoint.labels import label_names, label_options, numbered, positions, set_labels
 from hf_compress.ground.errors import CompressError, RunError, UsageError
 from hf_compress.ground.files import user_path
@@ -105,6 +106,10 @@ def open_model(
         config = part(whole)
         if auto.__name__ not in getattr(config, "auto_map", {}) and type(config) not in auto._model_mapping:
             raise RunError(f"{name} {refusal} '{config.model_type}'")
+        if type(config) in auto._model_mapping and is_generated(
+            (getattr(config, "auto_map", None) or {}).get(auto.__name__)
+        ):
+            options["trust_remote_code"] = False  # this package does what that code would do
         processor = AutoImageProcessor.from_pretrained(source, **options)
         refuse_huge_pictures(name, processor)
         wanted = changes(config)

@@ -17,6 +17,7 @@ from hf_compress.models.origin import lineage
 from hf_compress.report import card_facts as facts
 from hf_compress.report.figures import FIGURES, draw_figures
 from hf_compress.report.limits import limits
+from hf_compress.report.loading import SENTENCES, library, snippet
 from hf_compress.report.markdown import fenced, one_line
 from hf_compress.report.run import RECIPE, Run
 from hf_compress.report.template import page_template
@@ -95,7 +96,7 @@ def card_data(report: dict[str, Any], repo_id: str | None, **overrides: Any) -> 
     metadata = {
         **lineage(report),
         "pipeline_tag": task_of(report).pipeline_tag,
-        "library_name": "transformers",
+        "library_name": library(report),
         "tags": [HUB_TAG, *sorted({TAGS[name] for name in facts.step_names(report) if name in TAGS})],
         "metrics": [result.metric_type for result in results] or None,
         "model_name": one_line(name) if results else None,
@@ -168,8 +169,8 @@ def _context(report: dict[str, Any], folder: Path, repo_id: str | None) -> dict[
         "step_headings": headings,
         "steps": steps,
         "figures": [(f"figures/{name}.png", caption) for name, (_, caption) in FIGURES.items() if name in drawn],
-        "snippet": fenced(_snippet(report, repo_id), "python"),
-        "needs_package": report.get("loads_with") == "hf_compress",
+        "snippet": fenced(snippet(report, repo_id), "python"),
+        "loading": Markup(SENTENCES.get(report.get("loads_with"), "")),
         "recipe": written,
         "training": fenced(yaml.safe_dump(report["training"], sort_keys=False), "yaml") if trained else None,
         "evaluation_headings": evaluation_headings,
@@ -183,25 +184,6 @@ def _context(report: dict[str, Any], folder: Path, repo_id: str | None) -> dict[
         "sources": [source | {"id": facts.short_name(source["id"])} for source in facts.sources(report)],
         "limits": limits(report),
     }
-
-
-def _snippet(report: dict[str, Any], repo_id: str | None) -> str:
-    """Return Python that loads the model and looks at `photo.jpg`; without `repo_id` it runs inside the folder."""
-    task, rebuilt = task_of(report), report.get("loads_with") == "hf_compress"
-    lines = [
-        "import torch",
-        "from PIL import Image",
-        f"from transformers import AutoImageProcessor, {task.auto_class}",
-        *(["", "import hf_compress  # rebuilds the layers that were changed"] if rebuilt else []),
-        "",
-        f'model_id = "{repo_id}"' if repo_id else 'model_id = "."  # this folder',
-        "processor = AutoImageProcessor.from_pretrained(model_id)",
-        f"model = {task.auto_class}.from_pretrained(model_id)",
-        'inputs = processor(Image.open("photo.jpg").convert("RGB"), return_tensors="pt")',
-        "with torch.inference_mode():",
-        *task.usage,
-    ]
-    return "\n".join(lines)
 
 
 def _is_repo_id(name: str) -> bool:

@@ -340,7 +340,7 @@ class Report(ReportPart):
     selection: Selection | None = None
     data: Data
     labels: list[Text] = Field([], max_length=MOST_NAMES)
-    loads_with: Literal["hf_compress", "transformers"]
+    loads_with: Literal["transformers", "generated_code", "custom_code", "hf_compress"]
     seed: Natural
     seeds: dict[Name, Any] = {}
     measure: Measured

@@ -6,8 +6,9 @@ import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hf_compress.checkpoint import is_compressed, save
+from hf_compress.checkpoint import loads_with, save
 from hf_compress.ground.environment import environment
+from hf_compress.ground.files import read_json
 from hf_compress.hub.reload_check import check_reload, some_pictures
 from hf_compress.measure.layers import layer_changes
 from hf_compress.report.card import write_card
@@ -49,7 +50,7 @@ def finish(prepared: Prepared, taken: Taken, folder: RunFolder, log) -> Run:
             **taken.selection,
             "data": data.facts,
             "labels": data.label_names,
-            "loads_with": "hf_compress" if is_compressed(files) else "transformers",
+            "loads_with": loads_with(read_json(files / "config.json")),
             "seed": recipe.seed,
             "seeds": prepared.seeds.facts,
             "measure": {"split": "test", **recipe.measure.model_dump()},

@@ -1,17 +1,33 @@
 """Save, load, save: every kind of folder comes out byte for byte, and loads where the package cannot be imported."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from families import CUSTOM
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageClassification, ConvNextConfig, ViTConfig, ViTImageProcessor, pipeline
+from torch import nn
+from transformers import (
+    AutoModelForImageClassification,
+    ConvNextConfig,
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+    ViTModel,
+    pipeline,
+)
 
-from hf_compress import save
+from hf_compress import load, save
+from hf_compress.checkpoint import loads_with
+from hf_compress.checkpoint.code import CODE
+from hf_compress.checkpoint.rewrites import Dropped, Rewritten
 from hf_compress.models.students import build_registered
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
@@ -37,28 +53,50 @@ class Block:
         if name.split(".")[0] == "hf_compress":
             raise ModuleNotFoundError(f"{name} is blocked")
 
-sys.meta_path.insert(0, Block())
+block = Block()
+sys.meta_path.insert(0, block)
 import torch
+import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageClassification, pipeline
 
-folder, *others = sys.argv[1:]
-logits = {}
-for each in others:
-    image = load_file(f"{each}/image.safetensors")["image"]
+folder, trusted, plain, backbones = sys.argv[1], *map(str.split, sys.argv[2:])
+image = load_file(f"{folder}/image.safetensors")["image"]
+trust = {"trust_remote_code": True}
+
+def logits(name, auto="AutoModelForImageClassification", **options):
+    model = getattr(transformers, auto).from_pretrained(f"{folder}/{name}", **options)
     with torch.no_grad():
-        logits[each.rpartition("/")[2]] = AutoModelForImageClassification.from_pretrained(each)(image).logits
-    pipe = pipeline("image-classification", model=each, device="cpu")
-    print(json.dumps(pipe(Image.new("RGB", (32, 32), "red"))))
-save_file(logits, f"{folder}/logits.safetensors")
-for kind in ("shapes", "sparse"):
+        return model, (model(image).logits if "logits" in model(image) else model(image).last_hidden_state)
+
+for name in trusted[:2]:
     try:
-        AutoModelForImageClassification.from_pretrained(f"{folder}/{kind}")
+        logits(name)
         print("LOADED")
     except RuntimeError as error:
         print("REFUSED", error)
+found = {}
+for name in plain:
+    found[name] = logits(name)[1]
+for name in trusted + backbones:
+    auto = "AutoModel" if name in backbones else "AutoModelForImageClassification"
+    model, found[name] = logits(name, auto, **trust)
+    model.half().float().save_pretrained(f"{folder}/again/{name}")
+    again = logits(f"again/{name}", auto, **trust)[1]
+    assert torch.allclose(again, found[name], rtol=0.05, atol=0.05), name
+save_file(found, f"{folder}/logits.safetensors")
+other = logits(trusted[0], num_labels=7, ignore_mismatched_sizes=True, **trust)[1]
+assert other.shape == (1, 7)
+for name in trusted[:2]:
+    pipe = pipeline("image-classification", model=f"{folder}/{name}", device="cpu", **trust)
+    print(json.dumps(pipe(Image.new("RGB", (32, 32), "red"))))
 assert "hf_compress" not in sys.modules
+sys.meta_path.remove(block)
+import hf_compress.checkpoint.quantizer
+for name in trusted:
+    for options in (trust, trust if name == "custom" else {}):
+        assert torch.equal(logits(name, **options)[1], found[name])
 """
 
 
@@ -87,6 +125,28 @@ def uniform(model):
     return model.to(memory_format=torch.contiguous_format)
 
 
+def rewritten(model):
+    """A model with a separated convolution and without one of its blocks."""
+    layer = "resnet.encoder.stages.0.layers.0.layer.0.convolution"
+    width = model.get_submodule(layer).out_channels
+    parts = [nn.Conv2d(width, width, (3, 1), padding=(1, 0)), nn.Conv2d(width, width, (1, 3), padding=(0, 1))]
+    model.set_submodule(layer, Rewritten("separable", parts))
+    model.set_submodule("resnet.encoder.stages.1.layers.1", Dropped())
+    return model.eval()
+
+
+def timm(architecture="resnet18", **options):
+    torch.manual_seed(0)
+    seen = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3}
+    config = TimmWrapperConfig(architecture=architecture, pretrained_cfg=seen, model_args=options, num_labels=4)
+    return TimmWrapperForImageClassification(config).eval()
+
+
+def coat():
+    """An architecture of timm that puts one module into several places."""
+    return timm("coat_lite_tiny", img_size=32, embed_dims=[16] * 4, num_heads=8, serial_depths=[1] * 4)
+
+
 FOLDERS = {
     "dense": resnet,
     "dense-vit": lambda: built(VIT),
@@ -94,10 +154,17 @@ FOLDERS = {
     "sparse": lambda: with_zeros(resnet()),
     "sparse-vit": lambda: with_zeros(built(VIT)),
     "sparse-shapes": lambda: with_zeros(narrowed(resnet())),
+    "rewritten": lambda: rewritten(resnet()),
+    "rewritten-shapes": lambda: narrowed(rewritten(resnet())),
+    "timm": lambda: narrowed(timm(channels=[8, 8, 16, 16])),
+    "coat-shapes": lambda: narrowed(coat()),
     "config-resnet": lambda: uniform(resnet()),
     "config-vit": lambda: uniform(built(VIT)),
     "config-convnext": lambda: uniform(built(CONVNEXT)),
 }
+
+
+COMPRESSED = {name for name in FOLDERS if {"shapes", "sparse", "rewritten", "timm"} & set(name.split("-"))}
 
 
 @pytest.fixture(scope="module")
@@ -144,29 +211,80 @@ def test_a_pipeline_runs_on_every_folder(name, models):
 def test_only_what_a_config_cannot_express_is_recorded(models):
     root, _ = models
     recorded = {name: quantization(root / name) for name in FOLDERS}
-    assert {name for name, entry in recorded.items() if entry} == {"shapes", "sparse", "sparse-vit", "sparse-shapes"}
+    assert {name for name, entry in recorded.items() if entry} == COMPRESSED
     assert recorded["shapes"]["shapes"] and not recorded["shapes"]["sparse_records"]
     assert recorded["sparse"]["sparse_records"] and not recorded["sparse"]["shapes"]
 
 
-@pytest.mark.long
-def test_in_a_process_that_cannot_import_the_package(models):
-    """`layout: config` needs no package; for the others transformers prints the sentence that says what to do."""
+def test_a_model_with_one_module_in_several_places_is_saved(tmp_path):
+    model = coat()
+    save(model, tmp_path)
+    again = AutoModelForImageClassification.from_pretrained(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(again(IMAGE).logits, model(IMAGE).logits)
+
+
+def test_code_lies_in_folders_that_need_it_alone(models):
+    root, _ = models
+    assert {name for name in FOLDERS if (root / name / CODE).exists()} == COMPRESSED
+    for name in FOLDERS:
+        config = json.loads((root / name / "config.json").read_text())
+        assert loads_with(config) == ("generated_code" if name in COMPRESSED else "transformers")
+
+
+def test_a_backbone_and_an_architecture_of_a_repository_get_code_too(tmp_path, models):
+    """And one of nobody's repository gets none, because nothing could be imported."""
+    save(with_zeros(ViTModel(VIT)), tmp_path / "backbone")
+    config = json.loads((tmp_path / "backbone" / "config.json").read_text())
+    assert config["auto_map"] == {"AutoModel": "modeling_hf_compress.ViTModel"}
+    own = type("Own", (ViTForImageClassification,), {"__module__": "elsewhere"})
+    save(with_zeros(own(VIT)), tmp_path / "own")
+    assert not (tmp_path / "own" / CODE).exists()
+    assert loads_with(json.loads((tmp_path / "own" / "config.json").read_text())) == "hf_compress"
+
+
+def test_with_this_package_no_code_of_a_folder_runs(models, tmp_path):
     root, made = models
-    names = ["dense", "config-resnet", "config-vit", "config-convnext"]
+    shutil.copytree(root / "shapes", tmp_path / "changed")
+    (tmp_path / "changed" / CODE).write_text("raise SystemError('this ran')")
+    plain = AutoModelForImageClassification.from_pretrained(tmp_path / "changed")
+    allowed = load(str(tmp_path / "changed"), trust_remote_code=True).model
+    with torch.no_grad():
+        for model in (plain, allowed):
+            assert torch.equal(model(IMAGE).logits, made["shapes"](IMAGE).logits)
+
+
+@pytest.mark.parametrize(
+    "names", [["sparse-shapes", "rewritten-shapes"], pytest.param(list(FOLDERS), marks=pytest.mark.long)]
+)
+def test_in_a_process_that_cannot_import_the_package(names, models):
+    """Plain transformers loads every folder to the bit; without leave to run code it says what to do."""
+    root, made = models
+    made = {name: made[name] for name in names} | {"backbone": with_zeros(built(VIT).vit)}
+    save(made["backbone"], root / "backbone")
+    trusted = [name for name in names if name in COMPRESSED]
+    if CUSTOM.is_dir() and "timm" in names:
+        trusted.append("custom")
+        made["custom"] = narrowed(load(str(CUSTOM), trust_remote_code=True).model)
+        save(made["custom"], root / "custom")
+        config = json.loads((root / "custom" / "config.json").read_text())
+        assert loads_with(config) == "custom_code" and "AutoConfig" in config["auto_map"]
+    save_file({"image": IMAGE}, root / "image.safetensors")
+    plain = [name for name in names if name not in COMPRESSED]
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_PACKAGE, str(root), *(str(root / name) for name in names)],
+        [sys.executable, "-c", WITHOUT_PACKAGE, str(root), *map(" ".join, (trusted, plain, ["backbone"]))],
         capture_output=True,
         text=True,
         cwd=root,
     )
-    assert done.returncode == 0, done.stderr
-    logits = load_file(root / "logits.safetensors")
-    for name in names:
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = load_file(root / "logits.safetensors")
+    for name, model in made.items():
         with torch.no_grad():
-            assert torch.allclose(logits[name], made[name](IMAGE).logits, rtol=1e-4, atol=1e-6), name
+            said = model(IMAGE).last_hidden_state if name == "backbone" else model(IMAGE).logits
+        assert torch.equal(found[name], said), name
     lines = done.stdout.splitlines()
-    assert [len(json.loads(line)) for line in lines[: len(names)]] == [4] * len(names)
-    assert [line.split()[0] for line in lines[len(names) :]] == ["REFUSED", "REFUSED"]
+    assert [line.split()[0] for line in lines if not line.startswith(("[", "\t"))][:2] == ["REFUSED", "REFUSED"]
+    assert [len(json.loads(line)) for line in lines[-2:]] == [4, 4]
     sentence = "got hf_compress: pip install hf-compress, then `import hf_compress` before from_pretrained"
     assert done.stderr.count(sentence) == 2

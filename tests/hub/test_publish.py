@@ -1,13 +1,17 @@
 """Publishing with the real client: what arrives, what is refused before anything is sent, and how it is sent."""
 
 import json
+import os
 import shlex
 import shutil
+import subprocess
+import sys
 from hashlib import sha256
 
 import pytest
+import torch
 import yaml
-from hub_client import ALICE, BOB, same_predictions
+from hub_client import ALICE, BOB, predict, same_predictions
 from hub_storage import card_metadata
 from safetensors.torch import load_file, save_file
 
@@ -121,6 +125,44 @@ def test_a_pull_request_to_somebody_elses_model(hub, client, run_folder):
     assert "model.safetensors" in repo.resolve("refs/pr/1").files
     missing = push(client, run_folder, "alice/nowhere", "--create-pr", token=BOB)
     assert (missing.code, "there is no repository alice/nowhere" in missing.error) == (2, True)
+
+
+WITHOUT_PACKAGE = """
+import sys
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "hf_compress":
+            raise ModuleNotFoundError(f"{name} is blocked")
+
+sys.meta_path.insert(0, Block())
+import numpy as np, torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+name, target = sys.argv[1:]
+image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+pixels = AutoImageProcessor.from_pretrained(name)(image, return_tensors="pt")
+model = AutoModelForImageClassification.from_pretrained(name, trust_remote_code=True)
+with torch.inference_mode():
+    torch.save(model(**pixels).logits, target)
+"""
+
+
+@pytest.mark.long
+def test_what_is_published_loads_with_transformers_alone(hub, client, run_folder, tmp_path):
+    assert push(client, run_folder, "alice/for-all").code == 0
+    assert hub.files("alice/for-all")["modeling_hf_compress.py"].startswith(b'"""Rebuilds a model')
+    environment = os.environ | client.environment | {"HF_TOKEN": ALICE}
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_PACKAGE, "alice/for-all", str(tmp_path / "logits.pt")],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert client.call(predict, str(run_folder), tmp_path / "here.pt", HF_TOKEN=ALICE).code == 0
+    assert torch.equal(torch.load(tmp_path / "logits.pt"), torch.load(tmp_path / "here.pt")["logits"])
 
 
 def test_the_token_comes_from_the_login_when_the_environment_has_none(hub, client, run_folder):

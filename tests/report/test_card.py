@@ -199,6 +199,27 @@ def test_metadata_carries_lineage_results_and_overrides():
     assert [(m["type"], m["value"]) for m in result["metrics"]] == [("accuracy", 0.9), ("roc_auc", 0.9)]
 
 
+@pytest.mark.parametrize(
+    ("loads_with", "library", "says", "code"),
+    [
+        ("transformers", "transformers", "", 'from_pretrained("me/small")'),
+        ("generated_code", "transformers", "`modeling_hf_compress.py` of this repository", "trust_remote_code=True"),
+        ("custom_code", "transformers", "code of this repository", "trust_remote_code=True"),
+        ("hf_compress", "hf-compress", "`pip install hf-compress` rebuilds", "import hf_compress"),
+    ],
+)
+def test_the_card_says_what_a_model_needs(loads_with, library, says, code, tmp_path):
+    folder = save_run(tmp_path / "run", report(loads_with=loads_with))
+    card = render_card(folder, repo_id="me/small")
+    words, snippet = card.text.partition("## How to load it")[2].partition("```python")[::2]
+    assert card.data.library_name == library
+    assert says in words and (says or not words.strip())
+    lines = snippet.partition("```")[0].replace("(model_id", '("me/small"')
+    assert code in lines
+    assert ("trust_remote_code" in lines) == loads_with.endswith("code")
+    assert ("import hf_compress" in lines) == (loads_with == "hf_compress")
+
+
 def test_a_base_that_is_no_repository_is_left_out():
     teacher = {"id": "/home/me/t", "source": "folder", "revision": None, "license": None, "base_model": "../x y"}
     data = card_data(report(teacher=teacher), None).to_dict()

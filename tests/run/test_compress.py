@@ -116,7 +116,7 @@ def test_the_report_compares_the_layers_of_the_student_before_and_after(finished
     assert before == 64
     assert after == model.resnet.encoder.stages[3].layers[1].layer[0].convolution.out_channels < 64
     assert layers["classifier.1"]["width"] == [10, 10]
-    assert run.report["loads_with"] == "hf_compress"
+    assert run.report["loads_with"] == "generated_code"
 
 
 def test_the_report_is_what_the_run_says(finished):
