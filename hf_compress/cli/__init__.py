@@ -3,30 +3,48 @@
 import logging
 import os
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from hf_compress.cli.cards import card, cards, publish
 from hf_compress.cli.methods import distill, prune
+from hf_compress.cli.options import with_quiet
 from hf_compress.cli.run import run, schema
 from hf_compress.cli.students import students
 from hf_compress.cli.tools import evaluate, export, inspect, sensitivity
-from hf_compress.ground import processes
+from hf_compress.ground import processes, progress
 from hf_compress.ground.errors import CompressError, UsageError
 from hf_compress.ground.machine import CLOSED_PIPE, in_one_sentence
 
+NOISY = "torch.utils._pytree"  # warns of what torchao does, whenever transformers imports it
 TOGETHER = {"run", "prune", "distill"}  # commands that several processes can work at
 
 app = typer.Typer(
-    help="Prune and distil Hugging Face vision models into really smaller checkpoints.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
 for command in (run, prune, distill, evaluate, export, publish, card, cards, inspect, sensitivity, students, schema):
-    app.command(epilog=getattr(command, "epilog", None))(command)
+    app.command(epilog=getattr(command, "epilog", None))(with_quiet(command))
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"hf-compress {version('hf-compress')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Prune and distil Hugging Face vision models into really smaller checkpoints."""
 
 
 def main(arguments: list[str] | None = None, program: str = "hf-compress") -> None:
@@ -37,7 +55,8 @@ def main(arguments: list[str] | None = None, program: str = "hf-compress") -> No
         program: what the user typed before them, for the help.
     """
     level = logging.ERROR if processes.rank() else logging.WARNING
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=level)
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=level, handlers=[progress.Lines()])
+    logging.getLogger(NOISY).setLevel(logging.ERROR)
     _let_pipes_break()
     command_line = typer.main.get_command(app)
     for command in command_line.commands.values():

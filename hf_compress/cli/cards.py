@@ -1,13 +1,20 @@
 """`hf-compress card`, `cards` and `publish`: what becomes of run folders."""
 
+from __future__ import annotations
+
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_compress.cli.options import TrustRemoteCode, examples
+from hf_compress.cli.options import Json, TrustRemoteCode, examples
+from hf_compress.cli.output import show, show_json
 from hf_compress.cli.sections import Group, options_from
 from hf_compress.sections.publish import PublishSection
+
+if TYPE_CHECKING:
+    from hf_compress.hub.publish import PushPlan
 
 OPTIONS = ("private", "revision", "create_pr", "message", "license", "template")
 
@@ -21,7 +28,7 @@ def card(
     from hf_compress.report.card import CARD, write_card
 
     write_card(folder, template)
-    typer.echo(f"card: {folder / CARD}")
+    show(f"card: {folder / CARD}")
 
 
 @examples("hf-compress cards runs", "hf-compress cards my-name --output comparison.html")
@@ -29,12 +36,16 @@ def cards(
     source: Annotated[str, typer.Argument(help="Folder that holds run folders, or a user of the Hub.")],
     output: Annotated[Path, typer.Option(help="The page to write.")] = Path("cards.html"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace any other file in --output, too.")] = False,
+    json_: Json = False,
 ) -> None:
     """Compare runs on one page that needs no network: a sortable table, and accuracy against size and latency."""
     from hf_compress.report.gallery import write_gallery
 
     number = write_gallery(source, output, overwrite)
-    typer.echo(f"{number} runs: {output}")
+    if json_:
+        show_json({"page": str(output), "runs": number})
+    else:
+        show(f"{number} runs: {output}")
 
 
 @examples(
@@ -54,6 +65,7 @@ def publish(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the files and the card.")] = False,
     trust_remote_code: TrustRemoteCode = False,
+    json_: Json = False,
 ) -> None:
     """Publish a run folder on the Hub: checked first, then sent as one commit.
 
@@ -64,14 +76,18 @@ def publish(
 
     options = {key.removeprefix("publish."): value for key, value in values.items()}
     options |= {"include": include or [], "trust_remote_code": trust_remote_code}
-    if not dry_run:
-        typer.echo(hub.publish(folder, to, **options))
-        return
-    plan = hub.plan_push(folder, to, **options)
-    typer.echo(plan.card)
+    result = (hub.plan_push if dry_run else hub.publish)(folder, to, **options)
+    if json_:
+        show_json(asdict(result))
+    else:
+        show(*(_planned(result, to) if dry_run else [str(result)]))
+
+
+def _planned(plan: PushPlan, to: str) -> list[str]:
+    """Return the lines that show what would be published."""
+    from hf_compress.hub.publish import not_sent
+
     width = max(map(len, plan.files))
-    for path, size in plan.files.items():
-        typer.echo(f"{path:{width}} {size:>13,} bytes")
-    for line in hub.not_sent(plan.left):
-        typer.echo(line)
-    typer.echo(f"{len(plan.files)} files, {sum(plan.files.values()):,} bytes would go to {to}")
+    files = [f"{path:{width}} {size:>13,} bytes" for path, size in plan.files.items()]
+    total = f"{len(plan.files)} files, {sum(plan.files.values()):,} bytes would go to {to}"
+    return [plan.card, *files, *not_sent(plan.left), total]

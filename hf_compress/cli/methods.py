@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_compress.cli.options import DATA_HELP, Publish, Resume, Set, TrustRemoteCode, assignments, examples
+from hf_compress.cli.options import DATA_HELP, Json, Publish, Resume, Set, TrustRemoteCode, assignments, examples
 from hf_compress.cli.run import run_recipe
 from hf_compress.cli.sections import Group, options_from
 from hf_compress.run.recipe import Recipe, model_overrides
@@ -55,13 +55,14 @@ def command(models: Callable[..., dict[str, Any]]) -> Callable[..., None]:
         overwrite: Overwrite = False,
         trust_remote_code: TrustRemoteCode = False,
         publish: Publish = False,
+        json_: Json = False,
         **named: str,
     ) -> None:
         finetune = {} if finetune_epochs is None else {"teacher.finetune.epochs": finetune_epochs}
         sections = {"data": dataset, "steps": [models.__name__], "control": control, "seed": seed}
         recipe = Recipe.from_dict(sections, models(**named) | finetune | values | assignments(set_))
         options = {"trust_remote_code": trust_remote_code, "publish": publish}
-        run_recipe(recipe, output, overwrite=overwrite, resume=resume, **options)
+        run_recipe(recipe, output, json_, overwrite=overwrite, resume=resume, **options)
 
     place, *shared, _ = inspect.signature(run, eval_str=True).parameters.values()
     own = inspect.signature(models, eval_str=True).parameters.values()

@@ -1,10 +1,13 @@
 """Options and arguments that several commands share."""
 
+import functools
+import inspect
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
 import typer
 
+from hf_compress.ground import progress
 from hf_compress.ground.errors import UsageError, shown
 
 C = TypeVar("C", bound=Callable)
@@ -13,6 +16,8 @@ TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run 
 Publish = Annotated[bool, typer.Option("--publish", help="Publish the result where the recipe's `publish` says.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run of the same recipe.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE: any value of the recipe; repeatable.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print results and errors only.")]
 
 
 def examples(*lines: str) -> Callable[[C], C]:
@@ -23,6 +28,23 @@ def examples(*lines: str) -> Callable[[C], C]:
         return command
 
     return decorate
+
+
+def with_quiet(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command with the option --quiet more."""
+    own = inspect.signature(command, eval_str=True).parameters.values()
+    quiet = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Quiet)
+
+    @functools.wraps(command)
+    def run(*, quiet: bool, **arguments: Any) -> None:
+        if quiet:
+            progress.silence()
+        progress.without_bars_of_libraries()
+        command(**arguments)
+
+    run.__signature__ = inspect.Signature([*own, quiet])
+    run.__annotations__ = {name: each.annotation for name, each in run.__signature__.parameters.items()}
+    return run
 
 
 def assignments(texts: list[str] | None, option: str = "--set") -> dict[str, Any]:

@@ -1,17 +1,18 @@
 """`hf-compress run` and `schema`."""
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from hf_compress.cli.options import DATA_HELP, Publish, Resume, Set, TrustRemoteCode, assignments, examples
+from hf_compress.cli.options import DATA_HELP, Json, Publish, Resume, Set, TrustRemoteCode, assignments, examples
+from hf_compress.cli.output import show, show_json
 from hf_compress.ground import processes
 from hf_compress.ground.errors import Interrupted, UsageError
+from hf_compress.ground.progress import say
+from hf_compress.run.inputs import refuse_missing
 from hf_compress.run.recipe import Recipe, model_overrides, recipe_schema
 from hf_compress.sections.values import is_study, read_recipe
 from hf_compress.study.config import Study, study_schema
@@ -37,6 +38,7 @@ def run(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in --output.")] = False,
     trust_remote_code: TrustRemoteCode = False,
     publish: Publish = False,
+    json_: Json = False,
 ) -> None:
     """Run a recipe: a compressed model, its recipe and its report come out as one folder.
 
@@ -53,40 +55,43 @@ def run(
     values = read_recipe(recipe)
     options = {"overwrite": overwrite, "resume": resume, "trust_remote_code": trust_remote_code}
     if not is_study(values):
-        run_recipe(Recipe.from_dict(values, overrides), target, publish=publish, **options)
+        run_recipe(Recipe.from_dict(values, overrides), target, json_, publish=publish, **options)
     elif publish:
         raise UsageError("--publish is for one recipe: publish the run folders of a study by `hf-compress publish`")
     else:
-        show_study(Study.from_dict(values, overrides), target, **options)
+        show_study(Study.from_dict(values, overrides), target, json_, **options)
 
 
 def schema(
     study: Annotated[bool, typer.Option("--study", help="Of studies, which have several `runs`.")] = False,
 ) -> None:
     """Print the JSON schema of recipes, for editors."""
-    typer.echo(json.dumps(study_schema() if study else recipe_schema(), indent=2))
+    show_json(study_schema() if study else recipe_schema())
 
 
-def run_recipe(recipe: Recipe, target: Path, **options: bool) -> None:
-    """Run a recipe, telling the user how it goes, and print the report's table; `options` are those of `compress`.
+def run_recipe(recipe: Recipe, target: Path, as_json: bool, **options: bool) -> None:
+    """Run a recipe, telling the user how it goes, and print its report; `options` are those of `compress`.
 
     Raises:
         Interrupted: the user pressed Ctrl-C.
     """
+    refuse_missing(recipe)
     from hf_compress.report.table import deployed_table, report_table
     from hf_compress.run.pipeline import compress
 
-    with _telling(f"interrupted: '{target}' was not written") as tell:
-        result = compress(recipe, target, log=tell, **options)
+    with _interruptible(f"interrupted: '{target}' was not written"):
+        result = compress(recipe, target, log=say, **options)
     processes.end()
-    tell(report_table(result.report))
-    if deployed := result.report.get("deployed"):
-        tell(deployed_table(deployed))
-    tell(f"model, recipe and report: {result.folder}")
+    if as_json:
+        show_json(result.report)
+        return
+    deployed = result.report.get("deployed")
+    show(report_table(result.report), *([deployed_table(deployed)] if deployed else []))
+    show(f"model, recipe and report: {result.folder}")
 
 
-def show_study(study: Study, target: Path, **options: bool) -> None:
-    """Run a study, telling the user how it goes, and print its table; `options` are those of `run_study`.
+def show_study(study: Study, target: Path, as_json: bool, **options: bool) -> None:
+    """Run a study, telling the user how it goes, and print its report; `options` are those of `run_study`.
 
     Raises:
         Interrupted: the user pressed Ctrl-C.
@@ -95,19 +100,20 @@ def show_study(study: Study, target: Path, **options: bool) -> None:
     from hf_compress.study.table import terminal_table
 
     kept = f"interrupted: finished runs and their table are in '{target}'; the same command with --resume goes on"
-    with _telling(kept) as tell:
-        report = run_study(study, target, log=tell, **options)
+    with _interruptible(kept):
+        report = run_study(study, target, log=say, **options)
     processes.end()
-    tell(terminal_table(report))
-    tell(f"table, figure and runs: {target}")
+    if as_json:
+        show_json(report)
+    else:
+        show(terminal_table(report), f"table, figure and runs: {target}")
 
 
 @contextmanager
-def _telling(interrupted: str) -> Iterator[Callable[[Any], None]]:
-    """Give what prints a line or a table; Ctrl-C becomes one sentence, with the notes of the interruption."""
-    console = Console(quiet=processes.rank() > 0)
+def _interruptible(interrupted: str) -> Iterator[None]:
+    """Make one sentence of Ctrl-C, with the notes of the interruption."""
     try:
-        yield lambda what: console.print(what, markup=False, highlight=False, soft_wrap=isinstance(what, str))
+        yield
     except KeyboardInterrupt as stop:
         error = Interrupted(interrupted)
         for note in getattr(stop, "__notes__", []):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Column, Table
 
-from hf_compress.cli.options import TrustRemoteCode, assignments, examples
+from hf_compress.cli.options import Json, TrustRemoteCode, assignments, examples
+from hf_compress.cli.output import show, show_json
 from hf_compress.ground.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from hf_compress.run.selection.candidates import Candidate
 
 TEN_CLASSES = [str(label) for label in range(10)]
-WIDE = 1000  # where nobody looks at the edge of a screen, no cell is cut
 SKIPPED = "without latency: not measured, since another cost, or a narrower one, is too high already"
 
 
@@ -37,17 +36,20 @@ def students(
     ] = None,
     image_size: Annotated[int | None, typer.Option(min=8, help="Input in pixels; the teacher's, or 224.")] = None,
     trust_remote_code: TrustRemoteCode = False,
+    json_: Json = False,
 ) -> None:
     """List the architectures that can be built by name; with --budget, which of them are within it in which width.
 
     Nothing is trained; latency is measured on this device. Classes are the teacher's, or ten.
     """
-    console = Console(width=None if sys.stdout.isatty() else WIDE)
     if not budget:
         if teacher is not None or image_size is not None:
             raise UsageError("--teacher and --image-size need a budget: for example --budget latency_ms=5")
-        console.print(_registered())
-        console.print(_checkpoints())
+        registered = _registered()
+        if json_:
+            show_json(registered)
+        else:
+            show(_sizes(registered), _checkpoints(registered))
         return
     from hf_compress.measure.cost import count_parameters
     from hf_compress.run.selection.candidates import Blueprint
@@ -62,37 +64,50 @@ def students(
     blueprint = Blueprint(labels, pixels(image_size, loaded))
     candidates = blueprint.candidates()
     fitting = fit_to_budget(candidates, bounds, Timer(blueprint))
-    console.print(_table(candidates, loaded and count_parameters(loaded.model)))
+    if json_:
+        show_json([candidate.row() for candidate in candidates])
+    else:
+        show(_table(candidates, loaded and count_parameters(loaded.model)))
     if not fitting:
         raise nothing_fits(candidates, bounds)
-    console.print(
-        f"{len(fitting)} of {len(candidates)} are within {budget_in_words(bounds)}, at "
-        f"{blueprint.image_size} pixels and {len(labels)} classes",
-        soft_wrap=True,
-    )
+    if not json_:
+        within = f"{len(fitting)} of {len(candidates)} are within {budget_in_words(bounds)}"
+        show(f"{within}, at {blueprint.image_size} pixels and {len(labels)} classes")
 
 
-def _registered() -> Table:
-    """Return name and parameters of every architecture at width 1 and 0.5."""
+def _registered() -> list[dict[str, Any]]:
+    """Return every architecture with its parameters by width, and the checkpoints that `pretrained: auto` knows."""
     from hf_compress.measure.cost import count_parameters
     from hf_compress.models.students import STUDENTS, build_registered
 
+    return [
+        {
+            "name": name,
+            "description": STUDENTS.get(name).description,
+            "parameters": {
+                f"{width:g}": count_parameters(build_registered(name, TEN_CLASSES, width=width).model)
+                for width in (1.0, 0.5)
+            },
+            "checkpoints": [asdict(known) for known in STUDENTS.get(name).checkpoints],
+        }
+        for name in STUDENTS
+    ]
+
+
+def _sizes(registered: list[dict[str, Any]]) -> Table:
     table = Table("name", "architecture", "parameters, width 1", "width 0.5")
-    for name in STUDENTS:
-        sizes = [count_parameters(build_registered(name, TEN_CLASSES, width=width).model) for width in (1.0, 0.5)]
-        table.add_row(name, STUDENTS.get(name).description, *(f"{size / 1e6:.2f} M" for size in sizes))
+    for row in registered:
+        sizes = [f"{size / 1e6:.2f} M" for size in row["parameters"].values()]
+        table.add_row(row["name"], row["description"], *sizes)
     return table
 
 
-def _checkpoints() -> Table:
-    """Return the checkpoints that `pretrained: auto` knows, by architecture and width."""
-    from hf_compress.models.students import STUDENTS
-
-    whole = Column("pretrained: auto", overflow="fold")
-    table = Table("name", "width", whole, "parameters", "licence")
-    for name in STUDENTS:
-        for known in STUDENTS.get(name).checkpoints:
-            table.add_row(name, f"{known.width:g}", known.id, f"{known.parameters} M", known.license)
+def _checkpoints(registered: list[dict[str, Any]]) -> Table:
+    table = Table("name", "width", Column("pretrained: auto", overflow="fold"), "parameters", "licence")
+    for row in registered:
+        for known in row["checkpoints"]:
+            sizes = f"{known['width']:g}", known["id"], f"{known['parameters']} M"
+            table.add_row(row["name"], *sizes, known["license"])
     return table
 
 

@@ -1,15 +1,27 @@
 """`hf-compress evaluate`, `inspect`, `sensitivity` and `export`: what is done with one model."""
 
-import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
-from hf_compress.cli.options import DATA_HELP, TrustRemoteCode, examples
+from hf_compress.cli.options import DATA_HELP, Json, TrustRemoteCode, examples
+from hf_compress.cli.output import show, show_json
+from hf_compress.ground.errors import UsageError
+from hf_compress.ground.files import missing_folder
+from hf_compress.sections.base import validate
+from hf_compress.sections.deploy import DeploySection
+from hf_compress.steps.pruning.config import PruneSection
 
-Model = Annotated[str, typer.Argument(help="Run folder, folder in Hub form, or Hub id.")]
+
+def _there(name: str) -> str:
+    if missing_folder(name):
+        raise UsageError(f"there is no model folder '{name}'")
+    return name
+
+
+Model = Annotated[str, typer.Argument(help="Run folder, folder in Hub form, or Hub id.", callback=_there)]
 Data = Annotated[str | None, typer.Option(help=f"{DATA_HELP} A run folder's own data when not given.")]
 
 
@@ -24,31 +36,38 @@ def evaluate(
         typer.Option(help="Images to evaluate; the test split, or all images where there is none, when not given."),
     ] = None,
     trust_remote_code: TrustRemoteCode = False,
+    json_: Json = False,
 ) -> None:
-    """Measure accuracy, ROC AUC and cost of a model on your images; prints JSON.
+    """Measure accuracy, ROC AUC and cost of a model on your images.
 
     The images of a run folder's own recipe are divided as in that run: its test images were never trained on; with
     --split, other images are divided in the same way. Of a run with `task: features`, the k-NN accuracy is measured.
     """
+    from hf_compress.report.table import evaluation_table
     from hf_compress.tools.evaluation import evaluate_folder
 
-    typer.echo(json.dumps(evaluate_folder(folder, data, split, trust_remote_code), indent=2))
+    found = evaluate_folder(folder, data, split, trust_remote_code)
+    if json_:
+        show_json(found)
+    else:
+        images = found["split"]
+        show(f"{folder} on {images['images']:,} images: {images['from']}", evaluation_table(found))
 
 
 @examples("hf-compress inspect runs/quickstart", "hf-compress inspect microsoft/resnet-18 --json")
 def inspect(
     folder: Model,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     trust_remote_code: TrustRemoteCode = False,
+    json_: Json = False,
 ) -> None:
     """Show the layers of a model: shapes before and after pruning, sparsity, parameters, MACs and share of time."""
     from hf_compress.tools import inspection
 
     rows = inspection.inspect(folder, trust_remote_code)
     if json_:
-        typer.echo(json.dumps(rows, indent=2))
+        show_json(rows)
     else:
-        Console().print(inspection.layer_table(rows))
+        show(inspection.layer_table(rows))
 
 
 @examples(
@@ -67,6 +86,7 @@ def sensitivity(
         Literal["least_squares", "batch_norm", "none"], typer.Option(help="What is done before it is measured.")
     ] = "least_squares",
     trust_remote_code: TrustRemoteCode = False,
+    json_: Json = False,
 ) -> None:
     """Measure how much accuracy each group of channels, or each weight, costs when a part of it is removed.
 
@@ -74,13 +94,17 @@ def sensitivity(
     training in between; of a run with another task, it is the metric that decides there. With least_squares what reads
     the channels makes up for them as well as it can, and what is left of a weight for the rest.
     """
+    validate(PruneSection, {"granularity": granularity, "importance": importance}, "sensitivity")
     from hf_compress.tools import sensitivity as tool
 
     options = {"granularity": granularity, "ratios": ratio or tool.RATIOS, "importance": importance, "repair": repair}
     measured = tool.sensitivity(folder, output, data=data, trust_remote_code=trust_remote_code, **options)
+    if json_:
+        show_json([asdict(m) | {"metric": m.metric.name} for m in measured])
+        return
     for m in sorted(measured, key=lambda m: -m.drop)[:3]:
-        typer.echo(f"{m.name}: without {m.ratio:.0%} of {m.size} {m.metric.words} is {m.value:.4f} ({m.change:+.4f})")
-    typer.echo(f"{len(measured)} measurements: {output / 'sensitivity.csv'}, {output / 'sensitivity.png'}")
+        show(f"{m.name}: without {m.ratio:.0%} of {m.size} {m.metric.words} is {m.value:.4f} ({m.change:+.4f})")
+    show(f"{len(measured)} measurements: {output / 'sensitivity.csv'}, {output / 'sensitivity.png'}")
 
 
 @examples(
@@ -95,13 +119,19 @@ def export(
     data: Data = None,
     output: Annotated[Path | None, typer.Option(help="Where to write; `deploy` in FOLDER when not given.")] = None,
     trust_remote_code: TrustRemoteCode = False,
+    json_: Json = False,
 ) -> None:
     """Write a model for other runtimes, check each file against PyTorch on test images, and time both in turn.
 
     Calibration for int8 takes training images. Labels and preprocessing travel with each file.
     """
+    for name in to:
+        validate(DeploySection, {"to": name})
     from hf_compress.report.table import deployed_table
     from hf_compress.tools import export as tool
 
     rows = tool.export(folder, to, int8=int8, data=data, output=output, trust_remote_code=trust_remote_code)
-    Console().print(deployed_table(rows))
+    if json_:
+        show_json(rows)
+    else:
+        show(deployed_table(rows))

@@ -8,7 +8,6 @@ from typing import Any
 
 import datasets
 import numpy as np
-from rich.progress import Progress
 from torch import Tensor
 
 from hf_compress.data.addresses import with_bytes
@@ -18,8 +17,9 @@ from hf_compress.data.images import decode
 from hf_compress.data.local import Source, load_folder
 from hf_compress.data.remote import load_remote
 from hf_compress.ground.errors import RunError, UsageError, shown
-from hf_compress.ground.files import user_path
+from hf_compress.ground.files import missing_folder, user_path
 from hf_compress.ground.machine import failure_of
+from hf_compress.ground.progress import bar
 from hf_compress.sections.data import SourceSection
 
 ENCODED = ("binary", "string", "large_binary", "large_string")  # bytes or paths of images
@@ -36,8 +36,8 @@ def load_raw(section: SourceSection, key: str, streaming: bool = False) -> Sourc
     if section.path == "digits":
         return Source(_digits())
     folder = user_path(section.path)
-    looks_local = section.path.startswith(("/", ".", "~")) or os.path.exists(folder)
-    if looks_local and not os.path.isdir(folder):
+    looks_local = os.path.exists(folder)
+    if missing_folder(section.path) or (looks_local and not os.path.isdir(folder)):
         raise UsageError(f"'{key}.path': there is no folder {shown(section.path)}")
     try:
         if looks_local:
@@ -111,13 +111,13 @@ def read_pictures(
 
     faults: list[str | None] = []
     parts = [Decoded.of([], room)]
-    with ThreadPoolExecutor() as pool, Progress(transient=True) as progress:
-        task = progress.add_task(f"Checking images of {place}", total=len(rows))
+    with ThreadPoolExecutor() as pool, bar() as shown:
+        task = shown.add_task(f"Checking images of {place}", total=len(rows))
         for batch in rows.select_columns(column).iter(batch_size=256):
             results = list(pool.map(read, batch[column]))
             faults += [result if isinstance(result, str) else None for result in results]
             parts.append(Decoded.of([result for result in results if not isinstance(result, str)], room))
-            progress.update(task, completed=len(faults))
+            shown.update(task, completed=len(faults))
     bad = [text for text in faults if text]
     if bad and on_corrupt == "stop":
         raise RunError(f"{place} has {len(bad)} corrupt images, the first is {bad[0]}; 'data.on_corrupt: skip'")

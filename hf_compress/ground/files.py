@@ -19,6 +19,12 @@ def user_path(text: str | Path) -> Path:
     return Path(os.path.expanduser(text))
 
 
+def missing_folder(name: str) -> bool:
+    """Tell whether a name, which may be a Hub id, can only be that of a folder, and there is nothing of that name."""
+    is_path = name.startswith(("/", ".", "~")) or (name.count("/") > 1 and "://" not in name)
+    return is_path and not os.path.exists(user_path(name))
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Give a temporary path with the same suffix, and rename what was written there to `path` once it is on the disk.

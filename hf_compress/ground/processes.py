@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
+from hf_compress.ground import progress
 from hf_compress.ground.errors import UsageError
 
 if TYPE_CHECKING:
@@ -89,10 +90,9 @@ def begin(log: Callable[[str], None]) -> Callable[[str], None]:
     if is_main():
         return log
     import datasets
-    import rich
 
     datasets.disable_progress_bars()
-    rich.get_console().quiet = True
+    progress.silence()
     return lambda line: None
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import track
 from transformers import PreTrainedModel
 
 from hf_compress.ground.looking import twin
 from hf_compress.ground.processor import compiled
+from hf_compress.ground.progress import track
 from hf_compress.ground.tensors import use_channels_last
 from hf_compress.models.exporting import exportable
 from hf_compress.runtimes import runtime
@@ -84,7 +84,7 @@ def time_in_turns(calls: Sequence[Callable[[], Any]], repeats: int, what: str) -
     """
     seconds: list[list[float]] = [[] for _ in calls]
     with torch.inference_mode():
-        for turn in track(range(WARM_UP + repeats), f"Measuring latency, {what}", transient=True):
+        for turn in track(range(WARM_UP + repeats), f"Measuring latency, {what}"):
             for call, times in zip(calls, seconds, strict=True):
                 start = time.perf_counter()
                 call()

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -15,6 +14,7 @@ from hf_compress.ground.errors import RunError
 from hf_compress.ground.looking import twin
 from hf_compress.ground.memory import in_fitting_batches
 from hf_compress.ground.processor import fastest_device
+from hf_compress.ground.progress import track
 from hf_compress.models.load import LoadedModel, open_model
 
 PROJECTOR = "projector.safetensors"
@@ -108,7 +108,7 @@ def embed(loaded: LoadedModel, images: ImageSplit, workers: int = 0) -> Tensor:
         with torch.inference_mode():
             parts = [
                 pooled_embedding(model, batch["pixel_values"].to(device)).float().cpu()
-                for batch in track(loader, "Embedding images", transient=True)
+                for batch in track(loader, "Embedding images")
             ]
         return torch.cat(parts)
 

@@ -21,7 +21,7 @@ from transformers import (
 from hf_compress.checkpoint.code import is_generated
 from hf_compress.checkpoint.labels import label_names, label_options, numbered, positions, set_labels
 from hf_compress.ground.errors import CompressError, RunError, UsageError
-from hf_compress.ground.files import user_path
+from hf_compress.ground.files import missing_folder, user_path
 from hf_compress.ground.hub_failures import limit_waits, not_loaded
 from hf_compress.ground.tensors import use_torch_momentum
 from hf_compress.models.declared import refuse_huge, refuse_huge_pictures, refuse_outside
@@ -217,7 +217,7 @@ def local_folder(name: str) -> str | None:
             if place.exists() and not (place.is_file() or place.is_dir()):
                 raise UsageError(f"'{place.name}' in folder '{name}' is no regular file: remove the pipe or device")
         return str(path)
-    if name.startswith(("/", ".", "~")):
+    if missing_folder(name):
         raise UsageError(f"there is no model folder '{name}'")
     return None
 

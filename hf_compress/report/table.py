@@ -47,6 +47,14 @@ def _differences(rows: list[dict[str, Any]], metric: str) -> Iterator[tuple[str,
             yield f" {unit(metric)} against {heading}", cells
 
 
+def evaluation_table(found: dict[str, Any]) -> Table:
+    """Return one line a measure of what `tools.evaluation` found."""
+    table = Table(show_header=False)
+    for measure in measures({"rows": [found]}):
+        table.add_row(measure.heading, measure.text(found))
+    return table
+
+
 def deployed_table(rows: list[dict[str, Any]]) -> Table:
     """Return one column a file: size, how far it is from PyTorch, quality, and latency against PyTorch's."""
     table = Table(title="Deployed, checked on test images", title_justify="left")

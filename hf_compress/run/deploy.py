@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import track
 
 from hf_compress.data import ImageData
 from hf_compress.data.images import batches, example_input, spread
@@ -20,6 +19,7 @@ from hf_compress.ground.environment import environment
 from hf_compress.ground.files import read_json, write_json, write_text
 from hf_compress.ground.looking import twin
 from hf_compress.ground.processor import device_name
+from hf_compress.ground.progress import track
 from hf_compress.ground.tensors import use_channels_last
 from hf_compress.ground.units import Units
 from hf_compress.measure.agreement import agreements
@@ -143,7 +143,7 @@ def _written(
     """Write all that can be written; what cannot is a problem more."""
     model, files = exportable(loaded.model, example_input(loaded.processor)), {}
     metadata = {key: json.dumps(value) for key, value in _description(loaded, model.outputs).items()}
-    for target in track(targets, "Exporting", transient=True):
+    for target in track(targets, "Exporting"):
         file, section = folder / target.place, target.section
         file.parent.mkdir(parents=True, exist_ok=True)
         shown = batches(spread(data.train, section.images if section.int8 else 0), loaded.processor, 1)
@@ -167,7 +167,7 @@ def _description(loaded: LoadedModel, outputs: Iterable[str]) -> dict[str, Any]:
 
 def _test_images(data: ImageData, loaded: LoadedModel) -> Iterator[torch.Tensor]:
     shown = batches(spread(data.test, CHECK_IMAGES), loaded.processor, CHECK_BATCH)
-    return (batch["pixel_values"] for batch in track(shown, "Checking", transient=True))
+    return (batch["pixel_values"] for batch in track(shown, "Checking"))
 
 
 def _opened(chosen: Runtime, file: Path, outputs: list[str], loaded: LoadedModel) -> DeployedModel:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hf_compress.ground.errors import UsageError
-from hf_compress.ground.files import user_path
+from hf_compress.ground.errors import UsageError, shown
+from hf_compress.ground.files import missing_folder, user_path
 from hf_compress.models.students import STUDENTS
 from hf_compress.run.recipe import Recipe
 from hf_compress.sections.models import AUTO
@@ -24,6 +24,18 @@ def local_inputs(recipe: Recipe) -> Iterator[tuple[str, Path]]:
             place = user_path(value)
             if os.path.exists(place):
                 yield key, Path(os.path.realpath(place))
+
+
+def refuse_missing(recipe: Recipe) -> None:
+    """Refuse a recipe that names a folder of a model or of images which is not there, before anything is loaded.
+
+    Raises:
+        UsageError: names the key.
+    """
+    for key, value in leaves(recipe.model_dump(mode="json")):
+        kind = {"model": "model folder", "path": "folder"}.get(key.rpartition(".")[2])
+        if kind and isinstance(value, str) and missing_folder(value):
+            raise UsageError(f"'{key}': there is no {kind} {shown(value)}")
 
 
 def refuse_overlap(output: Path, recipe: Recipe) -> None:

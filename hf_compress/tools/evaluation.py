@@ -96,6 +96,8 @@ def _data_section(name: str, data_path: str | None) -> tuple[DataSection, int, b
     if recipe is not None and (data_path is None or _same_path(data_path, recipe.data.path)):
         return recipe.data.model_copy(update={"unlabelled": []}), recipe.seed, True
     if data_path is None:
+        if not user_path(name).exists():
+            raise UsageError(f"there is no folder '{name}'; of a model of the Hub, --data says on which images")
         raise UsageError(f"'{name}' has no {RECIPE} that names its data: pass --data")
     return DataSection(path=data_path), 0, False
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -69,34 +73,50 @@ def inspect_layers(model: PreTrainedModel, image: Tensor) -> list[dict[str, Any]
 
 
 def layer_table(rows: list[dict[str, Any]]) -> Table:
-    """Return the rows as a table for the terminal, with a line of totals."""
-    table = Table()
-    table.add_column("layer", overflow="fold", min_width=20)
-    table.add_column("kind")
-    for heading in ("weight", "unpruned", "sparsity", "parameters", "MACs", "time"):
-        table.add_column(heading, justify="right")
+    """Return the rows as a table for the terminal, with a line of totals; 80 columns show all of it."""
+    sparse = any(row["sparsity"] for row in rows)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("layer")
+    table.add_column("kind", overflow="fold")
+    table.add_column("weight", no_wrap=True)
+    for heading in (*["zeros"] * sparse, "parameters", "MACs", "time"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        changed = row["unpruned_shape"] != row["shape"]
         table.add_row(
-            row["layer"],
+            LayerName(row["layer"]),
             row["kind"] + (f" ({row['rewrite']})" if row["rewrite"] else ""),
-            _shape(row["shape"]),
-            _shape(row["unpruned_shape"]) if changed else "",
-            f"{row['sparsity']:.1%}" if row["sparsity"] else "",
-            f"{row['parameters']:,}",
-            f"{row['macs'] / 1e6:.2f} M" if row["macs"] else "",
-            f"{row['time_share']:.1%}",
+            _shape(row["shape"]) + (f"\nof {_shape(row['unpruned_shape'])}" * (row["unpruned_shape"] != row["shape"])),
+            *[f"{row['sparsity']:.1%}" if row["sparsity"] else ""] * sparse,
+            *_costs(row),
         )
-    total = {key: sum(row[key] for row in rows) for key in ("parameters", "macs", "time_share")}
     table.add_section()
-    table.add_row(
-        "all of these",
-        *[""] * 4,
-        f"{total['parameters']:,}",
-        f"{total['macs'] / 1e6:.2f} M",
-        f"{total['time_share']:.1%}",
-    )
+    total = {key: sum(row[key] for row in rows) for key in ("parameters", "macs", "time_share")}
+    table.add_row("all of these", "", "", *[""] * sparse, *_costs(total))
     return table
+
+
+@dataclass(frozen=True)
+class LayerName:
+    """The name of a layer, which breaks behind its dots."""
+
+    name: str
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(max(map(len, self.name.split("."))) + 1, len(self.name))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = [""]
+        for part in self.name.split("."):
+            dotted = f".{part}" if lines != [""] else part
+            if len(lines[-1] + dotted) > options.max_width:
+                lines.append("")
+            lines[-1] += dotted
+        yield from lines
+
+
+def _costs(row: dict[str, Any]) -> tuple[str, str, str]:
+    macs = f"{row['macs'] / 1e6:.2f} M" if row["macs"] else ""
+    return f"{row['parameters']:,}", macs, f"{row['time_share']:.1%}"
 
 
 def _shape(sizes: list[int]) -> str:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from rich.progress import track
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -22,6 +21,7 @@ from hf_compress.ground.files import user_path, whole_file
 from hf_compress.ground.looking import twin
 from hf_compress.ground.manifest import adding, claim
 from hf_compress.ground.processor import fastest_device
+from hf_compress.ground.progress import track
 from hf_compress.models.load import LoadedModel
 from hf_compress.steps import STEPS
 from hf_compress.steps.pruning.allocate.units import least_important
@@ -138,7 +138,7 @@ def sensitivity(
     )
     metric, baseline = task.deciding, _judged(loaded.model, task, inputs)
     measurements = []
-    for trial in track(trials, "Measuring sensitivity", transient=True):
+    for trial in track(trials, "Measuring sensitivity"):
         model = copy.deepcopy(loaded.model)
         mend(model, trial.prune(model), trial.layers)
         found = _judged(model, task, inputs)

@@ -3,7 +3,6 @@
 from collections.abc import Sized
 
 import torch
-from rich.progress import track
 from torch import nn
 from torch.utils.data import Subset
 from transformers import PreTrainedModel
@@ -11,6 +10,7 @@ from transformers import PreTrainedModel
 from hf_compress.data.images import batches, spread
 from hf_compress.ground.errors import RunError
 from hf_compress.ground.memory import in_fitting_batches
+from hf_compress.ground.progress import track
 from hf_compress.training.arguments import EVALUATION_BATCH
 from hf_compress.training.context import Context
 
@@ -29,7 +29,7 @@ def reestimate_batch_norm(model: PreTrainedModel, context: Context, images: int 
         require_pairs(model, chosen, batch_size)
         shown = Subset(chosen, range(without_single(len(chosen), batch_size)))
         loader = batches(shown, context.processor, batch_size)
-        progress = track(loader, "Re-estimating batch norms", transient=True)
+        progress = track(loader, "Re-estimating batch norms")
         torch.optim.swa_utils.update_bn((batch["pixel_values"] for batch in progress), model)
 
     in_fitting_batches(update, EVALUATION_BATCH)

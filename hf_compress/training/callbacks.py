@@ -4,11 +4,11 @@ import math
 from collections.abc import Iterable
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 from transformers import TrainerCallback
 
 from hf_compress.data import ImageSplit
+from hf_compress.ground.progress import bar
 from hf_compress.losses.criterion import DistillationCriterion
 
 
@@ -60,7 +60,7 @@ class TrainingProgress(TrainerCallback):
     def __init__(self, log):
         self.log = log
         self.loss = float("nan")
-        self.bar = _bar()
+        self.bar = bar()
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.task = self.bar.add_task("training", total=state.max_steps)
@@ -85,14 +85,8 @@ class EvaluationProgress(TrainerCallback):
     """Shows a bar of evaluated batches."""
 
     def __init__(self):
-        self.bar = _bar()
+        self.bar = bar()
         self.task = self.bar.add_task("evaluating", total=None)
 
     def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
         self.bar.update(self.task, advance=1, total=len(eval_dataloader))
-
-
-def _bar() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), transient=True
-    )

@@ -7,7 +7,6 @@ from functools import partial
 
 import torch
 from accelerate.utils import send_to_device
-from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
@@ -19,6 +18,7 @@ from hf_compress.ground.environment import environment
 from hf_compress.ground.looking import twin
 from hf_compress.ground.memory import in_fitting_batches
 from hf_compress.ground.processor import fastest_device
+from hf_compress.ground.progress import track
 from hf_compress.ground.tensor_cache import TensorCache
 from hf_compress.ground.tensors import use_channels_last
 from hf_compress.models.load import LoadedModel
@@ -94,7 +94,7 @@ def _ask_all(images: ImageSplit, teacher: LoadedModel, task: Task, workers: int)
         with torch.no_grad():
             parts = [
                 _packed(task.answer(model, send_to_device(batch["pixel_values"], device)))
-                for batch in track(loader, "Asking the teacher", transient=True)
+                for batch in track(loader, "Asking the teacher")
             ]
         return torch.cat(parts)
 

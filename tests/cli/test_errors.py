@@ -140,7 +140,7 @@ def test_ctrl_c_leaves_a_message_and_no_half_written_folder(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert any("epoch 2 of" in line for line in process.stdout)
+    assert any("epoch 2 of" in line for line in process.stderr)
     process.send_signal(signal.SIGINT)
     started = time.monotonic()
     _, errors = process.communicate(timeout=60)

@@ -62,7 +62,7 @@ def test_a_process_that_fails_ends_the_launch_and_says_why(failed, folder):
 @pytest.mark.long
 def test_the_run_goes_on_after_that_and_is_written_once(resumed, folder):
     assert resumed.returncode == 0, resumed.stderr
-    assert resumed.stdout.count("going on with 'made'; done: teacher") == 1
+    assert resumed.stderr.count("going on with 'made'; done: teacher") == 1
     assert resumed.stdout.count("model, recipe and report: made") == 1
     assert {place.name for place in folder.iterdir()} == {"recipe.yaml", "made", "units", "decisions"}
     report = json.loads((folder / "made" / "report.json").read_text())

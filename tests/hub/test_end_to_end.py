@@ -45,7 +45,7 @@ def test_mobilenet_on_apple_leaves(hub, client):
     recipe.write_text(yaml.safe_dump(RECIPE))
     result = client.cli("run", recipe, "--publish", "--output", client.folder / "leaves", HF_TOKEN=ALICE)
     assert result.code == 0, result.err[-3000:]
-    assert f"published: {hub.url}/alice/leaf-classifier/commit/" in result.out
+    assert f"published: {hub.url}/alice/leaf-classifier/commit/" in result.err
 
     report = json.loads(hub.files("alice/leaf-classifier")["report.json"])
     assert report["teacher"]["revision"] == hub.repo("alice/mobilenet-v2").resolve("main").oid

@@ -226,7 +226,7 @@ def test_a_recipe_that_publishes_fails_before_the_work_without_login_or_licence(
     result = client.cli("run", file, "--teacher", "alice/unlicensed", "--set", "teacher.revision=main", *output,
                         HF_TOKEN=ALICE)  # fmt: skip
     assert "the licence of alice/unlicensed is not known" in result.error
-    assert "step 1" not in result.out
+    assert "step 1" not in result.err
 
 
 def damage(folder, change):
@@ -489,6 +489,6 @@ def test_a_publication_that_failed_is_made_up_for_by_resume(hub, client, run_fol
     shutil.copytree(run_folder, client.folder / "late")
     for expected in ("published: ", "nothing has changed since "):
         result = client.cli("run", file, "--output", client.folder / "late", "--resume", "--publish", HF_TOKEN=ALICE)
-        assert (result.code, "nothing is left to do but to publish it" in result.out) == (0, True), result.err
-        assert expected in result.out
+        assert (result.code, "nothing is left to do but to publish it" in result.err) == (0, True), result.err
+        assert expected in result.err
     assert commits(hub, "alice/late") == 2

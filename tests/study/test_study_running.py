@@ -280,9 +280,9 @@ def test_the_command_run_takes_a_study_and_goes_on_with_it(story, copied, tmp_pa
     file = tmp_path / "my-study.yaml"
     file.write_text(json.dumps(VALUES))
     assert not command("run", file, "--output", copied, "--resume")
-    out = capsys.readouterr().out
-    assert "run 4 of 4: small <- *big*, seed 1: finished earlier" in out
-    assert f"table, figure and runs: {copied}" in out
+    printed = capsys.readouterr()
+    assert "run 4 of 4: small <- *big*, seed 1: finished earlier" in printed.err
+    assert f"table, figure and runs: {copied}" in printed.out
     assert files(copied).keys() == story["complete"].keys()
     assert command("run", file, "--output", copied) == 2
     assert "--resume to go on" in capsys.readouterr().err

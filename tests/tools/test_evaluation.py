@@ -71,7 +71,7 @@ def test_the_test_split_is_evaluated_or_everything(model, tmp_path, layout):
 def test_the_command_says_how_many_images_from_where_and_what_was_not_used(model, tmp_path):
     folder = photos(tmp_path / "photos", _=20)
     (tmp_path / "photos" / "dog" / "broken.png").write_bytes(b"no picture")
-    result = CliRunner().invoke(app, ["evaluate", model, "--data", folder])
+    result = CliRunner().invoke(app, ["evaluate", model, "--data", folder, "--json"])
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert (found["split"]["images"], found["split"]["from"]) == (40, "all images")

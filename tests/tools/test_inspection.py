@@ -1,9 +1,11 @@
 """The layer table against hand-made counts."""
 
+import io
 import json
 
 import pytest
 import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
 from hf_compress import save
@@ -41,6 +43,28 @@ def test_shapes_sparsity_and_costs_of_a_pruned_model(pruned):
     assert all(0 < row["time_share"] < 1 for row in rows)
     assert sum(row["time_share"] for row in rows) < 1.1
     assert layer_table(rows).row_count == len(rows) + 1
+
+
+def test_eighty_columns_show_every_name_and_number(pruned):
+    rows = inspect_layers(pruned.model, IMAGE)
+    console = Console(width=80, file=io.StringIO())
+    console.print(layer_table(rows))
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    shown = "".join(lines)
+    assert "…" not in shown
+    assert all(f"{row['parameters']:,}" in shown for row in rows)
+    assert lines[3].split() == [
+        "resnet.embedder",
+        "Conv2d",
+        "8x3x7x7",
+        "12.5%",
+        "1,176",
+        "0.30",
+        "M",
+        lines[3].split()[-1],
+    ]
+    assert [line.split()[0] for line in lines[4:6]] == [".embedder", ".convolution"]
 
 
 def test_the_command_prints_json(pruned, tmp_path):

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from rich.progress import track
 from safetensors.torch import save
 from torch import nn
 
+from hf_compress.ground.progress import track
 from hf_compress.measure.cost import count_macs, count_parameters
 from hf_compress.models.load import LoadedModel
 from hf_compress.models.students import STUDENTS, build_model, build_registered
@@ -94,7 +94,7 @@ class Blueprint:
         What cannot take images of this size is left out: ConvNeXt, for one, needs 32 pixels.
         """
         found = []
-        for name in track(list(STUDENTS), "Counting the costs of students", transient=True):
+        for name in track(list(STUDENTS), "Counting the costs of students"):
             with suppress(RuntimeError):
                 found += [Candidate(name, width, self.static_costs(name, width)) for width in STUDENT_WIDTHS]
         return found

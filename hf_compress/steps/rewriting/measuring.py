@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_compress.checkpoint.rewrites import Rewritten
 from hf_compress.ground.outputs import in_rows, outputs_of
+from hf_compress.ground.progress import track
 from hf_compress.measure.cost import count_parameters, counting_macs
 
 Outputs = dict[str, Tensor]
@@ -94,7 +94,7 @@ def measure_logits_errors(
     model: PreTrainedModel, candidates: list[Proposal], images: Iterable[Tensor], expected: Outputs
 ) -> None:
     """Fill the error of the logits that every candidate alone brings about; `expected` is what the old model says."""
-    for candidate in track(candidates, "Trying layers", transient=True):
+    for candidate in track(candidates, "Trying layers"):
         candidate.put_into(model, candidate.new)
         candidate.logits_error = relative_error(outputs_of(model, images), expected)
         candidate.put_into(model, candidate.old)

@@ -1,5 +1,7 @@
 """`hf-compress students --budget`: an answer without training."""
 
+import json
+
 import pytest
 
 from hf_compress import cli, save
@@ -67,6 +69,14 @@ def test_what_is_wrong_is_one_sentence(capsys, arguments, says):
     code, _, err = students(capsys, *arguments)
     assert code == 2
     assert says in err
+
+
+def test_candidates_are_json_if_asked(capsys):
+    code, out, _ = students(capsys, "--budget", "parameters=260000", "--image-size", "32", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert {row["model"] for row in found} == set(STUDENTS)
+    assert all(row["fits"] == (row["parameters"] <= 260000) for row in found)
 
 
 def test_without_options_the_registry_is_listed(capsys):

@@ -11,10 +11,10 @@ from collections.abc import Collection, Iterable, Iterator
 from itertools import chain
 
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 
 from hf_compress.ground.processor import full_float32
+from hf_compress.ground.progress import track
 from hf_compress.steps.pruning.remove.removal import Kept
 from hf_compress.steps.pruning.repair.linear import as_matrix, columns, output_dim, rows, set_matrix
 from hf_compress.steps.pruning.repair.lockstep import Key, Lockstep, Pass
@@ -78,7 +78,7 @@ def _solve_in_turn(
     sparse: Collection[str],
 ) -> None:
     pairs: list[tuple[Pass, ...]] = []
-    for place in track(places, "Repairing", transient=True):
+    for place in track(places, "Repairing"):
         layer = models[1].get_submodule(place.layer)
         moments = Moments()
         for pair in pairs:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import islice
 
-from rich.progress import Progress
 from torch import nn
 
 from hf_compress.checkpoint.rewrites import Dropped
 from hf_compress.ground.looking import twin
 from hf_compress.ground.outputs import in_rows, output_error, outputs_of
 from hf_compress.ground.processor import fastest_device
+from hf_compress.ground.progress import bar
 from hf_compress.steps.pruning.score.calibration import Calibration
 
 JUDGED = 8  # batches
@@ -46,15 +46,15 @@ def order_of_loss(model: nn.Module, blocks: list[Droppable], most: int, calibrat
     images = list(islice(calibration.pixel_values(), JUDGED))
     expected = in_rows(outputs_of(trial, images)).double()
     left, order, error = list(blocks), [], 0.0
-    with Progress(transient=True) as progress:
-        task = progress.add_task("Trying models without a block", total=sum(len(blocks) - n for n in range(most)))
+    with bar() as shown:
+        task = shown.add_task("Trying models without a block", total=sum(len(blocks) - n for n in range(most)))
 
         def error_without(block: Droppable) -> float:
             module = trial.get_submodule(block.name)
             trial.set_submodule(block.name, Dropped(block.length))
             found = output_error(trial, images, expected)
             trial.set_submodule(block.name, module)
-            progress.advance(task)
+            shown.advance(task)
             return found
 
         while len(order) < most:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import BaseImageProcessor, PreTrainedModel
@@ -15,6 +14,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from hf_compress.data.images import IGNORED_LABEL, preprocess
 from hf_compress.ground.looking import twin
 from hf_compress.ground.processor import fastest_device
+from hf_compress.ground.progress import track
 from hf_compress.tasks.base import Predictions, Task
 
 BATCH = 16
@@ -67,7 +67,7 @@ class Calibration:
         """Yield what the task's loss takes."""
         device, unpruned = fastest_device(), None
         loader = DataLoader(self.images, BATCH, collate_fn=list)
-        for items in track(loader, "Scoring importance", transient=True):
+        for items in track(loader, "Scoring importance"):
             images = preprocess(self.processor, [item["view"] for item in items]).to(device)
             if self.task.needs_targets and any(item["label"] == IGNORED_LABEL for item in items):
                 unpruned = unpruned or twin(self.unpruned).to(device)

@@ -7,12 +7,12 @@ from functools import partial
 from itertools import islice
 
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 
 from hf_compress.ground.looking import twin
 from hf_compress.ground.outputs import in_rows, output_tensors
 from hf_compress.ground.processor import fastest_device, full_float32
+from hf_compress.ground.progress import track
 from hf_compress.steps.pruning.repair.linear import as_matrix, columns, output_dim
 from hf_compress.steps.pruning.repair.moments import Moments
 from hf_compress.steps.pruning.repair.places import find_places
@@ -225,5 +225,5 @@ def _reads(model: nn.Module, names: list[str], calibration: Calibration) -> Iter
         following = _Reads(model.get_submodule(names[number + 1])).bytes if number + 1 < len(names) else MEMORY
         if sum(each.bytes for each in reads.values()) + following > MEMORY:
             look(model, reads, calibration, lambda name, *read, reads=reads: reads[name].add(*read))
-            yield from track(reads.items(), "Asking the surgeon", transient=True)
+            yield from track(reads.items(), "Asking the surgeon")
             reads = {}

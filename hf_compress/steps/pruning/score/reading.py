@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 
+from hf_compress.ground.progress import track
 from hf_compress.steps.pruning.score.calibration import Calibration
 
 
@@ -21,7 +21,7 @@ def look(
         return lambda layer, args, output: see(name, layer, args[0])
 
     handles = [model.get_submodule(name).register_forward_hook(watched(name)) for name in layers]
-    for images in track(calibration.pixel_values(), "Looking at what layers read", transient=True):
+    for images in track(calibration.pixel_values(), "Looking at what layers read"):
         model(pixel_values=images)
     for handle in handles:
         handle.remove()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from hf_compress.ground.looking import twin
 from hf_compress.ground.processor import fastest_device, full_float32
+from hf_compress.ground.progress import track
 from hf_compress.steps.pruning.repair.places import Place, find_places
 from hf_compress.steps.pruning.score.calibration import Calibration
 from hf_compress.steps.pruning.score.reading import look
@@ -29,7 +29,7 @@ def surgeon_losses(model: nn.Module, groups: list[Group], calibration: Calibrati
     places = {place.layer: place for place in find_places(model, next(calibration.pixel_values()))[0]}
     grams = _input_grams(model, groups, calibration)
     scores = {}
-    for group in track(groups, "Asking the surgeon", transient=True):
+    for group in track(groups, "Asking the surgeon"):
         readers = [
             _Reader(model, member, grams[member.axis.module], places.get(member.axis.module))
             for member in group.members

@@ -1,0 +1,57 @@
+"""What is seen while work goes on: lines and bars on stderr, on one console, so that neither disturbs the other.
+
+stdout is left to results. There are no bars where nobody looks at a terminal.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+_T = TypeVar("_T")
+CONSOLE = Console(stderr=True)
+
+
+class Lines(logging.Handler):
+    """Writes log records above a bar that is shown, as `print` does."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
+def say(line: str) -> None:
+    """Print a line about the work."""
+    CONSOLE.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def silence() -> None:
+    """Show nothing but errors from now on."""
+    CONSOLE.quiet = True
+    logging.getLogger().setLevel(logging.ERROR)
+
+
+def without_bars_of_libraries() -> None:
+    """Let the libraries of the Hub, as long as they are not imported, show no bars where this module shows none."""
+    if not _looked_at():
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+
+
+def bar() -> Progress:
+    """Return a context manager that shows a bar of steps, which is gone when it is done."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    looks = {"disable": not _looked_at(), "redirect_stdout": sys.stdout.isatty()}
+    return Progress(*columns, console=CONSOLE, transient=True, **looks)
+
+
+def track(items: Iterable[_T], description: str) -> Iterator[_T]:
+    """Give the items, with a bar that is gone when they are through."""
+    with bar() as shown:
+        yield from shown.track(items, description=description)
+
+
+def _looked_at() -> bool:
+    return not CONSOLE.quiet and (CONSOLE.is_interactive or CONSOLE.is_jupyter)

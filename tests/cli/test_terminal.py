@@ -1,0 +1,102 @@
+"""What is printed where: results on stdout, progress on stderr, bars on terminals alone, and little for --quiet."""
+
+import inspect
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from terminal import on_terminal, screen
+
+from hf_compress import cli, save
+from hf_compress.models.students import build_registered
+
+SPLITS = "{train: 'train[:100]', validation: 'train[100:200]', test: 'train[200:300]'}"
+TINY = {"teacher.width": 0.125, "student.width": 0.125, "teacher.finetune.epochs": 2, "data.splits": SPLITS,
+        "steps": "[distill: {epochs: 2}]", "measure.repeats": 3, "measure.batch_size": 2}  # fmt: skip
+RUN = ["run", "quickstart", *(word for key, value in TINY.items() for word in ("--set", f"{key}={value}"))]
+EPOCH = r"  epoch [12] of 2: loss [\d.]+, validation accuracy \d\.\d{4}"
+
+
+def command(*arguments):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*map(str, arguments)])
+    return stop.value.code or 0
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    built = build_registered("resnet18", [str(digit) for digit in range(10)], width=0.125, image_size=32)
+    save(built.model, folder, built.processor)
+    return folder
+
+
+def test_results_are_json_on_stdout_and_the_rest_is_on_stderr(tmp_path, capsys):
+    assert command(*RUN, "--output", tmp_path / "out", "--json") == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == json.loads((tmp_path / "out" / "report.json").read_text())
+    lines = printed.err.splitlines()
+    assert sum(bool(re.fullmatch(EPOCH, line)) for line in lines) == 4
+    assert "" not in lines
+    assert "\x1b" not in printed.err
+
+
+@pytest.mark.parametrize("arguments", [
+    ["evaluate", "MODEL", "--data", "digits"],
+    ["inspect", "MODEL"],
+    pytest.param(["export", "MODEL", "--to", "pt2", "--data", "digits", "--output", "OUT"], marks=pytest.mark.long),
+    ["students"],
+])  # fmt: skip
+def test_commands_that_report_print_one_json_value(arguments, model, tmp_path, capsys):
+    places = {"MODEL": model, "OUT": tmp_path / "out"}
+    assert command(*(places.get(word, word) for word in arguments), "--json") == 0
+    assert json.loads(capsys.readouterr().out)
+
+
+def test_every_command_is_quiet_if_asked_and_those_that_report_have_json():
+    callbacks = [each.callback for each in cli.app.registered_commands]
+    options = {each.__name__: inspect.signature(each).parameters for each in callbacks}
+    assert all("quiet" in parameters for parameters in options.values())
+    without = {name for name, parameters in options.items() if "json_" not in parameters}
+    assert without == {"card", "schema"}  # one line, and JSON in any case
+
+
+@pytest.mark.parametrize(("arguments", "says"), [
+    (["run", "quickstrat"], "did you mean 'quickstart'"),
+    (["run", "quickstart", "--set", "steps.prune.amuont=1"], "unknown key 'steps.1.prune.amuont'"),
+    (["evaluate", "model", "--splt", "test"], "No such option: --splt"),
+    (["export", "model", "--to", "onxn"], "did you mean 'onnx'"),
+    (["sensitivity", "model", "--output", "out", "--importance", "l11"], "did you mean 'l1'"),
+    (["evaluate", "runs/model/nowhere"], "no model folder 'runs/model/nowhere'"),
+    (["run", "distill-mse", "--data", "./nowhere"], "'data.path': there is no folder './nowhere'"),
+    (["run", "distill-mse", "--data", "digits", "--teacher", "./nowhere"], "no model folder './nowhere'"),
+    (["--version"], "hf-compress "),
+])  # fmt: skip
+def test_what_is_wrong_is_said_before_torch_is_imported(arguments, says):
+    script = (
+        "import sys\nfrom hf_compress import cli\n"
+        "try: cli.main(sys.argv[1:])\nfinally: assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)
+    assert says in " ".join((done.stdout + done.stderr).split())
+    assert "Assertion" not in done.stderr
+
+
+def test_a_terminal_is_read_as_it_looks():
+    assert screen("a bar\r\nb\r\x1b[1A\x1b[2Ktext\r\nab\rc") == ["text", "cb"]
+
+
+@pytest.mark.long
+def test_a_terminal_shows_lines_and_no_remains_of_bars(tmp_path):
+    start = [sys.executable, "-m", "hf_compress", *RUN, "--output", str(tmp_path / "out")]
+    lines, out = on_terminal(start)
+    assert [line for line in lines if "epoch" in line and not re.fullmatch(EPOCH, line)] == []
+    assert sum(line.startswith("  epoch") for line in lines) == 4
+    assert [line for line in lines if "it/s" in line or "%|" in line or "torch/" in line] == []
+    assert "" not in lines[:-1]
+    assert out.startswith("Test images")
+    quiet, again = on_terminal([*start, "--overwrite", "--quiet"])
+    assert quiet == [""]
+    assert again.startswith("Test images")
