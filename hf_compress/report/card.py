@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from markupsafe import Markup
@@ -24,9 +24,14 @@ from hf_compress.report.template import page_template
 from hf_compress.tasks import task_of
 
 CARD = "README.md"
-RESULTS = ".eval_results/hf-compress.yaml"
 HUB_TAG = "hf-compress"
-TAGS = {"distill": "distillation", "prune": "pruning"}  # by step
+TAGS = {  # by step
+    "distill": "distillation",
+    "distill_features": "distillation",
+    "finetune": "fine-tuning",
+    "prune": "pruning",
+    "rewrite": "rewriting",
+}
 
 
 def render_card(folder: Path, template: Path | None = None, **overrides: Any) -> ModelCard:
@@ -62,7 +67,10 @@ def card_of(
 
 
 def write_card(folder: Path, template: Path | None = None) -> ModelCard:
-    """Draw the figures of a run folder, and write its README.md and its results in the form of the Hub.
+    """Draw the figures of a run folder, and write its README.md.
+
+    Its results are `model-index` of the metadata. The Hub shows `.eval_results` where the data set is one of
+    its benchmarks alone, and none of those has classes of pictures.
 
     Raises:
         UsageError: see `render_card`; or one of the files that are there already was not written by this package, or
@@ -70,15 +78,12 @@ def write_card(folder: Path, template: Path | None = None) -> ModelCard:
     """
     report, folder = _report(folder), Path(folder)
     page_template(template)
-    claim(folder, [CARD, RESULTS])
+    claim(folder, [CARD])
     with adding(folder) as new:
         draw_figures(report, new / "figures")
     card = render_card(folder, template)
     with adding(folder) as new:
         write_text(new / CARD, str(card))
-        if entries := eval_results(report):
-            (new / RESULTS).parent.mkdir()
-            write_text(new / RESULTS, yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False))
     return card
 
 
@@ -97,7 +102,7 @@ def card_data(report: dict[str, Any], repo_id: str | None, **overrides: Any) -> 
         **lineage(report),
         "pipeline_tag": task_of(report).pipeline_tag,
         "library_name": library(report),
-        "tags": [HUB_TAG, *sorted({TAGS[name] for name in facts.step_names(report) if name in TAGS})],
+        "tags": tags(report),
         "metrics": [result.metric_type for result in results] or None,
         "model_name": one_line(name) if results else None,
         "eval_results": results or None,
@@ -107,6 +112,14 @@ def card_data(report: dict[str, Any], repo_id: str | None, **overrides: Any) -> 
     bases = [base for base in ([named] if isinstance(named, str) else named) if _is_repo_id(base)]
     relation = metadata["base_model_relation"] if bases else None
     return ModelCardData(**metadata | {"base_model": bases or None, "base_model_relation": relation})
+
+
+def tags(report: dict[str, Any]) -> list[str]:
+    """Return what the Hub finds the model by: what was done, and the runtimes and precision of its files."""
+    files = report.get("deployed", [])
+    done = {TAGS[name] for name in facts.step_names(report) if name in TAGS}
+    small = {row["precision"] for row in files} & {"int8"}
+    return [HUB_TAG, *sorted(done), *sorted({row["runtime"] for row in files} | small)]
 
 
 def _results(report: dict[str, Any]) -> list[EvalResult]:
@@ -127,24 +140,6 @@ def _results(report: dict[str, Any]) -> list[EvalResult]:
         )
         for metric in task.metrics
         if metric.hub_name is not None and metric.name in quality
-    ]
-
-
-def eval_results(report: dict[str, Any]) -> list[EvalResultEntry]:
-    """Return the results in the form of the Hub's `.eval_results`; empty where the test images are not on the Hub."""
-    data, last, metric = report["data"], report["rows"][-1], task_of(report).deciding
-    if not data.get("revision") or metric.full_name is None or metric.name not in last["quality"]:
-        return []
-    note = f"{metric.full_name} in percent on {facts.test_images(report)} images: {data['splits']['test']['from']}"
-    return [
-        EvalResultEntry(
-            dataset_id=data["path"],
-            task_id="default",
-            value=round(100 * last["quality"][metric.name], 4),
-            dataset_revision=data["revision"],
-            date=report["created"],
-            notes=one_line(note),
-        )
     ]
 
 

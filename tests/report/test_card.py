@@ -11,8 +11,7 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
-import yaml
-from huggingface_hub import ModelCard, parse_eval_result_entries
+from huggingface_hub import ModelCard
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -227,15 +226,12 @@ def test_a_base_that_is_no_repository_is_left_out():
     assert "base_model_relation" not in data
 
 
-def test_results_in_the_new_form_are_read_back(tmp_path):
-    made = report(path="org/data")
-    folder = save_run(tmp_path / "local", made)
-    write_card(folder)
+def test_tags_say_what_was_done_and_which_files_lie_there(tmp_path):
+    folder = save_run(
+        tmp_path / "run", report(deployed=[deployed(runtime="openvino", precision="float32"), deployed()])
+    )
+    assert write_card(folder).data.tags == ["hf-compress", "pruning", "int8", "onnx", "openvino"]
     assert not (folder / ".eval_results").exists()
-    made["data"]["revision"] = "a" * 40
-    write_card(save_run(tmp_path / "hub", made))
-    (entry,) = parse_eval_result_entries(yaml.safe_load((tmp_path / "hub/.eval_results/hf-compress.yaml").read_text()))
-    assert (entry.dataset_id, entry.dataset_revision, entry.value) == ("org/data", "a" * 40, 90.0)
 
 
 def test_what_its_owner_wrote_or_changed_is_not_replaced(tmp_path):
@@ -243,8 +239,8 @@ def test_what_its_owner_wrote_or_changed_is_not_replaced(tmp_path):
     made["data"]["revision"] = "a" * 40
     folder, written = save_run(tmp_path / "new", made), save_run(tmp_path / "written", made)
     write_card(written)
-    card, results, figure = "README.md", ".eval_results/hf-compress.yaml", "figures/layers.png"
-    for place, name in ((folder, card), (folder, results), (written, card), (written, results), (written, figure)):
+    card, figure = "README.md", "figures/layers.png"
+    for place, name in ((folder, card), (written, card), (written, figure)):
         before = (place / name).read_bytes() if place == written else None
         (place / name).parent.mkdir(exist_ok=True)
         (place / name).write_text("years of work")
