@@ -71,8 +71,8 @@ def written(name: str, models: dict[str, nn.Module], image: torch.Tensor, folder
 
 def report(name: str, files: dict[str, Path], image: torch.Tensor, arguments: argparse.Namespace) -> None:
     calls = {kind: runtime(name).load(file, arguments.threads) for kind, file in files.items()}
-    logits = {kind: call(image)[0].clone() for kind, call in calls.items()}
-    times = time_in_turns([partial(call, image) for call in calls.values()], arguments.repeats, name)
+    logits = {kind: torch.from_numpy(call(image.numpy())[0]) for kind, call in calls.items()}
+    times = time_in_turns([partial(call, image.numpy()) for call in calls.values()], arguments.repeats, name)
     for (kind, file), time in zip(files.items(), times, strict=True):
         size = sum(part.stat().st_size for part in runtime(name).files(file))
         difference = (logits[kind] - logits["sparse" if kind.startswith("sparse") else kind]).abs().max().item()

@@ -1,9 +1,8 @@
 """Prune and distil any vision model of the Hugging Face Hub into a really smaller checkpoint."""
 
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING
-
-import wrapt
 
 __version__ = "0.1.0"
 
@@ -49,9 +48,12 @@ if TYPE_CHECKING:
 
 
 # The registration needs transformers' torch half; this package must import without torch, so it waits for it.
-wrapt.register_post_import_hook(
-    lambda module: import_module("hf_compress.checkpoint.quantizer"), "transformers.quantizers"
-)
+with suppress(ImportError):  # `hf_compress.device` works where NumPy, Pillow and a runtime alone are installed
+    import wrapt
+
+    wrapt.register_post_import_hook(
+        lambda module: import_module("hf_compress.checkpoint.quantizer"), "transformers.quantizers"
+    )
 
 
 def __getattr__(name: str):

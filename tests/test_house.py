@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "hf_compress"
 FLOORS = (
-    {"ground"},
+    {"ground", "device"},
     {"sections", "checkpoint", "runtimes"},
     {"data", "losses"},
     {"models"},

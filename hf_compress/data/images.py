@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
@@ -19,10 +17,10 @@ from hf_compress.data.annotations import Annotation
 from hf_compress.data.decoded import Decoded
 from hf_compress.data.geometry import moved
 from hf_compress.data.mixing import Mixing, partner_of, random_of
+from hf_compress.device.pictures import read_picture
 from hf_compress.ground.errors import RunError
 
 IGNORED_LABEL = -100
-MOST_PIXELS = 90_000_000  # a few bytes can hold a picture that fills the memory
 
 
 def decode(picture: dict[str, Any]) -> Tensor:
@@ -32,52 +30,12 @@ def decode(picture: dict[str, Any]) -> Tensor:
         picture: `{"bytes": ..., "path": ...}`, the undecoded form of a `datasets.Image`.
 
     Returns:
-        uint8 tensor of shape (3, height, width): RGB of the first frame, rotated as its EXIF tag says, transparency on
-        white. Of more than 8 bits a value: see `eight_bits`.
+        uint8 tensor of shape (3, height, width): see `read_picture`.
 
     Raises:
-        Exception: the bytes are not a whole picture, for which Pillow has many kinds of error, or it is too large.
+        Exception: as there.
     """
-    with Image.open(io.BytesIO(with_bytes(picture)["bytes"])) as image:
-        if image.width * image.height > MOST_PIXELS:
-            raise ValueError(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}")
-        image.load()
-        image = ImageOps.exif_transpose(image)
-        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-            image = Image.fromarray(eight_bits(np.asarray(image), image.info.get("transparency")))
-        elif image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        return F.pil_to_tensor(image.convert("RGB"))
-
-
-def eight_bits(values: np.ndarray, transparent: int | None = None) -> np.ndarray:
-    """Scale grey values of more than 8 bits to 0..255.
-
-    Unsigned 16-bit values by the range of their type, so that brightness compares between pictures. Other types do not
-    say which range is meant: a 32-bit TIFF mostly holds 8, 12 or 16 bits, floats 0..1 or physical units, and by the
-    range of the type all of these are black. So where all values lie in 0..255, or floats in 0..1, this is the range,
-    and otherwise that from the lowest to the highest value of the picture.
-
-    Args:
-        values: uint16, int32 or float32. Of floats, nan becomes 0, and infinity the end of the range.
-        transparent: the value that becomes white.
-
-    Raises:
-        ValueError: no value is finite.
-    """
-    if values.dtype.kind == "u":
-        scaled = values // 256
-    else:
-        finite = values[np.isfinite(values)].astype(float)
-        if not finite.size:
-            raise ValueError("no pixel is a finite number")
-        low, high = finite.min(), finite.max()
-        if low >= 0 and high <= 255:
-            low, high = 0, 1 if values.dtype.kind == "f" and high <= 1 else 255
-        scaled = np.nan_to_num((values - low) / max(high - low, np.finfo(float).tiny), nan=0, posinf=1, neginf=0) * 255
-    eight = np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
-    return eight if transparent is None else np.where(values == transparent, np.uint8(255), eight)
+    return torch.from_numpy(read_picture(with_bytes(picture)["bytes"])).permute(2, 0, 1)
 
 
 @dataclass(eq=False, repr=False)

@@ -109,7 +109,8 @@ def onnxruntime(model: PreTrainedModel, image: torch.Tensor, threads: int) -> Ca
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         onnx.write(exportable(model, image), file)
-        return onnx.load(file, threads)
+        call = onnx.load(file, threads)
+    return lambda batch: call(batch.contiguous().numpy())
 
 
 PREPARE = {  # what makes a function of a model, one input and a number of threads

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -45,8 +46,8 @@ class DeployedModel(nn.Module):
 
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> ModelOutput:
         images = pixel_values.cpu().contiguous()
-        made = [self.call(part) for part in images.split(len(images) if self.batches else 1)]
-        joined = (torch.cat(parts).to(pixel_values.device) for parts in zip(*made, strict=True))
+        made = [self.call(part.numpy()) for part in images.split(len(images) if self.batches else 1)]
+        joined = (torch.from_numpy(np.concatenate(parts)).to(pixel_values.device) for parts in zip(*made, strict=True))
         return ModelOutput(zip(self.outputs, joined, strict=True))
 
 

@@ -183,6 +183,8 @@ class DeployedFile(AnyRow):
     eager_latency: dict[Batch, Latency]
     threads: Positive = 1
     processor: Text = ""
+    script: Name = ""
+    no_script: Text = ""
     max_difference: dict[Name, Annotated[float, Field(ge=0)]]
     top1_agreement: Fraction = 1.0
 

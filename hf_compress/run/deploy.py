@@ -15,6 +15,7 @@ import torch
 
 from hf_compress.data import ImageData
 from hf_compress.data.images import batches, example_input, spread
+from hf_compress.device.script import script_name
 from hf_compress.ground.environment import environment
 from hf_compress.ground.files import read_json, write_json, write_text
 from hf_compress.ground.looking import twin
@@ -28,6 +29,7 @@ from hf_compress.measure.latency import cpu_threads, repeated, time_in_turns
 from hf_compress.models.exporting import DeployedModel, exportable
 from hf_compress.models.load import LoadedModel
 from hf_compress.run.recipe import Recipe
+from hf_compress.run.scripts import write_script
 from hf_compress.run.stages import Stages
 from hf_compress.runtimes import Runtime, runtime
 from hf_compress.sections.deploy import DeploySection
@@ -54,8 +56,9 @@ class Target:
 
     @property
     def places(self) -> list[Path]:
-        """All that is written; the last one is the JSON file beside the export."""
-        return [*self.runtime.files(self.place), _beside(self.place)]
+        """All that is written: the export, the script beside it, and the JSON file."""
+        script = self.place.with_name(script_name(self.section.to, self.section.int8))
+        return [*self.runtime.files(self.place), script, _beside(self.place)]
 
 
 def write_files(
@@ -98,8 +101,9 @@ def open_file(row: dict[str, Any], folder: Path, loaded: LoadedModel) -> LoadedM
 
 
 def describe_files(rows: list[dict[str, Any]], folder: Path, loaded: LoadedModel) -> None:
-    """Write a JSON file beside each export: labels, preprocessing, its row, and the environment."""
+    """Write beside each export a script that uses it, and a JSON file: labels, preprocessing, its row, environment."""
     for row in rows:
+        write_script(row, folder, loaded)
         found = environment()
         with suppress(PackageNotFoundError):  # a module may come from a package of another name
             found[row["runtime"]] = version(runtime(row["runtime"]).package.partition(".")[0])
@@ -181,7 +185,7 @@ def _row(target: Target, loaded: LoadedModel, folder: Path) -> dict[str, Any]:
         "runtime": target.section.to,
         "precision": "int8" if target.section.int8 else "float32",
         "file": target.place.as_posix(),
-        "cost": {"bytes": sum((folder / place).stat().st_size for place in target.places[:-1])},
+        "cost": {"bytes": sum((folder / place).stat().st_size for place in target.runtime.files(target.place))},
         "threads": torch.get_num_threads(),
         "processor": device_name(),
     }
@@ -194,7 +198,10 @@ def _time(eager, files: list[tuple[dict[str, Any], DeployedModel]], image, measu
         if not taking:
             continue
         batch = repeated(image, size)
-        calls = [partial(eager, pixel_values=batch), *(partial(file.call, batch.contiguous()) for _, file in taking)]
+        calls = [
+            partial(eager, pixel_values=batch),
+            *(partial(file.call, batch.contiguous().numpy()) for _, file in taking),
+        ]
         own, *others = time_in_turns(calls, measure.repeats, f"deployed, batch {size}")
         for (row, _), took in zip(taking, others, strict=True):
             row.setdefault("latency", {})[f"batch_{size}"] = took

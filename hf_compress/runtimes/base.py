@@ -13,11 +13,12 @@ from hf_compress.ground.errors import UsageError
 from hf_compress.ground.registry import Registry
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import Tensor, nn
 
 INPUT = "pixel_values"
-Call = Callable[["Tensor"], Sequence["Tensor"]]
+Call = Callable[["np.ndarray"], Sequence["np.ndarray"]]
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Runtime(ABC):
 
     @abstractmethod
     def load(self, file: Path, threads: int) -> Call:
-        """Return a function that runs the file on the CPU: pixel values in, all outputs of the model out, in order."""
+        """Return a function that runs the file on the CPU: pixel values in, all outputs in order out, as arrays."""
 
     def files(self, file: Path) -> list[Path]:
         """Return all files that belong to an export."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hf_compress.device.opening import open_executorch
 from hf_compress.runtimes.base import Call, Exportable, Runtime, register_runtime
 
 if TYPE_CHECKING:
@@ -31,12 +32,7 @@ class ExecuTorch(Runtime):
             lowered.to_executorch().write_to_file(target)
 
     def load(self, file: Path, threads: int) -> Call:
-        from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
-        from executorch.runtime import Runtime as Loader
-
-        _unsafe_reset_threadpool(threads)
-        forward = Loader.get().load_program(file).load_method("forward")
-        return lambda pixel_values: [made.clone() for made in forward.execute([pixel_values.contiguous()])]
+        return open_executorch(file, threads)
 
 
 def _quantized(model: Exportable) -> torch.export.ExportedProgram:

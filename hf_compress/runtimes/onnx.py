@@ -3,6 +3,7 @@
 import tempfile
 from pathlib import Path
 
+from hf_compress.device.opening import open_onnx
 from hf_compress.runtimes.base import INPUT, Call, Exportable, Runtime, register_runtime
 
 
@@ -27,19 +28,7 @@ class Onnx(Runtime):
         onnx.save(graph, file)
 
     def load(self, file: Path, threads: int) -> Call:
-        import onnxruntime
-        import torch
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.force_spinning_stop", "1")  # idle threads leave the cores to others
-        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-
-        def call(pixel_values):
-            return [torch.from_numpy(made) for made in session.run(None, {INPUT: pixel_values.contiguous().numpy()})]
-
-        return call
+        return open_onnx(file, threads)
 
 
 def _export(model: Exportable, file: Path) -> None:

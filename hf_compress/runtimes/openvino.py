@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from hf_compress.device.opening import open_openvino
 from hf_compress.runtimes.base import INPUT, Call, Exportable, Runtime, register_runtime
 
 
@@ -29,16 +30,7 @@ class OpenVino(Runtime):
         openvino.save_model(converted, file, compress_to_fp16=False)
 
     def load(self, file: Path, threads: int) -> Call:
-        import openvino
-        import torch
-
-        options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
-        compiled = openvino.Core().compile_model(file, "CPU", options)
-
-        def call(pixel_values):
-            return [torch.from_numpy(made.copy()) for made in compiled(pixel_values.contiguous().numpy()).to_tuple()]
-
-        return call
+        return open_openvino(file, threads)
 
     def files(self, file: Path) -> list[Path]:
         return [file, file.with_suffix(".bin")]

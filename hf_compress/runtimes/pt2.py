@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from hf_compress.device.opening import open_pt2
 from hf_compress.runtimes.base import Call, Exportable, Runtime, register_runtime
 
 
@@ -17,12 +18,4 @@ class TorchExport(Runtime):
         torch.export.save(model.program(dynamic_batch=True), file, extra_files=dict(model.metadata))
 
     def load(self, file: Path, threads: int) -> Call:
-        import torch
-
-        program = torch.export.load(file).module()
-
-        def call(pixel_values):
-            made = program(pixel_values)
-            return [made] if isinstance(made, torch.Tensor) else made
-
-        return call
+        return open_pt2(file, threads)

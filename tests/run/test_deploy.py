@@ -64,6 +64,8 @@ def test_files_are_measured_in_their_runtime_and_described(run):
     assert quantized["latency"].keys() == quantized["eager_latency"].keys() == {"batch_1", "batch_2"}
     assert {entry["against"] for entry in quantized["differences"]} == {"student", "1 finetune"}
     names = {f"{FOLDER}/model{infix}.onnx{end}" for infix in ("", ".int8") for end in ("", ".json")}
+    names |= {exact["script"], quantized["script"]}
+    assert exact["script"] == f"{FOLDER}/predict_onnx.py"
     assert {path.relative_to(made.folder).as_posix() for path in (made.folder / FOLDER).iterdir()} == names
     assert names < Manifest.of(made.folder).files.keys()
     described = json.loads((made.folder / f"{quantized['file']}.json").read_text())
@@ -121,6 +123,7 @@ def test_a_backbone_is_deployed_with_all_its_outputs(tmp_path):
     assert row["max_difference"].keys() == {"last_hidden_state", "pooler_output"}
     assert row["quality"] == pytest.approx(report["rows"][-1]["quality"], abs=1e-4)
     assert "top1_agreement" not in row
+    assert row["no_script"] == "it names no class for a picture"
 
 
 def test_the_step_of_earlier_versions_is_a_deployment(caplog):

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from reports import report
@@ -85,7 +86,7 @@ def test_onnx_has_a_dynamic_batch_its_labels_no_batch_norm_and_an_int8_version(f
     for file in (model, quantized):
         assert json.loads({p.key: p.value for p in file.metadata_props}["labels"]) == DIGITS
         assert file.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
-    (logits,) = runtime("onnx").load(folder / rows[0]["file"], threads=1)(torch.zeros(5, 3, 32, 32))
+    (logits,) = runtime("onnx").load(folder / rows[0]["file"], threads=1)(np.zeros((5, 3, 32, 32), np.float32))
     assert logits.shape == (5, 10)
     kinds = [tensor for tensor in quantized.graph.initializer if tensor.data_type == onnx.TensorProto.INT8]
     weights = [onnx.numpy_helper.to_array(tensor) for tensor in kinds if len(tensor.dims) == 4]
@@ -182,7 +183,7 @@ def test_an_export_that_says_something_else_is_refused_and_removed(folder):
             file.write_bytes(b"0" * 2000)
 
         def load(self, file, threads):
-            return lambda pixel_values: [torch.zeros(len(pixel_values), 10)]
+            return lambda pixel_values: [np.zeros((len(pixel_values), 10), np.float32)]
 
     register_runtime("wrong")(Wrong)
     try:
