@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import io
 import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
 import datasets
 import numpy as np
-from PIL import Image
+import torch
+from PIL import ExifTags, Image
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as F
 
 from hf_compress.data.addresses import with_bytes
+from hf_compress.data.annotations import Annotation
 from hf_compress.data.images import IGNORED_LABEL
 from hf_compress.data.label_columns import TEXT, refuse_many
 from hf_compress.data.sources import features_of
@@ -21,41 +28,100 @@ from hf_compress.sections.data import DataSection
 PLACES = ("bbox", "boxes")
 CATEGORIES = ("category", "category_id", "label")
 CROWDS = ("iscrowd", "is_crowd")
-LOOKED_AT = 64  # pictures whose size tells how boxes are written
+SIDEWAYS = (5, 6, 7, 8)  # orientations of EXIF that exchange height and width
+PADDING = -100.0  # as `transformers` pads the targets of several batches
 OUTSIDE = 2  # pixels by which rounding may carry a box out of its picture
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class Boxes:
+class Boxes(Annotation):
     """The objects of one picture.
 
     Attributes:
         places: float32 (objects, 4), left, top, width and height of each box.
-        classes: int64 (objects,).
+        kinds: int64 (objects,), the class of each.
         crowd: bool (objects,), whether a box is around many objects, as COCO has it: nothing learns from these, and
             what is found there counts neither as right nor as wrong.
-        relative: whether places are shares of the picture's width and height, not pixels.
+        size: (height, width) of the picture, in the unit of the places.
     """
 
     places: np.ndarray
-    classes: np.ndarray
+    kinds: np.ndarray
     crowd: np.ndarray
-    relative: bool = False
+    size: tuple[int, int]
 
     def __len__(self) -> int:
-        return len(self.classes)
+        return len(self.kinds)
 
-    def renumbered(self, new: list[int]) -> Boxes:
-        """Return the same objects, class i being `new[i]`."""
-        return replace(self, classes=np.asarray(new, dtype=np.int64)[self.classes])
+    @property
+    def classes(self) -> tuple[int, ...]:
+        return tuple(np.unique(self.kinds).tolist())
+
+    def parts(self) -> dict[str, Tensor]:
+        """Return `boxes` (objects, 4) as corners that move with the picture, `kinds` and `crowd` (objects,)."""
+        places = torch.from_numpy(self.places)
+        corners = torch.cat([places[:, :2], places[:, :2] + places[:, 2:]], dim=1)
+        boxes = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=self.size)
+        return {"boxes": boxes, "kinds": torch.from_numpy(self.kinds), "crowd": torch.from_numpy(self.crowd)}
+
+    def in_view(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Cut boxes off at the edges of the view, and leave out those of which no pixel is left."""
+        boxes = F.clamp_bounding_boxes(parts["boxes"])
+        seen = (boxes[:, 2:] - boxes[:, :2] >= 1).all(dim=1).as_subclass(Tensor)
+        return {
+            "boxes": tv_tensors.wrap(boxes[seen], like=boxes),
+            "kinds": parts["kinds"][seen],
+            "crowd": parts["crowd"][seen],
+        }
+
+    def renumbered(self, new: Sequence[int]) -> Boxes:
+        return replace(self, kinds=np.asarray(new, dtype=np.int64)[self.kinds])
 
 
-def make_boxes(places: Any, classes: Any, crowd: Any = None, relative: bool = False) -> Boxes:
-    """Return boxes from lists, an empty one also standing for no objects."""
-    classes = np.asarray(classes, dtype=np.int64).reshape(-1)
-    crowd = np.zeros(len(classes), bool) if crowd is None else np.asarray(crowd, dtype=bool).reshape(-1)
-    return Boxes(np.asarray(places, dtype=np.float32).reshape(-1, 4), classes, crowd, relative)
+def make_boxes(places: Any, kinds: Any, crowd: Any = None, size: tuple[int, int] = (1, 1)) -> Boxes:
+    """Return boxes from lists, an empty one also standing for no objects; as shares of a picture without a size."""
+    kinds = np.asarray(kinds, dtype=np.int64).reshape(-1)
+    crowd = np.zeros(len(kinds), bool) if crowd is None else np.asarray(crowd, dtype=bool).reshape(-1)
+    return Boxes(np.asarray(places, dtype=np.float32).reshape(-1, 4), kinds, crowd, size)
+
+
+def object_rows(items: list[dict[str, Any]], processor: Any) -> Tensor:
+    """Return the objects of a batch where an image processor puts them, by its own code.
+
+    Args:
+        items: of an `ImageSplit`; those without a label have no objects here.
+
+    Returns:
+        Float32 (batch, most objects, 6), at least one row a picture: class, whether it is a crowd, and centre x and y,
+        width and height as shares of the model's input; rows of -100 are no objects.
+    """
+    views, annotations = [], []
+    for item in items:
+        view, label = item["view"], item["label"]
+        parts = label.parts() if isinstance(label, Boxes) else {} if label == IGNORED_LABEL else label
+        views.append(view)
+        annotations.append({"image_id": 0, "annotations": _as_coco(parts, view.shape[-2:])})
+    made = processor(images=views, annotations=annotations, return_tensors="pt")["labels"]
+    rows = torch.full((len(made), max([1, *(len(each["boxes"]) for each in made)]), 6), PADDING)
+    for row, each in zip(rows, made, strict=True):
+        codes = each["class_labels"][:, None]
+        row[: len(codes)] = torch.cat([codes // 2, codes % 2, each["boxes"]], dim=1)
+    return rows
+
+
+def _as_coco(parts: dict[str, Tensor], size: tuple[int, int]) -> list[dict[str, Any]]:
+    """Return objects as processors take them; these leave out crowds, so the lowest bit of the class tells of it."""
+    if not parts:
+        return []
+    height, width = parts["boxes"].canvas_size
+    corners = parts["boxes"].as_subclass(Tensor) * torch.tensor([size[1] / width, size[0] / height] * 2)
+    places = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], dim=1)
+    codes = parts["kinds"] * 2 + parts["crowd"]
+    return [
+        {"bbox": place, "category_id": code, "area": place[2] * place[3], "iscrowd": 0}
+        for place, code in zip(places.tolist(), codes.tolist(), strict=True)
+    ]
 
 
 def box_column_of(raw: datasets.DatasetDict, section: DataSection) -> str | None:
@@ -108,18 +174,19 @@ def read_boxes(raw: datasets.DatasetDict, column: str, image_column: str) -> tup
     refuse_many(len(names), column)
     found: list[Boxes | int] = []
     lost = 0
+    sizes = iter(_sizes(raw, image_column))
     for split, part in raw.items():
         numbers = _numbers(_parts(part.features[column])[3], names, column, split)
-        for row in rows[split]:
+        for row, size in zip(rows[split], sizes, strict=False):
             if row is None:
                 found.append(IGNORED_LABEL)
                 continue
-            boxes, without = _boxes(row[place], [numbers(value) for value in row[category]], row.get(crowd))
+            boxes, without = _boxes(row[place], [numbers(value) for value in row[category]], row.get(crowd), size)
             found.append(boxes)
             lost += without
     if lost:
         logger.warning("column '%s': left out %d objects without extent or category", column, lost)
-    _refuse_corners(raw, found, column, image_column)
+    _refuse_corners(found, column)
     return found, names, named
 
 
@@ -160,39 +227,37 @@ def _numbers(kind: Any, names: list[str], column: str, split: str):
     return lambda value: -1 if value is None else int(value)
 
 
-def _boxes(places: list[Any], classes: list[int], crowd: list[Any] | None) -> tuple[Boxes, int]:
+def _boxes(places: list[Any], kinds: list[int], crowd: list[Any] | None, size: tuple[int, int]) -> tuple[Boxes, int]:
     """Return the objects that have an extent and a category, and how many have not."""
-    whole = make_boxes(places, classes, crowd)
-    good = np.isfinite(whole.places).all(axis=1) & (whole.places[:, 2:] > 0).all(axis=1) & (whole.classes >= 0)
-    return Boxes(whole.places[good], whole.classes[good], whole.crowd[good]), int((~good).sum())
+    whole = make_boxes(places, kinds, crowd, size)
+    good = np.isfinite(whole.places).all(axis=1) & (whole.places[:, 2:] > 0).all(axis=1) & (whole.kinds >= 0)
+    return Boxes(whole.places[good], whole.kinds[good], whole.crowd[good], size), int((~good).sum())
 
 
-def _refuse_corners(raw: datasets.DatasetDict, found: list[Boxes | int], column: str, image_column: str) -> None:
+def _sizes(raw: datasets.DatasetDict, image_column: str) -> list[tuple[int, int]]:
+    """Return (height, width) of all pictures as they are shown; (1, 1) of one that cannot be opened."""
+    undecoded = raw.select_columns(image_column).cast_column(image_column, datasets.Image(decode=False))
+    with ThreadPoolExecutor() as pool:
+        return [size for part in undecoded.values() for size in pool.map(_size, part[image_column])]
+
+
+def _size(picture: dict[str, Any]) -> tuple[int, int]:
+    try:
+        with Image.open(io.BytesIO(with_bytes(picture)["bytes"])) as image:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in SIDEWAYS
+            return image.size if turned else image.size[::-1]
+    except Exception:  # a damaged file makes Pillow raise anything; reading the pictures says more of it
+        return 1, 1
+
+
+def _refuse_corners(found: list[Boxes | int], column: str) -> None:
     """Raise UsageError where many boxes leave their pictures: they are corners, or of pictures of another size."""
-    rows = datasets.concatenate_datasets(
-        [
-            part.select_columns(image_column).cast_column(image_column, datasets.Image(decode=False))
-            for part in raw.values()
-        ]
-    )
-    with_objects = [index for index, boxes in enumerate(found) if isinstance(boxes, Boxes) and len(boxes)]
-    step = max(1, len(with_objects) // LOOKED_AT)
-    outside = total = 0
-    for index in with_objects[::step]:
-        try:
-            size = _size(rows[index][image_column])
-        except Exception:  # a damaged file, of which reading the pictures tells more
-            continue
-        ends = found[index].places[:, :2] + found[index].places[:, 2:]
-        outside += int((ends > np.array(size) + OUTSIDE).any(axis=1).sum())
-        total += len(ends)
+    known = [boxes for boxes in found if isinstance(boxes, Boxes) and boxes.size != (1, 1)]
+    ends = [boxes.places[:, :2] + boxes.places[:, 2:] - np.array(boxes.size[::-1]) for boxes in known]
+    outside = sum(int((end > OUTSIDE).any(axis=1).sum()) for end in ends)
+    total = sum(map(len, ends))
     if outside > total / 10:
         raise UsageError(
             f"column '{column}': {outside} of {total} boxes end outside their pictures, read as [x, y, width, height] "
             "in pixels of the stored picture: write them so (they may be corners [left, top, right, bottom])"
         )
-
-
-def _size(picture: dict[str, Any]) -> tuple[int, int]:
-    with Image.open(io.BytesIO(with_bytes(picture)["bytes"])) as image:
-        return image.size

@@ -23,12 +23,10 @@ class Answer:
     features: dict[str, Tensor] = field(default_factory=dict)
 
 
-def answer(
-    ask: Callable[[Any], dict[str, Tensor]], pixel_values: Any, layers: Iterable[str], model: nn.Module
-) -> Answer:
-    """Return what `ask` gives for pixel values, which runs `model`, and what its `layers` gave meanwhile."""
+def answer(ask: Callable[[Any], dict[str, Tensor]], shown: Any, layers: Iterable[str], model: nn.Module) -> Answer:
+    """Return what `ask` gives for what is shown, which runs `model`, and what its `layers` gave meanwhile."""
     with layer_outputs(model, layers) as features:
-        outputs = ask(pixel_values)
+        outputs = ask(shown)
     return Answer({name: tensor.float() for name, tensor in outputs.items()}, features)
 
 

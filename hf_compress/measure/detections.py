@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hf_compress.data.boxes import PADDING
+
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import BaseImageProcessor
 
 MOST = 100  # detections of a picture that count, as in COCO
+CONFIDENT = 0.4  # a teacher's detections of this score, or a higher one, are taught
 NOTHING = -1.0  # the score of a row without a detection
-PADDING = -100.0  # a row of targets without an object begins with it
 
 
 def detections(processor: BaseImageProcessor, logits: Tensor, pred_boxes: Tensor) -> Tensor:
@@ -36,6 +38,38 @@ def detections(processor: BaseImageProcessor, logits: Tensor, pred_boxes: Tensor
         columns = [scores[:MOST, None], found["labels"][order, None], found["boxes"][order]]
         row[: len(order)] = torch.cat(columns, dim=1)
     return rows
+
+
+def best_of_queries(logits: Tensor, pred_boxes: Tensor, no_object: Tensor | None = None) -> Tensor:
+    """Return the surest class of every query in the form of `detections`, (images, queries, 6), in their own order.
+
+    Args:
+        logits: (images, queries, classes), of sigmoids; with `no_object`, the logit beside them, of a softmax.
+    """
+    import torch
+    from torchvision.ops import box_convert
+
+    if no_object is None:
+        chances = logits.sigmoid()
+    else:
+        chances = torch.cat([logits, no_object], dim=-1).softmax(dim=-1)[..., :-1]
+    scores, classes = chances.max(dim=-1, keepdim=True)
+    return torch.cat([scores, classes.to(scores.dtype), box_convert(pred_boxes, "cxcywh", "xyxy")], dim=-1)
+
+
+def as_objects(found: Tensor) -> Tensor:
+    """Return confident detections as objects, see `data.boxes.object_rows`.
+
+    Args:
+        found: see `detections`; of these the ones with a score of 0.4 or more.
+    """
+    import torch
+    from torchvision.ops import box_convert
+
+    rows = torch.cat(
+        [found[..., 1:2], torch.zeros_like(found[..., :1]), box_convert(found[..., 2:], "xyxy", "cxcywh")], dim=-1
+    )
+    return rows.masked_fill(found[..., :1] < CONFIDENT, PADDING)
 
 
 def mean_average_precision(found: Tensor, targets: Tensor, by_class: bool = False) -> dict[str, Tensor]:

@@ -199,6 +199,18 @@ class Task(ABC):
 
         return output_tensors(output)
 
+    def kept(self, output: Any, batch: dict[str, Any], processor: Any) -> dict[str, Tensor]:
+        """Return what is kept of a model's output for a batch, and read by `quality`: by default, all `outputs`."""
+        return self.outputs(output)
+
+    def learn(self, model: nn.Module, batch: dict[str, Any], teacher: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return what a student says to a batch; `compare` reads it.
+
+        Args:
+            teacher: what its teacher says, see `answer`, in the student's order of classes.
+        """
+        return self.answer(model, batch["pixel_values"])
+
     def answer(self, model: nn.Module, pixel_values: Any) -> dict[str, Tensor]:
         """Return what a model says to images: what is learnt from a teacher, and compared after a reload."""
         return self.outputs(model(pixel_values=pixel_values))

@@ -101,12 +101,13 @@ class DistillationTrainer(Trainer):
         """Return the distillation loss while training, where there is one, otherwise that of the task."""
         run = self.in_training(model) if model.training else model
         if model.training and self.criterion is not None:
-            ask, layers = partial(self.task.answer, run), self.criterion.student_layers
-            student = answer(ask, inputs["pixel_values"], layers, self.model)
-            said, loss = student.outputs, self.criterion(student, self._teacher_answer(inputs), inputs)
+            teacher = self._teacher_answer(inputs)
+            ask = partial(self.task.learn, run, teacher=teacher.outputs)
+            student = answer(ask, inputs, self.criterion.student_layers, self.model)
+            said, loss = student.outputs, self.criterion(student, teacher, inputs)
         else:
             output = self.task.forward(run, inputs)
-            said, loss = self.task.outputs(output), self.task.loss(output, inputs)
+            said, loss = self._kept(output, inputs), self.task.loss(output, inputs)
         self.output_names = list(said)
         if model.training:
             self.stop_unless_finite(loss)
@@ -117,6 +118,12 @@ class DistillationTrainer(Trainer):
         given = output.predictions if isinstance(output.predictions, tuple) else (output.predictions,)
         tensors = map(torch.tensor, given)
         return Predictions(dict(zip(self.output_names, tensors, strict=True)), torch.tensor(output.label_ids))
+
+    def _kept(self, output: Any, inputs: dict[str, Any]) -> dict[str, Tensor]:
+        """Return what is said of a batch: as much as measuring needs, where nothing is learnt."""
+        if self.model.training:
+            return self.task.outputs(output)
+        return self.task.kept(output, inputs, getattr(self.data_collator, "processor", None))
 
     def _teacher_answer(self, inputs: dict[str, Any]) -> Answer:
         """Return what the teacher says to a batch, which may hold it already, in the model's order of classes."""

@@ -44,23 +44,23 @@ def test_columns_of_lists_and_lists_of_objects_are_read_alike(as_objects):
     names = datasets.ClassLabel(names=["cell", "plate"])
     found, classes, named = read(train=rows([TWO, NONE], names, as_objects))
     assert (classes, named) == (["cell", "plate"], True)
-    assert found[0].places.tolist() == TWO["bbox"] and found[0].classes.tolist() == [1, 0]
+    assert found[0].places.tolist() == TWO["bbox"] and found[0].kinds.tolist() == [1, 0]
     assert not found[0].crowd.any() and len(found[1]) == 0
 
 
 def test_texts_become_classes_and_numbers_stay_numbers():
     texts = {"bbox": TWO["bbox"], "category": ["plate", "cell"]}
     found, names, named = read(train=rows([texts], datasets.Value("string")))
-    assert (names, named, found[0].classes.tolist()) == (["cell", "plate"], True, [1, 0])
+    assert (names, named, found[0].kinds.tolist()) == (["cell", "plate"], True, [1, 0])
     found, names, named = read(train=rows([TWO], datasets.Value("int64")))
-    assert (names, named, found[0].classes.tolist()) == (["0", "1"], False, [1, 0])
+    assert (names, named, found[0].kinds.tolist()) == (["0", "1"], False, [1, 0])
 
 
 def test_classes_of_another_split_are_matched_by_name():
     first, other = (datasets.ClassLabel(names=names) for names in (["cell", "plate"], ["plate", "cell"]))
     found, names, _ = read(train=rows([TWO], first), test=rows([TWO], other))
     assert names == ["cell", "plate"]
-    assert [boxes.classes.tolist() for boxes in found] == [[1, 0], [0, 1]]
+    assert [boxes.kinds.tolist() for boxes in found] == [[1, 0], [0, 1]]
     with pytest.raises(UsageError, match="split 'test' names the class 'dish'"):
         read(train=rows([TWO], first), test=rows([TWO], datasets.ClassLabel(names=["dish", "cell"])))
 
@@ -68,7 +68,7 @@ def test_classes_of_another_split_are_matched_by_name():
 def test_objects_without_extent_are_left_out_and_a_picture_without_list_is_not_labelled(caplog):
     flat = {"bbox": [[1, 1, 0, 5], [1, 1, 5, 5]], "category": [0, 1]}
     found, *_ = read(train=rows([flat, {"bbox": None, "category": None}], datasets.Value("int64")))
-    assert found[0].classes.tolist() == [1] and found[1] == IGNORED_LABEL
+    assert found[0].kinds.tolist() == [1] and found[1] == IGNORED_LABEL
     assert "left out 1 objects" in caplog.text
 
 
@@ -130,7 +130,7 @@ def test_cocos_own_folders_are_read(tmp_path):
     ]
     found, names, _ = read_boxes(raw, "objects", "image")
     assert names == ["cell", "plate"] and len(found[0]) == 0
-    assert found[1].places.tolist() == TWO["bbox"] and found[1].classes.tolist() == [1, 0]
+    assert found[1].places.tolist() == TWO["bbox"] and found[1].kinds.tolist() == [1, 0]
     assert found[1].crowd.tolist() == [False, True]
     assert left_out["pictures that 'annotations/instances_val2017.json' names and that are not in the folder"] == 1
 
@@ -181,7 +181,7 @@ def test_a_folder_of_pascal_voc_is_read(tmp_path):
     assert {split: len(part) for split, part in raw.items()} == {"train": 1, "validation": 1}
     found, names, _ = read_boxes(raw, "objects", "image")
     assert names == ["cell", "plate"]
-    assert found[1].places.tolist() == TWO["bbox"] and found[1].classes.tolist() == [1, 0]
+    assert found[1].places.tolist() == TWO["bbox"] and found[1].kinds.tolist() == [1, 0]
     assert found[1].crowd.tolist() == [False, True]
     reasons = {entry.reason: entry.count for entry in left_out}
     assert reasons["files of objects that no list of ImageSets/Main names"] == 1
@@ -204,5 +204,5 @@ def test_real_boxes_of_blood_cells_are_read():
     raw = datasets.load_dataset(str(SHARED / "bccd"))
     found, names, named = read_boxes(raw, box_column_of(raw, SECTION), "image")
     assert (names, named) == (["RBC", "WBC", "Platelets"], True)
-    counts = np.bincount(np.concatenate([boxes.classes for boxes in found]))
+    counts = np.bincount(np.concatenate([boxes.kinds for boxes in found]))
     assert counts.tolist() == [4153, 372, 361]

@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import DetrImageProcessor, RTDetrImageProcessor
 
-from hf_compress.measure.detections import PADDING, detections, mean_average_precision
+from hf_compress.data.boxes import PADDING
+from hf_compress.measure.detections import detections, mean_average_precision
 
 
 def targets(*pictures, most=3):

@@ -1,0 +1,167 @@
+"""Object detection: boxes around objects, each of one class."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hf_compress.ground.errors import UsageError
+from hf_compress.tasks.base import Metric, Task, register_task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LOSSES = ("mse", "kl", "kl_ce")
+"""Of outputs; others compare classes between images, or read one label each. `kl_ce` finds none, and is `kl` here."""
+
+
+class Detection(Task):
+    """The model gives logits and a box for each of its queries; what it was trained by is a loss of its own."""
+
+    name = "detection"
+    auto_class = "AutoModelForObjectDetection"
+    pipeline_tag = "object-detection"
+    noun = "object detector"
+    usage = (
+        "    found = processor.post_process_object_detection(model(**inputs), target_sizes=[image.size[::-1]])[0]",
+        'for score, label, box in zip(found["scores"], found["labels"], found["boxes"], strict=True):',
+        '    print(f"{model.config.id2label[label.item()]}: {score:.1%} in {box.round().tolist()}")',
+    )
+    deciding = Metric("map", "mAP", hub_name="mAP", full_name="mean average precision (COCO, IoU 0.50 to 0.95)")
+    metrics = (deciding, Metric("map_50", "mAP at IoU 0.50", hub_name="mAP@0.50"))
+
+    def check_recipe(self, recipe):
+        super().check_recipe(recipe)
+        for key, training in recipe.trainings.items():
+            for term in getattr(training, "terms", ()):
+                if not term.layers and (term.loss not in LOSSES or term.standardize):
+                    raise UsageError(
+                        f"'{key}' has loss '{term.loss}', which with 'task: detection' has to be "
+                        f"{' or '.join(LOSSES)}, without standardize; to learn from labels, use the step finetune"
+                    )
+
+    def load(self, name, **options):
+        from hf_compress.models.detectors import load_detector
+
+        return load_detector(name, **options)
+
+    # ---- data
+
+    def read(self, section, seed, to_evaluate=False):
+        from hf_compress.data import load_data
+        from hf_compress.data.box_reader import BoxReader
+
+        return load_data(section, seed, to_evaluate, BoxReader())
+
+    def targets(self, items, processor):
+        from hf_compress.data.boxes import object_rows
+
+        return {"labels": object_rows(items, processor)}
+
+    # ---- outputs, training, distillation
+
+    def forward(self, model, batch):
+        """Run a model on a batch, also its own loss: `labels` are objects, see `data.boxes.object_rows`."""
+        return model(pixel_values=batch["pixel_values"], labels=_as_dicts(batch["labels"]))
+
+    def outputs(self, output):
+        return {name: output[name] for name in ("logits", "pred_boxes")}
+
+    def kept(self, output, batch, processor):
+        """Return what the model's image processor finds in its outputs."""
+        from hf_compress.measure.detections import detections
+
+        return {"detections": detections(processor, output["logits"], output["pred_boxes"])}
+
+    def answer(self, model, pixel_values):
+        """Return logits of classes and a box for every query; `no_object` is the logit of none, where there is one."""
+        return _by_class(self.outputs(model(pixel_values=pixel_values)), model.config.num_labels)
+
+    def learn(self, model, batch, teacher):
+        """Return a student's answer, and its own loss on what the teacher detects where their queries differ.
+
+        Queries that are learnt answer one by one. Those that a model selects from each image (RT-DETR, D-FINE) are
+        other places in every model.
+        """
+        from hf_compress.measure.detections import as_objects, best_of_queries
+
+        output = model(pixel_values=batch["pixel_values"], labels=_as_dicts(as_objects(best_of_queries(**teacher))))
+        said = _by_class(self.outputs(output), model.config.num_labels)
+        alike = said.keys() == teacher.keys() and all(said[name].shape == teacher[name].shape for name in said)
+        return said if alike and not _selects(model.config) else said | {"loss": output.loss}
+
+    def loss(self, output, batch):
+        """Return the model's own loss; 0 of a deployed file, which has none."""
+        loss = output.get("loss")
+        return output["logits"].sum() * 0 if loss is None else loss
+
+    def compare(self, loss, student, teacher, batch):
+        """Return the loss of the classes of every query, and the distance of its box by how sure the teacher is.
+
+        Boxes are compared as DETR compares them with its targets (Carion et al., 2020, eq. 2 and sec. A.2).
+        """
+        from torchvision.ops import box_convert, generalized_box_iou_loss
+
+        from hf_compress.measure.detections import best_of_queries
+
+        if "loss" in student:
+            return student["loss"]
+        sure = best_of_queries(**teacher)[..., 0]
+        mine, theirs = (said["pred_boxes"] for said in (student, teacher))
+        corners = (box_convert(boxes, "cxcywh", "xyxy") for boxes in (mine, theirs))
+        apart = 5 * (mine - theirs).abs().sum(dim=-1) + 2 * generalized_box_iou_loss(*corners)
+        classes = 1 if "no_object" in student else student["logits"].shape[-1]
+        return classes * loss(_rows(student), _rows(teacher), None) + (sure * apart).sum() / sure.sum()
+
+    def in_order(self, outputs, order):
+        return outputs if order is None else outputs | {"logits": outputs["logits"][..., order]}
+
+    # ---- measuring
+
+    def quality(self, predictions):
+        from hf_compress.measure.detections import mean_average_precision
+
+        found = mean_average_precision(predictions.outputs["detections"], predictions.labels)
+        return {metric.name: found[metric.name].item() for metric in self.metrics if found[metric.name] >= 0}
+
+    def as_targets(self, predictions):
+        from torchvision.ops import box_convert
+
+        from hf_compress.data.boxes import PADDING, make_boxes
+        from hf_compress.measure.detections import as_objects, best_of_queries
+
+        outputs = predictions.outputs
+        found = outputs["detections"] if "detections" in outputs else best_of_queries(**outputs)
+        objects = [rows[rows[:, 0] != PADDING] for rows in as_objects(found)]
+        return [make_boxes(box_convert(rows[:, 2:], "cxcywh", "xywh"), rows[:, 0]) for rows in objects]
+
+
+def _as_dicts(rows: Tensor) -> list[dict[str, Tensor]]:
+    """Return objects, see `data.boxes.object_rows`, as transformers' detectors take them; crowds teach nothing."""
+    wanted = [objects[(objects[:, 0] >= 0) & (objects[:, 1] == 0)] for objects in rows]
+    return [{"class_labels": objects[:, 0].long(), "boxes": objects[:, 2:]} for objects in wanted]
+
+
+def _by_class(outputs: dict[str, Tensor], classes: int) -> dict[str, Tensor]:
+    """Return the outputs with the logit of no object, which follows those of the classes, as one of its own."""
+    logits = outputs["logits"]
+    if logits.shape[-1] == classes:
+        return outputs
+    return {"logits": logits[..., :classes], "pred_boxes": outputs["pred_boxes"], "no_object": logits[..., classes:]}
+
+
+def _selects(config: Any) -> bool:
+    """Return whether a model of a config selects its queries from each image."""
+    return bool(getattr(config, "two_stage", False)) or hasattr(config, "learn_initial_query")
+
+
+def _rows(outputs: dict[str, Tensor]) -> Tensor:
+    """Return the logits of all queries as the losses take them, a softmax a row: of a sigmoid, against 0."""
+    import torch
+
+    logits = outputs["logits"]
+    if "no_object" in outputs:
+        return torch.cat([logits, outputs["no_object"]], dim=-1).flatten(0, 1)
+    return torch.stack([logits, torch.zeros_like(logits)], dim=-1).flatten(0, 2)
+
+
+DETECTION = register_task(Detection())
