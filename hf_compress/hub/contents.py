@@ -54,9 +54,10 @@ def _named(folder: Path, include: Sequence[str]) -> list[str]:
     """Return the paths of what the manifest names, as far as it is there, and of what `include` adds."""
     manifest = Manifest.of(folder)
     if manifest.kind != "run" and not include:
+        code = " --include '*.py'" if any(folder.glob("*.py")) else ""
         raise UsageError(
             f"'{folder}' has no {MANIFEST} that names the files of a run, as none of version 0.1 has: name what to "
-            "send, --include '*.json' --include '*.safetensors' --include recipe.yaml --include 'figures/*.png'"
+            f"send, --include '*.json' --include '*.safetensors' --include recipe.yaml --include 'figures/*.png'{code}"
         )
     names = {name for name in manifest.files if os.path.lexists(folder / name)}
     for pattern in include:

@@ -16,6 +16,7 @@ from hf_compress.ground.manifest import adding, claim
 from hf_compress.models.origin import lineage
 from hf_compress.report import card_facts as facts
 from hf_compress.report.figures import FIGURES, draw_figures
+from hf_compress.report.headline import headline
 from hf_compress.report.limits import limits
 from hf_compress.report.loading import SENTENCES, library, snippet
 from hf_compress.report.markdown import fenced, one_line
@@ -157,6 +158,7 @@ def _context(report: dict[str, Any], folder: Path, repo_id: str | None) -> dict[
         "report": report,
         "title": repo_id or f"{facts.model_name(last)}, compressed",
         "repo_id": repo_id,
+        "headline": headline(report),
         "summary": facts.summary(report),
         "reference": facts.reference(first),
         "comparison_headings": compared,

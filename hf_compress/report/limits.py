@@ -1,22 +1,25 @@
 """What a reader should not have to find out alone: sentences, each from a fact of the report."""
 
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
-from hf_compress.report.card_facts import device, number, recall, short_name, sources, test_images, tested
+from hf_compress.measure.intervals import difference, in_words
+from hf_compress.report.card_facts import device, number, recall, reference, short_name, sources, test_images, tested
 from hf_compress.report.measures import latencies
+from hf_compress.tasks import task_of
 
 FEW_IMAGES = 20
 LOST = 0.05
 UNSTEADY = 2
 NAMED = 5
 NOTICEABLE = 0.05
+MISJUDGED, NOTED_ERROR = 1.5, 0.01
 
 
 def limits(report: dict[str, Any]) -> list[str]:
-    """Return the sentences that a reader must know, each from a fact of the report."""
-    rules = (_remarks, _not_as_asked, _few_test_images, _data, _lost, _overlap, _latency)
+    """Return the sentences that a reader must know, each from a fact of the report; what got worse comes first."""
+    rules = (_not_as_asked, _worse, _lost, _remarks, _few_test_images, _data, _overlap, _latency)
     return [sentence for rule in rules for sentence in rule(report)]
 
 
@@ -41,6 +44,25 @@ def _not_as_asked(report: dict[str, Any]) -> Iterator[str]:
     for key, limit in report.get("selection", {}).get("budget", {}).items():
         if measured.get(key, 0) > limit:
             yield f"The student was selected for a budget of {limit:g} {key}; the final model has {measured[key]:g}."
+
+
+def _worse(report: dict[str, Any]) -> Iterator[str]:
+    """Name each quality that is surely worse than before, also in a deployed file, and a calibration that is."""
+    first, *_, last = report["rows"]
+    images, files = test_images(report), report.get("deployed", [])
+    compared = [("the model", last, first), *((row["file"], row, last) for row in files)]
+    for (name, row, before), metric in product(compared, task_of(report).metrics):
+        entry = difference(row, metric.name, before["stage"])
+        if entry and min(metric.lost(entry[end], 0) for end in ("low", "high")) > 0:
+            other = f"the {reference(before)}" if before is first else "the final model in PyTorch"
+            yield f"The {metric.words} of {name} is surely worse than that of {other}: {in_words(entry, images)}."
+    key = "expected_calibration_error"
+    old, new = (row.get("reliability", {}).get(key) for row in (first, last))
+    if old and new and new >= MISJUDGED * old and new - old >= NOTED_ERROR:
+        yield (
+            f"The calibration error rose from {old:.4f} to {new:.4f} ({new / old:.1f}x): how sure the model says it "
+            f"is tells less of how often it is right than it did of the {reference(first)}."
+        )
 
 
 def _few_test_images(report: dict[str, Any]) -> Iterator[str]:

@@ -24,6 +24,7 @@ from hf_compress.cli import app
 from hf_compress.ground.errors import UsageError
 from hf_compress.report.card import card_data, render_card, write_card
 from hf_compress.report.card_facts import class_table, comparison, summary, what_was_done
+from hf_compress.report.headline import headline
 from hf_compress.report.limits import limits
 from hf_compress.report.markdown import escaped, one_line
 from hf_compress.report.measures import ratio
@@ -113,7 +114,7 @@ def test_hostile_names_leave_card_and_metadata_valid(hostile):
         width = len(row) if row in headings else width
         assert len(row) == width, row
     assert {tag for tag, _ in parsed.tags} <= {
-        "h1", "h2", "p", "table", "thead", "tbody", "tr", "th", "td", "img", "pre", "code", "ul", "li"
+        "h1", "h2", "p", "table", "thead", "tbody", "tr", "th", "td", "img", "pre", "code", "ul", "li", "strong"
     }  # fmt: skip
     images = [attributes["src"] for tag, attributes in parsed.tags if tag == "img"]
     assert images == [f"figures/{name}.png" for name in ("rounds", "layers", "latency", "confusion", "reliability")]
@@ -319,12 +320,51 @@ def test_ratios(old, new, words):
     assert ratio(old, new, "faster") == words
 
 
+def test_what_got_worse_is_a_limit_and_comes_first():
+    made = report(deployed=[deployed(differences=[gap("accuracy", "1 prune", -0.05, -0.01)])])
+    made["rows"][-1]["differences"] = [gap("accuracy", "teacher", -0.15, -0.05), gap("roc_auc", "teacher", -0.1, 0.1)]
+    for row, error in zip(made["rows"], (0.01, 0.031), strict=True):
+        row["reliability"] = {"expected_calibration_error": error, "bins": [[0.9, 0.9, 10]]}
+    model, file, calibration = limits(made)[:3]
+    assert model == (
+        "The accuracy of the model is surely worse than that of the teacher resnet18: "
+        "10.00 points lower (-15.00 to -5.00 points)."
+    )
+    assert file.startswith("The accuracy of deploy/model.int8.onnx is surely worse than that of the final model in Py")
+    assert calibration.startswith("The calibration error rose from 0.0100 to 0.0310 (3.1x)")
+    made["rows"][-1]["reliability"]["expected_calibration_error"] = 0.014
+    assert not any("calibration" in sentence for sentence in limits(made))
+
+
+def gap(metric, against, low, high):
+    return {"metric": metric, "against": against, "difference": (low + high) / 2, "low": low, "high": high}
+
+
+@pytest.mark.parametrize(
+    ("files", "line"),
+    [
+        ([], "1.75x less on disk, 4.0x faster with one image, accuracy -0.1000: beside the teacher resnet18 in PyTor"),
+        ([deployed(quality={"accuracy": 0.9})], "7.0x less on disk, 8.0x faster with one image, accuracy -0.1000: "
+         "deploy/model.int8.onnx, beside the teacher resnet18 in PyTorch, on A Processor with 2 threads"),
+    ],
+)  # fmt: skip
+def test_a_card_begins_with_the_answer(files, line):
+    made = report(deployed=files)
+    for row, size in zip(made["rows"], (7_000_000, 4_000_000), strict=True):
+        row["cost"]["bytes"] = size
+    assert headline(made).startswith(line)
+    for row in made["rows"]:
+        row["quality"] = {}
+        del row["latency"], row["cost"]["bytes"]
+    assert headline(made | {"deployed": []}) == ""
+
+
 def test_limits_come_from_facts():
     teacher = {"id": "org/t", "source": "hub", "revision": None, "license": None, "base_model": "org/t"}
     found = limits(report(teacher=teacher))
-    assert found[0] == "The test set has 30 images: one image is worth 3.3 points of accuracy."
-    assert found[1] == "3 classes with fewer than 20 test images: cat (10), dog (10), owl (10)."
-    assert found[2].startswith("Recall fell against the teacher in 3 classes: cat (-10.0 points)")
+    assert found[1] == "The test set has 30 images: one image is worth 3.3 points of accuracy."
+    assert found[2] == "3 classes with fewer than 20 test images: cat (10), dog (10), owl (10)."
+    assert found[0].startswith("Recall fell against the teacher in 3 classes: cat (-10.0 points)")
     assert "org/t was trained on before" in found[3]
     assert "A Processor with 2 threads" in found[4]
     assert len(found) == 5
