@@ -82,6 +82,11 @@ class Reader(ABC):
         """
 
 
+def as_item(label: Any) -> Any:
+    """Return what an item holds of a label: the parts of an annotation."""
+    return label.parts() if isinstance(label, Annotation) else label
+
+
 def classes_of(label: Any) -> tuple[int, ...]:
     """Return the classes that a label names."""
     return label.classes if isinstance(label, Annotation) else (label,)

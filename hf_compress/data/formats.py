@@ -32,7 +32,7 @@ TABLES = {  # the builder of `datasets` that reads them; the first ending that a
     ".json": "json",
 }
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-CARDS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json")
+CARDS = ("id2label.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json")
 ARCHIVES = {".zip", ".tgz", ".7z", ".rar", ".gz", ".bz2", ".xz", ".zst"}
 PACKED = {".gz", ".bz2", ".xz", ".zst"}  # around a table
 

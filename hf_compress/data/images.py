@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from hf_compress.data.addresses import with_bytes
-from hf_compress.data.annotations import Annotation
+from hf_compress.data.annotations import Annotation, as_item
 from hf_compress.data.decoded import Decoded
 from hf_compress.data.geometry import moved
 from hf_compress.data.mixing import Mixing, partner_of, random_of
@@ -184,7 +184,7 @@ class ImageSplit(torch.utils.data.Dataset):
     def _item(self, picture: Tensor, index: int, number: int) -> dict[str, Any]:
         label = self.labels[index]
         if self.augment is None:
-            return {"view": picture, "label": label.parts() if isinstance(label, Annotation) else label}
+            return {"view": picture, "label": as_item(label)}
         if self.views is None:
             return self._augmented(picture, label)
         with torch.random.fork_rng(devices=[]):
@@ -245,6 +245,12 @@ class Collator:
         elif self.teacher_processor is not None:
             batch["teacher_pixel_values"] = preprocess(self.teacher_processor, views)
         return batch
+
+
+def fitting_batch(processor, most: int) -> int:
+    """Return how many pictures hold no more pixels than `most` of 224 x 224, but at least one."""
+    height, width = input_size(processor)
+    return min(most, max(1, most * 224**2 // (height * width)))
 
 
 def spread(split: ImageSplit, count: int) -> torch.utils.data.Subset:

@@ -14,7 +14,7 @@ from hf_compress.data.decoded import Room
 from hf_compress.data.folders import LeftOut
 from hf_compress.data.images import IGNORED_LABEL, ImageSplit
 from hf_compress.data.leaks import conflicting_labels, same_pictures, settle_leaks
-from hf_compress.data.sources import image_column_of, load_raw, read_pictures
+from hf_compress.data.sources import image_column_of, load_raw, read_pictures, undecoded
 from hf_compress.data.splits import Chosen, divide, named_slice, sizes_of, stratified
 from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.sections.data import DataSection
@@ -50,7 +50,7 @@ class Parts:
             key = f"data.unlabelled.{number}"
             loaded = load_raw(source, key)
             column = image_column_of(loaded.rows, source, key)
-            rows = _undecoded(loaded.rows, column)
+            rows = undecoded(loaded.rows, column)
             if source.split:
                 rows = rows.select(named_slice(sizes_of(loaded.rows), source.split, f"{key}.split"))
             good, decoded = read_pictures(rows, column, section.on_corrupt, f"'{key}'", room)
@@ -109,7 +109,7 @@ def read_and_divide(
     Raises:
         RunError: there are too few images to divide, or one is corrupt and the recipe says stop.
     """
-    rows = _undecoded(raw, image_column)
+    rows = undecoded(raw, image_column)
     used = chosen.used
     good, decoded = read_pictures(rows.select(used), image_column, section.on_corrupt, section.path, room)
     groups = np.arange(len(rows))
@@ -191,9 +191,3 @@ def settle(parts: Parts, section: DataSection, names: list[str], left_out: list[
         "leaks": leaks,
         "conflicting_labels": conflicting_labels(parts.images, names, section.path),
     }
-
-
-def _undecoded(raw: datasets.DatasetDict, column: str) -> datasets.Dataset:
-    """Return the undecoded images of all splits, one after the other."""
-    raw = raw.select_columns(column).cast_column(column, datasets.Image(decode=False))
-    return datasets.concatenate_datasets(list(raw.values()))

@@ -69,6 +69,12 @@ def features_of(raw: datasets.DatasetDict) -> datasets.Features:
     return next(iter(raw.values())).features
 
 
+def undecoded(raw: datasets.DatasetDict, column: str) -> datasets.Dataset:
+    """Return the undecoded images of all splits, one after the other."""
+    raw = raw.select_columns(column).cast_column(column, datasets.Image(decode=False))
+    return datasets.concatenate_datasets(list(raw.values()))
+
+
 def image_column_of(raw: datasets.DatasetDict, section: SourceSection, key: str) -> str:
     """Return the image column that a section names, or else the only one.
 

@@ -124,6 +124,8 @@ def _is_still(module: nn.Module) -> bool:
 def _logits(model: PreTrainedModel, processor: BaseImageProcessor) -> Tensor:
     """Return what the model says to some pictures of noise."""
     logits = output_tensors(model(pixel_values=preprocess(processor, noise(4)))).get("logits")
+    if logits is not None and logits.dim() == 4:  # a map of them, of which all places are made alike
+        logits = logits.mean(dim=(2, 3))
     if logits is None or logits.shape[1:] != (model.config.num_labels,):
         raise RunError(
             f"the classifier of {type(model).__name__} was not found: it does not give each image one logit for each "

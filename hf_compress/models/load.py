@@ -1,4 +1,4 @@
-"""Loads image classifiers and their image processors: Hub id, local folder, timm checkpoint, custom code."""
+"""Loads models of classes and their image processors: Hub id, local folder, timm checkpoint, custom code."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModelForImageClassification,
+    AutoModelForSemanticSegmentation,
     BaseImageProcessor,
     PretrainedConfig,
     PreTrainedModel,
@@ -73,6 +74,25 @@ class Opened:
     missing: set[str]
     mismatched: set[str]
     commit: str | None
+
+
+@dataclass(frozen=True)
+class ClassKind:
+    """A kind of model that gives a logit a class.
+
+    Attributes:
+        auto: the auto class of transformers.
+        noun: what one is called, with its article.
+        dimensions: of the logits: (images, classes), and perhaps height and width of a map.
+    """
+
+    auto: type
+    noun: str
+    dimensions: int
+
+
+CLASSIFIER = ClassKind(AutoModelForImageClassification, "an image classifier", 2)
+SEGMENTER = ClassKind(AutoModelForSemanticSegmentation, "a model for semantic segmentation", 4)
 
 
 def open_model(
@@ -145,8 +165,9 @@ def load(
     trust_remote_code: bool = False,
     labels: list[str] | None = None,
     pretrained: bool = True,
+    kind: ClassKind = CLASSIFIER,
 ) -> LoadedModel:
-    """Load an image classifier in float32, in eval mode.
+    """Load an image classifier, or another `kind` of model with a logit a class, in float32, in eval mode.
 
     Args:
         name: Hub id (`microsoft/resnet-18`), timm checkpoint (`timm/resnet18.a1_in1k`) or folder in Hub form.
@@ -158,7 +179,7 @@ def load(
 
     Raises:
         UsageError: the id or folder does not exist, or needs `trust_remote_code`.
-        RunError: the repository is gated or out of reach, or holds no image classifier.
+        RunError: the repository is gated or out of reach, or holds no such model.
     """
     known: list[str] = []
 
@@ -168,8 +189,8 @@ def load(
 
     opened = open_model(
         name,
-        AutoModelForImageClassification,
-        "is not an image classifier: transformers has none of the type",
+        kind.auto,
+        f"is not {kind.noun}: transformers has none of the type",
         revision=revision,
         trust_remote_code=trust_remote_code,
         pretrained=pretrained,
@@ -182,10 +203,10 @@ def load(
     _refuse_missing_body(name, model, opened.missing)
     if new_head and labels is None and pretrained:
         raise RunError(
-            f"{name} is not an image classifier: its checkpoint lacks the weights of the classification head; "
+            f"{name} is not {kind.noun}: its checkpoint lacks the weights of the classification head; "
             "to learn from the embeddings of a backbone, set 'task: features' (recipe distill-features)"
         )
-    _refuse_other_inputs(name, model, processor)
+    _refuse_other_inputs(name, model, processor, kind)
     if labels is not None and not new_head:
         new_head = _relabel(model, processor, known, labels)
     set_labels(model.config, known if labels is None else labels)
@@ -222,8 +243,8 @@ def local_folder(name: str) -> str | None:
     return None
 
 
-def _refuse_other_inputs(name: str, model: PreTrainedModel, processor: BaseImageProcessor) -> None:
-    """Let the model see a picture as its processor makes it, and require a logit a label."""
+def _refuse_other_inputs(name: str, model: PreTrainedModel, processor: BaseImageProcessor, kind: ClassKind) -> None:
+    """Let the model see a picture as its processor makes it, and require a logit, or a map of them, a label."""
     from hf_compress.data.images import preprocess, refuse_many_sizes
 
     try:
@@ -239,7 +260,7 @@ def _refuse_other_inputs(name: str, model: PreTrainedModel, processor: BaseImage
             f"processor: {' '.join(str(error).split())}"
         ) from error
     shape = logits.shape
-    if shape != (1, model.config.num_labels):
+    if shape[:2] != (1, model.config.num_labels) or len(shape) != kind.dimensions:
         raise RunError(
             f"{name} cannot be used: {type(model).__name__} gives logits of shape {tuple(shape)} for one picture, "
             f"but its config names {model.config.num_labels} labels"

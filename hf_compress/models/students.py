@@ -18,11 +18,16 @@ if TYPE_CHECKING:
     from hf_compress.sections.models import StudentSection, TeacherSection
 
 
+CLASSIFIERS = "AutoModelForImageClassification"
+
+
 class Kind(Protocol):
     """What of a task tells how its models are made: see `tasks.base.Task`."""
 
     auto_class: str
     classes: bool
+    processor_class: str
+    dense: bool
     load: Callable[..., LoadedModel]
 
 
@@ -48,11 +53,15 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A registered student: `build(width, **label_options) -> transformers config`; checkpoints, the best first."""
+    """A registered student: `build(width, **label_options) -> transformers config`; checkpoints, the best first.
+
+    `auto_class`, of transformers, makes the model that it is registered for.
+    """
 
     build: Callable[..., PretrainedConfig]
     description: str
     checkpoints: tuple[Checkpoint, ...] = ()
+    auto_class: str = CLASSIFIERS
 
     def of_width(self, width: float) -> list[Checkpoint]:
         return [checkpoint for checkpoint in self.checkpoints if checkpoint.width == width]
@@ -62,14 +71,19 @@ STUDENTS: Registry[Architecture] = Registry("student", "hf_compress.students")
 DEFAULT_IMAGE_SIZE = 224
 
 
-def register_student(name: str, description: str, *checkpoints: Checkpoint) -> Callable:
+def register_student(name: str, description: str, *checkpoints: Checkpoint, auto_class: str = CLASSIFIERS) -> Callable:
     """Return a decorator for `build(width, **label_options)`, which returns the student's transformers config."""
 
     def store(build: Callable[..., PretrainedConfig]) -> Callable[..., PretrainedConfig]:
-        STUDENTS.register(name)(Architecture(build, description, checkpoints))
+        STUDENTS.register(name)(Architecture(build, description, checkpoints, auto_class))
         return build
 
     return store
+
+
+def students_for(auto_class: str = CLASSIFIERS) -> list[str]:
+    """Return the names of the students that are registered for an auto class of transformers."""
+    return [name for name in STUDENTS if STUDENTS.get(name).auto_class == auto_class]
 
 
 def build_registered(
@@ -78,7 +92,8 @@ def build_registered(
     *,
     width: float = 1.0,
     image_size: int | None = None,
-    auto_class: str = "AutoModelForImageClassification",
+    auto_class: str | None = None,
+    processor_class: str = "ViTImageProcessor",
 ) -> LoadedModel:
     """Build a registered architecture with random weights, and an image processor with ImageNet's normalisation.
 
@@ -86,21 +101,30 @@ def build_registered(
         labels: class names; None for a model that names no classes.
         width: multiplies the number of channels of every layer.
         image_size: height and width of the input in pixels, 224 when not given.
-        auto_class: of transformers, which makes the model of the architecture's config.
+        auto_class: of transformers, which makes the model of the architecture's config; its own when not given.
+        processor_class: of transformers.
+
+    Raises:
+        UsageError: the architecture has no model of that class.
     """
     import transformers
-    from transformers import ViTImageProcessor
     from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
     from hf_compress.checkpoint.labels import label_options
     from hf_compress.ground.tensors import use_torch_momentum
     from hf_compress.models.load import LoadedModel
 
-    config = STUDENTS.get(name).build(width, **({} if labels is None else label_options(labels)))
-    model = getattr(transformers, auto_class).from_config(config)
+    architecture = STUDENTS.get(name)
+    config = architecture.build(width, **({} if labels is None else label_options(labels)))
+    auto = getattr(transformers, auto_class or architecture.auto_class)
+    if type(config) not in auto._model_mapping:
+        others = students_for(auto.__name__)
+        known = f"name one of {', '.join(others)}" if others else "name a checkpoint"
+        raise UsageError(f"transformers makes no {auto.__name__.removeprefix('AutoModelFor')} of '{name}': {known}")
+    model = auto.from_config(config)
     use_torch_momentum(model)
     size = image_size or DEFAULT_IMAGE_SIZE
-    processor = ViTImageProcessor(
+    processor = getattr(transformers, processor_class)(
         size={"height": size, "width": size}, image_mean=IMAGENET_DEFAULT_MEAN, image_std=IMAGENET_DEFAULT_STD
     )
     return LoadedModel(model.eval(), processor, name, new_head=True)
@@ -121,7 +145,8 @@ def build_model(section: TeacherSection | StudentSection, labels: list[str] | No
             return _build_pretrained(section, labels, kind)
         names = labels or [] if kind.classes else None
         size = {"width": section.width, "image_size": section.image_size}
-        return build_registered(section.model, names, **size, auto_class=kind.auto_class)
+        classes = {"auto_class": kind.auto_class, "processor_class": kind.processor_class}
+        return build_registered(section.model, names, **size, **classes)
     if section.width != 1:
         raise UsageError(
             f"'width' belongs to registered architectures ({', '.join(STUDENTS)}), not to {section.model}"
@@ -142,7 +167,8 @@ def build_model(section: TeacherSection | StudentSection, labels: list[str] | No
 def build_student(section: StudentSection, labels: list[str], teacher: LoadedModel | None, kind: Kind) -> LoadedModel:
     """Return the model to compress: a copy of the teacher, yet with all channels and blocks, or what `section` names.
 
-    A registered student that names no image size gets the teacher's, so that both see the same detail.
+    A registered student that names no image size gets the teacher's, so that both see the same detail; and where each
+    pixel is answered for, the teacher's processor, so that both see the same part of a picture.
     """
     from hf_compress.data.images import input_size
     from hf_compress.models.load import LoadedModel
@@ -150,9 +176,13 @@ def build_student(section: StudentSection, labels: list[str], teacher: LoadedMod
     if section.model == TEACHER:
         own = LoadedModel(copy.deepcopy(teacher.model), teacher.processor, teacher.name, teacher.commit)
         return _at_size(own, section.image_size)
-    if section.model in STUDENTS and section.image_size is None and teacher is not None:
+    side = section.image_size
+    if section.model in STUDENTS and side is None and teacher is not None:
         section = section.model_copy(update={"image_size": input_size(teacher.processor)[0]})
-    return build_model(section, labels, kind)
+    built = build_model(section, labels, kind)
+    if kind.dense and section.model in STUDENTS and teacher is not None:
+        return replace(built, processor=teacher.processor if side is None else _resized(teacher.processor, side))
+    return built
 
 
 def find_checkpoint(section: StudentSection, labels: list[str], kind: Kind) -> tuple[str | bool, str]:

@@ -178,6 +178,7 @@ def _context(report: dict[str, Any], folder: Path, repo_id: str | None) -> dict[
         "data_name": facts.short_name(report["data"]["path"]),
         "data_rows": facts.data_rows(report),
         "classes": facts.class_table(report),
+        "class_measure": facts.class_measure(report),
         "sources": [source | {"id": facts.short_name(source["id"])} for source in facts.sources(report)],
         "limits": limits(report),
     }

@@ -186,17 +186,22 @@ def data_rows(report: dict[str, Any]) -> list[tuple[str, int, str, int | str, in
     ]
 
 
-def class_table(report: dict[str, Any]) -> list[tuple[str, int | str, int, str, str]]:
-    """Return one row a class: name, training images, test images, recall of the first and of the final model.
+def class_measure(report: dict[str, Any]) -> str | None:
+    """Return what is told of each class: its recall, or its IoU; None where nothing is."""
+    last = report["rows"][-1]
+    return "recall" if "classes" in last else "IoU" if "class_iou" in last else None
 
-    Of more than 30 classes, the 15 with the lowest recall.
+
+def class_table(report: dict[str, Any]) -> list[tuple[str, int | str, int, str, str]]:
+    """Return one row a class: name, training images, test images, recall or IoU of the first and of the final model.
+
+    Of more than 30 classes, the 15 with the lowest.
     """
     first, *_, last = report["rows"]
-    if "classes" not in last:
+    if class_measure(report) is None:
         return []
-    trained = report["data"]["splits"]["train"]["images_by_class"]
-    before = recall(first["classes"]) if "classes" in first else [None] * len(report["labels"])
-    after = recall(last["classes"])
+    trained, tested_on = (report["data"]["splits"][split]["images_by_class"] for split in ("train", "test"))
+    before, after = _by_class(first) or [None] * len(report["labels"]), _by_class(last)
     order = range(len(after))
     if len(after) > MANY_CLASSES:
         order = sorted((i for i in order if after[i] is not None), key=after.__getitem__)[:WORST_CLASSES]
@@ -204,7 +209,7 @@ def class_table(report: dict[str, Any]) -> list[tuple[str, int | str, int, str, 
         (
             report["labels"][i],
             trained.get(report["labels"][i], ""),
-            last["classes"]["images"][i],
+            last["classes"]["images"][i] if "classes" in last else tested_on.get(report["labels"][i], 0),
             *("" if value is None else four_digits(value) for value in (before[i], after[i])),
         )
         for i in order
@@ -243,6 +248,10 @@ def device(report: dict[str, Any]) -> str:
 def sources(report: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the models whose weights or answers went into this one, with their role."""
     return [source | {"role": role} for role, source in origin.sources_with_roles(report)]
+
+
+def _by_class(row: dict[str, Any]) -> list[float | None] | None:
+    return recall(row["classes"]) if "classes" in row else row.get("class_iou")
 
 
 def recall(classes: dict[str, list]) -> list[float | None]:

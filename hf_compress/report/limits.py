@@ -68,8 +68,8 @@ def _worse(report: dict[str, Any]) -> Iterator[str]:
 def _few_test_images(report: dict[str, Any]) -> Iterator[str]:
     images = test_images(report)
     if images:
-        where = f"The {tested(report)} set has {number(images, 'image')}"
-        yield f"{where}: one image is worth {100 / images:.2g} points of accuracy."
+        worth = f": one image is worth {100 / images:.2g} points of accuracy" if task_of(report).deciding.share else ""
+        yield f"The {tested(report)} set has {number(images, 'image')}{worth}."
     if any(row.get("differences") for row in report["rows"]):
         yield (
             "The range behind a difference is its 95 % interval, by a paired bootstrap of the test images: it says "

@@ -164,6 +164,7 @@ class Row(AnyRow):
 
     cost: Cost
     classes: Classes = None
+    class_iou: list[Fraction | None] = None
     reliability: Reliability = None
     runtimes: dict[Name, dict[Batch, Latency]] = {}
     details: Details = Field(default_factory=Details)
@@ -373,6 +374,8 @@ class Report(ReportPart):
                     raise ValueError(f"'{key}.differences' name a control, which has no '{entry.metric}'")
             if row.classes is not None:
                 _refuse_other_classes(f"{key}.classes", row.classes, len(self.labels))
+            if row.class_iou is not None and len(row.class_iou) != len(self.labels):
+                raise ValueError(f"'{key}.class_iou' does not count the {len(self.labels)} labels")
         return self
 
 

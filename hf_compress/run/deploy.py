@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from hf_compress.data import ImageData
-from hf_compress.data.images import batches, example_input, spread
+from hf_compress.data.images import batches, example_input, fitting_batch, spread
 from hf_compress.device.script import script_name
 from hf_compress.ground.environment import environment
 from hf_compress.ground.files import read_json, write_json, write_text
@@ -170,7 +170,7 @@ def _description(loaded: LoadedModel, outputs: Iterable[str]) -> dict[str, Any]:
 
 
 def _test_images(data: ImageData, loaded: LoadedModel) -> Iterator[torch.Tensor]:
-    shown = batches(spread(data.test, CHECK_IMAGES), loaded.processor, CHECK_BATCH)
+    shown = batches(spread(data.test, CHECK_IMAGES), loaded.processor, fitting_batch(loaded.processor, CHECK_BATCH))
     return (batch["pixel_values"] for batch in track(shown, "Checking"))
 
 

@@ -1,6 +1,6 @@
 """What models are for: one file a task. Importing this package registers the built-in ones, and not torch."""
 
-from hf_compress.tasks import classification, detection, features
+from hf_compress.tasks import classification, detection, features, segmentation
 from hf_compress.tasks.base import TASKS, Metric, Task, known_metrics, register_task, task_of
 
 __all__ = [
@@ -12,5 +12,6 @@ __all__ = [
     "features",
     "known_metrics",
     "register_task",
+    "segmentation",
     "task_of",
 ]

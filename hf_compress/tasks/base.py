@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, TypeVar
 
 from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
@@ -72,7 +72,16 @@ class Predictions:
     labels: Tensor
 
 
-Predict = Callable[["LoadedModel", "ImageSplit"], Predictions]
+class Predict(Protocol):
+    """Asks a model for what it says to a split, without augmentation.
+
+    Args:
+        whole: keep all of its outputs and targets, not only what `Task.kept` and `targets_kept` keep of them.
+    """
+
+    def __call__(self, loaded: LoadedModel, images: ImageSplit, whole: bool = False) -> Predictions: ...
+
+
 T = TypeVar("T", bound="Task")
 Loss = Callable[["Tensor", "Tensor", "Tensor | None"], "Tensor"]
 
@@ -95,6 +104,9 @@ class Task(ABC):
         trains_teachers: whether `teacher.finetune` does.
         ensembles: whether several teachers can be averaged.
         mixes: whether it trains on mixed pictures (`data.mixup`, `data.cutmix`), with the labels of both or without.
+        processor_class: of transformers, for registered students.
+        dense: whether each pixel is answered for, so that teacher and student must see the same part of a picture.
+        answers_whole: whether `as_targets` reads all `outputs`, where `kept` keeps less.
         selects: whether `student: auto` finds students for it: image classifiers, by their `accuracy`, which decides.
     """
 
@@ -112,6 +124,9 @@ class Task(ABC):
     trains_teachers: ClassVar[bool] = True
     ensembles: ClassVar[bool] = False
     mixes: ClassVar[bool] = False
+    processor_class: ClassVar[str] = "ViTImageProcessor"
+    dense: ClassVar[bool] = False
+    answers_whole: ClassVar[bool] = False
     selects: ClassVar[bool] = False
 
     # ---- recipes
@@ -203,6 +218,10 @@ class Task(ABC):
         """Return what is kept of a model's output for a batch, and read by `quality`: by default, all `outputs`."""
         return self.outputs(output)
 
+    def targets_kept(self, labels: Tensor) -> Tensor:
+        """Return what is kept of the targets of a batch, the images along the first dimension: by default, all."""
+        return labels
+
     def learn(self, model: nn.Module, batch: dict[str, Any], teacher: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return what a student says to a batch; `compare` reads it.
 
@@ -262,7 +281,7 @@ class Task(ABC):
     def labelled_by(self, teacher: LoadedModel, data: ImageData, predict: Predict) -> ImageData:
         """Return data whose validation and test images have the teacher's answers as targets; none trains on these."""
         found = {
-            role: images.with_labels(self.as_targets(predict(teacher, images)))
+            role: images.with_labels(self.as_targets(predict(teacher, images, whole=self.answers_whole)))
             for role, images in (("validation", data.validation), ("test", data.test))
         }
         return replace(data, **found, label_names=teacher.label_names, by_teacher=True)

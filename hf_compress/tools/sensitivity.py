@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_compress.data import ImageData
-from hf_compress.data.images import batches, input_size, spread
+from hf_compress.data.images import batches, fitting_batch, input_size, spread
 from hf_compress.ground.errors import UsageError
 from hf_compress.ground.files import user_path, whole_file
 from hf_compress.ground.looking import twin
@@ -126,7 +126,11 @@ def sensitivity(
         raise UsageError(f"sensitivity is measured for the step 'prune', which 'task: {task.name}' does not have")
     loaded, images = load_with_data(task, name, data, trust_remote_code)
     images = task.require_labels(loaded, images)
-    inputs = list(batches(spread(images.validation, IMAGES), loaded.processor, BATCH, task.targets))
+    inputs = list(
+        batches(
+            spread(images.validation, IMAGES), loaded.processor, fitting_batch(loaded.processor, BATCH), task.targets
+        )
+    )
     image = torch.zeros(1, 3, *input_size(loaded.processor))
     config = PruneSection(granularity=granularity, importance=importance, round_to=1, floor=0.0)
     calibration = Calibration(spread(images.train, config.calibration), loaded.processor, loaded.model, task)
@@ -136,12 +140,12 @@ def sensitivity(
         if granularity == "channel"
         else _weight_trials(loaded.model, config, calibration, ratios)
     )
-    metric, baseline = task.deciding, _judged(loaded.model, task, inputs)
+    metric, baseline = task.deciding, _judged(loaded, task, inputs)
     measurements = []
     for trial in track(trials, "Measuring sensitivity"):
         model = copy.deepcopy(loaded.model)
         mend(model, trial.prune(model), trial.layers)
-        found = _judged(model, task, inputs)
+        found = _judged(replace(loaded, model=model), task, inputs)
         drop = metric.lost(found, baseline)
         measurements.append(Measurement(trial.name, trial.size, trial.ratio, metric, found, drop))
     with adding(folder) as new:
@@ -197,12 +201,12 @@ def _weight_trials(
             yield Trial(name, len(scores), ratio, prune, {name.removesuffix(".weight")})
 
 
-def _judged(model: PreTrainedModel, task: Task, inputs: list[dict[str, Tensor]]) -> float:
+def _judged(loaded: LoadedModel, task: Task, inputs: list[dict[str, Tensor]]) -> float:
     """Return the task's deciding metric."""
     with torch.inference_mode():
-        said = [task.outputs(task.forward(model.eval(), batch)) for batch in inputs]
+        said = [task.kept(task.forward(loaded.model.eval(), batch), batch, loaded.processor) for batch in inputs]
     outputs = {name: torch.cat([each[name] for each in said]) for name in said[0]}
-    labels = torch.cat([batch["labels"] for batch in inputs])
+    labels = torch.cat([task.targets_kept(batch["labels"]) for batch in inputs])
     return task.decide(Predictions(outputs, labels))[task.deciding.name]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from hf_compress.data.images import fitting_batch
 from hf_compress.sections.base import TrainingConfig
 from hf_compress.training.context import Context
 
@@ -28,7 +29,7 @@ def training_arguments(
         num_train_epochs=config.epochs,
         max_steps=steps,
         per_device_train_batch_size=config.batch_size,
-        per_device_eval_batch_size=EVALUATION_BATCH,
+        per_device_eval_batch_size=fitting_batch(context.processor, EVALUATION_BATCH),
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,

@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.data import Subset
 from transformers import PreTrainedModel
 
-from hf_compress.data.images import batches, spread
+from hf_compress.data.images import batches, fitting_batch, spread
 from hf_compress.ground.errors import RunError
 from hf_compress.ground.memory import in_fitting_batches
 from hf_compress.ground.progress import track
@@ -32,7 +32,7 @@ def reestimate_batch_norm(model: PreTrainedModel, context: Context, images: int 
         progress = track(loader, "Re-estimating batch norms")
         torch.optim.swa_utils.update_bn((batch["pixel_values"] for batch in progress), model)
 
-    in_fitting_batches(update, EVALUATION_BATCH)
+    in_fitting_batches(update, fitting_batch(context.processor, EVALUATION_BATCH))
     model.eval()
 
 

@@ -6,9 +6,11 @@ from transformers import BaseImageProcessor, PreTrainedModel, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from hf_compress.data import Collator, ImageData, ImageSplit
+from hf_compress.data.images import fitting_batch
 from hf_compress.ground.looking import same_random_state, twin
 from hf_compress.ground.memory import in_fitting_batches
 from hf_compress.ground.tensors import use_channels_last
+from hf_compress.models.load import LoadedModel
 from hf_compress.tasks.base import Predict, Predictions, Task
 from hf_compress.tasks.classification import CLASSIFICATION
 from hf_compress.training.arguments import EVALUATION_BATCH, shared_arguments
@@ -23,8 +25,9 @@ def predict(
     workers: int = 0,
     batch_size: int = EVALUATION_BATCH,
     task: Task = CLASSIFICATION,
+    whole: bool = False,
 ) -> Predictions:
-    """Return the model's outputs for every image of a split, without augmentation.
+    """Return what a task keeps of the outputs for each image of a split, without augmentation; if `whole`, all.
 
     When memory runs out, batches are halved; see `memory.in_fitting_batches`.
     """
@@ -40,12 +43,13 @@ def predict(
                 data_collator=Collator(processor, targets=task.targets),
                 callbacks=[progress],
                 task=task,
+                whole=whole,
             )
             trainer.remove_callback(PrinterCallback)
             output = trainer.predict(images.without_augmentation())
         return trainer.as_predictions(output)
 
-    return in_fitting_batches(run, batch_size)
+    return in_fitting_batches(run, fitting_batch(processor, batch_size))
 
 
 def evaluate(
@@ -61,4 +65,8 @@ def evaluate(
 
 def predictor(task: Task, workers: int) -> Predict:
     """Return `predict` as tasks call it."""
-    return lambda loaded, images: predict(loaded.model, loaded.processor, images, workers, task=task)
+
+    def ask(loaded: LoadedModel, images: ImageSplit, whole: bool = False) -> Predictions:
+        return predict(loaded.model, loaded.processor, images, workers, task=task, whole=whole)
+
+    return ask

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from hf_compress.data import Collator, ImageSplit
-from hf_compress.data.images import example_input, no_targets
+from hf_compress.data.images import example_input, fitting_batch, no_targets
 from hf_compress.ground import processes
 from hf_compress.ground.environment import environment
 from hf_compress.ground.looking import twin
@@ -98,7 +98,7 @@ def _ask_all(images: ImageSplit, teacher: LoadedModel, task: Task, workers: int)
             ]
         return torch.cat(parts)
 
-    return in_fitting_batches(run, TEACHER_BATCH)
+    return in_fitting_batches(run, fitting_batch(teacher.processor, TEACHER_BATCH))
 
 
 def _shapes(teacher: LoadedModel, task: Task) -> dict[str, torch.Size]:

@@ -43,6 +43,7 @@ class DistillationTrainer(Trainer):
         loss_config: names the distillation losses and their options; None trains with the loss of the task alone.
         task: what the models are for.
         compile: train with compiled models; evaluation stays eager.
+        whole: keep all outputs in an evaluation, not only what the task keeps of them.
 
     Attributes:
         criterion: the loss against the teacher.
@@ -60,11 +61,12 @@ class DistillationTrainer(Trainer):
         loss_config: LossConfig | None = None,
         task: Task = CLASSIFICATION,
         compile: bool = False,
+        whole: bool = False,
         **kwargs: Any,
     ):
         with same_config(kwargs["model"] if "model" in kwargs else next(iter(args), None)):
             super().__init__(*args, **kwargs)
-        self.task = task
+        self.task, self.whole = task, whole
         self.in_training = cache(compiled) if compile else lambda model: model
         self.model_accepts_loss_kwargs = False
         self.teacher = self.criterion = self.teacher_order = None
@@ -113,6 +115,11 @@ class DistillationTrainer(Trainer):
             self.stop_unless_finite(loss)
         return (loss, said) if return_outputs else loss
 
+    def prediction_step(self, *args, **kwargs):
+        """Keep of the targets of a batch what the task keeps; those of all images may be more than memory holds."""
+        loss, said, labels = super().prediction_step(*args, **kwargs)
+        return loss, said, labels if self.whole else self.task.targets_kept(labels)
+
     def as_predictions(self, output: EvalPrediction | PredictionOutput) -> Predictions:
         """Return what was said to all images of an evaluation, by name."""
         given = output.predictions if isinstance(output.predictions, tuple) else (output.predictions,)
@@ -121,7 +128,7 @@ class DistillationTrainer(Trainer):
 
     def _kept(self, output: Any, inputs: dict[str, Any]) -> dict[str, Tensor]:
         """Return what is said of a batch: as much as measuring needs, where nothing is learnt."""
-        if self.model.training:
+        if self.model.training or self.whole:
             return self.task.outputs(output)
         return self.task.kept(output, inputs, getattr(self.data_collator, "processor", None))
 

@@ -10,7 +10,7 @@ from transformers import BertConfig, TimmWrapperConfig, TimmWrapperForImageClass
 from hf_compress import load, save
 from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.models.embeddings import load_backbone
-from hf_compress.models.students import STUDENTS, build_registered
+from hf_compress.models.students import build_registered, students_for
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "models"
 
@@ -22,7 +22,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("name", list(STUDENTS))
+@pytest.mark.parametrize("name", students_for())
 def test_registered_students_have_the_labels_and_scale_with_width(name, tmp_path):
     full, half = (build_registered(name, list("abc"), width=width, image_size=32) for width in (0.5, 0.25))
     assert full.label_names == list("abc")

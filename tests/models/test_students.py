@@ -15,7 +15,7 @@ from hf_compress.data import load_data
 from hf_compress.data.images import batches, class_indices, input_size
 from hf_compress.ground.errors import UsageError
 from hf_compress.measure.cost import bytes_on_disk, count_macs, count_parameters
-from hf_compress.models.students import STUDENTS, build_model, build_registered, build_student
+from hf_compress.models.students import build_model, build_registered, build_student, students_for
 from hf_compress.run.selection.candidates import Blueprint, Candidate
 from hf_compress.sections.data import DataSection
 from hf_compress.sections.models import StudentSection, TeacherSection
@@ -25,7 +25,7 @@ DIGITS = [str(digit) for digit in range(10)]
 IN_TIMM = {"mobilenet_v1": "mobilenetv1_100", "convnext_atto": "convnext_atto"}
 
 
-@pytest.mark.parametrize("name", list(STUDENTS))
+@pytest.mark.parametrize("name", students_for())
 def test_at_width_1_an_architecture_is_the_published_one(name):
     if name in IN_TIMM:
         reference = timm.create_model(IN_TIMM[name], num_classes=10)
@@ -40,7 +40,7 @@ def test_at_width_1_an_architecture_is_the_published_one(name):
     assert count_macs(student, image.to("meta")) == counter.get_total_flops() // 2
 
 
-@pytest.mark.parametrize("name", list(STUDENTS))
+@pytest.mark.parametrize("name", students_for())
 def test_costs_on_the_meta_device_are_those_of_the_built_model(name):
     blueprint = Blueprint(DIGITS, 32)
     model = blueprint.build(Candidate(name, 0.35, {})).model

@@ -193,7 +193,7 @@ def test_a_round_that_makes_the_error_larger_than_allowed_is_rolled_back(task):
 
 def test_the_epoch_with_the_lowest_error_is_kept(task, tmp_path):
     data = load_data(DataSection(**DATA), 0)
-    context = Context(data, None, None, 0, tmp_path, task=task)
+    context = Context(data, ViTImageProcessor(), None, 0, tmp_path, task=task)
     arguments = training_arguments(TrainingConfig(), context, tmp_path)
     assert (arguments.metric_for_best_model, arguments.greater_is_better) == ("centre_error", False)
 

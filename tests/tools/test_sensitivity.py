@@ -108,9 +108,9 @@ def test_what_is_left_makes_up_for_what_went(folder, tmp_path, monkeypatch, gran
     whole = load(str(folder)).model
     judged = []
 
-    def off(model, task, inputs):
+    def off(loaded, task, inputs):
         with torch.no_grad():
-            found, expected = (each(pixel_values=inputs[0]["pixel_values"]).logits for each in (model, whole))
+            found, expected = (each(pixel_values=inputs[0]["pixel_values"]).logits for each in (loaded.model, whole))
         return float((found - expected).square().mean())
 
     monkeypatch.setattr(tool, "_judged", lambda *arguments: judged.append(off(*arguments)) or judged[-1])

@@ -13,7 +13,7 @@ from torch import nn
 from hf_compress.ground.progress import track
 from hf_compress.measure.cost import count_macs, count_parameters
 from hf_compress.models.load import LoadedModel
-from hf_compress.models.students import STUDENTS, build_model, build_registered
+from hf_compress.models.students import build_model, build_registered, students_for
 from hf_compress.report.measures import in_thousands, milliseconds, size
 from hf_compress.sections.models import StudentSection
 from hf_compress.tasks.classification import CLASSIFICATION
@@ -94,7 +94,7 @@ class Blueprint:
         What cannot take images of this size is left out: ConvNeXt, for one, needs 32 pixels.
         """
         found = []
-        for name in track(list(STUDENTS), "Counting the costs of students"):
+        for name in track(students_for(), "Counting the costs of students"):
             with suppress(RuntimeError):
                 found += [Candidate(name, width, self.static_costs(name, width)) for width in STUDENT_WIDTHS]
         return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from hf_compress.steps.pruning.allocate.units import Plan
 from hf_compress.steps.pruning.tracing.groups import LAYERS, Group
 from hf_compress.steps.pruning.tracing.trace import drop_caches
 
-Attribute = tuple[str, str, int | None]
+Attribute = tuple[str, str]
 Kept = dict[tuple[str, str, int], np.ndarray]
 
 HEAD_COUNT = re.compile(r"(^|_)n(um)?_(\w+_)?heads?$|^heads$|^all_head_size$")
@@ -39,8 +38,7 @@ def remove_units(model: nn.Module, groups: list[Group], plan: Plan, attributes: 
     Args:
         groups: groups of this very model, see `groups.find_groups`.
         plan: the units to remove, by the group's name.
-        attributes: integers of modules that count the channels of a group, by its name: (module, attribute, index in
-            the attribute's tuple or list or None).
+        attributes: integers of modules that count the channels of a group, by its name: (module, attribute).
     """
     gone: dict[tuple[str, str], dict[int, list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
     for group in groups:
@@ -123,7 +121,7 @@ def width_attributes(model: nn.Module, group: Group) -> list[Attribute]:
 def _counters(model: nn.Module, group: Group) -> dict[Attribute, int]:
     """Return the attributes that may count what a group has, with how much of it one unit takes.
 
-    Those of the modules that hold it, and of the modules around these where it has blocks.
+    Those of the modules that hold it; of the modules around these only what counts heads by its name.
     """
     if group.parts:
         shares = [(part.units // group.units, _counters(model, part)) for part in group.parts]
@@ -131,19 +129,16 @@ def _counters(model: nn.Module, group: Group) -> dict[Attribute, int]:
     sizes = _sizes(group)
     around = dict.fromkeys(name.rpartition(".")[0] for name in group.holders) if group.unit > 1 else {}
     return {
-        (name, attribute, index): sizes[value]
+        (name, attribute): sizes[value]
         for name in dict.fromkeys((*group.holders, *around))
         if not isinstance(module := model.get_submodule(name), LAYERS)
-        for attribute, content in vars(module).items()
-        for index, value in _integers(content)
-        if value in sizes and (group.unit > 1 or not HEAD_COUNT.search(attribute))
+        for attribute, value in vars(module).items()
+        if type(value) is int and value in sizes and _may_count(group, name, attribute)
     }
 
 
-def _integers(content: Any) -> list[tuple[int | None, int]]:
-    """Return the integers of an attribute, with their places in a tuple or list."""
-    numbers = enumerate(content) if isinstance(content, (tuple, list)) else [(None, content)]
-    return [(index, number) for index, number in numbers if type(number) is int]
+def _may_count(group: Group, module: str, attribute: str) -> bool:
+    return group.unit > 1 if HEAD_COUNT.search(attribute) else module in group.holders
 
 
 def _sizes(group: Group) -> dict[int, int]:
@@ -154,12 +149,6 @@ def _sizes(group: Group) -> dict[int, int]:
 
 def _count(model: nn.Module, group: Group, units: int, attributes: list[Attribute]) -> None:
     taken = _counters(model, group)
-    for place in attributes:
-        name, attribute, index = place
+    for name, attribute in attributes:
         module = model.get_submodule(name)
-        numbers = getattr(module, attribute)
-        if index is None:
-            setattr(module, attribute, numbers - taken[place] * units)
-        else:
-            fewer = [number - taken[place] * units * (at == index) for at, number in enumerate(numbers)]
-            setattr(module, attribute, type(numbers)(fewer))
+        setattr(module, attribute, getattr(module, attribute) - taken[name, attribute] * units)

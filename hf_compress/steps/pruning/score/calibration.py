@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from hf_compress.data.images import IGNORED_LABEL, preprocess
+from hf_compress.data.annotations import as_item
+from hf_compress.data.images import IGNORED_LABEL, fitting_batch, preprocess
 from hf_compress.ground.looking import twin
 from hf_compress.ground.processor import fastest_device
 from hf_compress.ground.progress import track
@@ -45,7 +46,7 @@ class Calibration:
 
     def pixel_values(self) -> Iterator[Tensor]:
         """Yield the images alone, shape (batch, 3, height, width), on the device of the work."""
-        for items in DataLoader(self.images, BATCH, collate_fn=list):
+        for items in DataLoader(self.images, fitting_batch(self.processor, BATCH), collate_fn=list):
             yield preprocess(self.processor, [item["view"] for item in items]).to(fastest_device())
 
     def gradients(self, model: nn.Module) -> Iterator[dict[str, Tensor]]:
@@ -66,21 +67,23 @@ class Calibration:
     def _batches(self) -> Iterator[dict[str, Tensor]]:
         """Yield what the task's loss takes."""
         device, unpruned = fastest_device(), None
-        loader = DataLoader(self.images, BATCH, collate_fn=list)
+        loader = DataLoader(self.images, fitting_batch(self.processor, BATCH), collate_fn=list)
         for items in track(loader, "Scoring importance"):
             images = preprocess(self.processor, [item["view"] for item in items]).to(device)
             if self.task.needs_targets and any(item["label"] == IGNORED_LABEL for item in items):
                 unpruned = unpruned or twin(self.unpruned).to(device)
-                items = self._answered(items, images, unpruned)
+                items = self._answered(items, images, unpruned, self.task.targets(items, self.processor)["labels"])
             targets = self.task.targets(items, self.processor)
             yield {"pixel_values": images} | {name: tensor.to(device) for name, tensor in targets.items()}
 
-    def _answered(self, items: list[dict[str, Any]], images: Tensor, unpruned: nn.Module) -> list[dict[str, Any]]:
+    def _answered(
+        self, items: list[dict[str, Any]], images: Tensor, unpruned: nn.Module, labels: Tensor
+    ) -> list[dict[str, Any]]:
         """Return the items with the unpruned model's answers where they have no label."""
         with torch.no_grad():
             outputs = {name: tensor.cpu() for name, tensor in self.task.answer(unpruned, images).items()}
-        answers = self.task.as_targets(Predictions(outputs, torch.full((len(items),), IGNORED_LABEL)))
+        answers = self.task.as_targets(Predictions(outputs, labels))
         return [
-            item | {"label": answer} if item["label"] == IGNORED_LABEL else item
+            item | {"label": as_item(answer)} if item["label"] == IGNORED_LABEL else item
             for item, answer in zip(items, answers, strict=True)
         ]

@@ -1,0 +1,173 @@
+"""Data sets of pictures and masks: two columns of images, or two folders; and the names of their classes."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import datasets
+import huggingface_hub
+import numpy as np
+
+from hf_compress.data.annotations import FoundLabels, Reader
+from hf_compress.data.folders import File, Folder, FolderError, scan
+from hf_compress.data.layout import in_order, role_of
+from hf_compress.data.local import Source
+from hf_compress.data.masks import VOID, look_at_masks
+from hf_compress.data.sources import features_of, load_raw, undecoded
+from hf_compress.ground.errors import RunError, UsageError, shown
+from hf_compress.ground.files import read_json, user_path
+from hf_compress.sections.data import DataSection
+
+NAMES = "id2label.json"
+IMAGES = ("images", "image", "imgs")
+MASKS = ("masks", "mask", "labels", "annotations")
+IMAGE_COLUMNS = ("image", "images", "img", "picture", "pixel_values")
+MASK_COLUMNS = ("label", "labels", "mask", "masks", "annotation", "segmentation", "semantic_segmentation")
+logger = logging.getLogger(__name__)
+
+
+class MaskReader(Reader):
+    """Pictures with a mask each; those without one have no label."""
+
+    def open(self, section):
+        folder = user_path(section.path)
+        if not os.path.isdir(folder):
+            return load_raw(section, "data")
+        try:
+            files = scan(Path(os.path.abspath(folder)))
+            if any(_place(file, MASKS) for file in files.of_kind("picture")):
+                return load_pairs(files, section)
+        except FolderError as error:
+            raise UsageError(f"'data.path': in {shown(section.path)}, {error}") from None
+        return load_raw(section, "data")
+
+    def image_column(self, rows, section):
+        return columns_of(rows, section)[0]
+
+    def read(self, source, image_column, section):
+        column = columns_of(source.rows, section)[1]
+        if column is None:
+            return FoundLabels(None, [], False)
+        masks, faults = look_at_masks(*(undecoded(source.rows, name) for name in (column, image_column)))
+        if faults and section.on_corrupt == "stop":
+            raise RunError(
+                f"{section.path} has {len(faults)} masks that cannot be used, the first is {faults[0]}; "
+                "'data.on_corrupt: skip'"
+            )
+        if faults:
+            logger.warning(
+                "%s: %d masks cannot be used, the first is %s; their pictures count as without labels",
+                section.path, len(faults), faults[0],
+            )  # fmt: skip
+        highest = max((number for mask in masks if mask for number in mask.classes), default=-1)
+        names = class_names(section, source)
+        if names is not None and highest >= len(names):
+            raise RunError(f"a mask in {section.path} has the class {highest}, but {NAMES} names {len(names)} classes")
+        labels = np.array([-1 if mask is None else 0 for mask in masks])
+        return FoundLabels(labels, names or [str(number) for number in range(highest + 1)], names is not None, masks)
+
+
+def load_pairs(folder: Folder, section: DataSection) -> Source:
+    """Return the pictures of folders `images` with the masks of folders `masks`, which have the same names.
+
+    The split is the first folder of their paths that is called like one, above or below these: `images/train/`, or
+    `train/images/`.
+
+    Raises:
+        FolderError: some pictures lie in splits and others do not, two have the same name, or nothing fits together.
+    """
+    found: dict[tuple[str, ...], dict[str, File]] = {}
+    for file in folder.of_kind("picture"):
+        for column, names in (("image", IMAGES), ("label", MASKS)):
+            if (place := _place(file, names)) is not None:
+                *folders, name = place
+                pair = found.setdefault((*folders, os.path.splitext(name)[0]), {})
+                if column in pair:
+                    raise FolderError(f"{pair[column].name!r} and {file.name!r} have one name: rename one")
+                pair[column] = file
+    pairs = {key: pair for key, pair in found.items() if "image" in pair}
+    if not any("label" in pair for pair in pairs.values()):
+        raise FolderError("no mask has the name of a picture: put pictures into 'images/' and masks into 'masks/'")
+    splits: dict[str | None, list[dict[str, File]]] = {}
+    for key, pair in sorted(pairs.items()):
+        role = next((role for part in key[:-1] if (role := role_of(part, section.wanted_splits))), None)
+        splits.setdefault(role, []).append(pair)
+    loose = splits.pop(None, [])
+    if loose and splits:
+        raise FolderError(
+            f"{loose[0]['image'].name!r} lies in no split, but others do: move it into the folder of one (train, "
+            "validation, test)"
+        )
+    features, rows = datasets.Features({"image": datasets.Image(), "label": datasets.Image()}), datasets.DatasetDict()
+    for split, members in in_order(splits or {"train": loose}).items():
+        columns = {
+            column: [folder.path(pair[column]) if column in pair else None for pair in members] for column in features
+        }
+        rows[split] = datasets.Dataset.from_dict(columns, features=features)
+    used = [file for pair in pairs.values() for file in pair.values()]
+    used += [file for file in folder.files if file.parts == (NAMES,)]
+    reasons = dict.fromkeys(folder.of_kind("picture"), "pictures without a partner in 'images/' or 'masks/'")
+    return Source(rows, left_out=folder.left_out(used, reasons))
+
+
+def columns_of(rows: datasets.DatasetDict, section: DataSection) -> tuple[str, str | None]:
+    """Return the columns of pictures and of masks; None where there are no masks.
+
+    They are found by their types and usual names, where the recipe does not name them.
+
+    Raises:
+        UsageError: it is not clear which is which, or what is named holds no images.
+    """
+    images = [name for name, feature in features_of(rows).items() if isinstance(feature, datasets.Image)]
+    for key, wanted in (("image_column", section.image_column), ("label_column", section.label_column)):
+        if wanted is not None and wanted not in images:
+            raise UsageError(f"'data.{key}': {shown(wanted)} is no column of images; these are: {', '.join(images)}")
+    picture = section.image_column or _only([name for name in images if name != section.label_column], IMAGE_COLUMNS)
+    others = [name for name in images if name != picture]
+    mask = section.label_column or (_only(others, MASK_COLUMNS) if others else None)
+    if picture is None or (others and mask is None):
+        raise UsageError(
+            f"the data set has the image columns {', '.join(images) or '(none)'}: name that of the pictures in "
+            "'data.image_column' and that of the masks in 'data.label_column'"
+        )
+    return picture, mask
+
+
+def class_names(section: DataSection, source: Source) -> list[str] | None:
+    """Return the names of the classes from `id2label.json` beside the data; None where there is none.
+
+    Raises:
+        RunError: it does not number the classes from 0.
+    """
+    file = user_path(section.path) / NAMES
+    if not file.is_file():
+        if source.commit is None or not huggingface_hub.file_exists(
+            section.path, NAMES, repo_type="dataset", revision=source.commit
+        ):
+            return None
+        file = Path(huggingface_hub.hf_hub_download(section.path, NAMES, repo_type="dataset", revision=source.commit))
+    try:
+        found = {int(number): str(name) for number, name in read_json(file).items()}
+    except (ValueError, AttributeError):
+        found = {}
+    found.pop(VOID, None)
+    if sorted(found) != list(range(len(found))) or not found:
+        raise RunError(f'{NAMES} in {section.path} has to number the classes from 0: {{"0": "...", "1": "..."}}')
+    source.left_out = [entry for entry in source.left_out if (entry.example, entry.count) != (NAMES, 1)]
+    return [found[number] for number in range(len(found))]
+
+
+def _only(names: list[str], usual: tuple[str, ...]) -> str | None:
+    """Return the only name, or the only usual one; None where it is not clear."""
+    known = [name for name in names if name.lower() in usual]
+    return next((found[0] for found in (names, known) if len(found) == 1), None)
+
+
+def _place(file: File, folders: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Return the path of a file without the first folder of such a name; None where there is none."""
+    for depth, part in enumerate(file.parts[:-1]):
+        if part.lower() in folders:
+            return file.parts[:depth] + file.parts[depth + 1 :]
+    return None
