@@ -7,6 +7,9 @@ import torch
 from torch import Tensor, nn
 
 WHOLE = "output"
+BOXES = "pred_boxes"
+FOR_LOSSES = ("auxiliary_", "enc_", "init", "intermediate_")
+"""Of a detector's output, how the names begin of what its own loss alone reads."""
 
 
 def output_tensors(output: Any, name: str = WHOLE) -> dict[str, Tensor]:
@@ -15,12 +18,13 @@ def output_tensors(output: Any, name: str = WHOLE) -> dict[str, Tensor]:
     Args:
         output: a tensor, or nested mappings (as transformers' `ModelOutput`), tuples and lists of such; or an object
             with such attributes, which custom code may return.
-        name: of a tensor that stands by itself. Parts are `logits`, or `hidden_states.0`.
+        name: of a tensor that stands by itself. Parts are `logits`, or `hidden_states.0`. What only the loss of a
+            detector reads is left out.
     """
     if isinstance(output, Tensor):
         return {name: output} if output.is_floating_point() else {}
     if isinstance(output, Mapping):
-        parts = output.items()
+        parts = ((key, part) for key, part in output.items() if BOXES not in output or not key.startswith(FOR_LOSSES))
     elif isinstance(output, tuple | list):
         parts = ((f"{name}.{index}", part) for index, part in enumerate(output))
     elif name == WHOLE and hasattr(output, "__dict__"):
@@ -28,6 +32,12 @@ def output_tensors(output: Any, name: str = WHOLE) -> dict[str, Tensor]:
     else:
         return {}
     return {key: tensor for part_name, part in parts for key, tensor in output_tensors(part, part_name).items()}
+
+
+def deployed_tensors(output: Any) -> dict[str, Tensor]:
+    """Return what a file for a runtime gives of a model's output: of a detector logits and boxes, of others all."""
+    tensors = output_tensors(output)
+    return {name: tensors[name] for name in ("logits", BOXES)} if BOXES in tensors else tensors
 
 
 @torch.no_grad()

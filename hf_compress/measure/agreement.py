@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_compress.ground.outputs import output_tensors
+from hf_compress.ground.outputs import deployed_tensors
 from hf_compress.models.exporting import DeployedModel
 
 
@@ -55,7 +55,7 @@ def agreements(model: nn.Module, files: Sequence[DeployedModel], images: Iterabl
     found = [Agreement() for _ in files]
     with torch.inference_mode():
         for batch in images:
-            expected = output_tensors(model(pixel_values=batch))
+            expected = deployed_tensors(model(pixel_values=batch))
             for agreement, file in zip(found, files, strict=True):
                 agreement.add(expected, file(batch))
     return found

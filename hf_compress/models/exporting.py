@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 
 from hf_compress.ground.looking import twin
-from hf_compress.ground.outputs import output_tensors
+from hf_compress.ground.outputs import deployed_tensors
 from hf_compress.models.folding import fold_batch_norms
 from hf_compress.runtimes.base import Call, Exportable
 
@@ -24,7 +24,7 @@ class TensorsAlone(nn.Module):
         self.model = model
         self.eval()
         with torch.no_grad():
-            self.outputs = list(output_tensors(model(pixel_values=image)))
+            self.outputs = list(deployed_tensors(model(pixel_values=image)))
 
     def forward(self, pixel_values: Tensor) -> Tensor | tuple[Tensor, ...]:
         output = self.model(pixel_values=pixel_values)

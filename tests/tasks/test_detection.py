@@ -56,7 +56,7 @@ def run(squares, folders, tmp_path_factory):
             "steps": [
                 {"finetune": FAST},
                 {"distill": FAST},
-                {"prune": {"amount": 0.4, "iterative": False, "repair": "none", "recovery": {"epochs": 1}}},
+                {"prune": {"amount": 0.4, "iterative": False, "round_to": 1, "recovery": {"epochs": 0}}},
             ],
             "measure": {"repeats": 3},
         }
@@ -70,6 +70,8 @@ def test_a_recipe_makes_a_smaller_detector_that_pipeline_reads_in_a_new_process(
     assert all(set(row["quality"]) == {"map", "map_50"} for row in rows.values())
     assert rows["3 prune"]["cost"]["parameters"] < 0.8 * rows["teacher"]["cost"]["parameters"]
     assert run.report["data"]["splits"]["train"]["images"] == 12
+    (pruned,) = rows["3 prune"]["details"]["rounds"]
+    assert "least_squares" in pruned["repaired"] and pruned["output_error_after"] < 0.7 * pruned["output_error_before"]
     assert "validation_map" in rows["2 distill"]["details"]["epochs"][0]
     assert evaluate_folder(str(run.folder), None)["quality"] == rows["3 prune"]["quality"]
     card = (run.folder / "README.md").read_text()

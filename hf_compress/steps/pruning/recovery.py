@@ -11,6 +11,7 @@ from torch import nn
 
 from hf_compress.data.images import spread
 from hf_compress.ground import processes
+from hf_compress.ground.choices import Choices
 from hf_compress.ground.looking import twin
 from hf_compress.ground.outputs import error_by_variance, in_rows, output_error, outputs_of
 from hf_compress.ground.processor import fastest_device
@@ -55,11 +56,16 @@ def bearable_rate(model: nn.Module, calibration: Calibration, sparse: frozenset[
     device = fastest_device()
     images = list(calibration.pixel_values())
     unpruned, pruned = twin(calibration.unpruned).to(device), copy.deepcopy(model).eval().to(device)
-    expected, given = (in_rows(outputs_of(each, images)).double() for each in (unpruned, pruned))
+    choices = Choices()
+    with choices.recorded():
+        expected = in_rows(outputs_of(unpruned, images)).double()
+    with choices.repeated():
+        given = in_rows(outputs_of(pruned, images)).double()
     if not error_by_variance(given, expected) < 1:
         return FASTEST
     _step_at_random(pruned, SLOWEST, sparse)
-    change = output_error(pruned, images, given)
+    with choices.repeated():
+        change = output_error(pruned, images, given)
     rate = SLOWEST * math.sqrt(BEARABLE / max(change, 1e-30))
     return float(f"{min(FASTEST, max(SLOWEST, rate)):.1e}")
 

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import Subset
 
 from hf_compress.data.images import evenly_spread
+from hf_compress.ground.choices import Choices
 from hf_compress.ground.looking import twin
 from hf_compress.ground.outputs import in_rows, output_error, outputs_of
 from hf_compress.ground.processor import fastest_device
@@ -51,8 +52,11 @@ def repair(
     fitted, judged = _parted(calibration)
     whole, best = twin(unpruned).to(fastest_device()), copy.deepcopy(pruned).eval().to(fastest_device())
     images = list(judged.pixel_values())
-    expected = in_rows(outputs_of(whole, images)).double()
-    before = after = output_error(best, images, expected)
+    choices = Choices()
+    with choices.recorded():
+        expected = in_rows(outputs_of(whole, images)).double()
+    with choices.repeated():
+        before = after = output_error(best, images, expected)
     repaired: list[str] = []
     passed_over: dict[str, str] = {}
 
@@ -65,7 +69,8 @@ def repair(
     for name, change in changes.items():
         trial = copy.deepcopy(best)
         change(trial)
-        error = output_error(trial, images, expected)
+        with choices.repeated():
+            error = output_error(trial, images, expected)
         if error < after or config.repair == "batch_norm":
             best, after = trial, error
             repaired.append(name)

@@ -84,7 +84,8 @@ def _solve_in_turn(
         for pair in pairs:
             _add(moments, place, layer, *pair, kept)
         while moments.count < SAMPLES and (batch := next(images, None)) is not None:
-            pairs.append(tuple(lockstep.start(model, batch, its) for model, its in zip(models, skips, strict=True)))
+            leader = lockstep.start(models[0], batch, skips[0])
+            pairs.append((leader, lockstep.start(models[1], batch, skips[1], leader)))
             _add(moments, place, layer, *pairs[-1], kept)
         if moments.energy:
             _change(place, layer, moments, f"{place.layer}.weight" in sparse)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from hf_compress.ground.choices import CHOICE, chosen_again
 from hf_compress.steps.pruning.tracing.groups import LAYERS
 
 Key = tuple[str, int]
@@ -56,13 +57,16 @@ class Lockstep(Operations):
             if isinstance(module, LAYERS)
         ]
 
-    def start(self, model: nn.Module, images: Tensor, skips: dict[str, Key | None]) -> Pass:
+    def start(
+        self, model: nn.Module, images: Tensor, skips: dict[str, Key | None], leader: Pass | None = None
+    ) -> Pass:
         """Return a pass of images (batch, 3, height, width) that stands before the first layer.
 
         Args:
             skips: by layer, the tensor to which its output is added. Those of layers that are taken out are forgotten.
+            leader: a pass of the same images that is always ahead; what it chooses is chosen here, too.
         """
-        self.passes.append(Pass(self, model, images, skips))
+        self.passes.append(Pass(self, model, images, skips, leader))
         return self.passes[-1]
 
     def __enter__(self):
@@ -78,6 +82,12 @@ class Lockstep(Operations):
             self.passes.pop().end()
         super().__exit__(*error)
         self._no_grad.__exit__(*error)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = super().__torch_dispatch__(func, types, args, kwargs)
+        if self.running and func.overloadpacket is CHOICE:
+            return self.running.choose(args, kwargs or {}, out)
+        return out
 
     def made(self, key: Key, tensor: Tensor) -> None:
         if self.running and key in self.running.skips.values():
@@ -104,12 +114,21 @@ class Pass:
         output: what it made of it, and what the pass goes on with.
         skips: see `Lockstep.start`.
         held: those of them that are made already.
+        choices: indices that it has chosen, see `ground.choices`.
     """
 
-    def __init__(self, lockstep: Lockstep, model: nn.Module, images: Tensor, skips: dict[str, Key | None]):
+    def __init__(
+        self,
+        lockstep: Lockstep,
+        model: nn.Module,
+        images: Tensor,
+        skips: dict[str, Key | None],
+        leader: Pass | None = None,
+    ):
         self.layer, self.source, self.output = "", images, images
         self.skips, self.held = skips, {}
-        self._lockstep = lockstep
+        self.choices: list[Tensor] = []
+        self._lockstep, self._leader = lockstep, leader
         self._run = greenlet(lambda: model(pixel_values=images))
 
     @property
@@ -128,6 +147,12 @@ class Pass:
             self._lockstep.running = None
         if self._run.dead:
             raise RuntimeError(f"the model did not run its layer '{layer}'")
+
+    def choose(self, args: tuple, kwargs: dict, own: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return what `topk` gives: the leader's choice where there is one."""
+        made = own if self._leader is None else chosen_again(args, kwargs, self._leader.choices[len(self.choices)])
+        self.choices.append(made[1])
+        return made
 
     def stop(self, source: Tensor, output: Tensor) -> Tensor:
         """Let others go on, and return what is in `output` at the end of that."""

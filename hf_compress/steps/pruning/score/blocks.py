@@ -8,6 +8,7 @@ from itertools import islice
 from torch import nn
 
 from hf_compress.checkpoint.rewrites import Dropped
+from hf_compress.ground.choices import Choices
 from hf_compress.ground.looking import twin
 from hf_compress.ground.outputs import in_rows, output_error, outputs_of
 from hf_compress.ground.processor import fastest_device
@@ -44,7 +45,9 @@ def order_of_loss(model: nn.Module, blocks: list[Droppable], most: int, calibrat
     """
     trial = twin(model).to(fastest_device())
     images = list(islice(calibration.pixel_values(), JUDGED))
-    expected = in_rows(outputs_of(trial, images)).double()
+    choices = Choices()
+    with choices.recorded():
+        expected = in_rows(outputs_of(trial, images)).double()
     left, order, error = list(blocks), [], 0.0
     with bar() as shown:
         task = shown.add_task("Trying models without a block", total=sum(len(blocks) - n for n in range(most)))
@@ -52,7 +55,8 @@ def order_of_loss(model: nn.Module, blocks: list[Droppable], most: int, calibrat
         def error_without(block: Droppable) -> float:
             module = trial.get_submodule(block.name)
             trial.set_submodule(block.name, Dropped(block.length))
-            found = output_error(trial, images, expected)
+            with choices.repeated():
+                found = output_error(trial, images, expected)
             trial.set_submodule(block.name, module)
             shown.advance(task)
             return found
