@@ -34,7 +34,7 @@ def record_shapes(model: PreTrainedModel) -> Shapes:
         tensors = {
             key: _changed_lengths(tensor.shape, before.get(key))
             for key, tensor in own_tensors(module)
-            if tensor.shape != before.get(key)
+            if tensor.shape != before.get(key) and not _resizes_itself(module, key, before)
         }
         attributes = {
             key: value
@@ -44,6 +44,12 @@ def record_shapes(model: PreTrainedModel) -> Shapes:
         if tensors or attributes:
             shapes[name] = {"attributes": attributes, "tensors": tensors}
     return shapes if any(change["tensors"] for change in shapes.values()) else {}
+
+
+def _resizes_itself(module: nn.Module, key: str, before: dict[str, torch.Size]) -> bool:
+    """Whether a buffer grew, as pruning never makes it: ConViT computes positions anew for images of another size."""
+    grew = key in before and not _is_pruned_shape(list(dict(own_tensors(module))[key].shape), before[key])
+    return grew and key in module._non_persistent_buffers_set
 
 
 def is_well_formed(shapes: Any) -> bool:

@@ -118,7 +118,7 @@ def test_groups_that_only_run_together_lose_channels_together():
     pruner = ChannelPruner(model, image, CONFIG, set())
     stem = next(group for group in pruner.groups(model) if group.name.endswith("patch_embeddings.projection"))
     assert "focalnet.encoder.stages.0.layers.0.modulation.projection_in" in stem.makers
-    assert ("focalnet.encoder.stages.0.downsample", "num_channels") in pruner.attributes[stem.name]
+    assert ("focalnet.encoder.stages.0.downsample", "num_channels", None) in pruner.attributes[stem.name]
     pruner.prune(model, 0.5)
     assert model.focalnet.encoder.stages[0].layers[0].modulation.projection_in.out_features == 2 * 8 + 3
 
@@ -164,6 +164,28 @@ def test_channels_whose_order_matters_stay_and_the_reason_is_told(after, reason)
     pruner = ChannelPruner(Wired(after), torch.rand(1, 3, 4, 4), CONFIG, set())
     assert pruner.protected["reader"].startswith(reason)
     assert set(pruner.widths) == {"one", "two"}
+
+
+class Scale(nn.Module):
+    """Scales each channel, and adds what it computes for itself."""
+
+    def __init__(self, offsets):
+        super().__init__()
+        self.shape, self.scale = (1, 8, 1, 1), nn.Parameter(torch.rand(8))
+        self.register_buffer("offsets", offsets, persistent=False)
+
+    def forward(self, hidden):
+        return hidden * self.scale.view(self.shape) + self.offsets.view(self.shape)
+
+
+def test_a_width_in_a_tuple_follows_and_what_is_computed_does_where_it_is_the_same_all_along():
+    model, image = Wired(Scale(torch.zeros(8))), torch.rand(1, 3, 4, 4)
+    pruner = ChannelPruner(model, image, CONFIG, set())
+    assert pruner.attributes["reader"] == [("after", "shape", 1)]
+    pruner.prune(model, 0.25)
+    assert (model.after.shape, model.after.scale.shape, model.after.offsets.shape) == ((1, 6, 1, 1), (6,), (6,))
+    pruner = ChannelPruner(Wired(Scale(torch.arange(8.0))), image, CONFIG, set())
+    assert pruner.protected["reader"] == "meets a fixed width in 'after' (add)"
 
 
 def test_where_single_precision_overflows_double_precision_decides():

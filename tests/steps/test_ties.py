@@ -25,11 +25,13 @@ class Attention(nn.Module):
         super().__init__()
         self.num_heads, self.scale = heads, 0.5
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.register_buffer("angles", torch.arange(1.0, width // heads + 1), persistent=False)
 
     def forward(self, x):
         batch, places, width = x.shape
         qkv = self.qkv(x).reshape(batch, places, 3, self.num_heads, width // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        q = q * self.angles.cos()  # each channel of a head is turned by its own angle
         mixed = (q @ k.transpose(-2, -1) * self.scale).softmax(dim=-1) @ v
         return x + self.proj(mixed.transpose(1, 2).reshape(batch, places, width))
 
@@ -97,6 +99,12 @@ FREED = [
     timm("cait_xxs24_224", 32, img_size=32, depth=2, embed_dim=32, num_heads=4),
     timm("vit_base_patch16_siglip_224", 32, img_size=32, depth=2, embed_dim=32, num_heads=4),
     timm("edgenext_xx_small", 64, dims=[24, 48, 88, 168], depths=[1, 2, 2, 2]),
+    timm("vit_small_patch16_dinov3", 32, img_size=32, depth=2, embed_dim=32, num_heads=4),
+    timm("eva02_tiny_patch14_224", 28, img_size=28, depth=2, embed_dim=32, num_heads=4),
+    timm("beit_base_patch16_224", 32, img_size=32, depth=2, embed_dim=32, num_heads=4),
+    timm("vit_relpos_small_patch16_224", 48, img_size=48, depth=2, embed_dim=32, num_heads=4),
+    timm("convit_tiny", 32, img_size=32, depth=2, local_up_to_layer=1, embed_dim=8, num_heads=4),
+    timm("swinv2_tiny_window8_256", 32, img_size=32, window_size=4, embed_dim=16, depths=[1, 2], num_heads=[2, 4]),
     timm("davit_tiny", 64, depths=[1, 1, 1, 1], embed_dims=[16, 32, 32, 64], num_heads=[2, 4, 4, 8]),
 ]
 

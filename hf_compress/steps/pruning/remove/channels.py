@@ -173,11 +173,12 @@ class ChannelPruner(Pruner):
         joined = []
         while len(stuck) > 1 and self._find_attributes(model, join(stuck)):
             needed = stuck
+            attributes = self.attributes[join(stuck).name]
             for group in stuck[1:]:
                 fewer = [other for other in needed if other is not group]
-                if len(fewer) > 1 and self._find_attributes(model, join(fewer)):
+                if len(fewer) > 1 and self._runs(model, join(fewer), attributes):
                     needed = fewer
-            self._find_attributes(model, join(needed))
+            self._runs(model, join(needed), attributes)
             joined.append(self._join(needed))
             stuck = [group for group in stuck if group not in needed]
         return joined
@@ -188,14 +189,18 @@ class ChannelPruner(Pruner):
         One alone is tried, or all of a name where groups of many layers were joined.
         """
         places = width_attributes(model, group)
-        uneven = len({part.units for part in group.parts}) > 1
-        kinds = [[p for p in places if p[1] == name] for name in dict.fromkeys(p[1] for p in places)]
-        kinds = kinds if uneven else [[place] for place in places]
+        kinds = [[place] for place in places]
+        if group.parts:
+            kinds = [[p for p in places if p[1:] == what] for what in dict.fromkeys(p[1:] for p in places)]
         all_but_one = ([place for place in places if place not in kind] for kind in kinds)
-        for attributes in [[], *kinds, places, *all_but_one]:
-            self.attributes[group.name] = attributes
-            if self._survives(model, [group]):
-                return True
+        return any(self._runs(model, group, some) for some in ([], *kinds, places, *all_but_one))
+
+    def _runs(self, model: PreTrainedModel, group: Group, attributes: list[Attribute]) -> bool:
+        """Return whether the model runs without some channels of a group if `attributes` count them."""
+        counted = width_attributes(model, group)
+        self.attributes[group.name] = [place for place in attributes if place in counted]
+        if self._survives(model, [group]):
+            return True
         del self.attributes[group.name]
         return False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from hf_compress.steps.pruning.allocate.units import Plan
 from hf_compress.steps.pruning.tracing.groups import LAYERS, Group
 from hf_compress.steps.pruning.tracing.trace import drop_caches
 
-Attribute = tuple[str, str]
+Attribute = tuple[str, str, int | None]
 Kept = dict[tuple[str, str, int], np.ndarray]
 
 HEAD_COUNT = re.compile(r"(^|_)n(um)?_(\w+_)?heads?$|^heads$|^all_head_size$")
@@ -38,7 +39,8 @@ def remove_units(model: nn.Module, groups: list[Group], plan: Plan, attributes: 
     Args:
         groups: groups of this very model, see `groups.find_groups`.
         plan: the units to remove, by the group's name.
-        attributes: integers of modules that count the channels of a group, by its name: (module, attribute).
+        attributes: integers of modules that count the channels of a group, by its name: (module, attribute, index in
+            the attribute's tuple or list or None).
     """
     gone: dict[tuple[str, str], dict[int, list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
     for group in groups:
@@ -121,7 +123,7 @@ def width_attributes(model: nn.Module, group: Group) -> list[Attribute]:
 def _counters(model: nn.Module, group: Group) -> dict[Attribute, int]:
     """Return the attributes that may count what a group has, with how much of it one unit takes.
 
-    Those of the modules that hold it; of the modules around these only what counts heads by its name.
+    Those of the modules that hold it, and of the modules around these where it has blocks.
     """
     if group.parts:
         shares = [(part.units // group.units, _counters(model, part)) for part in group.parts]
@@ -129,16 +131,19 @@ def _counters(model: nn.Module, group: Group) -> dict[Attribute, int]:
     sizes = _sizes(group)
     around = dict.fromkeys(name.rpartition(".")[0] for name in group.holders) if group.unit > 1 else {}
     return {
-        (name, attribute): sizes[value]
+        (name, attribute, index): sizes[value]
         for name in dict.fromkeys((*group.holders, *around))
         if not isinstance(module := model.get_submodule(name), LAYERS)
-        for attribute, value in vars(module).items()
-        if type(value) is int and value in sizes and _may_count(group, name, attribute)
+        for attribute, content in vars(module).items()
+        for index, value in _integers(content)
+        if value in sizes and (group.unit > 1 or not HEAD_COUNT.search(attribute))
     }
 
 
-def _may_count(group: Group, module: str, attribute: str) -> bool:
-    return group.unit > 1 if HEAD_COUNT.search(attribute) else module in group.holders
+def _integers(content: Any) -> list[tuple[int | None, int]]:
+    """Return the integers of an attribute, with their places in a tuple or list."""
+    numbers = enumerate(content) if isinstance(content, (tuple, list)) else [(None, content)]
+    return [(index, number) for index, number in numbers if type(number) is int]
 
 
 def _sizes(group: Group) -> dict[int, int]:
@@ -149,6 +154,12 @@ def _sizes(group: Group) -> dict[int, int]:
 
 def _count(model: nn.Module, group: Group, units: int, attributes: list[Attribute]) -> None:
     taken = _counters(model, group)
-    for name, attribute in attributes:
+    for place in attributes:
+        name, attribute, index = place
         module = model.get_submodule(name)
-        setattr(module, attribute, getattr(module, attribute) - taken[name, attribute] * units)
+        numbers = getattr(module, attribute)
+        if index is None:
+            setattr(module, attribute, numbers - taken[place] * units)
+        else:
+            fewer = [number - taken[place] * units * (at == index) for at, number in enumerate(numbers)]
+            setattr(module, attribute, type(numbers)(fewer))

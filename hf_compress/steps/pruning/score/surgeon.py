@@ -31,7 +31,7 @@ def surgeon_losses(model: nn.Module, groups: list[Group], calibration: Calibrati
     scores = {}
     for group in track(groups, "Asking the surgeon"):
         readers = [
-            _Reader(model, member, grams[member.axis.module], places.get(member.axis.module))
+            _Reader(model, member, grams.get(member.axis.module), places.get(member.axis.module))
             for member in group.members
             if member.reads
         ]
@@ -44,7 +44,8 @@ def surgeon_losses(model: nn.Module, groups: list[Group], calibration: Calibrati
 class _Reader:
     """The weight of a layer that reads a group, and the inverse of the second moments of what it reads.
 
-    The weight counts as that of what the layer gives behind its norm, or to the addition behind it.
+    The weight counts as that of what the layer gives behind its norm, or to the addition behind it. What a layer reads
+    that the model never calls, since another operation takes its weight, counts as uncorrelated with variance 1.
 
     Attributes:
         weight: shape (outputs by kernel position, inputs).
@@ -52,12 +53,14 @@ class _Reader:
         indices: the inputs of each unit, shape (units, inputs a unit).
     """
 
-    def __init__(self, model: nn.Module, member: Member, gram: Tensor, place: Place | None):
+    def __init__(self, model: nn.Module, member: Member, gram: Tensor | None, place: Place | None):
         layer = model.get_submodule(member.axis.module)
         weight = layer.weight.detach().double().movedim((1 - member.axis.dim, member.axis.dim), (0, -1))
         if place is not None and place.gain is not None:
             weight = weight * place.gain.to(weight).view(-1, *(1 for _ in weight.shape[1:]))
         self.weight = weight.flatten(0, -2)
+        if gram is None:
+            gram = torch.eye(self.weight.shape[1], dtype=self.weight.dtype, device=self.weight.device)
         damping = DAMPING * gram.diagonal().mean().clamp_min(TINY)
         self.inverse = torch.linalg.inv(gram + damping * torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
         self.indices = torch.from_numpy(member.indices).to(gram.device)

@@ -55,12 +55,15 @@ def varying(labels: Tensor) -> set[int]:
     return {dim for dim, size in enumerate(labels.shape) if size > 1}
 
 
+def is_constant(values: Tensor, dim: int) -> bool:
+    return bool((values == values.narrow(dim, 0, 1)).all())
+
+
 def shrunk(labels: Tensor) -> Tensor:
     """Shrink every dimension along which the labels are equal to size 1."""
     for dim, size in enumerate(labels.shape):
-        first = labels.narrow(dim, 0, 1)
-        if size > 1 and bool((labels == first).all()):
-            labels = first
+        if size > 1 and is_constant(labels, dim):
+            labels = labels.narrow(dim, 0, 1)
     return labels
 
 
@@ -103,7 +106,10 @@ class Follower:
         return self.stack[-1] if self.stack else ""
 
     def labels_of(self, tensor: Tensor) -> list[Tensor]:
-        """Return the label arrays of a tensor; a parameter gets its own when it is first met."""
+        """Return the label arrays of a tensor; a parameter gets its own when it is first met.
+
+        What a module computes for itself has labels where it is the same all along, as a bias of zeros is.
+        """
         if tensor not in self.known:
             self.known[tensor] = self._new_labels(tensor) if id(tensor) in self.names else []
         return self.known[tensor]
@@ -112,14 +118,12 @@ class Follower:
         module, key = self.names[id(tensor)]
         arrays = []
         for dim, size in enumerate(tensor.shape):
-            if size < 2:
+            if size < 2 or (id(tensor) in self.computed and not is_constant(tensor, dim)):
                 continue
             self.links.axes.append(Axis(module, key, dim, size, self.next_label))
             shape = [size if d == dim else 1 for d in range(tensor.dim())]
             labels = torch.arange(self.next_label, self.next_label + size, dtype=torch.float64).view(shape)
             self.next_label += size
-            if id(tensor) in self.computed:
-                self.fix(labels, f"'{module}' computes '{key}' for this width")
             arrays.append(labels)
         return arrays
 
@@ -142,6 +146,8 @@ class Follower:
     ) -> list[Tensor]:
         """Link the labels of operands that meet along common dimensions.
 
+        Where an operand has a width without labels, labels that vary along other dimensions too are tied along it.
+
         Args:
             operands: shape and label arrays of each, all of one rank.
             summed: dimensions that the operation sums over; they have size 1 in the result.
@@ -161,8 +167,10 @@ class Follower:
                     if other == position or not wide:
                         continue
                     partners = [candidate for candidate in others if varying(candidate) & wide]
-                    if wide - set().union(*(varying(partner) for partner in partners)):
-                        stays = True
+                    fixed = wide - set().union(*(varying(partner) for partner in partners))
+                    stays |= fixed == dims
+                    for dim in fixed:
+                        self.tie(labels, dim)
                     if other > position:
                         for partner in partners:
                             self.link(labels, partner)
