@@ -4,6 +4,7 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,18 @@ from hf_compress.measure.intervals import difference, with_range
 from hf_compress.report import card_facts as facts
 from hf_compress.report.card import HUB_TAG
 from hf_compress.report.deployed import recommended
+from hf_compress.report.differing import Settings, differing, settings
 from hf_compress.report.markdown import one_line
-from hf_compress.report.measures import CONTROL, control_of, measures
-from hf_compress.report.run import REPORT, read_report
-from hf_compress.report.scatter import scatter
+from hf_compress.report.measures import CONTROL, Measure, control_of, measures
+from hf_compress.report.run import RECIPE, REPORT, read_report
+from hf_compress.report.scatter import pareto, scatter
 from hf_compress.tasks import task_of
 
 logger = logging.getLogger(__name__)
 
+MOST_SETTINGS = 5
+COSTS = ("latency, one image, p50", "size on disk", "parameters")
+FILTERS = {"latency, one image, p50": ("ms", 1), "size on disk": ("MB", 1e6), "parameters": ("M", 1e6)}
 HEAD, MARK = 1000, b'<meta name="generator" content="hf-compress cards">'
 
 
@@ -59,7 +64,7 @@ def write_gallery(source: str, output: Path, overwrite: bool = False) -> int:
         else:
             if report.get("kind") != "study":  # whose runs come by themselves
                 runs += 1
-                entries += _entries(name, link, report)
+                entries += _entries(name, link, report, settings(file.parent))
     if not entries:
         raise UsageError(
             f"'{source}' has no runs: give a folder of run folders, or a user of the Hub who published some"
@@ -114,6 +119,8 @@ def hub_reports(user: str) -> Iterator[tuple[str, str, Path | None]]:
                 file = Path(api.hf_hub_download(model.id, REPORT))
             except EntryNotFoundError:
                 file = None
+            with suppress(EntryNotFoundError):
+                api.hf_hub_download(model.id, RECIPE)  # it comes to lie beside the report
             yield one_line(model.id), f"{constants.ENDPOINT}/{quote(model.id)}", file
     except HfHubHTTPError as error:
         raise UsageError(f"the Hub does not list the models of '{user}': {error}") from None
@@ -121,7 +128,7 @@ def hub_reports(user: str) -> Iterator[tuple[str, str, Path | None]]:
         raise RunError(f"'{user}' is no folder, and the Hub is out of reach: {error}") from None
 
 
-def _entries(name: str, link: str, report: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _entries(name: str, link: str, report: dict[str, Any], recipe: Settings) -> Iterator[dict[str, Any]]:
     """Give a run, its control and its files as lines of the page; what has the same `images` compares."""
     first, *_, last = report["rows"]
     steps = facts.step_names(report)
@@ -143,6 +150,8 @@ def _entries(name: str, link: str, report: dict[str, Any]) -> Iterator[dict[str,
             "images": (one_line(facts.short_name(report["data"]["path"])), facts.test_images(report)),
             "device": one_line(facts.device(report)),
             "is_run": row is last,
+            "recipe": recipe,
+            "teacher": [first] if first["stage"] == "teacher" else [],
         }
 
 
@@ -154,17 +163,36 @@ def _groups(entries: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for (data, test_images), members in sorted(by_images.items()):
         found = {m.heading: m for entry in members for m in entry["measures"]}
         quality = next(m for m in found.values() if m.less is None)
+        members = _by_front(members, [found[heading] for heading in COSTS if heading in found], quality)
+        rows, teachers = [e["last"] for e in members], [row for e in members for row in e["teacher"]]
         plots = {
-            f"{quality.heading} against {heading}": scatter(found[heading], quality, [e["last"] for e in members])
-            for heading in ("parameters", "size on disk", "latency, one image, p50")
+            f"{quality.heading} against {heading}": scatter(found[heading], quality, rows, teachers)
+            for heading in reversed(COSTS)
             if heading in found
         }
+        unlike = differing([entry["recipe"] for entry in members if entry["is_run"]])
         yield {
             "data": data,
             "test_images": test_images,
             "runs": sum(entry["is_run"] for entry in members),
             "entries": members,
             "measures": [m for m in found.values() if not m.heading.endswith("p95")],
+            "main": {quality.heading, "MACs", *COSTS},
+            "settings": unlike[:MOST_SETTINGS],
+            "more_settings": unlike[MOST_SETTINGS:],
+            "least": quality.heading,
+            "most": [(heading, *FILTERS[heading]) for heading in COSTS if heading in found],
             "plots": [(title, svg) for title, svg in plots.items() if svg],
             "devices": sorted({entry["device"] for entry in members if "latency" in entry["last"]}),
         }
+
+
+def _by_front(members: list[dict[str, Any]], costs: list[Measure], quality: Measure) -> list[dict[str, Any]]:
+    """Sort by the first cost that all have: the Pareto front, the cheapest first, then the others, the best first."""
+    cost = next((each for each in costs if all(each.of(entry["last"]) for entry in members)), None)
+    if cost is None or any(quality.of(entry["last"]) is None for entry in members):
+        return members
+    points = [(cost.of(entry["last"]), quality.of(entry["last"])) for entry in members]
+    best = pareto(points)
+    order = sorted(best, key=points.__getitem__) + sorted(set(range(len(points))) - best, key=lambda i: -points[i][1])
+    return [members[index] for index in order]

@@ -30,8 +30,13 @@ STYLE = {
 }
 
 
-def scatter(cost: Measure, quality: Measure, rows: list[dict[str, Any]]) -> Markup | None:
-    """Plot rows of reports, numbered from 1, and their Pareto front; None where nothing has both figures."""
+def scatter(
+    cost: Measure, quality: Measure, rows: list[dict[str, Any]], teachers: list[dict[str, Any]] | None = None
+) -> Markup | None:
+    """Plot rows of reports, numbered from 1, and their Pareto front; None where nothing has both figures.
+
+    The `teachers` are diamonds beside the front. What belongs to a row carries its number as `data-point`.
+    """
     numbers = [n for n, row in enumerate(rows, start=1) if cost.of(row) and quality.of(row) is not None]
     if not numbers:
         return None
@@ -43,7 +48,9 @@ def scatter(cost: Measure, quality: Measure, rows: list[dict[str, Any]]) -> Mark
         axes.grid(clip_on=False)
         axes.margins(0.1)
         axes.set(xlabel=cost.heading, ylabel=quality.heading)
-        costs = [point[0] for point in points]
+        known = {(cost.of(row), quality.of(row)) for row in teachers or []}
+        shown = sorted(point for point in known if point[0] and point[1] is not None)
+        costs = [point[0] for point in (*points, *shown)]
         if max(costs) > LOGARITHMIC * min(costs):
             axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)) if axes.get_xscale() == "log" else MaxNLocator(5))
@@ -52,14 +59,19 @@ def scatter(cost: Measure, quality: Measure, rows: list[dict[str, Any]]) -> Mark
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}" if value <= 1 else ""))
         front = sorted(points[index] for index in best)
         axes.step(*zip(*front, strict=True), where="post", color=FRONT, clip_on=False)
+        for point in shown:
+            axes.plot(*point, "D", markersize=8, color=PAGE, markeredgecolor=FRONT, clip_on=False)
+            axes.annotate("teacher", point, xytext=(0, 8), textcoords="offset points", ha="center", fontsize=8)
         for index, (number, point) in enumerate(zip(numbers, points, strict=True)):
             fill, edge, ink = (BEST, BEST, PAGE) if index in best else (PANEL, SOFT, INK)
-            axes.plot(*point, "o", markersize=13, color=fill, markeredgecolor=edge, clip_on=False)
-            axes.annotate(str(number), point, ha="center", va="center_baseline", fontsize=8, color=ink)
+            name = {"gid": f"point-{number}"}
+            axes.plot(*point, "o", markersize=13, color=fill, markeredgecolor=edge, clip_on=False, **name)
+            axes.annotate(str(number), point, ha="center", va="center_baseline", fontsize=8, color=ink, **name)
         text = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(text, format="svg", transparent=True, metadata=nothing)
     svg = re.sub(' xmlns[^=]*="[^"]*"', "", text.getvalue()[text.getvalue().index("<svg") :])
+    svg = re.sub(' id="point-([0-9]+)"', r' data-point="\1"', svg)
     for colour, name in zip(COLOURS, NAMES, strict=True):
         svg = svg.replace(colour, f"var(--{name})")
     return Markup(svg)

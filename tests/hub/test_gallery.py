@@ -5,16 +5,19 @@ import logging
 import re
 import shutil
 import subprocess
+from html import unescape
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from reports import report
 
 from hf_compress.ground.errors import RunError, UsageError
+from hf_compress.report.differing import differing, settings
 from hf_compress.report.gallery import write_gallery
 from hf_compress.report.scatter import pareto
 
@@ -84,8 +87,34 @@ def test_filled_points_are_the_pareto_front(page):
     points = [re.findall(r'style="fill: var\(--(best|panel)\); stroke', plot) for plot in (parameters, latency)]
     assert points == [
         ["best", "best", "panel"],
-        ["panel", "best", "panel"],
-    ], "two on parameters, one on latency"
+        ["best", "panel", "panel"],
+    ], "two on parameters, one on latency, by which the lines are sorted"
+
+
+def test_the_columns_tell_what_differs_between_recipes(tmp_path):
+    common = {"data": {"path": "photos"}, "teacher": {"model": "t"}, "measure": {"repeats": 3}}
+    recipes = [
+        {"seed": 0, "steps": [{"distill": {"loss": "mse", "epochs": 3}}, {"prune": {"amount": 0.5}}]},
+        {"seed": 0, "steps": [{"distill": {"loss": "kl", "epochs": 3}}, {"prune": {"amount": 0.25}}]},
+        {"seed": 0, "steps": [{"finetune": {"epochs": 9}}], "measure": {"repeats": 30}},
+    ]
+    for number, recipe in enumerate(recipes):
+        save(tmp_path / str(number), run_report(0.9 - number / 10, 100, 1.0 + number))
+        (tmp_path / str(number) / "recipe.yaml").write_text(yaml.safe_dump(common | recipe, sort_keys=False))
+    save(tmp_path / "without", run_report(0.5, 100, 9.0))
+    (tmp_path / "without" / "recipe.yaml").write_text("&a [*a")
+    found = [settings(tmp_path / name) for name in ("0", "1", "2", "without")]
+    assert found[0]["prune.amount"] == "0.5" and found[3] == {}
+    assert differing(found) == ["distill.loss", "prune.amount"]
+    write_gallery(str(tmp_path), tmp_path / "cards.html")
+    page = (tmp_path / "cards.html").read_text()
+    assert "distill.<wbr>loss" in page and "finetune" not in page and "repeats" not in page
+    assert re.findall(r'<td class="text">([^<]*)</td>', page)[:8] == ["mse", "0.5", "kl", "0.25", "", "", "", ""]
+
+
+def test_the_teacher_is_in_the_plots(page):
+    plots = page.read_text().partition("photos</h2>")[2].split("<svg")[1:]
+    assert [plot.count(">teacher<") for plot in plots] == [1, 1, 1]
 
 
 def test_runs_on_other_images_are_compared_apart(page):
@@ -160,7 +189,7 @@ def test_a_browser_draws_and_sorts_the_page(page, tmp_path):
     test_page.write_text(text + 2 * click.replace("INDEX", str(headings.index("parameters"))))
     dom = browse(test_page, tmp_path, "--dump-dom")
     table = dom.partition("photos</h2>")[2]
-    assert re.findall(r'<tr><td data-value="(\d)"', table) == ["3", "2", "1"], "20 M, 3 M, 1 M: by number, not by text"
+    assert re.findall(r'<tr><td data-value="(\d)"', table) == ["3", "1", "2"], "20 M, 3 M, 1 M: by number, not by text"
     assert 'aria-sort="descending"><button type="button">parameters' in table
     colours = {}
     for scheme, setting in (("light", 1), ("dark", 0)):
@@ -170,6 +199,36 @@ def test_a_browser_draws_and_sorts_the_page(page, tmp_path):
             assert len(picture.convert("RGB").getcolors(1 << 20)) > 50
             colours[scheme] = picture.convert("RGB").getpixel((5, 5))
     assert min(colours["light"]) > 200 > 60 > max(colours["dark"])
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_a_browser_filters_and_compares(page, tmp_path):
+    """Of accuracies 0.9, 0.8, 0.7 at 1, 2, 3 ms two are left, and the third is faint in the plots."""
+    done = """<script>
+    const all = document.querySelectorAll("section")[1], set = (heading, value) => {
+      const input = all.querySelector(`[data-heading="${heading}"][data-scale]`);
+      input.value = value;
+      input.dispatchEvent(new Event("input"));
+    };
+    set("accuracy", "0.75");
+    all.querySelectorAll(".pick")[0].click();
+    all.querySelectorAll(".pick")[1].click();
+    const lines = [...all.querySelectorAll(".compare tr")].map(row => [...row.cells].map(cell => cell.textContent));
+    const faint = [...all.querySelectorAll("[data-point]")].filter(point => point.style.opacity < 1).length;
+    set("latency, one image, p50", "1.5");
+    document.title = JSON.stringify([lines, faint, all.querySelector("output").textContent,
+      document.documentElement.scrollWidth]);
+    </script>"""
+    test_page = page.with_name("filtered.html")
+    test_page.write_text(page.read_text() + done)
+    dom = browse(test_page, tmp_path, "--dump-dom")
+    lines, faint, left, width = json.loads(unescape(re.search("<title>(.*?)</title>", dom).group(1)))
+    lines = {heading: cells for heading, *cells in lines}
+    assert lines["parameters"] == ["3.00 M", "1.00 M", "0.33x"]
+    assert lines["accuracy"] == ["0.9000", "0.8000", "-0.1000"]
+    assert lines["run"][0] == "a"
+    assert (faint, left) == (6, "1 of 3"), "a mark and a number in each of three plots"
+    assert width <= 1200
 
 
 THERE = {
