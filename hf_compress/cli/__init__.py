@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from hf_compress.cli.cards import card, cards, publish
+from hf_compress.cli.device import benchmark, predict
 from hf_compress.cli.methods import distill, prune
 from hf_compress.cli.options import with_quiet
 from hf_compress.cli.run import run, schema
@@ -28,7 +29,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (run, prune, distill, evaluate, export, publish, card, cards, inspect, sensitivity, students, schema):
+COMMANDS = (
+    *(run, prune, distill, evaluate, export, predict, benchmark),
+    *(publish, card, cards, inspect, sensitivity, students, schema),
+)
+for command in COMMANDS:
     app.command(epilog=getattr(command, "epilog", None))(with_quiet(command))
 
 

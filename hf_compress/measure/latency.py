@@ -1,7 +1,6 @@
 """How long models take, in several runtimes, compared fairly."""
 
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -11,14 +10,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from hf_compress.device.timing import timed_in_turns
 from hf_compress.ground.looking import twin
 from hf_compress.ground.processor import compiled
 from hf_compress.ground.progress import track
 from hf_compress.ground.tensors import use_channels_last
 from hf_compress.models.exporting import exportable
 from hf_compress.runtimes import runtime
-
-WARM_UP = 3
 
 
 def measure_latency(
@@ -40,7 +38,8 @@ def measure_latency(
         runtime: one of `PREPARE`.
 
     Returns:
-        For each model `{"batch_1": {"p50_ms": ..., "p95_ms": ...}, ...}`, milliseconds for the whole batch.
+        For each model `{"batch_1": {"p50_ms": ..., "p95_ms": ..., "noise": ...}, ...}`, of the whole batch; see
+        `timed_in_turns`.
     """
     results: list[dict[str, dict[str, float]]] = [{} for _ in models]
     twins = [twin(model) for model in models]
@@ -80,19 +79,10 @@ def time_in_turns(calls: Sequence[Callable[[], Any]], repeats: int, what: str) -
     """Time functions in turn, so that a slow moment of the machine meets all of them, `repeats` times after warm-up.
 
     Returns:
-        For each function `{"p50_ms": ..., "p95_ms": ...}`, milliseconds.
+        For each function `p50_ms`, `p95_ms` and `noise`: see `timed_in_turns`.
     """
-    seconds: list[list[float]] = [[] for _ in calls]
     with torch.inference_mode():
-        for turn in track(range(WARM_UP + repeats), f"Measuring latency, {what}"):
-            for call, times in zip(calls, seconds, strict=True):
-                start = time.perf_counter()
-                call()
-                if turn >= WARM_UP:
-                    times.append(time.perf_counter() - start)
-    places = torch.tensor([0.5, 0.95]).double()
-    quantiles = [(1000 * torch.tensor(times, dtype=torch.float64).quantile(places)).tolist() for times in seconds]
-    return [{"p50_ms": p50, "p95_ms": p95} for p50, p95 in quantiles]
+        return timed_in_turns(calls, repeats, lambda turns: track(range(turns), f"Measuring latency, {what}"))
 
 
 def eager(model: PreTrainedModel, image: torch.Tensor, threads: int) -> Callable[[torch.Tensor], Any]:

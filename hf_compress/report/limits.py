@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from itertools import pairwise, product
 from typing import Any
 
+from hf_compress.device.timing import ALONE
 from hf_compress.measure.intervals import difference, in_words
 from hf_compress.report.card_facts import device, number, recall, reference, short_name, sources, test_images, tested
 from hf_compress.report.measures import latencies
@@ -133,13 +134,31 @@ def _latency(report: dict[str, Any]) -> Iterator[str]:
             f"Latency was measured on {device(report)} in PyTorch{files}; another device, runtime or batch size gives "
             "other ratios."
         )
+    yield from busy(report)
     timed = [entry for row in report["rows"] for entry in row.get("latency", {}).values()]
+    noise = max((entry.get("noise", 0) for entry in timed), default=0)
+    if noise > NOTICEABLE:
+        yield (
+            f"The machine was noisy: medians of five rounds of the same passes lay up to {noise:.0%} apart, so that "
+            "smaller differences in latency mean nothing."
+        )
     spread = max((entry["p95_ms"] / entry["p50_ms"] for entry in timed), default=1)
     if spread > UNSTEADY:
         yield (
             f"Latency was unsteady, its 95th percentile up to {spread:.1f} times the median: the ratios of latency "
             "are unsure."
         )
+
+
+def busy(report: dict[str, Any]) -> list[str]:
+    """Say that other processes ran while latency was measured; nothing where they took less than a tenth of a core."""
+    cores = report["measure"].get("other_cores", 0)
+    if cores < ALONE:
+        return []
+    return [
+        f"Other processes took {cores:.1f} cores while latency was measured: compare within a table, and measure "
+        "again on an idle machine for ratios that can be trusted."
+    ]
 
 
 def _listed(names: list[str]) -> str:

@@ -47,6 +47,7 @@ class Scored(ReportPart):
 class Latency(ReportPart):
     p50_ms: Milliseconds
     p95_ms: Milliseconds
+    noise: Annotated[float, Field(ge=0)] = 0.0
 
 
 class Cost(ReportPart):
@@ -311,6 +312,7 @@ class Data(ReportPart):
 
 class Measured(ReportPart):
     threads: Positive | None = None
+    other_cores: Annotated[float, Field(ge=0)] = 0.0
 
 
 class Environment(ReportPart):

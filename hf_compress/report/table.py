@@ -6,6 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from hf_compress.measure.intervals import difference, range_in_words, unit
+from hf_compress.report.limits import busy
 from hf_compress.report.measures import CONTROL, Measure, control_of, measures
 
 
@@ -24,7 +25,7 @@ def report_table(report: dict[str, Any]) -> Table:
         if measure.metric is not None:
             for heading, cells in _differences(rows, measure.metric):
                 table.add_row(heading, *cells)
-    table.caption = "\n".join([*report.get("remarks", []), *report.get("not_deployed", [])]) or None
+    table.caption = "\n".join([*report.get("remarks", []), *report.get("not_deployed", []), *busy(report)]) or None
     return table
 
 

@@ -53,7 +53,7 @@ def finish(prepared: Prepared, taken: Taken, folder: RunFolder, log) -> Run:
             "loads_with": loads_with(read_json(files / "config.json")),
             "seed": recipe.seed,
             "seeds": prepared.seeds.facts,
-            "measure": {"split": "test", **recipe.measure.model_dump()},
+            "measure": {"split": "test", **recipe.measure.model_dump(), "other_cores": stages.other_cores},
             "environment": environment(),
         }
         repeatable = recipe.model_copy(update={"publish": None})  # whoever repeats the run has another place for it

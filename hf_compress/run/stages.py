@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hf_compress.data.images import example_input
+from hf_compress.device.timing import Others
 from hf_compress.ground.units import Units
 from hf_compress.measure.cost import cost
 from hf_compress.measure.intervals import ByImage, differences
@@ -32,6 +33,7 @@ class Stages:
         by_image: the metrics of each test image, by stage.
         control: the row of the control, where there is one.
         remarks: sentences about the run.
+        other_cores: how many cores other processes took while latency was measured.
     """
 
     def __init__(self, measure: MeasureSection, quality: Callable[[LoadedModel], dict[str, Any]], units: Units):
@@ -44,6 +46,7 @@ class Stages:
         self.control: dict[str, Any] | None = None
         self._control_model: LoadedModel | None = None
         self.remarks: list[str] = []
+        self.other_cores = 0.0
 
     def add(self, stage: str, loaded: LoadedModel, details: dict[str, Any] | None = None) -> None:
         """Take a model as it is now; its row says nothing of quality and cost before `measure_all`."""
@@ -95,10 +98,11 @@ class Stages:
         for row, found in zip(self.rows, measured["rows"], strict=True):
             row |= found
         self.remarks += measured["remarks"] + speed_remarks(self.rows)
+        self.other_cores = measured.get("other_cores", 0.0)
 
     def _time(self) -> dict[str, Any]:
         """Return what is added to each row, and remarks; an ensemble is timed in PyTorch only."""
-        sizes = sorted({1, self.measure.batch_size})
+        others, sizes = Others(), sorted({1, self.measure.batch_size})
         options = (sizes, self.measure.repeats, self.measure.threads)
         rows: list[dict[str, Any]] = [{"latency": took} for took in measure_latency(*_inputs(self.models), *options)]
         single = [index for index, loaded in enumerate(self.models) if len(loaded.members) == 1]
@@ -112,7 +116,7 @@ class Stages:
                 continue
             for index, latency in zip(single, found, strict=True):
                 rows[index].setdefault("runtimes", {})[runtime] = latency
-        return {"rows": rows, "remarks": remarks}
+        return {"rows": rows, "remarks": remarks, "other_cores": round(others.cores, 2)}
 
 
 def _inputs(models: list[LoadedModel]) -> tuple[list, list]:

@@ -10,9 +10,11 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 from torch import nn
 
 from hf_compress import save
+from hf_compress.device import timing
+from hf_compress.device.timing import WARM_UP
 from hf_compress.measure import latency
 from hf_compress.measure.cost import bytes_on_disk, cost, count_macs, peak_memory
-from hf_compress.measure.latency import WARM_UP, measure_latency
+from hf_compress.measure.latency import measure_latency
 from hf_compress.measure.quality import quality
 from hf_compress.models.students import build_registered
 
@@ -142,9 +144,10 @@ def test_quantiles_are_of_the_passes_after_warm_up(monkeypatch):
     def call():
         now[0] += next(durations) / 1000
 
-    monkeypatch.setattr(latency, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     (result,) = latency.time_in_turns([call], 21, "a clock")
-    assert result == {"p50_ms": pytest.approx(11), "p95_ms": pytest.approx(20)}
+    assert result == {"p50_ms": pytest.approx(11), "p95_ms": pytest.approx(20), "noise": pytest.approx(16.5 / 11)}
+    # of five rounds (1 to 5 ms, 6 to 9 ms, ...) the medians are 3, 7.5, 11.5, 15.5 and 19.5 ms
 
 
 def test_batches_and_threads_are_those_asked_for():

@@ -5,6 +5,7 @@ from reports import deployed, report
 
 from hf_compress.report.deployed import recommendation, recommended
 from hf_compress.report.figures import on_device
+from hf_compress.report.limits import limits
 
 
 def file(name, accuracy, megabytes, milliseconds, **changes):
@@ -56,3 +57,13 @@ def test_the_figure_shows_both_models_and_every_file():
     assert [bar.get_width() for bar in latency.patches] == [8.0, 2.0, 2.0, 1.0]
     assert [bar.get_width() for bar in accuracy.patches] == [1.0, 0.9, 0.9, 0.5]
     assert on_device(report()) is None
+
+
+def test_noise_and_other_processes_are_said():
+    made = report()
+    assert not [sentence for sentence in limits(made) if "noisy" in sentence or "Other processes" in sentence]
+    made["rows"][0]["latency"]["batch_1"]["noise"] = 0.125
+    made["measure"]["other_cores"] = 1.25
+    said = " ".join(limits(made))
+    assert "medians of five rounds of the same passes lay up to 12% apart" in said
+    assert "Other processes took 1.2 cores while latency was measured" in said

@@ -1,0 +1,66 @@
+"""`hf-compress predict` and `benchmark`: models where they are used."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hf_compress.cli.options import TrustRemoteCode, examples
+
+Classifier = Annotated[str, typer.Argument(help="Deployed file, run folder, or Hub id of a classifier.")]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@examples(
+    "hf-compress predict runs/quickstart photo.jpg",
+    "hf-compress predict runs/quickstart/deploy/model.int8.onnx ./photos --top 3 --json",
+)
+def predict(
+    model: Classifier,
+    images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
+    top: Annotated[int, typer.Option(min=1, help="Classes a picture.")] = 1,
+    threads: Threads = 1,
+    json_: Json = False,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Say what is on pictures, by a deployed file in its runtime, or by a saved model in PyTorch.
+
+    `python -m hf_compress.device predict` does the same for files, without PyTorch.
+    """
+    from hf_compress.device import using
+    from hf_compress.device.tables import predictions_table
+    from hf_compress.tools.classifiers import open_classifier
+
+    rows = using.predictions(open_classifier(model, threads, trust_remote_code), using.pictures_in(images), top)
+    typer.echo(json.dumps(rows, indent=2) if json_ else predictions_table(rows))
+
+
+@examples(
+    "hf-compress benchmark runs/quickstart runs/quickstart/deploy/model.int8.onnx --images ./photos",
+    "hf-compress benchmark deploy/model.onnx deploy/model.xml --images ./photos --threads 2 --json",
+)
+def benchmark(
+    models: Annotated[list[str], typer.Argument(help="Deployed files, run folders, or Hub ids of classifiers.")],
+    images: Annotated[list[Path], typer.Option(help="Picture, or folder of them; repeatable.")],
+    repeats: Annotated[int, typer.Option(min=1, help="Timed passes a model.")] = 50,
+    threads: Threads = 1,
+    json_: Json = False,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Compare classifiers on pictures: time of one picture, in turn, how often they agree with the first, accuracy.
+
+    Accuracy is known where each picture lies in a folder that is called like its label. `noise` tells how far apart
+    the medians of five rounds lie. `python -m hf_compress.device benchmark` does the same for files, without PyTorch.
+    """
+    from hf_compress.device import using
+    from hf_compress.device.tables import benchmark_table
+    from hf_compress.device.timing import Others
+    from hf_compress.tools.classifiers import open_classifier
+
+    classifiers, others = [open_classifier(name, threads, trust_remote_code) for name in models], Others()
+    rows = using.benchmark(classifiers, using.pictures_in(images), repeats)
+    for sentence in others.warning:
+        typer.echo(f"warning: {sentence}", err=True)
+    typer.echo(json.dumps(rows, indent=2) if json_ else benchmark_table(rows))

@@ -1,0 +1,38 @@
+"""Predictions and benchmarks as text."""
+
+from typing import Any
+
+
+def predictions_table(rows: list[dict[str, Any]]) -> str:
+    """Return a line a picture: its name, and labels with their probabilities."""
+    return _aligned(
+        [row["image"], *(f"{each['label']} {each['probability']:.4f}" for each in row["classes"])] for row in rows
+    )
+
+
+def benchmark_table(rows: list[dict[str, Any]]) -> str:
+    """Return a line a file; times are of one picture, and compared with the first file."""
+    headings = ["file", "size", "p50", "p95", "speed", "noise", "same class", "accuracy"]
+    first = rows[0]["p50_ms"]
+    lines = [
+        [
+            row["file"],
+            f"{row['bytes'] / 1e6:.2f} MB" if row["bytes"] else "",
+            f"{row['p50_ms']:.3f} ms",
+            f"{row['p95_ms']:.3f} ms",
+            f"{first / row['p50_ms']:.2f}x",
+            f"{row['noise']:.1%}",
+            f"{row['agreement']:.2%}",
+            f"{row['accuracy']:.4f}" if "accuracy" in row else "",
+        ]
+        for row in rows
+    ]
+    return _aligned([headings, *lines])
+
+
+def _aligned(rows) -> str:
+    rows = [list(row) for row in rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(max(map(len, rows)))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows
+    )
