@@ -10,7 +10,7 @@ from hf_compress.ground.units import Units
 from hf_compress.models.head import find_head
 from hf_compress.models.students import build_registered
 from hf_compress.report.card_facts import what_was_done
-from hf_compress.report.schema import Details
+from hf_compress.report.schema_rows import Details
 from hf_compress.run import teacher as teachers
 from hf_compress.run.teacher import load_teachers, train_teachers
 from hf_compress.training import probing
