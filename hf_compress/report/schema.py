@@ -61,7 +61,7 @@ class CandidateRow(Winner):
     macs: Natural = 0
     bytes: Natural = 0
     latency_ms: Milliseconds = 1.0
-    probe_accuracies: list[Fraction] = []
+    probe_accuracies: list[Fraction] = Field([])
 
 
 class Selection(ReportPart):
@@ -127,11 +127,11 @@ class Conflict(ReportPart):
 class Data(ReportPart):
     path: Name
     revision: Text | None
-    unlabelled_revisions: list[Text | None] = []
+    unlabelled_revisions: list[Text | None] = Field([])
     splits: dict[Name, Split]
-    left_out: list[LeftOutRow] = []
-    leaks: list[Leak] = []
-    conflicting_labels: list[Conflict] = []
+    left_out: list[LeftOutRow] = Field([])
+    leaks: list[Leak] = Field([])
+    conflicting_labels: list[Conflict] = Field([])
 
     @field_validator("splits")
     @classmethod
@@ -170,21 +170,21 @@ class Report(ReportPart):
     seconds: Annotated[float, Field(ge=0)]
     rows: list[Row] = Field(min_length=2, max_length=10_000)
     control: Row = None
-    remarks: list[Text] = []
+    remarks: list[Text] = Field([])
     layers: dict[Name, LayerRow] = Field({}, max_length=100_000)
-    teacher: Origins = []
-    assistants: Origins = []
-    student: Origins = []
+    teacher: Origins = Field([])
+    assistants: Origins = Field([])
+    student: Origins = Field([])
     selection: Selection | None = None
     data: Data
     labels: list[Text] = Field([], max_length=MOST_NAMES)
     loads_with: Literal["transformers", "generated_code", "custom_code", "hf_compress"]
     seed: Natural
-    seeds: dict[Name, Any] = {}
+    seeds: dict[Name, Any] = Field({})
     measure: Measured
     environment: Environment
     deployed: list[DeployedFile] = Field([], max_length=10_000)
-    not_deployed: list[Text] = []
+    not_deployed: list[Text] = Field([])
 
     @field_validator("created")
     @classmethod
