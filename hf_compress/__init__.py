@@ -24,6 +24,8 @@ _PUBLIC = {
     "save": "hf_compress.checkpoint",
     "to_semi_structured": "hf_compress.checkpoint.semi_structured",
     "export": "hf_compress.tools.export",
+    "prune": "hf_compress.tools.plain",
+    "restore": "hf_compress.tools.plain",
     "register_runtime": "hf_compress.runtimes",
 }
 __all__ = ["__version__", *_PUBLIC]
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from hf_compress.study.config import Study
     from hf_compress.study.running import run_study
     from hf_compress.tools.export import export
+    from hf_compress.tools.plain import prune, restore
 
 
 # The registration needs transformers' torch half; this package must import without torch, so it waits for it.

@@ -130,7 +130,7 @@ def _examine(family: Family, row: Row, folder: Path) -> None:
     pruner = ChannelPruner(student.model, torch.zeros_like(image[:1]), config, set())
     groups = pruner.groups(student.model)
     with mock.patch.object(loop, "build_pruner", return_value=pruner):  # to find the groups once takes long enough
-        result = loop.prune(student.model, context, config)
+        result = loop.prune_model(student.model, context, config)
     pruned = result.model
     gone = {
         "parameters": 1 - count_parameters(pruned) / count_parameters(built),

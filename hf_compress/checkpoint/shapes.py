@@ -26,9 +26,14 @@ def record_shapes(model: PreTrainedModel) -> Shapes:
         for every module with another tensor shape, or with another number such as `num_heads`; empty for an unpruned
         model. A length that pruning left is None: it is the config's, as the number of labels must be.
     """
-    reference = dict(unpruned(model).named_modules())
+    return changes_between(unpruned(model), model)
+
+
+def changes_between(unpruned: nn.Module, pruned: nn.Module) -> Shapes:
+    """Return how `pruned` differs from the module that it was: see `record_shapes`."""
+    reference = dict(unpruned.named_modules())
     shapes: Shapes = {}
-    for name, module in model.named_modules():
+    for name, module in pruned.named_modules():
         original = reference[name]
         before = {key: tensor.shape for key, tensor in own_tensors(original)}
         tensors = {
@@ -64,8 +69,11 @@ def is_well_formed(shapes: Any) -> bool:
     )
 
 
-def apply_shapes(model: nn.Module, shapes: Shapes) -> None:
-    """Resize the tensors of a freshly built model, without values: a loader fills them next.
+def apply_shapes(model: nn.Module, shapes: Shapes, file: str = "config.json") -> None:
+    """Resize the tensors of a freshly built model; a loader gives them their values next.
+
+    Args:
+        file: where the shapes are from, for errors.
 
     Raises:
         RunError: the model has no such module, tensor or number, or pruning cannot have led to such a shape; the
@@ -75,23 +83,22 @@ def apply_shapes(model: nn.Module, shapes: Shapes) -> None:
         try:
             module = model.get_submodule(name)
         except AttributeError:
-            raise RunError(f"config.json records shapes for '{name}', which {type(model).__name__} lacks") from None
+            raise RunError(f"{file} records shapes for '{name}', which {type(model).__name__} lacks") from None
         for key, value in change["attributes"].items():
             old = vars(module).get(key)
             if not _is_size(old) or not _is_size(value):
-                raise RunError(f"config.json sets '{key}' of layer '{name}' to {value!r}, which is no size there")
+                raise RunError(f"{file} sets '{key}' of layer '{name}' to {value!r}, which is no size there")
             setattr(module, key, value if isinstance(value, int) else type(old)(value))
         for key, shape in change["tensors"].items():
-            _resize(module, name, key, shape)
+            _resize(module, name, key, shape, file)
 
 
-def _resize(module: nn.Module, name: str, key: str, shape: list[int]) -> None:
+def _resize(module: nn.Module, name: str, key: str, shape: list[int], file: str) -> None:
     old = dict(own_tensors(module)).get(key)
     if old is None or not _is_pruned_shape(shape, old.shape):
         was = "which it lacks" if old is None else f"but pruning only makes its {list(old.shape)} smaller"
-        raise RunError(f"config.json records shape {shape} for '{key}' of layer '{name}', {was}: the file was changed")
-    lengths = [length or old.shape[dimension] for dimension, length in enumerate(shape)]
-    new = torch.empty(lengths, dtype=old.dtype, device=old.device)
+        raise RunError(f"{file} records shape {shape} for '{key}' of layer '{name}', {was}: the file was changed")
+    new = old.detach()[tuple(slice(length) for length in shape)].clone(memory_format=torch.contiguous_format)
     if isinstance(old, nn.Parameter):
         module.register_parameter(key, nn.Parameter(new, requires_grad=old.requires_grad))
     else:

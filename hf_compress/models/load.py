@@ -231,7 +231,14 @@ def local_folder(name: str) -> str | None:
         UsageError: a path without a model.
     """
     path = user_path(name)
+    if os.path.isfile(path):
+        raise UsageError(f"'{name}' is a file: name the folder in Hub form that holds config.json and the weights")
     if os.path.isdir(path):
+        if (path / "shapes.json").is_file():
+            raise UsageError(
+                f"folder '{name}' holds a pruned module that is no checkpoint of transformers: give the unpruned one "
+                "to hf_compress.restore, or open model.pt2 or model.onnx"
+            )
         if not (path / "config.json").is_file():
             raise UsageError(f"folder '{name}' has no config.json: give a folder in Hub form")
         for place in sorted(path.iterdir()):

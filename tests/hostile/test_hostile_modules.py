@@ -21,7 +21,7 @@ from hf_compress.models.load import LoadedModel, label_options
 from hf_compress.sections.data import DataSection
 from hf_compress.sections.distillation import DistillSection
 from hf_compress.steps.pruning.config import PruneSection
-from hf_compress.steps.pruning.loop import prune
+from hf_compress.steps.pruning.loop import prune_model
 from hf_compress.training.context import Context
 from hf_compress.training.fitting import train
 
@@ -144,7 +144,7 @@ def test_an_odd_model_is_compressed_and_reloads(kind, way, data, tmp_path):
     if way == "distillation":
         train(model, context, WAYS[way], LoadedModel(copy.deepcopy(model), processor, "teacher"))
     else:
-        model = prune(model, context, WAYS[way]).model
+        model = prune_model(model, context, WAYS[way]).model
     check(way, model, before)
     if kind == "frozen parameters" and way == "distillation":
         assert torch.equal(model.second.weight, before.second.weight)

@@ -61,7 +61,7 @@ def pruner(model, exclude=(), **options):
 
 def pruned(model, context, **options):
     options = {"granularity": "block", "calibration": 48, "recovery": {"epochs": 0}} | options
-    return loop.prune(copy.deepcopy(model), context, PruneSection(**options))
+    return loop.prune_model(copy.deepcopy(model), context, PruneSection(**options))
 
 
 def dropped(model):

@@ -35,7 +35,7 @@ def model():
 
 def pruned(model, context, epochs=0, loss="ce", **options):
     options = {"granularity": "weight", "amount": 0.2, "floor": 0.0} | options
-    return loop.prune(model, context, PruneSection(**options, recovery={"epochs": epochs, "loss": loss}))
+    return loop.prune_model(model, context, PruneSection(**options, recovery={"epochs": epochs, "loss": loss}))
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def judged(monkeypatch):
 def searched(model, context, allowed, epochs=0, **options):
     options = {"granularity": "weight", "floor": 0.0, "recovery": {"epochs": epochs}} | options
     config = PruneSection(target={"accuracy": allowed}, iterative=False, **options)
-    return loop.prune(copy.deepcopy(model), context, config)
+    return loop.prune_model(copy.deepcopy(model), context, config)
 
 
 def error_task():

@@ -16,7 +16,7 @@ from hf_compress.sections.base import validate
 from hf_compress.sections.data import DataSection
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.gradual import GradualPruning
-from hf_compress.steps.pruning.loop import foresee, prune
+from hf_compress.steps.pruning.loop import foresee, prune_model
 from hf_compress.steps.pruning.targets import shortfall
 from hf_compress.training.context import Context
 from tests.reports import report
@@ -93,12 +93,12 @@ def test_the_step_refuses_before_its_first_round(options, reached, context):
     )
     here, lines = context
     if reached:
-        details = prune(classifier().model, here, config).details
+        details = prune_model(classifier().model, here, config).details
         assert details["target_reached"]
         assert "missed" not in details
         return
     with pytest.raises(RunError, match=r"'prune\.target\.macs' 0\.6 cannot be reached"):
-        prune(classifier().model, here, config)
+        prune_model(classifier().model, here, config)
     assert lines == []
 
 
@@ -184,7 +184,7 @@ def test_what_was_not_reached_is_said_in_terminal_and_card(options, rows, says):
 def test_rounding_that_takes_another_share_is_said(context):
     here, lines = context
     config = PruneSection(amount=0.3, iterative=False, round_to=16, recovery={"epochs": 0})
-    details = prune(classifier().model, here, config).details
+    details = prune_model(classifier().model, here, config).details
     assert details["missed"]["reached"] == details["rounds"][-1]["sparsity"] != pytest.approx(0.3, abs=0.01)
     assert lines[-1].startswith("not as asked: 30.0% of the channels were to go")
     assert lines[-1].endswith("widths are multiples of 16 ('round_to')")

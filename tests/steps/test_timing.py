@@ -63,7 +63,7 @@ def clock(monkeypatch):
 
 def pruned(model, context, epochs=0, **options):
     options = {"round_to": 1, "max_drop": 1.0, "repair": "none", "recovery": {"epochs": epochs}} | options
-    return loop.prune(copy.deepcopy(model), context, PruneSection(**options)).details
+    return loop.prune_model(copy.deepcopy(model), context, PruneSection(**options)).details
 
 
 @pytest.mark.parametrize("iterative", [True, False])

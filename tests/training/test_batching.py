@@ -23,7 +23,7 @@ from hf_compress.sections.data import DataSection
 from hf_compress.steps.distillation import LossConfig
 from hf_compress.steps.feature_distillation.training import distil_features
 from hf_compress.steps.pruning.config import PruneSection
-from hf_compress.steps.pruning.loop import prune
+from hf_compress.steps.pruning.loop import prune_model
 from hf_compress.tasks.features import FEATURES
 from hf_compress.training.batch_norms import reestimate_batch_norm, without_single
 from hf_compress.training.context import Context
@@ -110,7 +110,7 @@ def from_a_teacher(model, context, config):
 
 def recovery(model, context, config):
     options = {"amount": 0.3, "iterative": False, "round_to": 1}
-    prune(model, context, PruneSection(**options, recovery=config.model_dump()))
+    prune_model(model, context, PruneSection(**options, recovery=config.model_dump()))
 
 
 def of_features(model, context, config):

@@ -23,7 +23,7 @@ from hf_compress.steps.feature_distillation import DistillFeatures
 from hf_compress.steps.feature_distillation.training import distil_features
 from hf_compress.steps.finetuning import Finetune
 from hf_compress.steps.pruning.config import PruneSection, RecoveryConfig
-from hf_compress.steps.pruning.loop import prune
+from hf_compress.steps.pruning.loop import prune_model
 from hf_compress.tasks.features import FEATURES
 from hf_compress.training import budget, fitting, teacher_outputs
 from hf_compress.training.budget import TimeTrial
@@ -279,7 +279,7 @@ def test_features_have_minutes(context, clock):
 def test_each_round_of_pruning_has_minutes(context):
     recovery = {"epochs": 2, "minutes": 10, "learning_rate": 1e-3}
     options = {"granularity": "weight", "amount": 0.2, "target": {"sparsity": 0.4}, "max_drop": 1.0}
-    result = prune(vit(), context, PruneSection(**options, recovery=recovery))
+    result = prune_model(vit(), context, PruneSection(**options, recovery=recovery))
     rows = [row["time_budget"] for row in result.details["rounds"]]
     assert rows == [{"minutes": 10, "steps": 4, "epochs": 2.0}] * 2
 

@@ -20,7 +20,7 @@ from hf_compress.run.recipe import DataSection
 from hf_compress.sections.base import TrainingConfig
 from hf_compress.steps.distillation import LossConfig, register_loss
 from hf_compress.steps.pruning.config import PruneSection
-from hf_compress.steps.pruning.loop import prune
+from hf_compress.steps.pruning.loop import prune_model
 from hf_compress.training.batch_norms import reestimate_batch_norm
 from hf_compress.training.context import Context
 from hf_compress.training.fitting import train
@@ -260,11 +260,11 @@ def test_a_round_that_diverges_is_rolled_back(context):
     context = replace(context, processor=built.processor)
     before = copy.deepcopy(built.model)
     config = PruneSection(amount=0.4, max_drop=1.0, round_to=1, recovery=DIVERGING)
-    result = prune(built.model, context, config)
+    result = prune_model(built.model, context, config)
     rounds = result.details["rounds"]
     assert [row["amount"] for row in rounds] == [0.4, 0.2]
     assert not any(row["kept"] for row in rounds)
     assert all(row["diverged"].startswith("the training loss became") for row in rounds)
     assert differing(before, result.model) == []
     with pytest.raises(Diverged):
-        prune(built.model, context, config.model_copy(update={"iterative": False}))
+        prune_model(built.model, context, config.model_copy(update={"iterative": False}))

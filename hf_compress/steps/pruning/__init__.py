@@ -30,6 +30,6 @@ class Prune(Step[PruneSection]):
             foresee(student(), self.config)
 
     def apply(self, model, context: Context) -> StepResult:
-        from hf_compress.steps.pruning.loop import prune
+        from hf_compress.steps.pruning.loop import prune_model
 
-        return prune(model, context, self.config)
+        return prune_model(model, context, self.config)

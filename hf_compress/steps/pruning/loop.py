@@ -44,7 +44,7 @@ ROW = "round.json"
 SEARCHED = 7
 
 
-def prune(model: PreTrainedModel, context: Context, config: PruneSection) -> StepResult:
+def prune_model(model: PreTrainedModel, context: Context, config: PruneSection) -> StepResult:
     """Prune `model` as the recipe says.
 
     Each round scores the best model so far, removes units of a copy, repairs and trains that, and keeps it when its

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
-from torch.utils.data import Subset
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Subset
 
 from hf_compress.data.images import evenly_spread
 from hf_compress.ground.choices import Choices
@@ -23,6 +24,8 @@ from hf_compress.training.context import Context
 
 HELD_OUT = 8  # one image of so many
 MOST_HELD_OUT = 128
+
+Change = Callable[[nn.Module, nn.Module], None]
 
 
 def repair(
@@ -49,45 +52,66 @@ def repair(
     """
     if config.repair == "none":
         return {}
-    fitted, judged = _parted(calibration)
+    fitted, judged = (replace(calibration, images=part) for part in halves(calibration.images))
+    passed_over: dict[str, str] = {}
+
+    def solve(whole: nn.Module, trial: nn.Module) -> None:
+        passed_over.update(least_squares(whole, trial, kept, fitted.pixel_values(), context.sparse_parameters))
+
+    changes: dict[str, Change] = {"least_squares": solve} if config.repair == "least_squares" else {}
+    if has_batch_norms(pruned):
+        changes["batch_norm"] = lambda whole, trial: reestimate_batch_norm(trial, context)
+    sure = changes.keys() & {config.repair} - {"least_squares"}
+    row = improve(unpruned, pruned, list(judged.pixel_values()), changes, sure)
+    context.log(
+        f"repair: {' and '.join(row['repaired']) or 'nothing helps'}; outputs are off by "
+        f"{row['output_error_before']:.1%} of their variance before and {row['output_error_after']:.1%} after, "
+        f"on {len(judged.images)} images"
+    )
+    return row | ({"unrepaired_layers": passed_over} if passed_over else {})
+
+
+def improve(
+    unpruned: nn.Module,
+    pruned: nn.Module,
+    images: list[Tensor],
+    changes: dict[str, Change],
+    sure: Collection[str] = (),
+) -> dict[str, Any]:
+    """Try changes of a pruned model in turn, and keep in place those that bring its outputs nearer to the unpruned's.
+
+    Args:
+        images: batches of shape (batch, 3, height, width) that no change has seen.
+        changes: by name, each a function of the unpruned model and of a copy that it changes.
+        sure: changes that stay whatever comes of them.
+
+    Returns:
+        `repaired`, `output_error_before` and `output_error_after`: see `repair`.
+    """
     whole, best = twin(unpruned).to(fastest_device()), copy.deepcopy(pruned).eval().to(fastest_device())
-    images = list(judged.pixel_values())
     choices = Choices()
     with choices.recorded():
         expected = in_rows(outputs_of(whole, images)).double()
     with choices.repeated():
         before = after = output_error(best, images, expected)
     repaired: list[str] = []
-    passed_over: dict[str, str] = {}
-
-    def solve(trial: nn.Module) -> None:
-        passed_over.update(least_squares(whole, trial, kept, fitted.pixel_values(), context.sparse_parameters))
-
-    changes = {"least_squares": solve} if config.repair == "least_squares" else {}
-    if has_batch_norms(pruned):
-        changes["batch_norm"] = lambda trial: reestimate_batch_norm(trial, context)
     for name, change in changes.items():
         trial = copy.deepcopy(best)
-        change(trial)
+        change(whole, trial)
         with choices.repeated():
             error = output_error(trial, images, expected)
-        if error < after or config.repair == "batch_norm":
+        if error < after or name in sure:
             best, after = trial, error
             repaired.append(name)
     pruned.load_state_dict(best.state_dict())
-    context.log(
-        f"repair: {' and '.join(repaired) or 'nothing helps'}; outputs are off by {before:.1%} of their "
-        f"variance before and {after:.1%} after, on {len(judged.images)} images"
-    )
-    row = {"repaired": repaired, "output_error_before": before, "output_error_after": after}
-    return row | ({"unrepaired_layers": passed_over} if passed_over else {})
+    return {"repaired": repaired, "output_error_before": before, "output_error_after": after}
 
 
-def _parted(calibration: Calibration) -> tuple[Calibration, Calibration]:
+def halves(images: Dataset) -> tuple[Dataset, Dataset]:
     """Return the images to solve by, and those to judge by: of fewer than eight, all are both."""
-    total = len(calibration.images)
+    total = len(images)
     judged = evenly_spread(total, min(total // HELD_OUT, MOST_HELD_OUT))
     if not judged:
-        return calibration, calibration
+        return images, images
     others = sorted(set(range(total)) - set(judged))
-    return tuple(replace(calibration, images=Subset(calibration.images, part)) for part in (others, judged))
+    return Subset(images, others), Subset(images, judged)
