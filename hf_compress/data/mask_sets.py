@@ -37,7 +37,7 @@ class MaskReader(Reader):
             return load_raw(section, "data")
         try:
             files = scan(Path(os.path.abspath(folder)))
-            if any(_place(file, MASKS) for file in files.of_kind("picture")):
+            if any(_place(file, IMAGES) for file in files.of_kind("picture")):
                 return load_pairs(files, section)
         except FolderError as error:
             raise UsageError(f"'data.path': in {shown(section.path)}, {error}") from None
@@ -80,15 +80,15 @@ def load_pairs(folder: Folder, section: DataSection) -> Source:
     """
     found: dict[tuple[str, ...], dict[str, File]] = {}
     for file in folder.of_kind("picture"):
-        for column, names in (("image", IMAGES), ("label", MASKS)):
-            if (place := _place(file, names)) is not None:
+        for column, folders_of in (("image", IMAGES), ("label", MASKS)):
+            if (place := _place(file, folders_of)) is not None:
                 *folders, name = place
                 pair = found.setdefault((*folders, os.path.splitext(name)[0]), {})
                 if column in pair:
                     raise FolderError(f"{pair[column].name!r} and {file.name!r} have one name: rename one")
                 pair[column] = file
     pairs = {key: pair for key, pair in found.items() if "image" in pair}
-    if not any("label" in pair for pair in pairs.values()):
+    if len(pairs) < len(found) and not any("label" in pair for pair in pairs.values()):
         raise FolderError("no mask has the name of a picture: put pictures into 'images/' and masks into 'masks/'")
     splits: dict[str | None, list[dict[str, File]]] = {}
     for key, pair in sorted(pairs.items()):
@@ -100,7 +100,8 @@ def load_pairs(folder: Folder, section: DataSection) -> Source:
             f"{loose[0]['image'].name!r} lies in no split, but others do: move it into the folder of one (train, "
             "validation, test)"
         )
-    features, rows = datasets.Features({"image": datasets.Image(), "label": datasets.Image()}), datasets.DatasetDict()
+    names = [name for name in ("image", "label") if any(name in pair for pair in pairs.values())]
+    features, rows = datasets.Features(dict.fromkeys(names, datasets.Image())), datasets.DatasetDict()
     for split, members in in_order(splits or {"train": loose}).items():
         columns = {
             column: [folder.path(pair[column]) if column in pair else None for pair in members] for column in features

@@ -1,6 +1,7 @@
 """Segmentation: a class a pixel, from the recipe to a folder that `pipeline` opens."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -16,12 +17,14 @@ from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.losses.criterion import DistillationCriterion
 from hf_compress.losses.layer_maps import Answer
 from hf_compress.models.students import build_registered, build_student
+from hf_compress.sections.data import DataSection
 from hf_compress.sections.distillation import DistillSection
 from hf_compress.sections.models import StudentSection
 from hf_compress.steps.pruning.score.calibration import Calibration
 from hf_compress.tasks.base import Predictions
 from hf_compress.tasks.segmentation import SEGMENTATION
 from hf_compress.tools.evaluation import evaluate_folder
+from hf_compress.training.predicting import predictor
 
 FAST = {"epochs": 6, "batch_size": 6, "learning_rate": 0.01}
 CHILD = """
@@ -138,6 +141,19 @@ def test_answers_of_a_model_are_targets_where_it_has_none():
     assert torch.equal(batch["labels"], wanted)
     (answer, _) = SEGMENTATION.as_targets(Predictions({"logits": logits}, batch["labels"]))
     assert torch.equal(answer.seen.long(), wanted[0])
+
+
+def test_without_masks_a_model_is_measured_by_what_its_teacher_names(root, tmp_path):
+    shutil.copytree(root, tmp_path / "plain", ignore=shutil.ignore_patterns("masks", "*.json"))
+    data = SEGMENTATION.read(DataSection(path=str(tmp_path / "plain")), 0)
+    assert not data.labelled
+    teacher = SEGMENTATION.load(saved_segmenter(tmp_path / "teacher"))
+    other = SEGMENTATION.load(saved_segmenter(tmp_path / "other", hidden=16))
+    predict = predictor(SEGMENTATION, 0)
+    judged = SEGMENTATION.labelled_by(teacher, data, predict)
+    examine = SEGMENTATION.examiner(judged, "test", teacher, predict)
+    assert examine(teacher)["quality"] == {"teacher_agreement": 1.0}
+    assert examine(other)["quality"]["teacher_agreement"] < 0.9
 
 
 def test_classes_in_another_order_are_put_into_that_of_the_data(tmp_path):
