@@ -10,6 +10,7 @@ _PUBLIC = {
     "Recipe": "hf_compress.run.recipe",
     "compress": "hf_compress.run.pipeline",
     "Run": "hf_compress.report.run",
+    "find_best": "hf_compress.auto.running",
     "Study": "hf_compress.study.config",
     "run_study": "hf_compress.study.running",
     "Step": "hf_compress.steps",
@@ -31,6 +32,7 @@ _PUBLIC = {
 __all__ = ["__version__", *_PUBLIC]
 
 if TYPE_CHECKING:
+    from hf_compress.auto.running import find_best
     from hf_compress.checkpoint import save
     from hf_compress.checkpoint.semi_structured import to_semi_structured
     from hf_compress.hub.publish import publish

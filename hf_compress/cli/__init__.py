@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from hf_compress.cli.auto import auto
 from hf_compress.cli.cards import card, cards, publish
 from hf_compress.cli.device import benchmark, predict
 from hf_compress.cli.methods import distill, prune
@@ -30,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 COMMANDS = (
-    *(run, prune, distill, evaluate, export, predict, benchmark),
+    *(auto, run, prune, distill, evaluate, export, predict, benchmark),
     *(publish, card, cards, inspect, sensitivity, students, schema),
 )
 for command in COMMANDS:

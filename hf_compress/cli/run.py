@@ -1,9 +1,11 @@
 """`hf-compress run` and `schema`."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +18,9 @@ from hf_compress.run.inputs import refuse_missing
 from hf_compress.run.recipe import Recipe, model_overrides, recipe_schema
 from hf_compress.sections.values import is_study, read_recipe
 from hf_compress.study.config import Study, study_schema
+
+if TYPE_CHECKING:
+    from hf_compress.report.run import Run
 
 
 @examples(
@@ -76,17 +81,25 @@ def run_recipe(recipe: Recipe, target: Path, as_json: bool, **options: bool) -> 
         Interrupted: the user pressed Ctrl-C.
     """
     refuse_missing(recipe)
-    from hf_compress.report.table import deployed_table, report_table
     from hf_compress.run.pipeline import compress
 
-    with _interruptible(f"interrupted: '{target}' was not written"):
+    with interruptible(f"interrupted: '{target}' was not written"):
         result = compress(recipe, target, log=say, **options)
     processes.end()
+    show_run(result, as_json)
+
+
+def show_run(result: Run, as_json: bool) -> None:
+    """Print the tables of a finished run, and where it is; or its report as JSON."""
+    from hf_compress.report.table import deployed_table, report_table, search_table
+
+    report = result.report
     if as_json:
-        show_json(result.report)
+        show_json(report)
         return
-    deployed = result.report.get("deployed")
-    show(report_table(result.report), *([deployed_table(deployed)] if deployed else []))
+    if "search" in report:
+        show(search_table(report))
+    show(report_table(report), *([deployed_table(report["deployed"])] if report.get("deployed") else []))
     show(f"model, recipe and report: {result.folder}")
 
 
@@ -100,7 +113,7 @@ def show_study(study: Study, target: Path, as_json: bool, **options: bool) -> No
     from hf_compress.study.table import terminal_table
 
     kept = f"interrupted: finished runs and their table are in '{target}'; the same command with --resume goes on"
-    with _interruptible(kept):
+    with interruptible(kept):
         report = run_study(study, target, log=say, **options)
     processes.end()
     if as_json:
@@ -110,7 +123,7 @@ def show_study(study: Study, target: Path, as_json: bool, **options: bool) -> No
 
 
 @contextmanager
-def _interruptible(interrupted: str) -> Iterator[None]:
+def interruptible(interrupted: str) -> Iterator[None]:
     """Make one sentence of Ctrl-C, with the notes of the interruption."""
     try:
         yield

@@ -16,6 +16,7 @@ from hf_compress.ground.manifest import adding, claim
 from hf_compress.models.origin import lineage
 from hf_compress.report import card_facts as facts
 from hf_compress.report.figures import FIGURES, draw_figures
+from hf_compress.report.front import front_table, how_found
 from hf_compress.report.headline import headline
 from hf_compress.report.limits import limits
 from hf_compress.report.loading import SENTENCES, library, snippet
@@ -147,6 +148,7 @@ def _results(report: dict[str, Any]) -> list[EvalResult]:
 def _context(report: dict[str, Any], folder: Path, repo_id: str | None) -> dict[str, Any]:
     compared, comparison = facts.comparison(report)
     headings, steps = facts.steps_table(report)
+    front_headings, front = front_table(report)
     trained, (evaluation_headings, evaluations) = "training" in report, facts.evaluations_table(report)
     first, *_, last = report["rows"]
     recipe, drawn = folder / RECIPE, {file.stem for file in folder.glob("figures/*.png")}
@@ -165,6 +167,9 @@ def _context(report: dict[str, Any], folder: Path, repo_id: str | None) -> dict[
         "comparison": comparison,
         "step_headings": headings,
         "steps": steps,
+        "found": how_found(report),
+        "front_headings": front_headings,
+        "front": front,
         "figures": [(f"figures/{name}.png", caption) for name, (_, caption) in FIGURES.items() if name in drawn],
         "snippet": fenced(snippet(report, repo_id), "python"),
         "loading": Markup(SENTENCES.get(report.get("loads_with"), "")),

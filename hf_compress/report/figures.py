@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from hf_compress.measure.detail import BINS
 from hf_compress.measure.intervals import difference, with_range
 from hf_compress.report.deployed import recommended
+from hf_compress.report.front import front_figure
 from hf_compress.report.measures import CONTROL
 from hf_compress.report.scatter import pareto
 from hf_compress.report.style import (
@@ -281,6 +282,11 @@ def reliability_diagram(report: dict[str, Any]) -> Figure | None:
 
 
 FIGURES = {  # what draws each, and its caption
+    "front": (
+        front_figure,
+        "What else was possible: quality on validation images against the time and the size of the deployed file; the "
+        "model as it is is a square, the chosen one is ringed, and front/NUMBER.yaml makes the numbered ones",
+    ),
     "selection": (
         selection,
         "Students that competed for the budget: validation accuracy in short trainings against cost",

@@ -19,6 +19,7 @@ from hf_compress.report.schema_rows import (
     Row,
     Text,
 )
+from hf_compress.report.search import SearchFacts
 from hf_compress.tasks.base import TASKS, TaskName
 
 MOST_NAMES = 1_000_000
@@ -176,6 +177,7 @@ class Report(ReportPart):
     assistants: Origins = Field([])
     student: Origins = Field([])
     selection: Selection | None = None
+    search: SearchFacts | None = None
     data: Data
     labels: list[Text] = Field([], max_length=MOST_NAMES)
     loads_with: Literal["transformers", "generated_code", "custom_code", "hf_compress"]

@@ -6,6 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from hf_compress.measure.intervals import difference, range_in_words, unit
+from hf_compress.report.front import front_table
 from hf_compress.report.limits import busy
 from hf_compress.report.measures import CONTROL, Measure, control_of, measures
 
@@ -94,3 +95,14 @@ def _against_eager(row: dict[str, Any], batch: str, quantile: str) -> str:
         return ""
     own, eager = (row[key][batch][quantile] for key in ("latency", "eager_latency"))
     return f"{own:.2f} ms ({eager / own:.2f}x)"
+
+
+def search_table(report: dict[str, Any]) -> Table:
+    """Return one row for each model that a search found and no other beats."""
+    headings, rows = front_table(report)
+    table = Table(title="Found, on validation images", title_justify="left")
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number > 1 else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table

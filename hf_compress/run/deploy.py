@@ -78,7 +78,7 @@ def write_files(
     """
     problems: list[str] = []
     with cpu_threads(measure.threads):
-        files = _written(loaded, data, targets, folder, problems)
+        files = written(loaded, data, targets, folder, problems)
         eager = twin(loaded.model)
         use_channels_last(eager)
         found = agreements(eager, list(files.values()), _test_images(data, loaded))
@@ -141,10 +141,10 @@ def deploy(
     return result, folder
 
 
-def _written(
+def written(
     loaded: LoadedModel, data: ImageData, targets: Sequence[Target], folder: Path, problems: list[str]
 ) -> dict[Target, DeployedModel]:
-    """Write all that can be written; what cannot is a problem more."""
+    """Write a model for all runtimes that take it, and open the files; what cannot be written is a problem more."""
     model, files = exportable(loaded.model, example_input(loaded.processor)), {}
     metadata = {key: json.dumps(value) for key, value in _description(loaded, model.outputs).items()}
     for target in track(targets, "Exporting"):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from hf_compress.checkpoint import loads_with, save
 from hf_compress.ground.environment import environment
-from hf_compress.ground.files import read_json
+from hf_compress.ground.files import read_json, write_text
 from hf_compress.hub.reload_check import check_reload, some_pictures
 from hf_compress.measure.layers import layer_changes
 from hf_compress.report.card import write_card
@@ -21,8 +22,20 @@ from hf_compress.run.taking import Taken
 from hf_compress.tasks import TASKS
 
 
-def finish(prepared: Prepared, taken: Taken, folder: RunFolder, log) -> Run:
-    """Measure all models on the test images, deploy the last one, and put the run folder into its place."""
+def finish(
+    prepared: Prepared,
+    taken: Taken,
+    folder: RunFolder,
+    log,
+    facts: dict[str, Any] | None = None,
+    texts: dict[str, str] | None = None,
+) -> Run:
+    """Measure all models on the test images, deploy the last one, and put the run folder into its place.
+
+    Args:
+        facts: more for the report.
+        texts: more files, by path.
+    """
     recipe, student, stages, data = taken.recipe, taken.student, taken.stages, prepared.data
     stages.measure_all()
     stages.add_latency()
@@ -48,6 +61,7 @@ def finish(prepared: Prepared, taken: Taken, folder: RunFolder, log) -> Run:
             "layers": layer_changes(stages.models[-len(recipe.steps) - 1].model, student.model),
             **taken.origins,
             **taken.selection,
+            **(facts or {}),
             "data": data.facts,
             "labels": data.label_names,
             "loads_with": loads_with(read_json(files / "config.json")),
@@ -58,6 +72,9 @@ def finish(prepared: Prepared, taken: Taken, folder: RunFolder, log) -> Run:
         }
         repeatable = recipe.model_copy(update={"publish": None})  # whoever repeats the run has another place for it
         write_run(files, repeatable.to_yaml(), report)
+        for path, text in (texts or {}).items():
+            (files / path).parent.mkdir(exist_ok=True)
+            write_text(files / path, text)
         write_card(files)
 
     return folder.finish(write)

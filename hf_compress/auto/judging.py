@@ -1,0 +1,178 @@
+"""What a candidate is worth: made without training or with it, written for the runtime, and looked at there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hf_compress.auto.space import Choice
+from hf_compress.data.images import evenly_spread, example_input, spread
+from hf_compress.ground.errors import CompressError, RunError
+from hf_compress.ground.files import read_json, write_json
+from hf_compress.ground.units import Units
+from hf_compress.measure.cost import cost
+from hf_compress.measure.latency import cpu_threads, time_in_turns
+from hf_compress.run.deploy import Target, written
+from hf_compress.run.folder import RunFolder
+from hf_compress.run.preparing import Prepared
+from hf_compress.run.recipe import Recipe
+from hf_compress.run.taking import Taken, take_steps
+from hf_compress.sections.deploy import DeploySection
+from hf_compress.steps.pruning.recovery import IMAGES, bearable_rate
+from hf_compress.steps.pruning.score.calibration import Calibration
+from hf_compress.tasks import TASKS
+from hf_compress.tasks.base import AGREEMENT, Metric, known_metrics
+
+JUDGED, POINT, SEARCH = 1000, "point.json", "search"
+INT8_EFFORT = 0.5
+"""A MAC in int8 counts as half a MAC: by this the search goes, and by times that are measured the answer is chosen."""
+
+
+@dataclass
+class Point:
+    """A candidate that was judged.
+
+    Attributes:
+        number: of the candidate, from 0.
+        recipe: what makes it.
+        quality: on validation images, of the file in its runtime.
+        costs: `parameters`, `macs`, `peak_memory_bytes`, `bytes` of the file, and `effort`; once it was timed also
+            `latency_ms`.
+        teacher_ms: latency of the teacher's file, measured in turn with it.
+    """
+
+    number: int
+    choice: Choice
+    trained: bool
+    recipe: Recipe
+    quality: float
+    costs: dict[str, float]
+    teacher_ms: float | None = None
+    remarks: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"{self.choice}{', trained' if self.trained else ''}"
+
+    @property
+    def name(self) -> str:
+        return "trained" if self.trained else "repaired"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where candidates are made and measured; all that is done is kept, candidate by candidate.
+
+    Attributes:
+        prepared: of the run, with a spread part of its validation images.
+        round_to: what widths are multiples of.
+    """
+
+    prepared: Prepared
+    folder: RunFolder
+    round_to: int
+
+    @classmethod
+    def of(cls, prepared: Prepared, folder: RunFolder, round_to: int) -> Bench:
+        validation = prepared.data.validation
+        few = validation.subset(evenly_spread(len(validation), JUDGED))
+        return cls(replace(prepared, data=replace(prepared.data, validation=few)), folder, round_to)
+
+    @property
+    def metric(self) -> Metric:
+        """What decides: the task's metric, or where the teacher gave the targets, how often a model agrees with it."""
+        return known_metrics()[AGREEMENT] if self.prepared.data.by_teacher else self.task.deciding
+
+    @property
+    def task(self) -> Any:
+        return TASKS.get(self.prepared.recipe.task)
+
+    @property
+    def deployed(self) -> DeploySection:
+        """How float32 files are written."""
+        return self.prepared.recipe.deploy[0]
+
+    def units(self, number: int) -> Units:
+        """Return where the work on a candidate lies."""
+        return Units(self.folder.units.folder / SEARCH / f"{number:02}", self.prepared.recipe.seed)
+
+    def was_begun(self, number: int) -> bool:
+        return self.units(number).folder.exists()
+
+    def judge(self, number: int, choice: Choice, training: dict[str, Any] | None = None) -> Point:
+        """Make a candidate, write its file, and measure that.
+
+        Args:
+            training: options of the step `distill` that comes last.
+
+        Raises:
+            RunError: it cannot be had; the reason is kept, too.
+        """
+        recipe = choice.recipe(self.prepared.recipe, self.round_to, training)
+        name = "repaired" if training is None else "trained"
+
+        def work(new: Path, _: Path) -> None:
+            try:
+                found = self._measured(self.taken(number, recipe), recipe.deploy[0], new)
+            except CompressError as error:
+                found = {"failed": str(error)}
+            write_json(new / POINT, found)
+
+        found = read_json(self.units(number).once(name, work) / POINT)
+        if "failed" in found:
+            raise RunError(found["failed"])
+        return Point(number, choice, training is not None, recipe, found["quality"], found["costs"])
+
+    def taken(self, number: int, recipe: Recipe) -> Taken:
+        """Take the steps of a candidate's recipe, those that are not done."""
+        return take_steps(replace(self.prepared, recipe=recipe), self.folder, self.units(number), _silent)
+
+    def _measured(self, taken: Taken, section: DeploySection, folder: Path) -> dict[str, Any]:
+        problems: list[str] = []
+        student, target = taken.student, Target.of(section)
+        files = written(student, self.prepared.data, [target], folder, problems)
+        if problems:
+            raise RunError(problems[0])
+        examine = self.task.examiner(self.prepared.data, "validation", self.prepared.teacher, self.prepared.predict)
+        quality = examine(replace(student, model=files[target]))["quality"]
+        if self.metric.name not in quality:
+            raise RunError(f"its {self.metric.words} on the validation images is not defined")
+        costs = cost(student.model, example_input(student.processor))
+        costs["bytes"] = sum((folder / place).stat().st_size for place in target.runtime.files(target.place))
+        costs["effort"] = costs["macs"] * (INT8_EFFORT if section.int8 else 1)
+        return {"quality": quality[self.metric.name], "costs": costs}
+
+    def rate(self, point: Point) -> float:
+        """Return a learning rate that the model of a point bears: see `bearable_rate`."""
+        student, teacher = self.taken(point.number, point.recipe).student, self.prepared.teacher
+        images = spread(self.prepared.data.train, IMAGES)
+        calibration = Calibration(images, student.processor, teacher.model, self.task)
+        return self.units(point.number).value("rate", lambda: bearable_rate(student.model, calibration), alone=True)
+
+    def time(self, point: Point) -> None:
+        """Measure the latency of a point's file in turn with the teacher's, once."""
+        found = self.units(point.number).value(f"time {point.name}", partial(self._time, point), alone=True)
+        point.costs["latency_ms"], point.teacher_ms = found["latency_ms"], found["teacher_ms"]
+
+    def _time(self, point: Point) -> dict[str, float]:
+        teacher = Target.of(self.deployed.model_copy(update={"int8": False}))
+        own, measure = Target.of(point.recipe.deploy[0]), self.prepared.recipe.measure
+        student = self.taken(point.number, point.recipe).student
+        with cpu_threads(measure.threads):
+            calls = []
+            for number, name, target, loaded in (
+                (0, "repaired", teacher, self.prepared.teacher),
+                (point.number, point.name, own, student),
+            ):
+                file = self.units(number).folder / name / target.place
+                run = target.runtime.load(file, torch.get_num_threads())
+                calls.append(partial(run, example_input(loaded.processor).contiguous().numpy()))
+            first, second = time_in_turns(calls, measure.repeats, str(point))
+        return {"teacher_ms": first["p50_ms"], "latency_ms": second["p50_ms"]}
+
+
+def _silent(line: str) -> None:
+    """Say nothing: what a candidate's steps have to say would drown what the search says."""

@@ -1,0 +1,74 @@
+"""Which choices a model and its runtime offer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hf_compress.auto.space import Options, Space, blocks_step, channels_step
+from hf_compress.data.images import input_size
+from hf_compress.ground.errors import RunError, UsageError
+from hf_compress.models.load import LoadedModel
+from hf_compress.run.preparing import Prepared
+from hf_compress.run.student import foreseen_student
+from hf_compress.runtimes import RUNTIMES
+from hf_compress.sections.models import TEACHER, StudentSection
+from hf_compress.steps.pruning.config import PruneSection
+from hf_compress.steps.pruning.loop import foresee
+
+ROUNDED = (8, 1)  # multiples of channels: the first by which enough can go
+ENOUGH = 0.8
+STEP = 8  # pixels
+
+
+def offered(space: Space, prepared: Prepared) -> Options:
+    """Return the choices of a space that the teacher of a recipe and its runtime offer."""
+    teacher, side = prepared.teacher, input_size(prepared.teacher.processor)[0]
+    sizes = dict.fromkeys(_multiple(share * side) if share < 1 else side for share in sorted(space.image_size)[::-1])
+    at_size = [None if size == side else size for size in sizes if size == side or _takes(prepared, size)]
+    macs, round_to = _prunable(space, teacher)
+    able = RUNTIMES.get(prepared.recipe.deploy[0].to).int8
+    return Options(
+        macs=macs,
+        importance=space.importance,
+        blocks=[share for share in sorted(space.blocks) if not share or _loses(teacher, blocks_step(share))] or [0.0],
+        image_size=at_size or [None],
+        int8=[value for value in space.int8 if able or not value] or [False],
+        round_to=round_to,
+    )
+
+
+def _prunable(space: Space, teacher: LoadedModel) -> tuple[list[float], int]:
+    """Return the shares of the MACs that can go, and the multiple of channels at which they can."""
+    found, round_to = [0.0], ROUNDED[0]
+    for multiple in ROUNDED:
+        shares = sorted(space.macs)
+        while shares and shares[-1] and not _loses(teacher, channels_step(shares[-1], space.importance[0], multiple)):
+            shares.pop()
+        if shares and shares[-1] > found[-1]:
+            found, round_to = shares, multiple
+        if found[-1] >= min(ENOUGH, max(space.macs)):
+            break
+    return found, round_to
+
+
+def _loses(teacher: LoadedModel, step: dict[str, Any]) -> bool:
+    """Tell whether a step can prune a model as much as it says."""
+    try:
+        foresee(teacher, PruneSection(**step))
+    except RunError:
+        return False
+    return True
+
+
+def _takes(prepared: Prepared, size: int) -> bool:
+    """Tell whether the teacher takes images of that size."""
+    recipe = prepared.recipe.model_copy(update={"student": StudentSection(model=TEACHER, image_size=size)})
+    try:
+        foreseen_student(recipe, prepared.data, prepared.teacher)
+    except (RunError, UsageError):
+        return False
+    return True
+
+
+def _multiple(pixels: float) -> int:
+    return max(STEP, round(pixels / STEP) * STEP)

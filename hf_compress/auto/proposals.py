@@ -1,0 +1,54 @@
+"""Which candidates are judged: optuna's tree-structured Parzen estimator proposes them.
+
+Nothing of the search is stored: judgements are units of the run, and whoever tells them again is proposed the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hf_compress.auto.space import Choice, Options
+
+ASKED = 10  # times for every candidate that is judged: proposals repeat where little is left
+RANDOM = 6  # trials before the estimator is asked, those that come first included
+
+Judge = Callable[[Choice], tuple[float, float] | None]
+"""Returns quality, the higher the better, and cost of a candidate; None where it cannot be had."""
+
+
+def explore(
+    options: Options,
+    judge: Judge,
+    most: int,
+    seed: int,
+    left: float = 0.5,
+    is_enough: Callable[[], bool] = lambda: False,
+) -> list[Choice]:
+    """Have candidates judged, each once, and return them in that order.
+
+    Args:
+        most: how many.
+        seed: of the proposals: the same one and the same judgements give the same candidates.
+        left: see `Options.first`.
+        is_enough: asked before each candidate.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=RANDOM)
+    study = optuna.create_study(sampler=sampler, directions=["maximize", "minimize"])
+    for candidate in options.first(left):
+        study.enqueue_trial(options.parameters(candidate))
+    known: dict[Choice, tuple[float, float] | None] = {}
+    for _ in range(ASKED * most):
+        if len(known) >= most or is_enough():
+            break
+        trial = study.ask()
+        candidate = options.suggested(trial)
+        if candidate not in known:
+            known[candidate] = judge(candidate)
+        if (values := known[candidate]) is None:
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        else:
+            study.tell(trial, values)
+    return list(known)

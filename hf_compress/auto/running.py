@@ -1,0 +1,256 @@
+"""The search from beginning to end: judge, time, train, decide on validation images, and finish as a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from hf_compress.auto.deciding import Decision
+from hf_compress.auto.judging import Bench, Point
+from hf_compress.auto.offers import offered
+from hf_compress.auto.prediction import Prediction
+from hf_compress.auto.proposals import explore
+from hf_compress.auto.request import Request
+from hf_compress.auto.results import facts, recipes
+from hf_compress.auto.space import Choice, Options
+from hf_compress.ground import processes
+from hf_compress.ground.errors import RunError, UsageError
+from hf_compress.ground.machine import in_one_sentence
+from hf_compress.report.run import REPORT, Run
+from hf_compress.report.scatter import pareto
+from hf_compress.run.finishing import finish
+from hf_compress.run.folder import RunFolder
+from hf_compress.run.permissions import permitted
+from hf_compress.run.preparing import Prepared, prepare_run
+from hf_compress.runtimes import runtime
+
+SEARCHED = 0.4  # share of the minutes after which no more candidates are judged
+FINALISTS = 3
+WASTED = 0.15  # minutes for which no training is begun
+EPOCHS = 60  # of a training, at most
+TRAINING = {"loss": "kl_ce", "temperature": 2.0, "average": 0.999}  # as recovery after pruning
+
+
+def find_best(
+    request: Request,
+    output: str | Path = "runs/auto",
+    overwrite: bool = False,
+    resume: bool = False,
+    log=print,
+    *,
+    trust_remote_code: bool = False,
+) -> Run:
+    """Search for the best model within a wish; see `docs/auto.md`, and `compress` for the other arguments.
+
+    Ctrl-C ends the search, and the best model so far is finished; a second one stops.
+
+    Returns:
+        The run of the winner; its report has the key `search`, its folder the recipes of the front in `front/`.
+
+    Raises:
+        UsageError: the request or the folder is wrong.
+        RunError: nothing keeps the limits; the sentence names what is nearest.
+    """
+    recipe = permitted(request.recipe, trust_remote_code, publish=False)
+    log = processes.begin(log)
+    runtime(recipe.deploy[0].to)
+    if resume and (finished := _finished(request, Path(output))):
+        log(f"'{output}' is finished: nothing is left to do")
+        return finished
+    with in_one_sentence(), RunFolder(output, recipe, overwrite, resume) as folder:
+        folder.remember(wishes=request.facts)
+        prepared = prepare_run(recipe, folder, log)
+        options = offered(request.space, prepared)
+        search = Search(request, Bench.of(prepared, folder, options.round_to), options, log)
+        winner = search.run()
+        return _finish(search, winner, prepared, folder, log)
+
+
+@dataclass
+class Search:
+    """A search under way.
+
+    Attributes:
+        points: what was judged, by candidate, and then trained.
+        failed: the reason of each candidate that cannot be had.
+        interrupted: whether the user pressed Ctrl-C.
+    """
+
+    request: Request
+    bench: Bench
+    options: Options
+    log: Callable[[str], None]
+    points: list[Point] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    prediction: Prediction = field(default_factory=Prediction)
+    interrupted: bool = False
+
+    def run(self) -> Point:
+        """Return the winner."""
+        folder = self.bench.folder
+        self.began = folder.units.value("search begun", lambda: folder.seconds)
+        self.teacher = self.bench.judge(0, Choice(importance=self.options.importance[0]))
+        self.points.append(self.teacher)
+        self.bench.time(self.teacher)
+        words = self.bench.metric.words
+        self.log(
+            f"the model as it is: validation {words} {self.teacher.quality:.4f}, {self._in_runtime(self.teacher)}"
+        )
+        self.decision = Decision(self.request.wish, self.bench.metric, self.teacher, self.prediction)
+        self._until_interrupted(self._explore)
+        self._until_interrupted(self._train)
+        winner = self._decided()
+        self._until_interrupted(self._time_front)
+        return winner
+
+    def _until_interrupted(self, work: Callable[[], None]) -> None:
+        """Do a part of the search, unless the user has ended it."""
+        if self.interrupted:
+            return
+        try:
+            work()
+        except KeyboardInterrupt:
+            self.interrupted = True
+            self.log("interrupted: the best model so far is finished now; another Ctrl-C stops")
+
+    def _explore(self) -> None:
+        request = self.request
+        self.log(f"search: {request.wish}, in {request.runtime}")
+        seed = request.recipe.seed
+        explore(self.options, self._judged, request.candidates, seed, self.decision.share_left, self._is_late)
+
+    def _is_late(self) -> bool:
+        """Tell whether the time for candidates is over, and one keeps the limits.
+
+        What was judged before an interruption is told again whatever the time.
+        """
+        late = self._minutes_left < (1 - SEARCHED) * self.request.minutes
+        return late and not self.bench.was_begun(self._next) and any(map(self._fits, self.points))
+
+    @property
+    def _next(self) -> int:
+        return len(self.points) + len(self.failed)
+
+    def _judged(self, choice: Choice) -> tuple[float, float] | None:
+        """Judge a candidate for the search; the model as it is was judged before."""
+        if choice == self.teacher.choice:
+            return self._values(self.teacher)
+        number = self._next
+        try:
+            point = self.bench.judge(number, choice)
+        except RunError as error:
+            self.failed[str(choice)] = str(error)
+            self.log(f"candidate {number}: {choice}: cannot be had: {error}")
+            return None
+        self.points.append(point)
+        macs = self.teacher.costs["macs"] / point.costs["macs"]
+        self.log(
+            f"candidate {number} of at most {self.request.candidates - 1}: {choice}: validation "
+            f"{self.bench.metric.words} {point.quality:.4f}, {macs:.2f}x fewer MACs, "
+            f"{self.teacher.costs['bytes'] / point.costs['bytes']:.2f}x smaller"
+        )
+        return self._values(point)
+
+    def _values(self, point: Point) -> tuple[float, float]:
+        steered = self.request.wish.steered_by
+        return -self.decision.lost(point), point.costs[steered] / self.teacher.costs[steered]
+
+    def _train(self) -> None:
+        """Train the most promising candidates, one after the other, in the time that is left."""
+        tried: set[int] = set()
+        for place in range(FINALISTS):
+            left = [point for point in self.points if point.choice.is_changed and point.number not in tried]
+            chosen = next((point for point in self.decision.in_order(left) if self._fits(point)), None)
+            if chosen is None:
+                break
+            minutes = self.bench.units(chosen.number).value("minutes", partial(self._minutes, place))
+            if minutes < WASTED:
+                break
+            tried.add(chosen.number)
+            self._train_one(chosen, minutes)
+
+    def _minutes(self, place: int) -> float:
+        return round(max(0.0, self._minutes_left) / (FINALISTS - place), 2)
+
+    @property
+    def _minutes_left(self) -> float:
+        """The minutes of the request less those since the model as it is was ready."""
+        return self.request.minutes - (self.bench.folder.seconds - self.began) / 60
+
+    def _train_one(self, chosen: Point, minutes: float) -> None:
+        expected, lost = self.decision.expected(chosen), self.decision.lost(chosen)
+        self.log(
+            f"training candidate {chosen.number} for {minutes:g} minutes: {chosen}, expected to lose {expected:.4f}"
+        )
+        training = TRAINING | {"learning_rate": self.bench.rate(chosen), "epochs": EPOCHS, "minutes": minutes}
+        try:
+            point = self.bench.judge(chosen.number, chosen.choice, training)
+        except RunError as error:
+            self.failed[f"{chosen}, trained"] = str(error)
+            self.log(f"the training failed: {error}")
+            return
+        self.points.append(point)
+        self.prediction.learn(lost, self.decision.lost(point))
+        self.log(
+            f"trained: validation {self.bench.metric.words} {point.quality:.4f}, {self.decision.lost(point):.4f} lost"
+        )
+        self._fits(point)
+
+    def _fits(self, point: Point) -> bool:
+        """Tell whether a point keeps the limits; it is timed for that where they are of time."""
+        if self.request.wish.is_of_time:
+            self.bench.time(point)
+        return self.decision.fits(point)
+
+    def _decided(self) -> Point:
+        fitting = [point for point in self.points if self._fits(point)]
+        if not fitting:
+            raise RunError(self.decision.impossible(self.points))
+        winner = self.decision.best(fitting)
+        self.bench.time(winner)
+        self.log(f"chosen: {self.decision.shown(winner)}, {self._in_runtime(winner)}")
+        return winner
+
+    def _time_front(self) -> None:
+        for point in self.front():
+            self.bench.time(point)
+
+    def front(self) -> list[Point]:
+        """Return the points that no other beats in quality, and in work or in bytes."""
+        found: set[int] = set()
+        for key in ("effort", "bytes"):
+            found |= pareto([(point.costs[key], -self.decision.lost(point)) for point in self.points])
+        return [self.points[index] for index in sorted(found)]
+
+    def _in_runtime(self, point: Point) -> str:
+        return f"{point.costs['latency_ms']:.2f} ms in {self.request.runtime}"
+
+
+def _finished(request: Request, folder: Path) -> Run | None:
+    """Return the run where the same search has ended already.
+
+    Raises:
+        UsageError: another one has.
+    """
+    if not (folder / REPORT).is_file() or folder.with_name(folder.name + ".partial").exists():
+        return None
+    run = Run.open(folder)
+    if run.report.get("search", {}).get("request") != request.facts:
+        raise UsageError(f"output '{folder}' holds another run: pass --overwrite to replace it, or choose another")
+    return run
+
+
+def _finish(search: Search, winner: Point, prepared: Prepared, folder: RunFolder, log) -> Run:
+    """Look at the test images, once, and write the run folder of the winner."""
+    taken = search.bench.taken(winner.number, winner.recipe)
+    missed = search.decision.missed(winner, search.points)
+    if missed is not None:
+        log(missed)
+    said = [*taken.remarks, *([missed] if missed else [])]
+    front = search.front()
+    more = {
+        "search": facts(search.request, search.options, search.decision, search.points, front, winner, search.failed)
+    }
+    return finish(prepared, replace(taken, remarks=said), folder, log, more, recipes(search.points, front))

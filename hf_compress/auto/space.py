@@ -1,0 +1,157 @@
+"""What may become of a model: the choices that are combined, and the recipe of a combination."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field, field_validator
+
+from hf_compress.run.recipe import Recipe
+from hf_compress.sections.base import Section
+from hf_compress.sections.models import TEACHER
+from hf_compress.steps.pruning import CRITERIA
+
+if TYPE_CHECKING:
+    from optuna import Trial
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+FIRST = 3  # amounts of pruning that are judged before the search learns
+UNTOUCHED = {"iterative": False, "recovery": {"epochs": 0}}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A combination of choices, which is judged as one.
+
+    Attributes:
+        macs: share of the MACs that go with channels, by `importance`.
+        blocks: share of the residual blocks that go before.
+        image_size: of the input in pixels; None leaves the model's.
+    """
+
+    macs: float = 0.0
+    importance: str = "obs"
+    blocks: float = 0.0
+    image_size: int | None = None
+    int8: bool = False
+
+    def __str__(self) -> str:
+        parts = [
+            f"{self.blocks:.0%} of the blocks dropped" if self.blocks else "",
+            f"{self.macs:.0%} of the MACs pruned by {self.importance}" if self.macs else "",
+            f"{self.image_size} pixels" if self.image_size else "",
+            "int8" if self.int8 else "",
+        ]
+        return ", ".join(filter(None, parts)) or "as it is"
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether there is anything that a training could make good."""
+        return bool(self.macs or self.blocks or self.image_size)
+
+    def recipe(self, base: Recipe, round_to: int, training: dict[str, Any] | None = None) -> Recipe:
+        """Return what makes this of the teacher of `base`; with `training`, the options of a last step `distill`."""
+        steps: list[dict[str, Any]] = []
+        if self.blocks:
+            steps.append({"prune": blocks_step(self.blocks)})
+        if self.macs:
+            steps.append({"prune": channels_step(self.macs, self.importance, round_to)})
+        if training is not None:
+            steps.append({"distill": training})
+        values = base.model_dump(mode="json", exclude_none=True)
+        student = {"model": TEACHER} | ({"image_size": self.image_size} if self.image_size else {})
+        deployed = [section | {"int8": self.int8} for section in values["deploy"]]
+        return Recipe.from_dict(values | {"student": student, "steps": steps, "deploy": deployed})
+
+
+class Space(Section):
+    """The choices of a search; what a model or runtime does not offer is left out of it."""
+
+    macs: list[Share] = Field(
+        [0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9], min_length=1, description="Shares of the MACs that are pruned."
+    )
+    importance: list[str] = Field(["obs", "taylor"], min_length=1, description="By which criterion channels go.")
+    blocks: list[Share] = Field(
+        [0.0, 0.25, 0.5], min_length=1, description="Shares of the residual blocks that are dropped."
+    )
+    image_size: list[Annotated[float, Field(gt=0, le=1)]] = Field(
+        [1.0, 0.86, 0.72, 0.58], min_length=1, description="Sides of the input, as shares of the model's."
+    )
+    int8: list[bool] = Field([False, True], min_length=1, description="Whether the deployed file is in int8.")
+
+    @field_validator("importance")
+    @classmethod
+    def _known(cls, names: list[str]) -> list[str]:
+        return [CRITERIA.known(name) for name in names]
+
+
+@dataclass(frozen=True)
+class Options:
+    """The choices that a model and its runtime offer; `round_to` is what widths are multiples of."""
+
+    macs: list[float]
+    importance: list[str]
+    blocks: list[float]
+    image_size: list[int | None]
+    int8: list[bool]
+    round_to: int
+
+    @property
+    def names(self) -> list[str]:
+        """The choices that are to be made."""
+        return [name for name in asdict(Choice()) if len(getattr(self, name)) > 1]
+
+    def suggested(self, trial: Trial) -> Choice:
+        """Return what a trial of optuna suggests: by its place where choices have an order."""
+        chosen = {name: getattr(self, name)[0] for name in asdict(Choice())}
+        for name in self.names:
+            choices = getattr(self, name)
+            if name in ("importance", "int8"):
+                chosen[name] = trial.suggest_categorical(name, choices)
+            else:
+                chosen[name] = choices[trial.suggest_int(name, 0, len(choices) - 1)]
+        return self.plain(Choice(**chosen))
+
+    def parameters(self, choice: Choice) -> dict[str, Any]:
+        """Return by what a trial of optuna suggests a choice."""
+        values = {name: getattr(choice, name) for name in self.names}
+        return {
+            name: value if name in ("importance", "int8") else getattr(self, name).index(value)
+            for name, value in values.items()
+        }
+
+    def plain(self, choice: Choice) -> Choice:
+        """Return a choice by which a criterion is named only where it decides, so that equal ones are equal."""
+        return choice if choice.macs else replace(choice, importance=self.importance[0])
+
+    def first(self, left: float) -> list[Choice]:
+        """Return what is judged before the search learns: the whole model, and less and less of it.
+
+        Args:
+            left: share of the MACs that a model may keep; what keeps about so many comes early.
+        """
+        kinds = sorted(self.int8)
+        whole = Choice(self.macs[0], self.importance[0], self.blocks[0], self.image_size[0], kinds[-1])
+        ladder = sorted(self.macs[1:], key=lambda macs: abs(1 - macs - left))[:FIRST]
+        return [
+            *(replace(whole, int8=int8) for int8 in kinds),
+            *(replace(whole, macs=macs) for macs in ladder),
+            *(replace(whole, image_size=size) for size in self.image_size[1:2]),
+        ]
+
+
+def channels_step(macs: float, importance: str, round_to: int) -> dict[str, Any]:
+    """Return the options of the step that prunes a share of the MACs, without training."""
+    return UNTOUCHED | {
+        "importance": importance,
+        "scope": "cost",
+        "target": {"macs": macs},
+        "floor": 0.05,
+        "round_to": round_to,
+    }
+
+
+def blocks_step(share: float) -> dict[str, Any]:
+    """Return the options of the step that drops a share of the residual blocks, without training."""
+    return UNTOUCHED | {"granularity": "block", "target": {"sparsity": share}}

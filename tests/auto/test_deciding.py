@@ -1,0 +1,91 @@
+"""Which point is the answer, which are trained, and what is said where the wish is too much."""
+
+from math import isclose
+
+import pytest
+
+from hf_compress.auto.deciding import Decision
+from hf_compress.auto.judging import Point
+from hf_compress.auto.prediction import USUAL, WEIGHT, Prediction
+from hf_compress.auto.space import Choice
+from hf_compress.auto.wish import Wish
+from hf_compress.tasks.base import Metric
+
+ACCURACY = Metric("accuracy", "accuracy", share=True)
+ERROR = Metric("abs_rel", "relative error", higher_is_better=False)
+FACTS = {"macs": 100.0, "parameters": 50.0, "bytes": 200.0, "peak_memory_bytes": 10.0}
+
+
+def point(quality, effort=1.0, number=1, trained=False, ms=None, **costs):
+    found = Point(number, Choice(1 - effort), trained, None, quality, FACTS | {"effort": effort} | costs)
+    if ms is not None:
+        found.costs["latency_ms"], found.teacher_ms = ms, 6.0
+    return found
+
+
+def decision(metric=ACCURACY, pairs=(), **wish):
+    prediction = Prediction()
+    for pair in pairs:
+        prediction.learn(*pair)
+    return Decision(Wish(**wish), metric, point(0.9 if metric is ACCURACY else 0.1, number=0, ms=6.0), prediction)
+
+
+def test_a_share_of_what_was_lost_stays_lost():
+    prediction = Prediction()
+    assert isclose(prediction.share, USUAL)
+    prediction.learn(0.3, 0.06)
+    assert isclose(prediction.share, (0.3 * 0.06 + USUAL * WEIGHT) / (0.3**2 + WEIGHT))
+    assert isclose(prediction.errors[0], USUAL * 0.3 - 0.06)
+    assert prediction.after_training(-0.01) == -0.01
+    assert "rank_correlation" not in prediction.facts()
+    prediction.learn(0.1, 0.01)
+    prediction.learn(0.2, 0.05)
+    assert isclose(prediction.facts()["rank_correlation"], 1.0)
+
+
+def test_within_limits_the_best_quality_wins_and_without_the_smallest_that_keeps_it():
+    points = [point(0.88, 0.9), point(0.85, 0.5), point(0.60, 0.1)]
+    assert decision(macs=100).best(points) is points[0]
+    assert decision(macs=100, max_drop=0.05).best(points) is points[0]
+    assert decision(max_drop=0.05).best(points) is points[1]
+    assert decision(max_drop=0.01).best(points) is points[0]
+
+
+def test_less_is_better_for_some_metrics():
+    points = [point(0.12, 0.9), point(0.30, 0.1)]
+    assert decision(ERROR, macs=100).best(points) is points[0]
+    assert isclose(decision(ERROR, macs=100).lost(points[1]), 0.2)
+
+
+def test_what_is_trained_next_follows_what_training_gave_so_far():
+    points = [point(0.88, 0.9), point(0.80, 0.5), point(0.60, 0.1)]
+    assert decision(max_drop=0.05).in_order(points)[0] is points[1]
+    recovers = [(0.3, 0.0)] * 3
+    assert decision(max_drop=0.05, pairs=recovers).in_order(points)[0] is points[2]
+    assert decision(macs=100, pairs=recovers).in_order(points)[0] is points[0]
+
+
+def test_of_time_a_tenth_is_kept_back_and_what_was_not_timed_does_not_count():
+    wish = decision(faster=2)
+    assert wish.fits(point(0.8, ms=2.7)) and not wish.fits(point(0.8, ms=2.75)) and not wish.fits(point(0.8))
+    assert decision(bytes=200).fits(point(0.8)) and not decision(bytes=199).fits(point(0.8))
+
+
+@pytest.mark.parametrize(("wish", "left"), [({"faster": 2}, 0.45), ({"macs": 30}, 0.3), ({"max_drop": 0.1}, 0.5)])
+def test_the_search_begins_where_the_limit_is(wish, left):
+    assert isclose(decision(**wish).share_left, left)
+
+
+def test_what_cannot_be_is_a_sentence_that_names_the_nearest():
+    points = [point(0.8, ms=4.0), point(0.5, 0.4, ms=3.0)]
+    sentence = decision(faster=10).impossible(points)
+    assert sentence.startswith("no candidate is 10 times faster: the nearest is 60% of the MACs pruned by obs")
+    assert "2.00 times faster" in sentence
+
+
+def test_a_quality_that_is_missed_is_said_with_what_keeps_it():
+    kept, lost = point(0.89, 0.9, ms=5.0), point(0.7, 0.2, ms=2.0)
+    wish = decision(faster=2, max_drop=0.02)
+    assert wish.missed(kept, [kept, lost]) is None
+    sentence = wish.missed(lost, [kept, lost])
+    assert "has lost 0.2000 of accuracy" in sentence and "1.20 times faster" in sentence

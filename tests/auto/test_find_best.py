@@ -1,0 +1,109 @@
+"""A search from beginning to end, on digits: what it leaves, and that an interruption changes nothing."""
+
+import json
+import re
+
+import pytest
+import yaml
+
+from hf_compress import Recipe, cli, save
+from hf_compress.auto.request import Request
+from hf_compress.auto.running import find_best
+from hf_compress.ground.errors import RunError, UsageError
+from hf_compress.models.students import build_registered
+from hf_compress.report.run import Run
+
+SPLITS = {"train": "train[:200]", "validation": "train[200:300]", "test": "train[300:400]"}
+MEASURE = {"repeats": 3, "batch_size": 2}
+SPACE = {"macs": [0.0, 0.5], "importance": ["l1"], "blocks": [0.0], "image_size": [1.0], "int8": [False]}
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    built = build_registered("resnet18", [str(digit) for digit in range(10)], width=0.125, image_size=16)
+    folder = tmp_path_factory.mktemp("models") / "teacher"
+    save(built.model, folder, built.processor)
+    return str(folder)
+
+
+def request(teacher, minutes=0.01, **changes):
+    overrides = {"data.splits": SPLITS, "measure": MEASURE}
+    given = {"wish": {"parameters": 150_000}, "runtime": "pt2", "space": SPACE, "overrides": overrides}
+    return Request.of(teacher, "digits", **given | {"minutes": minutes, "candidates": 3} | changes)
+
+
+def without_times(report):
+    times = ("latency_ms", "teacher_ms")
+    return [{key: value for key, value in each.items() if key not in times} for each in report["search"]["points"]]
+
+
+def test_it_is_killed_goes_on_and_leaves_a_run_with_its_front(teacher, tmp_path):
+    lines = []
+
+    def killed(line):
+        lines.append(line)
+        if line.startswith("candidate 1"):
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        find_best(request(teacher), tmp_path / "found", log=killed)
+    with pytest.raises(RunError, match="the wishes are not those with which"):
+        find_best(request(teacher, wish={"parameters": 140_000}), tmp_path / "found", resume=True, log=lines.append)
+    run = find_best(request(teacher), tmp_path / "found", resume=True, log=lines.append)
+    found = run.report["search"]
+    assert [point["what"] for point in found["points"]] == ["as it is", "50% of the MACs pruned by l1"]
+    whole, half = found["points"]
+    assert half["winner"] and half["front"] and not whole["winner"]
+    assert half["parameters"] <= 150_000 < whole["parameters"] and half["latency_ms"] > 0
+    row = run.report["deployed"][0]
+    assert abs(row["cost"]["bytes"] - half["bytes"]) < 1000 and run.report["rows"][-1]["cost"]["macs"] == half["macs"]
+    recipe = Recipe.load(run.folder / "front" / "01.yaml")
+    assert recipe.to_yaml() == (run.folder / "recipe.yaml").read_text()
+    card = (run.folder / "README.md").read_text()
+    assert "## How it was found" in card and "figures/front.png" in card and "| 01, chosen |" in card
+    assert (run.folder / "figures" / "front.png").is_file()
+    assert find_best(request(teacher), run.folder, resume=True, log=lines.append).report == run.report
+    with pytest.raises(UsageError, match="holds another run"):
+        find_best(request(teacher, minutes=2), run.folder, resume=True, log=lines.append)
+
+
+@pytest.mark.long
+def test_a_wish_that_nothing_meets_names_the_nearest(teacher, tmp_path):
+    with pytest.raises(RunError, match=r"no candidate is at most 5.00 k parameters: the nearest is 50% of the MACs"):
+        find_best(request(teacher, wish={"parameters": 5000}), tmp_path / "none", log=lambda line: None)
+
+
+@pytest.mark.long
+def test_interrupted_it_finishes_the_best_so_far(teacher, tmp_path):
+    def stop(line):
+        if line.startswith("candidate 1"):
+            raise KeyboardInterrupt
+
+    run = find_best(request(teacher, 5), tmp_path / "found", log=stop)
+    assert [point["winner"] for point in run.report["search"]["points"]] == [False, True]
+    assert not any(point["trained"] for point in run.report["search"]["points"])
+
+
+@pytest.mark.long
+def test_the_command_searches_trains_and_two_of_one_seed_are_alike(teacher, tmp_path):
+    space = tmp_path / "space.yaml"
+    space.write_text(yaml.safe_dump(SPACE | {"macs": [0.0, 0.3, 0.5], "image_size": [1.0, 0.5]}))
+    reports = []
+    for name in ("first", "second"):
+        arguments = ["auto", teacher, "--data", "digits", "--parameters", "150000", "--runtime", "onnx"]
+        arguments += ["--minutes", "1.5", "--candidates", "4", "--space", space, "--output", tmp_path / name]
+        arguments += ["--set", f"data.splits={json.dumps(SPLITS)}", "--set", f"measure={json.dumps(MEASURE)}"]
+        with pytest.raises(SystemExit) as stop:
+            cli.main([str(argument) for argument in arguments])
+        assert not stop.value.code
+        reports.append(Run.open(tmp_path / name).report)
+    judged = [[point for point in without_times(report) if not point["trained"]] for report in reports]
+    keys = ("what", "quality", "parameters", "macs", "bytes")
+    assert [[point[key] for key in keys] for point in judged[0]] == [[p[key] for key in keys] for p in judged[1]]
+    assert any(point["trained"] for point in reports[0]["search"]["points"])
+    assert reports[0]["search"]["prediction"]["trained"] >= 1
+    trained = [point for point in reports[0]["search"]["points"] if point["trained"] and point["front"]]
+    for point in trained:
+        steps = Recipe.load(tmp_path / "first" / "front" / f"{point['name']}.yaml").step_names
+        assert steps[-1] == "distill"
+    assert re.search(r"\| \d\d, chosen \|", (tmp_path / "first" / "README.md").read_text())

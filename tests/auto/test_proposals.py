@@ -1,0 +1,72 @@
+"""Which candidates are judged: the same for the same seed, more and more of the good ones."""
+
+import pytest
+
+from hf_compress.auto.proposals import explore
+from hf_compress.auto.space import Choice, Options
+
+OPTIONS = Options(
+    macs=[0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8],
+    importance=["obs", "l1"],
+    blocks=[0.0, 0.25, 0.5],
+    image_size=[None, 24],
+    int8=[False, True],
+    round_to=8,
+)
+
+
+def judged(choice):
+    """Quality falls with all but int8, faster with l1: the front is int8, obs, whole input and blocks."""
+    factor = 2 if choice.importance == "l1" else 1
+    lost = factor * choice.macs**3 + choice.blocks + 0.3 * bool(choice.image_size)
+    return 1 - lost, (1 - choice.macs) * (0.5 if choice.int8 else 1) * (1 - choice.blocks / 2)
+
+
+def test_the_whole_model_comes_first_then_about_as_much_as_may_stay():
+    first = OPTIONS.first(left=0.3)
+    assert first[:2] == [Choice(), Choice(int8=True)]
+    assert [choice.macs for choice in first[2:5]] == [0.7, 0.6, 0.8]
+    assert first[5] == Choice(image_size=24, int8=True)
+    assert explore(OPTIONS, judged, 6, seed=0, left=0.3) == first
+
+
+def test_no_candidate_is_judged_twice_and_one_seed_gives_one_search():
+    found = explore(OPTIONS, judged, 20, seed=3)
+    assert len(set(found)) == len(found) == 20
+    assert explore(OPTIONS, judged, 20, seed=3) == found
+    assert explore(OPTIONS, judged, 20, seed=4) != found
+    assert all(choice.importance == "obs" for choice in found if not choice.macs)
+
+
+def test_a_search_that_was_killed_is_proposed_the_same_again():
+    known = {}
+
+    def killed(choice):
+        if len(known) == 11 and choice not in known:
+            raise KeyboardInterrupt
+        return known.setdefault(choice, judged(choice))
+
+    with pytest.raises(KeyboardInterrupt):
+        explore(OPTIONS, killed, 16, seed=1)
+    assert len(known) == 11
+    again = explore(OPTIONS, lambda choice: known.get(choice) or judged(choice), 16, seed=1)
+    assert again == explore(OPTIONS, judged, 16, seed=1)
+    assert again[:11] == list(known)
+
+
+def test_it_learns_what_is_good():
+    found = explore(OPTIONS, judged, 40, seed=0)
+    late = found[20:]
+    assert sum(choice.int8 for choice in late) > len(late) / 2
+
+
+def test_what_cannot_be_had_is_passed_over():
+    found = explore(OPTIONS, lambda choice: None if choice.int8 else judged(choice), 12, seed=0)
+    assert any(choice.int8 for choice in found) and len(found) == 12
+
+
+def test_it_ends_when_there_is_enough_or_nothing_more():
+    asked = []
+    assert len(explore(OPTIONS, judged, 20, 0, is_enough=lambda: len(asked) == 4 or asked.append(1))) == 4
+    small = Options([0.0, 0.5], ["obs"], [0.0], [None], [False], 8)
+    assert set(explore(small, judged, 20, seed=0)) == {Choice(), Choice(0.5)}
