@@ -11,6 +11,7 @@ import typer
 from hf_compress.cli.options import Json, TrustRemoteCode, examples
 from hf_compress.cli.output import show, show_json
 from hf_compress.cli.sections import Group, options_from
+from hf_compress.ground.errors import UsageError
 from hf_compress.sections.publish import PublishSection
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def cards(
     "hf-compress publish runs/small --to user/name --private",
     "hf-compress publish runs/small --to user/name --include notes.md --include 'scripts/**'",
     "hf-compress publish runs/small --to other/model --create-pr --message 'A smaller model'",
+    "hf-compress publish runs/small --to user/name-int8 --file deploy/model.int8.onnx --base-model user/name",
 )
 @options_from(Group("Publishing", "publish", PublishSection, only=OPTIONS))
 def publish(
@@ -62,6 +64,13 @@ def publish(
     include: Annotated[
         list[str] | None,
         typer.Option(help="Send files that the run did not write, too: a pattern in FOLDER; repeatable."),
+    ] = None,
+    file: Annotated[
+        str | None,
+        typer.Option(help="Publish this int8 file alone, as a repository of its own: deploy/model.int8.onnx."),
+    ] = None,
+    base_model: Annotated[
+        str | None, typer.Option(help="With --file: the repository of the model that was quantized, user/name.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the files and the card.")] = False,
     trust_remote_code: TrustRemoteCode = False,
@@ -75,8 +84,15 @@ def publish(
     from hf_compress.hub import publish as hub
 
     options = {key.removeprefix("publish."): value for key, value in values.items()}
-    options |= {"include": include or [], "trust_remote_code": trust_remote_code}
-    result = (hub.plan_push if dry_run else hub.publish)(folder, to, **options)
+    if (file is None) != (base_model is None):
+        raise UsageError("--file and --base-model go together: an int8 file, and the model that it was made of")
+    if file is not None:
+        if include:
+            raise UsageError("--include is for a whole run folder: leave it out with --file")
+        result = (hub.plan_file if dry_run else hub.publish_file)(folder, file, to, base_model, **options)
+    else:
+        options |= {"include": include or [], "trust_remote_code": trust_remote_code}
+        result = (hub.plan_push if dry_run else hub.publish)(folder, to, **options)
     if json_:
         show_json(asdict(result))
     else:

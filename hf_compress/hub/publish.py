@@ -15,6 +15,7 @@ from hf_compress.ground.errors import UsageError
 from hf_compress.ground.hub_failures import RETRIED, WAITS, limit_waits, not_published, patiently, pause, status_of
 from hf_compress.ground.manifest import MANIFEST, Manifest, entries
 from hf_compress.hub.contents import CARD, Contents, checked_contents
+from hf_compress.hub.one_file import file_contents
 from hf_compress.sections.base import validate
 from hf_compress.sections.publish import PublishSection
 
@@ -60,8 +61,7 @@ def plan_push(
     """Check a run folder and return what `publish` would send; nothing leaves this machine. See `publish`."""
     section = validate(PublishSection, {"to": to, **options}, "publish")
     contents = checked_contents(Path(folder), section, include, trust_remote_code)
-    sizes = {path: len(c) if isinstance(c, bytes) else c.stat().st_size for path, c in sorted(contents.items())}
-    return PushPlan(sizes, contents[CARD].decode(), _left(Path(folder), contents))
+    return _plan(contents, _left(Path(folder), contents))
 
 
 def publish(
@@ -89,8 +89,36 @@ def publish(
     section = validate(PublishSection, {"to": to, **options}, "publish")
     require_login()
     contents = checked_contents(Path(folder), section, include, trust_remote_code)
-    again = f"run `{_command(folder, section, include, trust_remote_code)}` again"
-    return _Push(section, contents, _left(Path(folder), contents), again).run()
+    words = ["--trust-remote-code"] if trust_remote_code else []
+    words += [word for pattern in include for word in ("--include", pattern)]
+    return _Push(section, contents, _left(Path(folder), contents), _again(folder, section, words)).run()
+
+
+def plan_file(folder: str | Path, file: str, to: str, base_model: str | None, **options: Any) -> PushPlan:
+    """Return what `publish_file` would send; nothing leaves this machine."""
+    section = validate(PublishSection, {"to": to, **options}, "publish")
+    return _plan(file_contents(Path(folder), section, file, base_model), [])
+
+
+def publish_file(folder: str | Path, file: str, to: str, base_model: str | None, **options: Any) -> Publication:
+    """Publish a deployed int8 file as a repository of its own, which says of which model it is the quantized form.
+
+    Args:
+        folder: the run folder.
+        file: path of the int8 file in it, such as `deploy/model.int8.onnx`; what lies beside it is sent, too.
+        to: repository, `user/name`; made when missing.
+        base_model: repository of the model that was quantized, where the run folder was published.
+        **options: see `publish`; a template is for the card of a run.
+
+    Raises:
+        UsageError: see `file_contents` and `publish`.
+        RunError: the Hub is out of reach; the sentence tells the state there.
+    """
+    section = validate(PublishSection, {"to": to, **options}, "publish")
+    require_login()
+    contents = file_contents(Path(folder), section, file, base_model)
+    words = ["--file", file, "--base-model", str(base_model)]
+    return _Push(section, contents, [], _again(folder, section, words)).run()
 
 
 def not_sent(left: list[str]) -> list[str]:
@@ -112,14 +140,17 @@ def require_login() -> None:
         raise UsageError("the access token has characters that no token has: copy it anew (`hf auth login`, HF_TOKEN)")
 
 
-def _command(folder: str | Path, section: PublishSection, include: Sequence[str], trust_remote_code: bool) -> str:
-    """Return the command line that publishes `folder` in the same way."""
-    options = section.model_dump(exclude_defaults=True) | ({"trust_remote_code": True} if trust_remote_code else {})
+def _plan(contents: Contents, left: list[str]) -> PushPlan:
+    sizes = {path: len(c) if isinstance(c, bytes) else c.stat().st_size for path, c in sorted(contents.items())}
+    return PushPlan(sizes, contents[CARD].decode(), left)
+
+
+def _again(folder: str | Path, section: PublishSection, more: list[str]) -> str:
+    """Return how to publish `folder` in the same way once more, as a command line in a sentence."""
     words = ["hf-compress", "publish", str(folder)]
-    for name, value in options.items():
+    for name, value in section.model_dump(exclude_defaults=True).items():
         words += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
-    words += [word for pattern in include for word in ("--include", pattern)]
-    return shlex.join(words)
+    return f"run `{shlex.join(words + more)}` again"
 
 
 @dataclass
