@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from hf_compress.steps.pruning.config import PruneSection
-from hf_compress.steps.pruning.remove.channels import ChannelPruner
+from hf_compress.steps.pruning.remove.channels import BREAKS, ChannelPruner
 from hf_compress.steps.pruning.remove.removal import remove_units
 from hf_compress.steps.pruning.remove.ties import tied
 from tests.architectures import CAPABILITIES, examine
@@ -92,6 +92,41 @@ def test_only_blocks_tie_groups_and_never_into_one_unit():
     assert tied([embedding, found["hidden"]]) == []
     with pytest.raises(Exception, match="'embed': the model does not run"):
         ChannelPruner(Transformer((3, 4)), IMAGE[:1], CONFIG, {"hidden"})
+
+
+class Halves(nn.Module):
+    """Two halves of one convolution, told apart by a width of the module; the second is what is left."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.width = 8
+        self.both, self.first, self.reader = nn.Conv2d(3, 8, 1), nn.Conv2d(4, 6, 1), nn.Conv2d(10, 5, 1)
+        self.classifier = nn.Linear(5, 2)
+
+    def forward(self, pixel_values):
+        first, second = self.both(pixel_values).split(self.width // 2, dim=1)
+        hidden = torch.cat([self.first(first), second], dim=1)
+        return {"logits": self.classifier(self.reader(hidden).mean((2, 3)))}
+
+
+def test_a_half_of_a_split_goes_with_its_twin_even_where_that_could_go_alone():
+    model = Halves()
+    pruner = ChannelPruner(model, IMAGE[:1], PruneSection(round_to=2), set())
+    groups = {group.makers[0]: group for group in pruner.groups(model)}
+    assert {name: group.units for name, group in groups.items()} == {"both": 4, "first": 6, "reader": 5}
+    halves = groups["both"]
+    expected = without_readers(model, halves, [0, 3])(IMAGE)["logits"]
+    remove_units(model, [halves], {halves.name: [0, 3]}, pruner.attributes)
+    assert (model.width, model.both.out_channels, model.first.in_channels) == (4, 4, 2)
+    assert torch.allclose(model(IMAGE)["logits"], expected, atol=1e-6)
+
+
+def test_the_reason_names_the_operation_and_the_layer():
+    """Four heads and three have no common share of twelve channels."""
+    pruner = ChannelPruner(Transformer((3, 4)), IMAGE[:1], CONFIG, set())
+    assert pruner.protected["embed"] == f"{BREAKS}: 'reshape' fails in 'layers.0'"
+    assert list(pruner.widths) == ["hidden"]
 
 
 FREED = [

@@ -14,10 +14,11 @@ from hf_compress.ground.tensors import copy_with_same_tensors, use_channels_last
 from hf_compress.steps.pruning.allocate.costs import unit_macs
 from hf_compress.steps.pruning.allocate.units import Plan, Ranked, allocate, kept_width
 from hf_compress.steps.pruning.config import PruneSection
+from hf_compress.steps.pruning.remove.breaking import where_it_breaks
 from hf_compress.steps.pruning.remove.pruner import Pruner
 from hf_compress.steps.pruning.remove.removal import Attribute, Kept, remove_units, width_attributes
 from hf_compress.steps.pruning.remove.symmetry import FAILURES, Symmetry, tried
-from hf_compress.steps.pruning.remove.ties import tied
+from hf_compress.steps.pruning.remove.ties import are_twins, tied
 from hf_compress.steps.pruning.score.scoring import Scores
 from hf_compress.steps.pruning.timing import Stopwatch
 from hf_compress.steps.pruning.tracing.groups import Group, Member, find_groups, join
@@ -142,22 +143,29 @@ class ChannelPruner(Pruner):
         groups = [group for group in groups if group not in failing]
         failing = _failing(groups, lambda some: self._survives(model, some))
         stuck = [group for group in failing if not self._find_attributes(model, group)]
-        trusted = [group for group in groups if group not in stuck] + self._freed(model, stuck)
+        trusted = self._freed(model, stuck, [group for group in groups if group not in stuck])
         freed = {maker for group in trusted for maker in group.makers}
         for group in stuck:
-            self.protected |= {maker: BREAKS for maker in group.makers if maker not in freed}
+            if not freed.issuperset(group.makers):
+                reason = f"{BREAKS}{self._where_it_breaks(model, group)}"
+                self.protected |= {maker: reason for maker in group.makers if maker not in freed}
         return trusted
 
-    def _freed(self, model: PreTrainedModel, stuck: list[Group]) -> list[Group]:
-        """Return what runs when groups lose channels together."""
-        freed = []
+    def _freed(self, model: PreTrainedModel, stuck: list[Group], passing: list[Group]) -> list[Group]:
+        """Return `passing`, and what runs when groups lose channels together."""
         for some in tied(stuck):
             if self._find_attributes(model, join(some)):
-                freed.append(self._join(some))
+                passing = [*passing, self._join(some)]
                 stuck = [group for group in stuck if group not in some]
         for units in dict.fromkeys(group.units for group in stuck):
-            freed += self._joined(model, [group for group in stuck if group.units == units])
-        return freed
+            alike = [group for group in stuck if group.units == units]
+            passing = passing + self._joined(model, alike)
+        joined = {name for shares in self.joint.values() for name in shares}
+        for group in [group for group in stuck if group.name not in joined]:
+            twins = [other for other in passing if not other.parts and are_twins(group, other)]
+            if twins and self._find_attributes(model, join([group, *twins])):
+                passing = [other for other in passing if other not in twins] + [self._join([group, *twins])]
+        return passing
 
     def _join(self, groups: list[Group]) -> Group:
         joint = join(groups)
@@ -205,14 +213,21 @@ class ChannelPruner(Pruner):
         return False
 
     def _survives(self, model: PreTrainedModel, groups: list[Group]) -> bool:
-        trial = copy_with_same_tensors(model)
-        least = {group.name: max(1, min(self.config.round_to, group.width // 2) // group.unit) for group in groups}
         try:
-            remove_units(trial, groups, {name: list(range(units)) for name, units in least.items()}, self.attributes)
+            return tried(self._without_some(model, groups), self._trial_image) is not None
         except FAILURES as error:
             logger.debug("channel removal failed: %s", error)
             return False
-        return tried(trial, self._trial_image) is not None
+
+    def _without_some(self, model: PreTrainedModel, groups: list[Group]) -> PreTrainedModel:
+        trial = copy_with_same_tensors(model)
+        least = {group.name: max(1, min(self.config.round_to, group.width // 2) // group.unit) for group in groups}
+        remove_units(trial, groups, {name: list(range(units)) for name, units in least.items()}, self.attributes)
+        return trial
+
+    def _where_it_breaks(self, model: PreTrainedModel, group: Group) -> str:
+        place = where_it_breaks(self._without_some(model, [group]), self._trial_image)
+        return f": {place}" if place else ""
 
     def _reasons(self) -> str:
         return "".join(f"; '{layer}': {reason}" for layer, reason in list(self.protected.items())[:3])

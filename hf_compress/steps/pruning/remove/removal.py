@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import nn
 from hf_compress.ground.tensors import own_tensors
 from hf_compress.steps.pruning.allocate.units import Plan
 from hf_compress.steps.pruning.tracing.groups import LAYERS, Group
+from hf_compress.steps.pruning.tracing.labels import Axis
 from hf_compress.steps.pruning.tracing.trace import drop_caches
 
 Attribute = tuple[str, str, int | None]
@@ -125,10 +126,14 @@ def _counters(model: nn.Module, group: Group) -> dict[Attribute, int]:
 
     Those of the modules that hold it, and of the modules around these where it has blocks.
     """
-    if group.parts:
-        shares = [(part.units // group.units, _counters(model, part)) for part in group.parts]
-        return {place: share * taken for share, counters in shares for place, taken in counters.items()}
-    sizes = _sizes(group)
+    if not group.parts:
+        return _counting(model, group, _sizes(group))
+    shares = [(part.units // group.units, _counters(model, part)) for part in group.parts]
+    by_part = {place: share * taken for share, counters in shares for place, taken in counters.items()}
+    return _counting(model, group, _shared_sizes(group)) | by_part
+
+
+def _counting(model: nn.Module, group: Group, sizes: dict[int, int]) -> dict[Attribute, int]:
     around = dict.fromkeys(name.rpartition(".")[0] for name in group.holders) if group.unit > 1 else {}
     return {
         (name, attribute, index): sizes[value]
@@ -150,6 +155,15 @@ def _sizes(group: Group) -> dict[int, int]:
     """Return the sizes that the group as a whole has, each with how much of it one unit takes."""
     whole = [member for member in group.members if member.indices.size == member.axis.size]
     return {member.axis.size: member.indices.shape[1] for member in whole} | {group.units: 1}
+
+
+def _shared_sizes(group: Group) -> dict[int, int]:
+    """Return the sizes of what the parts of a group make up together, each with how much of it one unit takes."""
+    taken: Counter[Axis] = Counter()
+    for member in group.members:
+        taken[member.axis] += member.indices.shape[1]
+    shared = {member.axis for member in group.members if taken[member.axis] > member.indices.shape[1]}
+    return {axis.size: taken[axis] for axis in shared if taken[axis] * group.units == axis.size}
 
 
 def _count(model: nn.Module, group: Group, units: int, attributes: list[Attribute]) -> None:

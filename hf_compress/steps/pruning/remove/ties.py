@@ -31,3 +31,9 @@ def tied(groups: list[Group]) -> list[list[Group]]:
                 sets.merge(one, other)
     found = [[group for group in groups if group in some] for some in sets.subsets()]
     return [some for some in found if len(some) > 1 and math.gcd(*(group.units for group in some)) > 1]
+
+
+def are_twins(one: Group, other: Group) -> bool:
+    """Return whether two groups are equal parts of one tensor, as the halves that a split by `C // 2` makes."""
+    places = [{m.axis for m in group.members if m.indices.size < m.axis.size} for group in (one, other)]
+    return one.units == other.units and not places[0].isdisjoint(places[1])
