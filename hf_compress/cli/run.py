@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,8 +15,8 @@ from hf_compress.ground import processes
 from hf_compress.ground.errors import Interrupted, UsageError
 from hf_compress.ground.progress import say
 from hf_compress.run.inputs import refuse_missing
-from hf_compress.run.recipe import Recipe, model_overrides, recipe_schema
-from hf_compress.sections.values import is_study, read_recipe
+from hf_compress.run.recipe import Recipe, recipe_schema
+from hf_compress.sections.values import is_study, read_recipe, with_model
 from hf_compress.study.config import Study, study_schema
 
 if TYPE_CHECKING:
@@ -49,15 +49,14 @@ def run(
 
     A study (a file with `runs`) makes one such folder a run and seed, and a table of all of them.
     """
-    overrides: dict[str, Any] = {}
-    for section, model in (("teacher", teacher), ("student", student)):
-        if model is not None:
-            overrides |= model_overrides(section, model)
-    if data is not None:
-        overrides["data.path"] = data
-    overrides |= assignments(set_)
+    overrides = ({} if data is None else {"data.path": data}) | assignments(set_)
     target = output or Path("runs") / Path(recipe).stem
     values = read_recipe(recipe)
+    for section, model in (("teacher", teacher), ("student", student)):
+        if model is not None:
+            values, dropped = with_model(values, section, model)
+            if dropped:
+                say(f"--{section} {model}: without {', '.join(dropped)} of the recipe's own {section}")
     options = {"overwrite": overwrite, "resume": resume, "trust_remote_code": trust_remote_code}
     if not is_study(values):
         run_recipe(Recipe.from_dict(values, overrides), target, json_, publish=publish, **options)
@@ -81,6 +80,8 @@ def run_recipe(recipe: Recipe, target: Path, as_json: bool, **options: bool) -> 
         Interrupted: the user pressed Ctrl-C.
     """
     refuse_missing(recipe)
+    if options["resume"]:
+        _say_if_new(target, target.with_name(target.name + ".partial"))
     from hf_compress.run.pipeline import compress
 
     with interruptible(f"interrupted: '{target}' was not written"):
@@ -109,6 +110,8 @@ def show_study(study: Study, target: Path, as_json: bool, **options: bool) -> No
     Raises:
         Interrupted: the user pressed Ctrl-C.
     """
+    if options["resume"]:
+        _say_if_new(target)
     from hf_compress.study.running import run_study
     from hf_compress.study.table import terminal_table
 
@@ -120,6 +123,11 @@ def show_study(study: Study, target: Path, as_json: bool, **options: bool) -> No
         show_json(report)
     else:
         show(terminal_table(report), f"table, figure and runs: {target}")
+
+
+def _say_if_new(*places: Path) -> None:
+    if not any(place.exists() for place in places):
+        say(f"--resume: there is nothing to go on with in '{places[0]}', so it is begun")
 
 
 @contextmanager

@@ -41,7 +41,7 @@ class Group:
 def options_from(*groups: Group) -> Callable:
     """Return a decorator that adds the options of `groups` to a command.
 
-    The command takes them as one argument, `values`: what was given or is the default, by key path in the recipe.
+    The command takes them as one argument, `values`: what was given, by key path in the recipe.
     """
     fields = {
         group.prefix + name: (group, f"{group.key}.{name}", field)
@@ -73,11 +73,11 @@ def options_from(*groups: Group) -> Callable:
 
 def _option(name: str, field: FieldInfo, heading: str) -> inspect.Parameter:
     """Return the parameter from which typer makes an option; what it has no type for is written as YAML."""
-    annotation, default = field.annotation, field.get_default(call_default_factory=True)
-    if not _fits_typer(annotation):
-        annotation, default = str | None, None if default is None else str(default)
-    described = Annotated[annotation, typer.Option(help=field.description, rich_help_panel=heading)]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=described)
+    default = field.get_default(call_default_factory=True)
+    shown = False if default in (None, []) else str(default)
+    help_ = typer.Option(help=field.description, rich_help_panel=heading, show_default=shown)
+    described = Annotated[(field.annotation if _fits_typer(field.annotation) else str) | None, help_]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=described)
 
 
 def _fits_typer(annotation: Any) -> bool:

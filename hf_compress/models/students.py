@@ -147,10 +147,6 @@ def build_model(section: TeacherSection | StudentSection, labels: list[str] | No
         size = {"width": section.width, "image_size": section.image_size}
         classes = {"auto_class": kind.auto_class, "processor_class": kind.processor_class}
         return build_registered(section.model, names, **size, **classes)
-    if section.width != 1:
-        raise UsageError(
-            f"'width' belongs to registered architectures ({', '.join(STUDENTS)}), not to {section.model}"
-        )
     if "/" not in section.model and not section.model.startswith((".", "~")):
         near = did_you_mean(section.model, STUDENTS)
         if "did you mean" in near:

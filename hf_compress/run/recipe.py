@@ -135,6 +135,16 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _widths_have_an_architecture(self):
+        for key, section in (self.teachers | self.students).items():
+            if section.width != 1 and section.model not in (TEACHER, *STUDENTS):
+                raise UsageError(
+                    f"'{key}.width' is of the registered architectures ({', '.join(STUDENTS)}), which {section.model} "
+                    "is not: leave it out"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _checkpoints_have_an_architecture(self):
         for key, section in self.students.items():
             if isinstance(section.pretrained, str) and section.model not in STUDENTS:

@@ -3,20 +3,41 @@
 from functools import partial
 from typing import Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from hf_compress.ground.errors import UsageError, shown
 from hf_compress.ground.registry import did_you_mean
 
 MOST = 1_000_000  # of whatever is counted
+MOST_OF_A_SECTION = 60  # of its characters an error repeats
 UNION_TAGS = {"str", "float", "constrained-int"}  # that pydantic adds to the place of an error, and no user wrote
 
 
 class Section(BaseModel):
-    """A part of a recipe. Unknown keys are errors, and so are truth values and infinity where numbers belong."""
+    """A part of a recipe. Unknown keys are errors, and so are truth values and infinity where numbers belong.
+
+    Null is the same as leaving a key out, unless it is a value of that key.
+    """
 
     model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_unsets(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        never_null = {name for name, field in cls.model_fields.items() if type(None) not in get_args(field.annotation)}
+        return {key: value for key, value in values.items() if value is not None or key not in never_null}
 
     @field_validator("*", mode="before")
     @classmethod
@@ -105,14 +126,21 @@ def sentence(section: type[BaseModel], error: dict, path: str) -> str:
     value = error["input"]
     if error["type"] == "extra_forbidden":
         owner = _section_at(section, location[:-1])
-        return f"unknown key {key} (value {shown(value)}){did_you_mean(str(location[-1]), owner.model_fields)}"
+        written = "" if _is_long_section(value) else f" (value {shown(value)})"
+        return f"unknown key {key}{written}{did_you_mean(str(location[-1]), owner.model_fields)}"
     if error["type"] == "missing":
         return f"{key} is missing: add it to the recipe"
     if error["type"] == "literal_error":
         expected = [choice.strip("'") for choice in error["ctx"]["expected"].replace(" or ", ", ").split(", ")]
         return f"{key} cannot be {shown(value)}{did_you_mean(str(value), expected)}"
     reason = error["msg"].removeprefix("Value error, ")
-    return f"{key} cannot be {shown(value)}: {reason[0].lower()}{reason[1:]}"
+    wrong = "" if _is_long_section(value) else f" cannot be {shown(value)}"
+    return f"{key}{wrong}: {reason[0].lower()}{reason[1:]}"
+
+
+def _is_long_section(value: Any) -> bool:
+    """Whether a value is a section, or a list of such, of which nobody wants to read all."""
+    return isinstance(value, dict | list | BaseModel) and len(repr(value)) > MOST_OF_A_SECTION
 
 
 def _holds_bool(field: FieldInfo) -> bool:

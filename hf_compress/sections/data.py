@@ -23,8 +23,8 @@ class SplitsSection(Section):
     @model_validator(mode="after")
     def _sensible(self):
         fractions = {k: v for k, v in vars(self).items() if isinstance(v, float)}
-        if any(not 0 < value < 1 for value in fractions.values()):
-            raise ValueError("a fraction lies between 0 and 1")
+        if wrong := next((f"{key} is {value:g}" for key, value in fractions.items() if not 0 < value < 1), None):
+            raise ValueError(f"{wrong}, and a fraction lies between 0 and 1")
         if isinstance(self.train, float) and len(fractions) < 3:
             raise ValueError("a fraction for train needs fractions for validation and test, too")
         if sum(fractions.values()) > 1 + 1e-6:

@@ -38,6 +38,32 @@ def overridden(values: dict[str, Any], overrides: dict[str, Any] | None) -> dict
     return values
 
 
+def with_model(values: Any, section: str, name: str) -> tuple[Any, list[str]]:
+    """Put another model into plain values, without what belonged to the one that was there.
+
+    Args:
+        section: `teacher` or `student`; in a `chain`, its first or last model.
+        name: ID or ID@REVISION.
+
+    Returns:
+        A copy of the values, and the keys that were left out. How a teacher is trained stays.
+    """
+    values = deepcopy(values)
+    if not isinstance(values, dict):
+        return values, []
+    chain = values.get("chain")
+    place, key = (chain, {"teacher": 0, "student": -1}[section]) if chain else (values, section)
+    before = place[key] if chain else values.get(section)
+    before = before if isinstance(before, dict) else {"model": before}
+    model, _, revision = name.partition("@")
+    named = {"model": model} | ({"revision": revision} if revision else {})
+    if named.items() <= before.items():
+        return values, []
+    kept = {option: before[option] for option in before.keys() & {"finetune"}}
+    place[key] = named | kept
+    return values, [option for option in before if option not in named.keys() | kept.keys()]
+
+
 def shipped_recipes() -> dict[str, Path]:
     """Return the recipes that run by name."""
     return {path.stem: path for folder in shipped_folders("recipes") for path in sorted(folder.glob("*.yaml"))}

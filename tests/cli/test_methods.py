@@ -108,9 +108,9 @@ class Unusual(Section):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], {"x.width": 8, "x.shares": {}}),
+        ([], {}),
         (["--width", "auto", "--shares", "{a: 0.5}"], {"x.width": "auto", "x.shares": {"a": 0.5}}),
-        (["--width", "16", "--maybe", "1"], {"x.width": 16, "x.shares": {}, "x.maybe": 1.0}),
+        (["--width", "16", "--maybe", "1"], {"x.width": 16, "x.maybe": 1.0}),
     ],
 )
 def test_values_that_typer_has_no_type_for_are_yaml(arguments, expected):

@@ -55,6 +55,11 @@ def test_commands_that_report_print_one_json_value(arguments, model, tmp_path, c
     assert json.loads(capsys.readouterr().out)
 
 
+def test_nothing_to_resume_is_said(tmp_path, capsys):
+    assert command("run", "finetune", "--data", "no/such", "--output", tmp_path / "out", "--resume") != 0
+    assert f"nothing to go on with in '{tmp_path / 'out'}', so it is begun" in capsys.readouterr().err
+
+
 def test_every_command_is_quiet_if_asked_and_those_that_report_have_json():
     callbacks = [each.callback for each in cli.app.registered_commands]
     options = {each.__name__: inspect.signature(each).parameters for each in callbacks}

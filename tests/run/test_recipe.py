@@ -10,7 +10,8 @@ import yaml
 from hf_compress.ground.errors import UsageError
 from hf_compress.ground.registry import Registry
 from hf_compress.run.recipe import Recipe, recipe_schema
-from hf_compress.sections.values import is_study, read_recipe, shipped_recipes
+from hf_compress.sections.measure import MeasureSection
+from hf_compress.sections.values import is_study, read_recipe, shipped_recipes, with_model
 
 VALUES = {"teacher": "some/model", "data": "digits", "steps": [{"distill": {"epochs": 3}}, "prune"]}
 
@@ -110,3 +111,56 @@ def test_a_registry_refuses_a_clash_and_capitals():
         registry.register("Blue")
     with pytest.raises(UsageError, match="unknown colour 'rde'; did you mean 'red'"):
         registry.get("rde")
+
+
+QUICKSTART = {"teacher": {"model": "resnet18", "width": 0.5, "finetune": {"epochs": 3}}, "student": "resnet18"}
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "expected", "without"),
+    [
+        ("teacher", "a/b@main", {"model": "a/b", "revision": "main", "finetune": {"epochs": 3}}, ["width"]),
+        ("teacher", "resnet18", QUICKSTART["teacher"], []),
+        ("student", "a/b", {"model": "a/b"}, []),
+    ],
+)
+def test_another_model_comes_without_what_belonged_to_the_recipes_own(section, name, expected, without):
+    values, dropped = with_model(QUICKSTART, section, name)
+    assert (values[section], dropped) == (expected, without)
+    assert values["teacher"] == QUICKSTART["teacher"] or section == "teacher"
+    assert QUICKSTART["teacher"]["width"] == 0.5
+
+
+def test_another_model_takes_the_end_of_a_chain():
+    values, dropped = with_model({"chain": ["a/b", {"model": "resnet18", "width": 0.5}]}, "student", "c/d")
+    assert (values["chain"], dropped) == (["a/b", {"model": "c/d"}], ["width"])
+
+
+def test_null_is_a_key_that_is_left_out_unless_it_is_a_value():
+    unset = ("teacher.width", "measure", "steps.finetune.epochs", "steps.finetune.max_grad_norm")
+    recipe = Recipe.from_dict({"teacher": "resnet18", "data": "digits", "steps": ["finetune"]}, dict.fromkeys(unset))
+    assert recipe.teacher.width == 1
+    assert recipe.measure == MeasureSection()
+    assert recipe.steps[0]["finetune"].epochs == 20
+    assert recipe.steps[0]["finetune"].max_grad_norm == 0
+
+
+def test_an_error_repeats_no_whole_section():
+    recovery = {"optimizer": "sgd", "epochs": 5, "batch_size": 16, "weight_decay": 5e-4, "precision": "bf16"}
+    with pytest.raises(UsageError, match=r"^'steps.0.prune.recovery': with optimizer sgd"):
+        Recipe.from_dict({"teacher": "a/b", "data": "digits", "steps": [{"prune": {"recovery": recovery}}]})
+
+
+def test_a_width_belongs_to_registered_architectures():
+    with pytest.raises(UsageError, match=r"'teacher.width' is of the registered architectures"):
+        Recipe.from_dict({"teacher": {"model": "a/b", "width": 0.5}, "data": "digits", "steps": ["finetune"]})
+
+
+@pytest.mark.parametrize(
+    ("options", "granularity"),
+    [({"pattern": "1:4"}, "n:m"), ({}, "channel"), ({"pattern": "2:4", "granularity": "weight"}, "weight")],
+)
+def test_a_pattern_is_of_n_of_m(options, granularity):
+    recipe = Recipe.from_dict({"teacher": "a/b", "data": "digits", "steps": [{"prune": options}]})
+    assert recipe.steps[0]["prune"].granularity == granularity
+    assert Recipe.from_dict(recipe.model_dump()).steps[0]["prune"].granularity == granularity

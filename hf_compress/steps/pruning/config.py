@@ -37,7 +37,7 @@ class PruningTarget(Section):
 
     @model_validator(mode="after")
     def _exactly_one(self):
-        if len(self.model_fields_set & {*type(self).model_fields}) != 1:
+        if sum(value is not None for value in vars(self).values()) != 1:
             raise ValueError(f"name exactly one of {', '.join(type(self).model_fields)}")
         return self
 
@@ -84,8 +84,8 @@ class PruneSection(Section):
     )
     pattern: str = Field(
         "2:4",
-        description="With granularity `n:m`, in quotes: at most n weights of each m neighbours along the input "
-        "dimension are left.",
+        description="With granularity `n:m`, which it stands for where none is named, in quotes: at most n weights of "
+        "each m neighbours along the input dimension are left.",
     )
     layout: Literal["free", "config"] = Field(
         "free",
@@ -137,6 +137,13 @@ class PruneSection(Section):
     exclude: list[str] = Field([], description="Layers to leave alone, by name with wildcards: `encoder.stages.0.*`.")
     recovery: RecoveryConfig = Field(default_factory=RecoveryConfig, description="Training after each round.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _a_pattern_is_of_n_of_m(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("pattern") and values.get("granularity") is None:
+            return values | {"granularity": "n:m"}
+        return values
+
     @field_validator("pattern", mode="before")
     @classmethod
     def _two_numbers(cls, pattern: Any) -> str:
@@ -154,6 +161,8 @@ class PruneSection(Section):
 
     @model_validator(mode="after")
     def _consistent(self):
+        if self.granularity != "n:m" and self.pattern != type(self).model_fields["pattern"].default:
+            raise ValueError(f"pattern '{self.pattern}' is of granularity 'n:m', not of '{self.granularity}'")
         if self.granularity != "weight" and self.dim is not None:
             raise ValueError(
                 "dim belongs to granularity 'weight'; channels are removed by granularity 'channel' alone"

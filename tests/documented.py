@@ -1,0 +1,33 @@
+"""The commands that README, docs and recipes show."""
+
+import re
+import shlex
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+PROGRAMS = re.compile(r"(?:hf-compress|optimum-cli compress) +(.*)")
+
+
+def commands(lines):
+    """Return the arguments of each command among lines of a shell, without comments and redirections."""
+    joined = re.sub(r"\s*\\\n\s*", " ", "\n".join(lines))
+    found = [match[1] for line in joined.splitlines() if (match := PROGRAMS.match(line.strip()))]
+    return [shlex.split(re.sub(r" > \S+", "", text).replace(" ... ", " "), comments=True) for text in found]
+
+
+def in_headers():
+    """Return the commands in the comments at the beginning of recipes."""
+    return [command for path in RECIPES for command in commands(_header(path))]
+
+
+def on_pages():
+    """Return the commands in the blocks of README and docs."""
+    blocks = [block for page in PAGES for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL)]
+    return [command for block in blocks for command in commands(block.splitlines())]
+
+
+def _header(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [line.lstrip("# ") for line in lines if line.startswith("#")]
