@@ -18,9 +18,9 @@ from transformers import PreTrainedModel
 from hf_compress.checkpoint.rewrites import record_rewrites
 from hf_compress.checkpoint.shapes import unpruned
 from hf_compress.data.images import input_size
+from hf_compress.device.timing import WARM_UP
 from hf_compress.ground.looking import twin
 from hf_compress.measure.cost import macs_by_module
-from hf_compress.measure.latency import WARM_UP
 from hf_compress.models.load import load
 
 TIMED_PASSES = 15
