@@ -13,6 +13,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from hf_compress.adapters.trainer_card import training_report
+from hf_compress.auto.request import Request
+from hf_compress.auto.running import find_best
 from hf_compress.ground import processes
 from hf_compress.ground.errors import UsageError
 from hf_compress.ground.files import write_text
@@ -124,7 +126,8 @@ class Compressor(OptimumQuantizer):
     """
 
     def __init__(self, model: str | Path, trust_remote_code: bool = False):
-        self.overrides = model_overrides("teacher", str(model))
+        self.model = str(model)
+        self.overrides = model_overrides("teacher", self.model)
         self.trust_remote_code = trust_remote_code
 
     @classmethod
@@ -176,6 +179,30 @@ class Compressor(OptimumQuantizer):
             with adding(run.folder) as new:
                 CompressionConfig.from_recipe(recipe).save_pretrained(new)
         return run
+
+    def auto(
+        self,
+        wish: dict[str, Any],
+        dataset: str | Path,
+        save_dir: str | Path = "runs/auto",
+        overwrite: bool = False,
+        resume: bool = False,
+        **options: Any,
+    ) -> Run:
+        """Search for the best model within a wish; see `hf_compress.find_best`.
+
+        Args:
+            wish: what it may cost and lose: `{"faster": 3, "max_drop": 0.01}`, see `hf_compress.auto.wish.Wish`.
+            dataset: Hub id, folder, or `digits`.
+            save_dir: the run folder to make.
+            **options: `runtime`, `minutes`, `candidates`, `space`, `seed` and `overrides` of a `Request`.
+
+        Raises:
+            UsageError: a value or the folder is wrong.
+            RunError: nothing is within the wish.
+        """
+        request = Request.of(self.model, str(dataset), wish, **options)
+        return find_best(request, save_dir, overwrite, resume, trust_remote_code=self.trust_remote_code)
 
     def quantize(self, save_dir: str | Path, file_prefix: str | None = None, **kwargs: Any) -> Run:
         """Do the same as `compress(save_dir=save_dir, **kwargs)`: the name that every Optimum quantizer has.

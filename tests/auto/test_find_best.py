@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from hf_compress import Recipe, cli, save
+from hf_compress.adapters.optimum import Compressor
 from hf_compress.auto.request import Request
 from hf_compress.auto.running import find_best
 from hf_compress.ground.errors import RunError, UsageError
@@ -15,6 +16,7 @@ from hf_compress.report.run import Run
 
 SPLITS = {"train": "train[:200]", "validation": "train[200:300]", "test": "train[300:400]"}
 MEASURE = {"repeats": 3, "batch_size": 2}
+OVERRIDES = {"data.splits": SPLITS, "measure": MEASURE}
 SPACE = {"macs": [0.0, 0.5], "importance": ["l1"], "blocks": [0.0], "image_size": [1.0], "int8": [False]}
 
 
@@ -27,8 +29,7 @@ def teacher(tmp_path_factory):
 
 
 def request(teacher, minutes=0.01, **changes):
-    overrides = {"data.splits": SPLITS, "measure": MEASURE}
-    given = {"wish": {"parameters": 150_000}, "runtime": "pt2", "space": SPACE, "overrides": overrides}
+    given = {"wish": {"parameters": 150_000}, "runtime": "pt2", "space": SPACE, "overrides": OVERRIDES}
     return Request.of(teacher, "digits", **given | {"minutes": minutes, "candidates": 3} | changes)
 
 
@@ -62,7 +63,9 @@ def test_it_is_killed_goes_on_and_leaves_a_run_with_its_front(teacher, tmp_path)
     card = (run.folder / "README.md").read_text()
     assert "## How it was found" in card and "figures/front.png" in card and "| 01, chosen |" in card
     assert (run.folder / "figures" / "front.png").is_file()
-    assert find_best(request(teacher), run.folder, resume=True, log=lines.append).report == run.report
+    again = {"runtime": "pt2", "space": SPACE, "minutes": 0.01, "candidates": 3, "overrides": OVERRIDES}
+    same = Compressor(teacher).auto({"parameters": 150_000}, "digits", run.folder, resume=True, **again)
+    assert same.report == run.report
     with pytest.raises(UsageError, match="holds another run"):
         find_best(request(teacher, minutes=2), run.folder, resume=True, log=lines.append)
 
@@ -99,7 +102,8 @@ def test_the_command_searches_trains_and_two_of_one_seed_are_alike(teacher, tmp_
         reports.append(Run.open(tmp_path / name).report)
     judged = [[point for point in without_times(report) if not point["trained"]] for report in reports]
     keys = ("what", "quality", "parameters", "macs", "bytes")
-    assert [[point[key] for key in keys] for point in judged[0]] == [[p[key] for key in keys] for p in judged[1]]
+    pairs = list(zip(*judged, strict=False))  # how many there are depends on the time
+    assert len(pairs) > 2 and all(one[key] == other[key] for one, other in pairs for key in keys)
     assert any(point["trained"] for point in reports[0]["search"]["points"])
     assert reports[0]["search"]["prediction"]["trained"] >= 1
     trained = [point for point in reports[0]["search"]["points"] if point["trained"] and point["front"]]
