@@ -115,6 +115,13 @@ class _Classes(Reader):
         return FoundLabels(*encoded(source.rows, column, footers))
 
 
+class PlainPictures(_Classes):
+    """Pictures alone, whatever else the data set holds."""
+
+    def read(self, source, image_column, section):
+        return FoundLabels(None, [], False)
+
+
 def load_data(section: DataSection, seed: int, to_evaluate: bool = False, reader: Reader | None = None) -> ImageData:
     """Load, check and divide the images.
 
