@@ -27,6 +27,7 @@ from hf_compress.ground.hub_failures import limit_waits, not_loaded
 from hf_compress.ground.tensors import use_torch_momentum
 from hf_compress.models.declared import refuse_huge, refuse_huge_pictures, refuse_outside
 from hf_compress.models.head import permute_classes, renew_head
+from hf_compress.models.torchvision_weights import is_of_torchvision, torchvision_folder
 
 
 @dataclass
@@ -170,7 +171,8 @@ def load(
     """Load an image classifier, or another `kind` of model with a logit a class, in float32, in eval mode.
 
     Args:
-        name: Hub id (`microsoft/resnet-18`), timm checkpoint (`timm/resnet18.a1_in1k`) or folder in Hub form.
+        name: Hub id (`microsoft/resnet-18`), timm checkpoint (`timm/resnet18.a1_in1k`), folder in Hub form, or
+            weights of torchvision (`torchvision:resnet18`, or a file such as `resnet18-mine.pth`).
         revision: branch, tag or commit.
         trust_remote_code: run Python code of the repository.
         labels: wanted class names; where they are the checkpoint's in another order, its classifier is put into that
@@ -230,9 +232,14 @@ def local_folder(name: str) -> str | None:
     Raises:
         UsageError: a path without a model.
     """
+    if is_of_torchvision(name):
+        return torchvision_folder(name)
     path = user_path(name)
     if os.path.isfile(path):
-        raise UsageError(f"'{name}' is a file: name the folder in Hub form that holds config.json and the weights")
+        raise UsageError(
+            f"'{name}' is a file: name the folder in Hub form that holds config.json and the weights, or a state dict "
+            "of torchvision that ends in .pth"
+        )
     if os.path.isdir(path):
         if (path / "shapes.json").is_file():
             raise UsageError(

@@ -8,6 +8,7 @@ from typing import Any
 from hf_compress.ground.errors import UsageError
 from hf_compress.ground.files import user_path
 from hf_compress.models.students import STUDENTS
+from hf_compress.models.torchvision_weights import is_of_torchvision
 
 Origin = dict[str, Any]
 
@@ -16,13 +17,15 @@ def origin(name: str, commit: str | None, pretrained: bool = True) -> Origin:
     """Describe the source of a loaded model; without `pretrained` weights nothing is derived from it.
 
     Returns:
-        `{"id", "source", "revision", "license", "base_model"}`. `source` is `hub`, `folder` or `architecture`;
+        `{"id", "source", "revision", "license", "base_model"}`. `source` is `hub`, `folder`, `file` or `architecture`;
         `license` comes from the metadata of its card and is None where it states none; `base_model` is the Hub id
         to name as base: its own, or the one that a folder's card names.
     """
     result: Origin = {"id": name, "source": "hub", "revision": commit, "license": None, "base_model": None}
     if name in STUDENTS or not pretrained:
         return result | {"source": "architecture"}
+    if is_of_torchvision(name):
+        return result | {"source": "file"}
     card = _card(name, commit)
     license = card.get("license")
     result["license"] = license.lower() if isinstance(license, str) else None

@@ -40,7 +40,7 @@ class LayerRow(ReportPart):
 
 class OriginRow(ReportPart):
     id: Name
-    source: Literal["hub", "folder", "architecture"]
+    source: Literal["hub", "folder", "file", "architecture"]
     revision: Text | None = None
     license: Text | None = None
     base_model: Text | None = None
