@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,12 +34,16 @@ class TensorsAlone(nn.Module):
 
 
 class DeployedModel(nn.Module):
-    """A file in its runtime, called like the model it was written from; `batches`: it takes several images at once."""
+    """A file in its runtime, called like the model it was written from; `batches`: it takes several images at once.
+
+    `told` is what its runtime tells of the writing.
+    """
 
     def __init__(self, call: Call, outputs: list[str], model: PreTrainedModel, batches: bool):
         super().__init__()
         self.call = partial(call)  # a call that is a module would become a part of this one
         self.outputs, self.batches = outputs, batches
+        self.told: dict[str, Any] = {}
         self.model = twin(model)  # names of parameters tell what kind of model it is
 
     def __deepcopy__(self, memo: dict) -> DeployedModel:

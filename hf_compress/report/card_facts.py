@@ -68,7 +68,9 @@ def what_was_done(row: dict[str, Any]) -> str:
     if row["stage"] == CONTROL:
         return "the same student and steps, from the labels alone"
     if "file" in row:
-        return f"{row['file']}, run by {row['runtime']}"
+        floats = row.get("float_layers", [])
+        kept = f", {number(len(floats), 'layer')} in floats" if floats else ""
+        return f"{row['file']}, run by {row['runtime']}{kept}"
     details = row.get("details", {})
     if details.get("trained_layers") == "head":
         return "the head alone, solved for: no worse than with all layers trained"

@@ -179,6 +179,8 @@ class DeployedFile(AnyRow):
     eager_latency: dict[Batch, Latency]
     threads: Positive = 1
     processor: Text = ""
+    int8_error: Annotated[float, Field(ge=0)] = 0.0
+    float_layers: list[Name] = Field([], max_length=100_000)
     script: Name = ""
     no_script: Text = ""
     max_difference: dict[Name, Annotated[float, Field(ge=0)]]

@@ -85,7 +85,7 @@ def write_files(
         rows: dict[Target, dict[str, Any]] = {}
         for target, agreement in zip(files, found, strict=True):
             if agreement.within(float("inf") if target.section.int8 else TOLERANCE):
-                rows[target] = _row(target, loaded, folder) | agreement.row
+                rows[target] = _row(target, loaded, folder) | files[target].told | agreement.row
             else:
                 problems.append(f"the {target.section.stage} export does not say the same as PyTorch: {agreement}")
         _time(eager, [(row, files[target]) for target, row in rows.items()], example_input(loaded.processor), measure)
@@ -153,9 +153,10 @@ def written(
         shown = batches(spread(data.train, section.images if section.int8 else 0), loaded.processor, 1)
         try:
             calibration = [batch["pixel_values"] for batch in shown]
-            target.runtime.write(replace(model, metadata=metadata, calibration=calibration), file)
+            told = target.runtime.write(replace(model, metadata=metadata, calibration=calibration), file)
             opened = _opened(target.runtime, file, model.outputs, loaded)
             opened(model.image)
+            opened.told = told or {}
             files[target] = opened
         except Exception as error:  # exporters raise whatever their compilers raise
             reason = str(error).strip().splitlines() or [type(error).__name__]

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hf_compress.ground.errors import UsageError
 from hf_compress.ground.registry import Registry
@@ -71,8 +71,12 @@ class Runtime(ABC):
     batches: ClassVar[bool] = True
 
     @abstractmethod
-    def write(self, model: Exportable, file: Path) -> None:
-        """Write `model` to `file`; in int8 where it brings calibration images."""
+    def write(self, model: Exportable, file: Path) -> dict[str, Any] | None:
+        """Write `model` to `file`; in int8 where it brings calibration images.
+
+        Returns:
+            What the report's row tells of it beside what is measured.
+        """
 
     @abstractmethod
     def load(self, file: Path, threads: int) -> Call:

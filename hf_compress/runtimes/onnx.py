@@ -2,9 +2,11 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from hf_compress.device.opening import open_onnx
 from hf_compress.runtimes.base import INPUT, Call, Exportable, Runtime, register_runtime
+from hf_compress.runtimes.int8.onnx import quantized
 
 
 @register_runtime("onnx")
@@ -15,17 +17,19 @@ class Onnx(Runtime):
     package = "onnxruntime"
     int8 = True
 
-    def write(self, model: Exportable, file: Path) -> None:
+    def write(self, model: Exportable, file: Path) -> dict[str, Any]:
         import onnx
 
+        told: dict[str, Any] = {}
         with tempfile.TemporaryDirectory() as folder:
             written = Path(folder) / "model.onnx"
             _export(model, written)
             if model.calibration:
-                written = _quantized(model, written)
+                written, told = quantized(model, written)
             graph = onnx.load(written)
         onnx.helper.set_model_props(graph, model.metadata)
         onnx.save(graph, file)
+        return told
 
     def load(self, file: Path, threads: int) -> Call:
         return open_onnx(file, threads)
@@ -44,33 +48,3 @@ def _export(model: Exportable, file: Path) -> None:
         verbose=False,
     )
     program.save(file)
-
-
-def _quantized(model: Exportable, file: Path) -> Path:
-    """Quantise weights per channel and activations with the ranges that the calibration images show (QDQ form).
-
-    Weights keep seven bits (`reduce_range`): x86 processors without VNNI add pairs of 8-bit products in 16 bits.
-    """
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Images(CalibrationDataReader):
-        def __init__(self):
-            self.inputs = ({INPUT: image.numpy()} for image in model.calibration)
-
-        def get_next(self):
-            return next(self.inputs, None)
-
-    prepared, quantized = file.with_suffix(".prepared.onnx"), file.with_suffix(".int8.onnx")
-    quant_pre_process(file, prepared, skip_symbolic_shape=True)
-    quantize_static(
-        prepared,
-        quantized,
-        Images(),
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        reduce_range=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-    )
-    return quantized

@@ -198,7 +198,7 @@ def test_an_export_that_says_something_else_is_refused_and_removed(folder):
     ("to", "options", "sentence"),
     [
         ("onxx", {}, "unknown runtime 'onxx'; did you mean 'onnx'?"),
-        ("pt2", {"int8": True}, "pt2 has no int8 here: choose executorch or onnx"),
+        ("pt2", {"int8": True}, "pt2 has no int8 here: choose executorch or onnx or openvino"),
     ],
 )
 def test_wrong_arguments_are_one_sentence(folder, to, options, sentence):

@@ -1,0 +1,76 @@
+"""Int8 files: layers that bear no int8 stay in floats, and OpenVINO's are quantised by NNCF."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from hf_compress.device.opening import open_onnx
+from hf_compress.runtimes import Exportable, runtime
+from hf_compress.runtimes.int8.onnx import BOUND
+
+
+class Uneven(nn.Module):
+    """`narrow` reads channels of about 1 beside one of about 10,000, which it leaves out."""
+
+    def __init__(self, factor):
+        super().__init__()
+        torch.manual_seed(0)
+        self.even = nn.Conv2d(3, 8, 3, padding=1)
+        self.wide = nn.Conv2d(8, 4, 1, bias=False)
+        self.narrow = nn.Conv2d(4, 4, 1, bias=False)
+        self.wide.weight.data[0] *= factor
+        self.narrow.weight.data[:, 0] = 0
+
+    def forward(self, pixel_values):
+        return self.narrow(self.wide(self.even(pixel_values).relu())).mean(dim=(2, 3))
+
+
+def written(factor, name, folder):
+    """Write a model in int8; return what is told, and the file's answers beside the model's."""
+    model, chosen = Uneven(factor).eval(), runtime(name)
+    images = [torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in range(40)]
+    file = folder / f"model{chosen.suffix}"
+    told = chosen.write(Exportable(model, ["logits"], images[0], {}, images), file)
+    call = chosen.load(file, 1)
+    with torch.no_grad():
+        asked = torch.cat([model(image) for image in images]).numpy()
+    return told, np.concatenate([call(image.numpy())[0] for image in images]), asked
+
+
+def error(found, asked):
+    return np.square(found - asked).mean() / np.square(asked - asked.mean(axis=0)).mean()
+
+
+def quantized_layers(file):
+    """Return how many of a file's convolutions read int8."""
+    onnx = pytest.importorskip("onnx")
+    graph = onnx.load(file).graph
+    made = {output: node.op_type for node in graph.node for output in node.output}
+    inputs = [made.get(node.input[0]) for node in graph.node if node.op_type == "Conv"]
+    return inputs.count("DequantizeLinear"), len(inputs)
+
+
+def test_layers_that_int8_damages_stay_in_floats(tmp_path):
+    told, found, asked = written(1e4, "onnx", tmp_path)
+    assert told["int8_error"] <= BOUND
+    assert error(found, asked) <= 2 * BOUND
+    assert len(told["float_layers"]) == 2, "the one that makes both channels, and the one that reads them"
+    assert quantized_layers(tmp_path / "model.onnx") == (2, 3), "one of them reads what an int8 layer makes"
+
+
+def test_where_int8_does_no_damage_every_layer_is_int8(tmp_path):
+    told, found, asked = written(1.0, "onnx", tmp_path)
+    assert told["float_layers"] == []
+    assert told["int8_error"] == pytest.approx(error(found[::2], asked[::2]), rel=1e-3), "40 images: every second"
+    assert quantized_layers(tmp_path / "model.onnx") == (3, 3)
+    assert open_onnx(tmp_path / "model.onnx", 1)(np.zeros((2, 3, 8, 8), np.float32))[0].shape == (2, 4)
+
+
+def test_openvino_computes_int8(tmp_path):
+    pytest.importorskip("nncf")
+    openvino = pytest.importorskip("openvino")
+    _, found, asked = written(1.0, "openvino", tmp_path)
+    assert 0 < error(found, asked) < BOUND
+    kinds = [node.get_type_name() for node in openvino.Core().read_model(tmp_path / "model.xml").get_ops()]
+    assert kinds.count("FakeQuantize") >= 3
