@@ -50,7 +50,10 @@ class Exportable:
         batch = self.image.repeat(2, 1, 1, 1) if dynamic_batch else self.image
         shapes = {INPUT: {0: torch.export.Dim.DYNAMIC}} if dynamic_batch else None
         with torch.no_grad():
-            return torch.export.export(self.module, (batch,), dynamic_shapes=shapes)
+            try:
+                return torch.export.export(self.module, (batch,), dynamic_shapes=shapes)
+            except torch._dynamo.exc.UserError:  # code that asks for the `len` of a batch gets a number, unless traced
+                return torch.export.export(self.module, (batch,), dynamic_shapes=shapes, strict=True)
 
 
 class Runtime(ABC):

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hf_compress.ground.errors import UsageError
+from hf_compress.models.students import Checkpoint, register_student
 from hf_compress.tasks.base import Metric, Task, register_task
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PretrainedConfig
 
 LOSSES = ("mse", "kl", "kl_ce")
 """Of outputs; others compare classes between images, or read one label each. `kl_ce` finds none, and is `kl` here."""
@@ -28,6 +30,8 @@ class Detection(Task):
     )
     deciding = Metric("map", "mAP", hub_name="mAP", full_name="mean average precision (COCO, IoU 0.50 to 0.95)")
     metrics = (deciding, Metric("map_50", "mAP at IoU 0.50", hub_name="mAP@0.50"))
+
+    processor_class = "RTDetrImageProcessor"
 
     def check_recipe(self, recipe):
         super().check_recipe(recipe)
@@ -165,3 +169,37 @@ def _rows(outputs: dict[str, Tensor]) -> Tensor:
 
 
 DETECTION = register_task(Detection())
+
+
+@register_student(
+    "rtdetr_r18",
+    "RT-DETR with a ResNet-18 (Zhao et al., 2024)",
+    Checkpoint("PekingU/rtdetr_r18vd", 20.2, "apache-2.0"),
+    auto_class=Detection.auto_class,
+)
+def _rtdetr_r18(width: float, **label_options) -> PretrainedConfig:
+    """transformers' defaults are those of ResNet-50; a new backbone has batch norms to learn."""
+    from transformers import RTDetrConfig, RTDetrResNetConfig
+
+    channels = [max(8, round(number * width / 8) * 8) for number in (64, 128, 256, 512)]
+    hidden = max(32, round(256 * width / 32) * 32)  # eight heads, and sines of two axes
+    backbone = RTDetrResNetConfig(
+        embedding_size=channels[0],
+        hidden_sizes=channels,
+        depths=[2, 2, 2, 2],
+        layer_type="basic",
+        out_features=["stage2", "stage3", "stage4"],
+    )
+    return RTDetrConfig(
+        backbone_config=backbone,
+        freeze_backbone_batch_norms=False,
+        encoder_in_channels=channels[1:],
+        encoder_hidden_dim=hidden,
+        encoder_ffn_dim=4 * hidden,
+        decoder_in_channels=[hidden] * 3,
+        d_model=hidden,
+        decoder_layers=3,
+        decoder_ffn_dim=4 * hidden,
+        hidden_expansion=0.5,
+        **label_options,
+    )

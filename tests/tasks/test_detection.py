@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from detectors import NAMES, SIDE, rt_detr, saved_detector, write_squares, yolos
 from torch.nn import functional as F
 from torchvision.transforms import v2
 from transformers import ResNetConfig, ResNetForImageClassification, RTDetrImageProcessor, ViTImageProcessor
@@ -17,11 +18,12 @@ from hf_compress.data.geometry import moved
 from hf_compress.data.images import IGNORED_LABEL
 from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.measure.detections import as_objects, best_of_queries
+from hf_compress.models.exporting import exportable
+from hf_compress.models.students import build_registered
 from hf_compress.sections.data import DataSection
 from hf_compress.tasks.base import Predictions
 from hf_compress.tasks.detection import DETECTION
 from hf_compress.tools.evaluation import evaluate_folder
-from tests.detectors import NAMES, SIDE, rt_detr, saved_detector, write_squares, yolos
 
 FAST = {"epochs": 1, "batch_size": 12, "learning_rate": 0.001}
 CHILD = """
@@ -233,3 +235,23 @@ def test_what_is_no_detector_is_refused(folders, tmp_path):
     save(yolos(), tmp_path / "plain", ViTImageProcessor(size={"height": SIDE, "width": SIDE}))
     with pytest.raises(RunError, match="its image processor, ViTImageProcessor, makes no boxes"):
         DETECTION.load(str(tmp_path / "plain"))
+
+
+def test_rtdetr_r18_is_the_published_one_and_can_be_thinner():
+    """For the 80 classes of COCO it has 20 M parameters (Zhao et al., 2024, table 2)."""
+    with torch.device("meta"):
+        published = build_registered("rtdetr_r18", [str(number) for number in range(80)]).model
+    assert published.num_parameters() == 20_184_464
+    size = {"width": 0.125, "image_size": 128, "processor_class": DETECTION.processor_class}
+    student = build_registered("rtdetr_r18", NAMES, **size)
+    assert student.model(torch.zeros(1, 3, 128, 128)).logits.shape == (1, 300, 2)
+    assert student.model.num_parameters() < 0.05 * published.num_parameters()
+
+
+def test_a_batch_whose_length_the_model_asks_for_stays_dynamic():
+    exported = exportable(rt_detr(), torch.zeros(1, 3, SIDE, SIDE))
+    program = exported.program(dynamic_batch=True).module()
+    images = torch.rand(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for found, wanted in zip(program(images), exported.module(images), strict=True):
+            torch.testing.assert_close(found, wanted)
