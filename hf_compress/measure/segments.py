@@ -52,7 +52,7 @@ def by_image_of_pixels(counts: Tensor) -> dict[str, np.ndarray]:
         counts: see `confusions`.
 
     Returns:
-        `mean_iou`: the mean, over the classes that occur or are named, of intersection over union; and
+        `mean_iou`: the mean, over the classes that occur, of intersection over union; and
         `pixel_accuracy`, the share of pixels whose class is right. Empty where no pixel counts.
     """
     counts = counts.double().numpy()
@@ -62,7 +62,7 @@ def by_image_of_pixels(counts: Tensor) -> dict[str, np.ndarray]:
     accuracy = right.sum() / pixels.sum()
     inner = np.diagonal(counts, axis1=1, axis2=2)
     union = counts.sum(axis=1) + counts.sum(axis=2) - inner
-    seen = union.sum(axis=0) > 0
+    seen = counts.sum(axis=(0, 2)) > 0
     inner, union = inner[:, seen], union[:, seen]
     overlaps = inner.sum(axis=0) / union.sum(axis=0)
     influence = images * (inner - overlaps * union) / union.sum(axis=0)
@@ -73,7 +73,7 @@ def by_image_of_pixels(counts: Tensor) -> dict[str, np.ndarray]:
 
 
 def overlap_by_class(counts: Tensor) -> list[float | None]:
-    """Return intersection over union of every class; None where no pixel is or is called so.
+    """Return intersection over union of every class; None for one that does not occur.
 
     Args:
         counts: see `confusions`.
@@ -81,7 +81,8 @@ def overlap_by_class(counts: Tensor) -> list[float | None]:
     total = counts.sum(dim=0).double()
     inner = total.diagonal()
     union = total.sum(dim=0) + total.sum(dim=1) - inner
-    return [None if not whole else float(own / whole) for own, whole in zip(inner, union, strict=True)]
+    occurs = total.sum(dim=1) > 0
+    return [float(own / whole) if there else None for own, whole, there in zip(inner, union, occurs, strict=True)]
 
 
 def quality_of_pixels(counts: Tensor) -> dict[str, Any]:

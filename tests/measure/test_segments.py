@@ -32,6 +32,12 @@ def test_by_hand():
     assert by_image["mean_iou"].tolist() == pytest.approx([0.5 + 1 / 8, 0.5 - 1 / 8])
 
 
+def test_a_class_that_does_not_occur_is_not_judged_by_stray_pixels():
+    counts = confusions(logits_of([[[0, 0], [0, 2]]], 3), torch.tensor([[[0, 0], [0, 0]]]))
+    assert overlap_by_class(counts) == [3 / 4, None, None]
+    assert quality_of_pixels(counts) == {"mean_iou": 0.75, "pixel_accuracy": 0.75}
+
+
 def test_as_torchmetrics():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(5, 4, 6, 7, generator=generator)
