@@ -14,6 +14,7 @@ from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.ground.manifest import MANIFEST, Manifest, digest, is_plain_file
 from hf_compress.models.origin import publishable_license
 from hf_compress.report.card import CARD, render_card
+from hf_compress.report.examples import EXAMPLES
 from hf_compress.report.run import Run
 from hf_compress.sections.publish import PublishSection
 from hf_compress.tasks import Task, task_of
@@ -43,7 +44,7 @@ def checked_contents(
     license = publishable_license(report, section.license)
     contents: Contents = {name: folder / name for name in _named(folder, include)}
     _check_model(folder, task_of(report), report.get("labels"), trust_remote_code)
-    contents[CARD] = _card(folder, section, license).encode()
+    contents[CARD] = _card(folder, section, license, EXAMPLES in contents).encode()
     digests = {name: [digest(content)] for name, content in contents.items()}
     contents[MANIFEST] = Manifest(kind="run", files=digests).text().encode()
     refuse_secrets(contents)
@@ -51,7 +52,10 @@ def checked_contents(
 
 
 def _named(folder: Path, include: Sequence[str]) -> list[str]:
-    """Return the paths of what the manifest names, as far as it is there, and of what `include` adds."""
+    """Return the paths of what the manifest names, as far as it is there, and of what `include` adds.
+
+    Test images are nobody's but their owner's: the figure that shows some is sent where `include` names it alone.
+    """
     manifest = Manifest.of(folder)
     if manifest.kind != "run" and not include:
         code = " --include '*.py'" if any(folder.glob("*.py")) else ""
@@ -59,7 +63,7 @@ def _named(folder: Path, include: Sequence[str]) -> list[str]:
             f"'{folder}' has no {MANIFEST} that names the files of a run, as none of version 0.1 has: name what to "
             f"send, --include '*.json' --include '*.safetensors' --include recipe.yaml --include 'figures/*.png'{code}"
         )
-    names = {name for name in manifest.files if os.path.lexists(folder / name)}
+    names = {name for name in manifest.files if os.path.lexists(folder / name)} - {EXAMPLES}
     for pattern in include:
         found = {name for name in glob.glob(pattern, root_dir=folder, recursive=True) if (folder / name).is_file()}
         if not found:
@@ -74,11 +78,11 @@ def _named(folder: Path, include: Sequence[str]) -> list[str]:
     return sorted(names)
 
 
-def _card(folder: Path, section: PublishSection, license: str | None) -> str:
+def _card(folder: Path, section: PublishSection, license: str | None, examples: bool) -> str:
     template = Path(section.template) if section.template else None
     metadata = {"license": license} if license else {}
     try:
-        card = render_card(folder, template, repo_id=section.to, **metadata)
+        card = render_card(folder, template, examples, repo_id=section.to, **metadata)
     except (ValueError, yaml.YAMLError) as error:
         raise UsageError(f"the card's metadata is not valid: {' '.join(str(error).split())}") from None
     if card.data.license != license:

@@ -15,6 +15,7 @@ from hf_compress.ground.files import read_text, write_text
 from hf_compress.ground.manifest import adding, claim
 from hf_compress.models.origin import lineage
 from hf_compress.report import card_facts as facts
+from hf_compress.report.examples import CAPTION, EXAMPLES
 from hf_compress.report.figures import FIGURES, draw_figures
 from hf_compress.report.front import front_table, how_found
 from hf_compress.report.headline import headline
@@ -36,20 +37,21 @@ TAGS = {  # by step
 }
 
 
-def render_card(folder: Path, template: Path | None = None, **overrides: Any) -> ModelCard:
+def render_card(folder: Path, template: Path | None = None, examples: bool = True, **overrides: Any) -> ModelCard:
     """Return the card of a run folder.
 
     Args:
         folder: the run folder; its `report.json` and `recipe.yaml` are all that is read, and which figures it holds.
         template: Jinja template in place of the package's own `model_cards/template.md`, which lists the variables.
             Whatever a template writes is escaped.
+        examples: show the test images that lie in the folder.
         **overrides: metadata of the Hub (`license`, `base_model`, `datasets`, ...), and `repo_id`: where the card will
             be published.
 
     Raises:
         UsageError: there is no run folder or template, or the template is wrong.
     """
-    return card_of(_report(folder), Path(folder), template, **overrides)
+    return card_of(_report(folder), Path(folder), template, examples=examples, **overrides)
 
 
 def card_of(
@@ -57,11 +59,12 @@ def card_of(
     folder: Path,
     template: Path | None = None,
     repo_id: str | None = None,
+    examples: bool = True,
     **overrides: Any,
 ) -> ModelCard:
     """Return the card of a report, of which the folder may hold figures and the recipe; see `render_card`."""
     page, data = page_template(template), card_data(report, repo_id, **overrides)
-    text = page(**_context(report, folder, repo_id), card_data=Markup(data.to_yaml()))
+    text = page(**_context(report, folder, repo_id, examples), card_data=Markup(data.to_yaml()))
     try:
         return ModelCard(text)
     except (ValueError, yaml.YAMLError) as error:
@@ -145,7 +148,7 @@ def _results(report: dict[str, Any]) -> list[EvalResult]:
     ]
 
 
-def _context(report: dict[str, Any], folder: Path, repo_id: str | None) -> dict[str, Any]:
+def _context(report: dict[str, Any], folder: Path, repo_id: str | None, examples: bool) -> dict[str, Any]:
     compared, comparison = facts.comparison(report)
     headings, steps = facts.steps_table(report)
     front_headings, front = front_table(report)
@@ -171,6 +174,7 @@ def _context(report: dict[str, Any], folder: Path, repo_id: str | None) -> dict[
         "front_headings": front_headings,
         "front": front,
         "figures": [(f"figures/{name}.png", caption) for name, (_, caption) in FIGURES.items() if name in drawn],
+        "examples": (EXAMPLES, CAPTION) if examples and (folder / EXAMPLES).is_file() else None,
         "snippet": fenced(snippet(report, repo_id), "python"),
         "loading": Markup(SENTENCES.get(report.get("loads_with"), "")),
         "recipe": written,

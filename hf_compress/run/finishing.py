@@ -16,6 +16,7 @@ from hf_compress.report.card import write_card
 from hf_compress.report.run import Run, write_run
 from hf_compress.run.deploy import FOLDER as DEPLOYED
 from hf_compress.run.deploy import deploy, describe_files
+from hf_compress.run.examples import write_examples
 from hf_compress.run.folder import RunFolder
 from hf_compress.run.preparing import Prepared
 from hf_compress.run.taking import Taken
@@ -37,6 +38,7 @@ def finish(
         texts: more files, by path.
     """
     recipe, student, stages, data = taken.recipe, taken.student, taken.stages, prepared.data
+    task = TASKS.get(recipe.task)
     stages.measure_all()
     stages.add_latency()
     deployed, exports = deploy(recipe, student, data, stages, stages.units, log) if recipe.deploy else ({}, None)
@@ -49,7 +51,7 @@ def finish(
         if exports is not None:
             shutil.copytree(exports / DEPLOYED, files / DEPLOYED)
             describe_files(deployed["deployed"], files, student)
-        check_reload(files, student, some_pictures(data.test), TASKS.get(recipe.task), data.label_names)
+        check_reload(files, student, some_pictures(data.test), task, data.label_names)
         report = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "task": recipe.task,
@@ -75,6 +77,8 @@ def finish(
         for path, text in (texts or {}).items():
             (files / path).parent.mkdir(exist_ok=True)
             write_text(files / path, text)
+        by_image = stages.by_image[stages.rows[-1]["stage"]].get(task.deciding.name, [])
+        write_examples(student, data.test, by_image, task, files)
         write_card(files)
 
     return folder.finish(write)

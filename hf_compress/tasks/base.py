@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
@@ -57,6 +57,23 @@ class Metric:
     def keeps(self, value: float, before: float, most: float) -> bool:
         """Return whether at most `most` of the value `before` is lost."""
         return value >= before - most if self.higher_is_better else value <= before + most
+
+
+class Shown(NamedTuple):
+    """What a model says of one picture, in the words of a figure.
+
+    Attributes:
+        said, true: the answer, and what is right.
+        share: how sure the model is, from 0 to 1.
+    """
+
+    said: str
+    true: str
+    share: float
+
+    @property
+    def right(self) -> bool:
+        return self.said == self.true
 
 
 @dataclass
@@ -248,6 +265,14 @@ class Task(ABC):
             loss: one of the distillation losses, of logits (rows, classes), twice, and labels (rows,) or None.
             student, teacher: see `answer`, in float32.
         """
+
+    def shown(self, loaded: LoadedModel, items: list[dict[str, Any]]) -> list[Shown]:
+        """Return what a model says of each labelled picture, for a figure; by default there is nothing to show.
+
+        Args:
+            items: see `targets`.
+        """
+        return []
 
     def in_order(self, outputs: dict[str, Tensor], order: list[int] | None) -> dict[str, Tensor]:
         """Return a teacher's outputs with its classes in another order; None leaves them as they are."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from hf_compress.tasks.base import TOLERANCE, Metric, Task, register_task
+from hf_compress.tasks.base import TOLERANCE, Metric, Shown, Task, register_task
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+TOGETHER = 16  # images that are shown to a model at once
 
 
 class Classification(Task):
@@ -74,6 +77,21 @@ class Classification(Task):
             result["classes"] = by_class(logits, labels)
             result["reliability"] = reliability(logits, labels)
         return result
+
+    def shown(self, loaded, items):
+        import torch
+
+        from hf_compress.data.images import preprocess
+
+        found, names = [], loaded.label_names
+        for start in range(0, len(items), TOGETHER):
+            part = items[start : start + TOGETHER]
+            with torch.inference_mode():
+                pixels = preprocess(loaded.processor, [item["view"] for item in part])
+                shares = loaded.model(pixel_values=pixels).logits.float().softmax(dim=-1)
+            for item, share in zip(part, shares, strict=True):
+                found.append(Shown(names[int(share.argmax())], names[item["label"]], float(share.max())))
+        return found
 
     def as_targets(self, predictions):
         return predictions.outputs["logits"].argmax(dim=1).tolist()

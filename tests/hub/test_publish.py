@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from hf_compress.ground.errors import UsageError
 from hf_compress.ground.manifest import MANIFEST, adding
 from hf_compress.hub import contents
+from hf_compress.report.examples import EXAMPLES
 
 
 def push(client, folder, to, *options, token=ALICE):
@@ -39,9 +40,12 @@ def test_one_commit_holds_the_folder_and_a_card_with_licence_and_origin(hub, run
     repo = hub.repo("alice/small")
     head = repo.resolve("main")
     assert commits(hub, "alice/small") == 2  # the Hub's own first commit, and ours
-    assert published.out.strip().endswith(f"published: {hub.url}/alice/small/commit/{head.oid}")
+    url, left = published.out.strip().splitlines()[-2:]
+    assert url.endswith(f"published: {hub.url}/alice/small/commit/{head.oid}")
+    assert left == f"not sent: {EXAMPLES} (--include PATTERN sends it)", "test images are their owner's"
     remote = hub.files("alice/small")
     local = {p.relative_to(run_folder).as_posix(): p.read_bytes() for p in run_folder.rglob("*") if p.is_file()}
+    assert b"examples.png" not in remote["README.md"] and local.pop(EXAMPLES)
     assert remote == local | {name: remote[name] for name in ("README.md", MANIFEST)}
     sent = json.loads(remote[MANIFEST])["files"]
     assert sent == {name: [sha256(remote[name]).hexdigest()] for name in remote if name != MANIFEST}
@@ -338,9 +342,10 @@ def test_what_no_manifest_names_stays_and_is_told(hub, client, copied):
             change(folder)
     result = push(client, folder, "alice/tidy")
     assert result.code == 0, result.err
-    assert set(hub.files("alice/tidy")) == expected
+    assert set(hub.files("alice/tidy")) == expected - {EXAMPLES}
     (line,) = [line for line in result.out.splitlines() if line.startswith("not sent: ")]
-    assert line == f"not sent: {', '.join(sorted({name for _, name in STAYS.values()}))} (--include PATTERN sends it)"
+    stays = sorted({EXAMPLES, *(name for _, name in STAYS.values())})
+    assert line == f"not sent: {', '.join(stays)} (--include PATTERN sends it)"
     shutil.rmtree(folder)
 
 
@@ -355,7 +360,7 @@ def test_what_is_sent_beside_the_run(case, copied):
     put(".env")(folder)
     planned = plan_push(folder, "a/b", include=include)
     assert set(planned.files) - before == names
-    assert planned.left == [".env"]
+    assert planned.left == [".env", EXAMPLES]
 
 
 PRIVATE_KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaA==\n"
@@ -444,7 +449,7 @@ def test_a_run_of_an_earlier_version_is_published_as_the_refusal_advises(copied)
         plan_push(folder, "a/b")
     words = shlex.split(str(refused.value).partition("name what to send, ")[2])
     include = [word for word in words if word != "--include"]
-    assert set(plan_push(folder, "a/b", include=include).files) == whole
+    assert set(plan_push(folder, "a/b", include=include).files) == whole | {EXAMPLES}, "it is asked for"
 
 
 def test_what_an_earlier_version_wrote_and_this_one_lacks_is_removed(hub, client, copied):

@@ -117,7 +117,8 @@ def test_hostile_names_leave_card_and_metadata_valid(hostile):
         "h1", "h2", "p", "table", "thead", "tbody", "tr", "th", "td", "img", "pre", "code", "ul", "li", "strong"
     }  # fmt: skip
     images = [attributes["src"] for tag, attributes in parsed.tags if tag == "img"]
-    assert images == [f"figures/{name}.png" for name in ("rounds", "layers", "latency", "confusion", "reliability")]
+    drawn = ("rounds", "layers", "latency", "confusion", "reliability", "examples")
+    assert images == [f"figures/{name}.png" for name in drawn]
     assert all((hostile.folder / path).stat().st_size < 60_000 for path in images)
 
 

@@ -63,7 +63,9 @@ def finished(tmp_path_factory):
 def test_the_run_folder_is_a_hub_repository(finished):
     run, _ = finished
     names = {file.relative_to(run.folder).as_posix() for file in run.folder.rglob("*") if file.is_file()}
-    figures = {f"figures/{name}.png" for name in ("rounds", "layers", "latency", "confusion", "reliability")}
+    figures = {
+        f"figures/{name}.png" for name in ("rounds", "layers", "latency", "confusion", "reliability", "examples")
+    }
     model = {"config.json", "model.safetensors", "modeling_hf_compress.py", "preprocessor_config.json"}
     assert names == model | figures | {"README.md", "recipe.yaml", "report.json", "hf_compress_manifest.json"}
     assert [path.name for path in run.folder.parent.iterdir()] == ["out"]
