@@ -149,7 +149,8 @@ class Search:
         self.log(
             f"candidate {number} of at most {self.request.candidates - 1}: {choice}: validation "
             f"{self.bench.metric.words} {point.quality:.4f}, {macs:.2f}x fewer MACs, "
-            f"{self.teacher.costs['bytes'] / point.costs['bytes']:.2f}x smaller"
+            f"{self.teacher.costs['bytes'] / point.costs['bytes']:.2f}x smaller; the front so far: "
+            f"{', '.join(f'{each.number}' for each in self.front())} ({max(0, self._minutes_left):.0f} min left)"
         )
         return self._values(point)
 
