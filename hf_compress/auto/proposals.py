@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 from hf_compress.auto.space import Choice, Options
 
-ASKED = 10  # times for every candidate that is judged: proposals repeat where little is left
-RANDOM = 6  # trials before the estimator is asked, those that come first included
+ASKED = 20  # times for every candidate that is judged: proposals repeat where little is left
+
+FAILED = (-2.0, 2.0)  # quality and cost of what cannot be had, so that the like is not proposed again
 
 Judge = Callable[[Choice], tuple[float, float] | None]
 """Returns quality, the higher the better, and cost of a candidate; None where it cannot be had."""
@@ -35,7 +36,7 @@ def explore(
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=RANDOM)
+    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=1)
     study = optuna.create_study(sampler=sampler, directions=["maximize", "minimize"])
     for candidate in options.first(left):
         study.enqueue_trial(options.parameters(candidate))
@@ -47,8 +48,5 @@ def explore(
         candidate = options.suggested(trial)
         if candidate not in known:
             known[candidate] = judge(candidate)
-        if (values := known[candidate]) is None:
-            study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        else:
-            study.tell(trial, values)
+        study.tell(trial, known[candidate] or FAILED)
     return list(known)

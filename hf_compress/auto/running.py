@@ -27,6 +27,7 @@ from hf_compress.run.preparing import Prepared, prepare_run
 from hf_compress.runtimes import runtime
 
 SEARCHED = 0.4  # share of the minutes after which no more candidates are judged
+SPOILT = 0.5  # share of the quality
 FINALISTS = 3
 WASTED = 0.15  # minutes for which no training is begun
 EPOCHS = 60  # of a training, at most
@@ -122,12 +123,15 @@ class Search:
         explore(self.options, self._judged, request.candidates, seed, self.decision.share_left, self._is_late)
 
     def _is_late(self) -> bool:
-        """Tell whether the time for candidates is over, and one keeps the limits.
+        """Tell whether the time for candidates is over, and one keeps the limits and is worth a training.
 
         What was judged before an interruption is told again whatever the time.
         """
-        late = self._minutes_left < (1 - SEARCHED) * self.request.minutes
-        return late and not self.bench.was_begun(self._next) and any(map(self._fits, self.points))
+        if self.bench.was_begun(self._next) or self._minutes_left > (1 - SEARCHED) * self.request.minutes:
+            return False
+        return any(
+            self._fits(point) and (self._minutes_left < 0 or not self._is_spoilt(point)) for point in self.points
+        )
 
     @property
     def _next(self) -> int:
@@ -155,8 +159,14 @@ class Search:
         return self._values(point)
 
     def _values(self, point: Point) -> tuple[float, float]:
+        """Return what the search is told; the costs of what is spoilt count as whole, so that it does not go there."""
         steered = self.request.wish.steered_by
-        return -self.decision.lost(point), point.costs[steered] / self.teacher.costs[steered]
+        share = point.costs[steered] / self.teacher.costs[steered]
+        return -self.decision.lost(point), 1.0 if self._is_spoilt(point) else share
+
+    def _is_spoilt(self, point: Point) -> bool:
+        """Tell whether a point has lost so much that a short training will not bring it back."""
+        return self.decision.lost(point) > SPOILT * abs(self.teacher.quality)
 
     def _train(self) -> None:
         """Train the most promising candidates, one after the other, in the time that is left."""

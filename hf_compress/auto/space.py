@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from optuna import Trial
 
 Share = Annotated[float, Field(ge=0, lt=1)]
-FIRST = 3  # amounts of pruning that are judged before the search learns
+FIRST = 4  # amounts of pruning that are judged before the search learns
+NEAR = 0.01
 UNTOUCHED = {"iterative": False, "recovery": {"epochs": 0}}
 
 
@@ -129,11 +130,11 @@ class Options:
         """Return what is judged before the search learns: the whole model, and less and less of it.
 
         Args:
-            left: share of the MACs that a model may keep; what keeps about so many comes early.
+            left: share of the MACs that a model may keep; what keeps as many comes first, then what keeps fewer.
         """
         kinds = sorted(self.int8)
         whole = Choice(self.macs[0], self.importance[0], self.blocks[0], self.image_size[0], kinds[-1])
-        ladder = sorted(self.macs[1:], key=lambda macs: abs(1 - macs - left))[:FIRST]
+        ladder = sorted(self.macs[1:], key=lambda macs: (1 - macs > left + NEAR, abs(1 - macs - left)))[:FIRST]
         return [
             *(replace(whole, int8=int8) for int8 in kinds),
             *(replace(whole, macs=macs) for macs in ladder),

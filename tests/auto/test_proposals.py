@@ -25,9 +25,9 @@ def judged(choice):
 def test_the_whole_model_comes_first_then_about_as_much_as_may_stay():
     first = OPTIONS.first(left=0.3)
     assert first[:2] == [Choice(), Choice(int8=True)]
-    assert [choice.macs for choice in first[2:5]] == [0.7, 0.6, 0.8]
-    assert first[5] == Choice(image_size=24, int8=True)
-    assert explore(OPTIONS, judged, 6, seed=0, left=0.3) == first
+    assert [choice.macs for choice in first[2:6]] == [0.7, 0.8, 0.6, 0.5]
+    assert first[6] == Choice(image_size=24, int8=True)
+    assert explore(OPTIONS, judged, 7, seed=0, left=0.3) == first
 
 
 def test_no_candidate_is_judged_twice_and_one_seed_gives_one_search():
