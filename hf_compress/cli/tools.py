@@ -114,7 +114,7 @@ def sensitivity(
 )
 def export(
     folder: Model,
-    to: Annotated[list[str], typer.Option(help="onnx, openvino, executorch, litert or pt2; repeatable.")],
+    to: Annotated[list[str], typer.Option(help="onnx, openvino, executorch, litert, ncnn or pt2; repeatable.")],
     int8: Annotated[bool, typer.Option("--int8", help="Write an int8 version, too, calibrated with images.")] = False,
     data: Data = None,
     output: Annotated[Path | None, typer.Option(help="Where to write; `deploy` in FOLDER when not given.")] = None,

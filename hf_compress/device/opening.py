@@ -60,10 +60,32 @@ def open_pt2(file, threads):
     return call
 
 
+def open_ncnn(file, threads):
+    import ncnn
+    import numpy as np
+
+    net = ncnn.Net()
+    options = net.opt
+    options.num_threads = threads
+    options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = False
+    options.use_bf16_storage = False
+    net.load_param(str(file))
+    net.load_model(str(file).removesuffix(".param") + ".bin")
+    names = sorted(net.output_names(), key=lambda name: (len(name), name))  # out0, ..., out10
+
+    def call(pixel_values):
+        extractor = net.create_extractor()
+        extractor.input("in0", ncnn.Mat(pixel_values[0]).clone())
+        return [np.array(extractor.extract(name)[1])[None] for name in names]
+
+    return call
+
+
 OPENERS = {
     "onnx": open_onnx,
     "openvino": open_openvino,
     "executorch": open_executorch,
     "litert": open_litert,
+    "ncnn": open_ncnn,
     "pt2": open_pt2,
 }

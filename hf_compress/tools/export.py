@@ -44,7 +44,7 @@ def export(
 
     Args:
         folder: run folder, folder in Hub form, or Hub id.
-        to: names of runtimes: `onnx`, `openvino`, `executorch`, `litert`, `pt2`.
+        to: names of runtimes: `onnx`, `openvino`, `executorch`, `litert`, `ncnn`, `pt2`.
         int8: write an int8 version, too, quantised with at most 128 training images.
         data: the images; None takes those of a run folder's recipe.
         output: where to write; None writes into `deploy` in `folder`.
