@@ -89,6 +89,10 @@ def _auto_classes(kind: type, config: dict[str, Any]) -> list[str]:
         for name, auto in vars(modeling_auto).items()
         if name.startswith("Auto") and getattr(auto, "_model_mapping", None) is not None
     }
-    return own or sorted(
-        name for name, by_type in mappings.items() if by_type.get(config["model_type"]) == kind.__name__
-    )
+    found = {name: by_type.get(config["model_type"]) for name, by_type in mappings.items()}
+    return own or sorted(name for name, kinds in found.items() if kind.__name__ in _names(kinds))
+
+
+def _names(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """Return the classes that transformers has for a type, of which some have several."""
+    return (entry,) if isinstance(entry, str) else entry or ()

@@ -74,8 +74,7 @@ def _resize(model: nn.Module, shapes: dict[str, dict]) -> None:
             setattr(module, key, value if isinstance(value, int) else type(getattr(module, key))(value))
         for key, lengths in change["tensors"].items():
             old = getattr(module, key)
-            shape = [new or before for new, before in zip(lengths, old.shape, strict=True)]
-            new = torch.empty(shape, dtype=old.dtype, device=old.device)
+            new = old.detach()[tuple(map(slice, lengths))].clone(memory_format=torch.contiguous_format)
             if isinstance(old, nn.Parameter):
                 module.register_parameter(key, nn.Parameter(new, requires_grad=old.requires_grad))
             else:

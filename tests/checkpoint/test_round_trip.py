@@ -28,6 +28,7 @@ from hf_compress import load, save
 from hf_compress.checkpoint import loads_with
 from hf_compress.checkpoint.code import CODE
 from hf_compress.checkpoint.rewrites import Dropped, Rewritten
+from hf_compress.checkpoint.shapes import apply_shapes
 from hf_compress.models.students import build_registered
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
@@ -230,6 +231,20 @@ def test_code_lies_in_folders_that_need_it_alone(models):
     for name in FOLDERS:
         config = json.loads((root / name / "config.json").read_text())
         assert loads_with(config) == ("generated_code" if name in COMPRESSED else "transformers")
+
+
+def test_plain_transformers_keeps_what_is_computed_and_in_no_file():
+    import hf_compress.checkpoint.quantizer  # noqa: F401  or the other module would take its place
+    from hf_compress.checkpoint import modeling_hf_compress
+
+    shapes = {"": {"attributes": {"heads": 2}, "tensors": {"table": [None, 2], "weight": [3, None]}}}
+    for resize in (apply_shapes, modeling_hf_compress._resize):
+        module = nn.Module()
+        module.heads, module.weight = 4, nn.Parameter(torch.ones(4, 2))
+        module.register_buffer("table", torch.arange(12.0).reshape(3, 4), persistent=False)
+        resize(module, shapes)
+        assert module.table.tolist() == [[0, 1], [4, 5], [8, 9]] and "table" not in module.state_dict()
+        assert (module.heads, module.weight.shape) == (2, (3, 2)) and module.weight.requires_grad
 
 
 def test_a_backbone_and_an_architecture_of_a_repository_get_code_too(tmp_path, models):
