@@ -221,7 +221,7 @@ class Search:
             raise RunError(self.decision.impossible(self.points))
         winner = self.decision.best(fitting)
         self.bench.time(winner)
-        self.log(f"chosen: {self.decision.shown(winner)}, {self._in_runtime(winner)}")
+        self.log(f"chosen: {self.decision.shown(winner)}")
         return winner
 
     def _time_front(self) -> None:
