@@ -36,6 +36,7 @@ def recommendation(report: dict[str, Any]) -> list[str]:
     return [
         f"For the device, take {chosen['file']} ({chosen['stage']}), {why} at most {most} of "
         f"{metric.words}: {size(chosen['cost']['bytes'])}, and {own} for one image, for which PyTorch takes {eager}."
+        + (f" {chosen['script']} uses it without PyTorch." if "script" in chosen else "")
     ]
 
 

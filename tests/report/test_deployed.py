@@ -39,6 +39,8 @@ def test_a_sentence_says_why():
         "For the device, take m.int8.onnx (m.int8.onnx), the fastest of 2 files among those that lose at most "
         "1 point of accuracy: 0.50 MB, and 0.50 ms for one image, for which PyTorch takes 1.00 ms."
     ]
+    (sentence,) = recommendation(report(deployed=[file("m", 0.9, 1, 1.0, script="deploy/predict_onnx.py")]))
+    assert sentence.endswith("takes 1.00 ms. deploy/predict_onnx.py uses it without PyTorch.")
     (sentence,) = recommendation(report(deployed=[file("m", 0.5, 1, 1.0)]))
     assert sentence == "No deployed file is recommended: none is known to lose at most 1 point of accuracy."
     assert recommendation(report()) == []
