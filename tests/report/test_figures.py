@@ -20,7 +20,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("figures")
     names = ["\U0001f9a5 $\\frac{a}$ <b>", "\u202eright to left", "a very long name of a class " * 5]
     content = report(labels=names, selection=SELECTION, deployed=[deployed()])
-    assert drawn(with_control(content), folder) == list(figures.FIGURES)
+    others = [name for name in figures.FIGURES if name != "front"]  # of a search, which this is not
+    assert drawn(with_control(content), folder) == others
     return folder
 
 
