@@ -172,7 +172,11 @@ class Search:
         """Train the most promising candidates, one after the other, in the time that is left."""
         tried: set[int] = set()
         for place in range(FINALISTS):
-            left = [point for point in self.points if point.choice.is_changed and point.number not in tried]
+            left = [
+                point
+                for point in self.points
+                if point.choice.is_changed and point.number not in tried and not (tried and self._is_spoilt(point))
+            ]
             chosen = next((point for point in self.decision.in_order(left) if self._fits(point)), None)
             if chosen is None:
                 break

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from hf_compress.data.annotations import Annotation
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 NEAR = 1.25
 LEAST = 0.01  # of a map's largest value: where the truth is smaller, it is too far away to be told
+
+
+@dataclass(frozen=True, eq=False)
+class AnsweredDepth(Annotation):
+    """What a model said of a picture: a map (height, width) of its input."""
+
+    seen: Tensor
+    classes: tuple[int, ...] = ()
+
+    def parts(self):
+        return {"seen": self.seen}
+
+    def renumbered(self, new):
+        return self
 
 
 def at_size(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -152,7 +152,7 @@ def _latency(report: dict[str, Any]) -> Iterator[str]:
 
 def busy(report: dict[str, Any]) -> list[str]:
     """Say that other processes ran while latency was measured; nothing where they took less than a tenth of a core."""
-    cores = report["measure"].get("other_cores", 0)
+    cores = report.get("measure", {}).get("other_cores", 0)
     if cores < ALONE:
         return []
     return [

@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from hf_compress.data.annotations import Annotation
 from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.models.students import register_student
 from hf_compress.tasks.base import Metric, Task, register_task
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PretrainedConfig
-
-
-@dataclass(frozen=True, eq=False)
-class AnsweredDepth(Annotation):
-    """What a model said of a picture: a map (height, width) of its input."""
-
-    seen: Tensor
-    classes: tuple[int, ...] = ()
-
-    def parts(self):
-        return {"seen": self.seen}
-
-    def renumbered(self, new):
-        return self
 
 
 class Depth(Task):
@@ -135,6 +119,8 @@ class Depth(Task):
         return with_means({name: values.numpy() for name, values in predictions.outputs.items()})
 
     def as_targets(self, predictions):
+        from hf_compress.measure.depths import AnsweredDepth
+
         return [AnsweredDepth(seen) for seen in predictions.outputs["predicted_depth"]]
 
     def labelled_by(self, teacher, data, predict):
@@ -146,7 +132,7 @@ class Depth(Task):
 
 
 @register_student("depth_anything_small", "Depth Anything, small (Yang et al., 2024)", auto_class=Depth.auto_class)
-def _depth_anything_small(width: float) -> PretrainedConfig:
+def _depth_anything_small(width: float, **label_options) -> PretrainedConfig:
     from transformers import DepthAnythingConfig, Dinov2Config
 
     def scaled(channels: int) -> int:
@@ -166,6 +152,7 @@ def _depth_anything_small(width: float) -> PretrainedConfig:
         neck_hidden_sizes=[scaled(channels) for channels in (48, 96, 192, 384)],
         fusion_hidden_size=scaled(64),
         head_hidden_size=scaled(32),
+        **label_options,
     )
 
 

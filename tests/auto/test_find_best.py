@@ -94,7 +94,7 @@ def test_the_command_searches_trains_and_two_of_one_seed_are_alike(teacher, tmp_
     reports = []
     for name in ("first", "second"):
         arguments = ["auto", teacher, "--data", "digits", "--parameters", "150000", "--runtime", "onnx"]
-        arguments += ["--minutes", "1.5", "--candidates", "4", "--space", space, "--output", tmp_path / name]
+        arguments += ["--minutes", "1", "--candidates", "4", "--space", space, "--output", tmp_path / name]
         arguments += ["--set", f"data.splits={json.dumps(SPLITS)}", "--set", f"measure={json.dumps(MEASURE)}"]
         with pytest.raises(SystemExit) as stop:
             cli.main([str(argument) for argument in arguments])

@@ -31,8 +31,9 @@ def test_the_whole_model_comes_first_then_about_as_much_as_may_stay():
 
 
 def test_no_candidate_is_judged_twice_and_one_seed_gives_one_search():
-    found = explore(OPTIONS, judged, 20, seed=3)
-    assert len(set(found)) == len(found) == 20
+    asked = []
+    found = explore(OPTIONS, lambda choice: asked.append(choice) or judged(choice), 20, seed=3)
+    assert len(set(found)) == len(found) == 20 and asked == found
     assert explore(OPTIONS, judged, 20, seed=3) == found
     assert explore(OPTIONS, judged, 20, seed=4) != found
     assert all(choice.importance == "obs" for choice in found if not choice.macs)

@@ -108,7 +108,7 @@ CASES = {  # a stored picture -> the pixels of its first row, grey or RGB
     "palette with alpha": (stored(Image.new("RGBA", (1, 1), (0, 0, 0, 0)).convert("PA"), "TIFF"), (255,)),
     "CMYK": (coloured("CMYK"), RUST),
     "CMYK JPEG": (stored(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG"), [(254, 0, 0)] * 8),
-    "YCbCr": (coloured("YCbCr"), RUST),
+    "YCbCr": (stored(Image.new("RGB", (1, 1), RUST[0]).convert("YCbCr"), "TIFF", compression="jpeg"), RUST),
     "LAB": (coloured("LAB"), RUST),
     "two frames of TIFF": (frames("TIFF"), (0, 0)),
     "two frames of GIF": (frames("GIF"), (0, 0)),

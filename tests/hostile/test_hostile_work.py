@@ -17,7 +17,7 @@ from hf_compress.ground.errors import RunError
 from hf_compress.ground.machine import in_one_sentence
 
 RECIPE = {
-    "student": {"model": "resnet18", "width": 0.0625, "image_size": 32},
+    "student": {"model": "resnet18", "width": 0.0625, "image_size": 32, "pretrained": "auto"},  # a value that is kept
     "data": {"path": "digits", "splits": {"train": 0.1, "validation": 0.05, "test": 0.05}},
     "steps": [{"finetune": {"epochs": 1}}, {"finetune": {"epochs": 2}}],
     "measure": {"batch_size": 1, "repeats": 3},
@@ -77,7 +77,7 @@ FILES = {
     f"{DONE}/model/config.json": (garbage, other_values, missing),
     f"{DONE}/step.json": (garbage, other_values, truncated, missing),
     f"{DONE}/model": (missing,),
-    "units/measure-student/value.json": (garbage, other_values, one_bit, missing),
+    "units/student.pretrained/value.json": (garbage, other_values, one_bit, missing),
     "units/.sums-1-finetune.json": (garbage, missing),
     f"{CHECKPOINT}/model.safetensors": (truncated, missing),
     f"{CHECKPOINT}/trainer_state.json": (garbage, missing),
@@ -97,7 +97,7 @@ def test_damaged_work_is_named_and_not_gone_on_with(file, damage, interrupted, f
     assert "damaged" in sentence
     assert "--overwrite" in sentence
     assert place.name.removeprefix(".sums-").removesuffix(".json") in sentence or "checkpoint" in sentence
-    assert (partial / "units" / "measure-student").is_dir(), "what is whole is kept"
+    assert (partial / "units" / "student.pretrained").is_dir(), "what is whole is kept"
 
 
 @pytest.mark.parametrize("options", [{"resume": True}, {"overwrite": True}], ids=str)
@@ -108,7 +108,7 @@ def test_without_its_proof_nothing_counts_as_an_unfinished_run(damage, options, 
     damage(partial / "begun.json")
     sentence = refusal(lambda: compress(recipe(), fenced / "run" / "out", log=lambda line: None, **options))
     assert "begun.json' is missing or was damaged" in sentence
-    assert (partial / "units" / "measure-student").is_dir()
+    assert (partial / "units" / "student.pretrained").is_dir()
 
 
 def test_the_advice_helps(interrupted, fenced):

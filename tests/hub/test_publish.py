@@ -123,7 +123,7 @@ def test_a_pull_request_to_somebody_elses_model(hub, client, run_folder):
     direct = push(client, run_folder, "alice/open", token=BOB)
     assert (direct.code, "--create-pr" in direct.error) == (2, True)
     result = push(client, run_folder, "alice/open", "--create-pr", "--message", "A smaller one", token=BOB)
-    assert result.out.strip().endswith(f"published: {hub.url}/alice/open/discussions/1")
+    assert f"published: {hub.url}/alice/open/discussions/1\n" in result.out
     assert repo.pulls[0]["title"] == "A smaller one"
     assert repo.resolve("main") == main
     assert "model.safetensors" in repo.resolve("refs/pr/1").files

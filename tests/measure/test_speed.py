@@ -67,7 +67,7 @@ def test_a_prepared_model_gives_its_own_logits(name):
     with torch.inference_mode():
         expected = loaded.model.eval()(pixel_values=image).logits
         found = PREPARE[name](loaded.model, image, 1)(image)
-    torch.testing.assert_close(found[0], expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(torch.as_tensor(found[0]), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_a_compiled_model_is_measured(monkeypatch):

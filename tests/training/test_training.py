@@ -70,7 +70,8 @@ def test_after_training_in_bf16_the_model_answers_in_float32(tmp_path):
 
 def test_the_trainer_gets_what_the_recipe_says(tmp_path):
     data = load_data(DataSection(path="digits", splits=SPLITS), 0)
-    context = Context(data, None, None, 7, tmp_path, log=lambda line: None)
+    processor = ViTImageProcessor(size={"height": 32, "width": 32})
+    context = Context(data, processor, None, 7, tmp_path, log=lambda line: None)
     config = TrainingConfig(
         epochs=3, batch_size=5, learning_rate=0.2, weight_decay=0.3, warmup=0.4, scheduler="cosine", optimizer="sgd"
     )
