@@ -70,6 +70,7 @@ def test_a_prepared_model_gives_its_own_logits(name):
     torch.testing.assert_close(torch.as_tensor(found[0]), expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.long
 def test_a_compiled_model_is_measured(monkeypatch):
     monkeypatch.setattr("torch._inductor.config.cpp_cache_precompile_headers", False)  # takes longer than one kernel
 

@@ -67,6 +67,7 @@ def run(tmp_path_factory):
         return compress(controlled, tmp_path_factory.mktemp("control") / "out", log=lines.append), lines, trainings
 
 
+@pytest.mark.long
 def test_a_control_makes_the_epochs_that_fitted_into_the_minutes(tmp_path):
     distilled = {"distill": {**TRAINING, "loss": "kl", "minutes": 0.01, "epochs": 500}}
     report = quietly("minutes", tmp_path, steps=[distilled], control=True).report

@@ -248,6 +248,7 @@ def test_rtdetr_r18_is_the_published_one_and_can_be_thinner():
     assert student.model.num_parameters() < 0.05 * published.num_parameters()
 
 
+@pytest.mark.long
 def test_a_batch_whose_length_the_model_asks_for_stays_dynamic():
     exported = exportable(rt_detr(), torch.zeros(1, 3, SIDE, SIDE))
     program = exported.program(dynamic_batch=True).module()

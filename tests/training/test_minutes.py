@@ -249,6 +249,7 @@ def explode(student_logits, teacher_logits, labels, config):
     return (20 * (student_logits - 1).abs()).exp().mean()
 
 
+@pytest.mark.long
 def test_a_lower_learning_rate_leaves_the_steps(context, clock):
     """The loss is not finite any more in the trial, and again later."""
     options = {"loss": "test_budget_explode", "optimizer": "sgd", "scheduler": "constant", "on_nan": "retry"}
@@ -258,6 +259,7 @@ def test_a_lower_learning_rate_leaves_the_steps(context, clock):
     assert len(details["epochs"]) == -(-details["time_budget"]["steps"] // 4)
 
 
+@pytest.mark.long
 def test_a_stream_has_minutes(context, clock):
     digits = load_raw(DataSection(path="digits"), "data").rows["train"].select(range(64))
     rows = digits.to_iterable_dataset(num_shards=2).cast_column("image", datasets.Image(decode=False))
@@ -268,6 +270,7 @@ def test_a_stream_has_minutes(context, clock):
     assert len(details["epochs"]) == 9
 
 
+@pytest.mark.long
 def test_features_have_minutes(context, clock):
     teacher = LoadedModel(vit(1).vit.eval(), PROCESSOR, "teacher")
     context = replace(context, task=FEATURES, teacher=teacher)
@@ -276,6 +279,7 @@ def test_features_have_minutes(context, clock):
     assert result.details["time_budget"] == FITTING | {"steps": 32, "epochs": 8.0}  # its width is looked at first
 
 
+@pytest.mark.long
 def test_each_round_of_pruning_has_minutes(context):
     recovery = {"epochs": 2, "minutes": 10, "learning_rate": 1e-3}
     options = {"granularity": "weight", "amount": 0.2, "target": {"sparsity": 0.4}, "max_drop": 1.0}
