@@ -1,12 +1,12 @@
 """`hf-compress predict` and `benchmark`: models where they are used."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from hf_compress.cli.options import TrustRemoteCode, examples
+from hf_compress.cli.output import show, show_json
 
 Classifier = Annotated[str, typer.Argument(help="Deployed file, run folder, or Hub id of a classifier.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
@@ -34,7 +34,7 @@ def predict(
     from hf_compress.tools.classifiers import open_classifier
 
     rows = using.predictions(open_classifier(model, threads, trust_remote_code), using.pictures_in(images), top)
-    typer.echo(json.dumps(rows, indent=2) if json_ else predictions_table(rows))
+    show_json(rows) if json_ else show(predictions_table(rows))
 
 
 @examples(
@@ -63,4 +63,4 @@ def benchmark(
     rows = using.benchmark(classifiers, using.pictures_in(images), repeats)
     for sentence in others.warning:
         typer.echo(f"warning: {sentence}", err=True)
-    typer.echo(json.dumps(rows, indent=2) if json_ else benchmark_table(rows))
+    show_json(rows) if json_ else show(benchmark_table(rows))

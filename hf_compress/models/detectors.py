@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForObjectDetection, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForObjectDetection, PreTrainedModel
 
 from hf_compress.checkpoint.labels import label_names, label_options, numbered, positions, some_labels
 from hf_compress.data.images import example_input, refuse_many_sizes
 from hf_compress.ground.errors import CompressError, RunError
-from hf_compress.models.load import LoadedModel, open_model
+from hf_compress.models.load import LoadedModel, open_model, other_classes
 
 POST_PROCESSING = "post_process_object_detection"
 
@@ -26,17 +26,12 @@ def load_detector(
     names they are new and untrained.
     """
     known: list[str] = []
-
-    def other_classes(config: PretrainedConfig) -> dict[str, Any]:
-        known[:] = label_names(config)
-        return {} if labels is None or len(labels) == len(known) else label_options(labels)
-
     opened = open_model(
         name,
         AutoModelForObjectDetection,
         "is no object detector: transformers has none of the type",
         pretrained=pretrained,
-        changes=other_classes,
+        changes=other_classes(labels, known),
         **options,
     )
     model, wanted = opened.model, known if labels is None else labels

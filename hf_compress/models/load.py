@@ -184,11 +184,6 @@ def load(
         RunError: the repository is gated or out of reach, or holds no such model.
     """
     known: list[str] = []
-
-    def other_classes(config: PretrainedConfig) -> dict[str, Any]:
-        known[:] = label_names(config)
-        return {} if labels is None or len(labels) == len(known) else label_options(labels)
-
     opened = open_model(
         name,
         kind.auto,
@@ -196,7 +191,7 @@ def load(
         revision=revision,
         trust_remote_code=trust_remote_code,
         pretrained=pretrained,
-        changes=other_classes,
+        changes=other_classes(labels, known),
     )
     model, processor = opened.model, opened.processor
     new_head = bool(
@@ -213,6 +208,20 @@ def load(
         new_head = _relabel(model, processor, known, labels)
     set_labels(model.config, known if labels is None else labels)
     return LoadedModel(model, processor, name, opened.commit, new_head)
+
+
+def other_classes(labels: list[str] | None, known: list[str]) -> Callable[[PretrainedConfig], dict[str, Any]]:
+    """Return `changes` of `open_model` that give a config the classes `labels`, unless it has as many.
+
+    Args:
+        known: is filled with the classes that the config has.
+    """
+
+    def changes(config: PretrainedConfig) -> dict[str, Any]:
+        known[:] = label_names(config)
+        return {} if labels is None or len(labels) == len(known) else label_options(labels)
+
+    return changes
 
 
 def _relabel(model: PreTrainedModel, processor: BaseImageProcessor, known: list[str], labels: list[str]) -> bool:
