@@ -58,7 +58,15 @@ def digits():
     return next(iter(batches(data.train, processor, 32, class_indices)))
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v1", "efficientnet_b0", "regnet_y_400mf", "convnext_atto"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("mobilenet_v1", marks=pytest.mark.long),
+        pytest.param("efficientnet_b0", marks=pytest.mark.long),
+        "regnet_y_400mf",
+        "convnext_atto",
+    ],
+)
 def test_a_narrow_student_learns_digits_and_reloads_with_plain_from_pretrained(name, digits, tmp_path):
     torch.manual_seed(0)
     student = build_registered(name, DIGITS, width=0.25, image_size=32)

@@ -113,6 +113,7 @@ def test_a_model_is_deployed_as_it_is(tmp_path):
     assert "made with hf-compress: pt2" in (made.folder / "README.md").read_text()
 
 
+@pytest.mark.long
 def test_a_backbone_is_deployed_with_all_its_outputs(tmp_path):
     config = Dinov2Config(num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8, hidden_size=32)
     save(Dinov2Model(config), tmp_path / "teacher", ViTImageProcessor(size={"height": 16, "width": 16}))

@@ -109,6 +109,7 @@ def test_all_layers_stay_where_they_are_better_and_began_with_the_solved_head(fo
     assert what_was_done({"stage": "teacher", "details": auto.details}).endswith("better than the head alone")
 
 
+@pytest.mark.long
 def test_a_model_from_scratch_or_with_many_images_is_trained_as_ever(folder, monkeypatch, tmp_path):
     scratch, asked = (Trained(tmp_path / name, "resnet18", **layers) for name, layers in LAYERS.items())
     assert scratch.same_as(asked) and scratch.details == asked.details
@@ -120,6 +121,7 @@ def test_a_model_from_scratch_or_with_many_images_is_trained_as_ever(folder, mon
 LAYERS = {"auto": {}, "all": {"layers": "all"}}
 
 
+@pytest.mark.long
 def test_without_a_head_that_is_found_all_layers_are_trained(folder, monkeypatch, tmp_path):
     def none(model, processor):
         raise RunError("there is none")

@@ -152,6 +152,7 @@ def test_unlabelled_images_and_equal_widths_need_neither_labels_nor_projector(mo
         evaluate_folder(str(run.folder), None, "test")
 
 
+@pytest.mark.long
 def test_the_vision_tower_of_a_full_clip_is_a_student_that_reloads(models, tmp_path):
     run = silently(recipe(models["dinov2"], models["clip"]), tmp_path / "out")
     assert type(AutoModel.from_pretrained(run.folder)) is CLIPVisionModel
@@ -159,6 +160,7 @@ def test_the_vision_tower_of_a_full_clip_is_a_student_that_reloads(models, tmp_p
     assert quality["knn_accuracy"] == pytest.approx(run.report["rows"][-1]["quality"]["knn_accuracy"])
 
 
+@pytest.mark.long
 def test_a_classifier_teaches_by_its_class_token_not_by_an_untrained_pooling_layer(models, tmp_path):
     run = silently(recipe(models["vit"]), tmp_path / "out")
     teacher = LoadedModel(load_backbone(models["vit"]).model, AutoImageProcessor.from_pretrained(models["vit"]), "vit")

@@ -66,6 +66,7 @@ def run(squares, folders, tmp_path_factory):
     return compress(recipe, tmp_path_factory.mktemp("run") / "run", log=lambda line: None)
 
 
+@pytest.mark.long
 def test_a_recipe_makes_a_smaller_detector_that_pipeline_reads_in_a_new_process(run, squares):
     rows = {row["stage"]: row for row in run.report["rows"]}
     assert list(rows) == ["teacher", "1 finetune", "2 distill", "3 prune"]

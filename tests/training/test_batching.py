@@ -177,7 +177,9 @@ def short_of_memory(model, most):
     return model
 
 
-@pytest.mark.parametrize(("most", "sizes"), [(4, {8: 1, 4: 4}), (2, {8: 1, 4: 1, 2: 8})])
+@pytest.mark.parametrize(
+    ("most", "sizes"), [pytest.param(4, {8: 1, 4: 4}, marks=pytest.mark.long), (2, {8: 1, 4: 1, 2: 8})]
+)
 def test_smaller_batches_for_want_of_memory_hold_no_single_image(most, sizes, context):
     model = classifier()
     found = watched(model)
@@ -251,6 +253,7 @@ def test_single_images_are_refused_where_there_are_batch_norms_and_taken_elsewhe
     assert sizes == [1] * images
 
 
+@pytest.mark.long
 def test_memory_for_a_single_image_is_too_little_for_batch_norms(context):
     with pytest.raises(RunError, match="has batch norms"):
         train(short_of_memory(classifier(), 1), context(8), TrainingConfig(epochs=1, batch_size=4))

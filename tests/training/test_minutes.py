@@ -135,6 +135,7 @@ def test_the_schedule_is_that_of_the_steps_that_fit(context, clock):
     assert not list(context.work_folder.rglob("trial"))
 
 
+@pytest.mark.long
 def test_an_epoch_that_takes_longer_than_the_minutes_is_made_in_part(context, clock):
     config = TrainingConfig(minutes=2.5, batch_size=4, learning_rate=0.01)
     details = train(clock.watch(vit()), context, config)
@@ -144,7 +145,9 @@ def test_an_epoch_that_takes_longer_than_the_minutes_is_made_in_part(context, cl
     assert train(clock.watch(vit()), context, TrainingConfig(minutes=0.01))["time_budget"]["steps"] == 1
 
 
-@pytest.mark.parametrize("teacher", [None, "live", "asked"])
+@pytest.mark.parametrize(
+    "teacher", [pytest.param(None, marks=pytest.mark.long), pytest.param("live", marks=pytest.mark.long), "asked"]
+)
 def test_minutes_for_all_epochs_change_nothing(context, clock, teacher):
     """The trial leaves no trace, with dropout, augmentation, mixes, a moving average and weights that are held."""
     if teacher == "asked":
@@ -228,6 +231,7 @@ def test_only_views_that_are_shown_are_asked_for_and_asking_takes_time(context, 
     assert clock() - begun < 60 * MINUTES
 
 
+@pytest.mark.long
 def test_memory_that_runs_out_in_the_trial_leaves_the_steps(context, clock):
     model = clock.watch(vit())
 

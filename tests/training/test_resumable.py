@@ -65,7 +65,9 @@ def interrupt_at(text):
     "options",
     [
         {"optimizer": "adam", "scheduler": "linear", "warmup": 0.3},
-        {"optimizer": "sgd", "scheduler": "cosine", "precision": "bf16", "average": 0.9},
+        pytest.param(
+            {"optimizer": "sgd", "scheduler": "cosine", "precision": "bf16", "average": 0.9}, marks=pytest.mark.long
+        ),
         pytest.param({"optimizer": "adamw", "weight_decay": 0.1, "scheduler": "constant"}, marks=pytest.mark.long),
     ],
     ids=lambda options: options["optimizer"],
@@ -103,6 +105,7 @@ def test_an_interrupted_training_gives_the_same_weights_and_the_same_report(data
         assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
+@pytest.mark.long
 def test_checkpoints_of_other_work_are_not_taken(data, tmp_path):
     low, high = (TrainingConfig(epochs=1, batch_size=32, learning_rate=rate) for rate in (1e-3, 1e-2))
 
@@ -168,6 +171,7 @@ def test_the_learning_rate_is_halved_until_the_loss_stays_finite(context):
     assert differing(model, lower) == []
 
 
+@pytest.mark.long
 def test_after_three_retries_the_training_stops(context):
     with pytest.raises(Diverged):
         distil(context, "test_explode", epochs=1, batch_size=16, learning_rate=1e30, on_nan="retry")
@@ -226,6 +230,7 @@ def test_batches_that_add_up_to_the_recipes(tmp_path):
     assert (again.batch_size, again.retries) == (1, [])
 
 
+@pytest.mark.long
 def test_a_single_image_that_does_not_fit_is_said(context):
     with pytest.raises(RunError, match="memory runs out with a single image"):
         train(short_of_memory(vit(), 0), context, TrainingConfig(epochs=1, batch_size=4))

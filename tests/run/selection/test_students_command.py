@@ -79,7 +79,8 @@ def test_candidates_are_json_if_asked(capsys):
     assert all(row["fits"] == (row["parameters"] <= 260000) for row in found)
 
 
-def test_without_options_the_registry_is_listed(capsys):
+def test_without_options_the_registry_is_listed(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     code, out, _ = students(capsys)
     assert code == 0
     assert "parameters, width 1" in out
