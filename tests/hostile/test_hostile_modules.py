@@ -132,7 +132,15 @@ def data():
     return load_data(DataSection(path="digits", splits=SPLITS), 0)
 
 
-@pytest.mark.parametrize(("kind", "way"), CASES)
+@pytest.mark.parametrize(
+    ("kind", "way"),
+    [
+        pytest.param(
+            *case, marks=[pytest.mark.long] if case[1] == "weights of all layers" and case[0] != "plain" else []
+        )
+        for case in CASES
+    ],
+)
 def test_an_odd_model_is_compressed_and_reloads(kind, way, data, tmp_path):
     torch.manual_seed(0)
     model = OddModel(OddConfig(kind, **label_options(LABELS)))
