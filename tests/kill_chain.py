@@ -49,7 +49,7 @@ RECIPE = {
 }
 MANIFEST = "hf_compress_manifest.json"  # holds the digests of these files
 IMPORTED = "imported"
-TIMES = {"created", "seconds", "latency", "remarks"}
+TIMES = {"created", "seconds", "latency", "remarks", "other_cores"}
 
 
 def run(output: Path, log: Path, delay: float | None = None) -> int | None:

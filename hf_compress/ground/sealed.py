@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from hf_compress.ground.errors import RunError
-from hf_compress.ground.files import read_json, whole_folder, write_json
+from hf_compress.ground.files import NEW, read_json, whole_folder, write_json
 from hf_compress.ground.manifest import digest
 
-SEAL = ".sums-"
+SEAL, GONE = ".sums-", ".gone-"
 
 
 @contextmanager
@@ -23,14 +23,21 @@ def sealed_folder(path: Path) -> Iterator[Path]:
 
 
 def sealed_in(folder: Path) -> list[Path]:
-    """Return the places of the sealed folders in a folder, also of those that are gone."""
-    return [seal.with_name(seal.stem.removeprefix(SEAL)) for seal in folder.glob(f"{SEAL}*.json")]
+    """Return the places of the sealed folders in a folder, also of those that are lost.
+
+    Those whose writing or removal was interrupted are not among them.
+    """
+    places = [seal.with_name(seal.stem.removeprefix(SEAL)) for seal in folder.glob(f"{SEAL}*.json")]
+    return [place for place in places if place.exists() or not any(map(Path.exists, _unfinished(place)))]
 
 
 def remove_sealed(path: Path) -> None:
-    """Remove a sealed folder, and what is known of it."""
-    shutil.rmtree(path)
+    """Remove a sealed folder, and what is known of it; whenever that is interrupted, it is whole or gone."""
+    _, gone = _unfinished(path)
+    shutil.rmtree(gone, ignore_errors=True)
+    path.rename(gone)
     _seal(path).unlink(missing_ok=True)
+    shutil.rmtree(gone)
 
 
 def refuse_damaged(path: Path, work: Path) -> None:
@@ -74,6 +81,11 @@ def _digest(value: Any) -> str:
 def _sums(folder: Path) -> dict[str, str]:
     files = (place for place in sorted(folder.rglob("*")) if place.is_file())
     return {file.relative_to(folder).as_posix(): digest(file) for file in files}
+
+
+def _unfinished(folder: Path) -> tuple[Path, Path]:
+    """Return where a sealed folder is before it is whole, and while it is removed."""
+    return folder.with_name(NEW + folder.name), folder.with_name(GONE + folder.name)
 
 
 def _seal(folder: Path) -> Path:

@@ -7,6 +7,7 @@ import pickle
 import shutil
 import tempfile
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,9 +21,9 @@ from hf_compress.ground.registry import did_you_mean
 PREFIX, SUFFIX = "torchvision:", ".pth"
 
 
-def is_of_torchvision(name: str) -> bool:
+def is_of_torchvision(name: str | Path) -> bool:
     """Return whether a name is `torchvision:ARCHITECTURE`, or a file of weights such as `resnet18-mine.pth`."""
-    return name.startswith(PREFIX) or name.endswith(SUFFIX)
+    return str(name).startswith(PREFIX) or str(name).endswith(SUFFIX)
 
 
 @cache

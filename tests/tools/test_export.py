@@ -165,8 +165,9 @@ def test_images_with_other_labels_still_check_an_export(tmp_path):
     (row,) = hf_compress.export(tmp_path / "model", "onnx", data="digits", output=tmp_path / "out")
     assert row["quality"] == {}
     assert row["max_difference"]["logits"] < 1e-4
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {"model.onnx", "model.onnx.json", MANIFEST}
-    for name in ("model.onnx", "model.onnx.json"):
+    files = {"model.onnx", "model.onnx.json", "predict_onnx.py"}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == files | {MANIFEST}
+    for name in sorted(files):
         (tmp_path / "out" / name).write_text("years of work")
         with pytest.raises(UsageError, match=f"{name}' would be replaced"):
             hf_compress.export(tmp_path / "model", "onnx", data="digits", output=tmp_path / "out")
