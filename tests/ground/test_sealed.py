@@ -52,7 +52,7 @@ def test_a_removal_that_is_killed_leaves_it_whole_or_gone(tmp_path, monkeypatch,
 
 def test_what_is_killed_before_it_is_in_its_place_is_not_there(tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(os, "replace", lambda old, new: killed() if "work" == Path(new).name else shutil.move(old, new))
+        patch.setattr(os, "replace", lambda old, new: killed() if Path(new).name == "work" else shutil.move(old, new))
         made(tmp_path / "work")
     assert (tmp_path / ".sums-work.json").is_file() and whole_in(tmp_path) == set()
     made(tmp_path / "work")
