@@ -112,6 +112,14 @@ def test_the_columns_tell_what_differs_between_recipes(tmp_path):
     assert re.findall(r'<td class="text">([^<]*)</td>', page)[:8] == ["mse", "0.5", "kl", "0.25", "", "", "", ""]
 
 
+def test_the_table_begins_with_the_front_the_cheapest_first(tmp_path):
+    for name, accuracy, milliseconds in (("costly", 0.9, 2.0), ("beaten", 0.7, 2.0), ("cheap", 0.8, 1.0)):
+        save(tmp_path / name, run_report(accuracy, 100, milliseconds))
+    write_gallery(str(tmp_path), tmp_path / "cards.html")
+    table = (tmp_path / "cards.html").read_text().partition("<tbody")[2]
+    assert sorted(("costly", "beaten", "cheap"), key=table.index) == ["cheap", "costly", "beaten"]
+
+
 def test_the_teacher_is_in_the_plots(page):
     plots = page.read_text().partition("photos</h2>")[2].split("<svg")[1:]
     assert [plot.count(">teacher<") for plot in plots] == [1, 1, 1]
