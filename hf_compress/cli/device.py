@@ -5,12 +5,11 @@ from typing import Annotated
 
 import typer
 
-from hf_compress.cli.options import TrustRemoteCode, examples
+from hf_compress.cli.options import Json, TrustRemoteCode, examples
 from hf_compress.cli.output import show, show_json
 
 Classifier = Annotated[str, typer.Argument(help="Deployed file, run folder, or Hub id of a classifier.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 @examples(
