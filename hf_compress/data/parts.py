@@ -172,6 +172,19 @@ def unused_splits(sizes: dict[str, int], chosen: Chosen, section: DataSection) -
     return found
 
 
+def _tell_absent_classes(parts: Parts, names: list[str]) -> None:
+    """Warn of held-out images that show some classes alone, as the end of a split that is sorted by class does."""
+    for role in parts.images.keys() & {"validation", "test"}:
+        shown = set(itertools.chain.from_iterable(map(classes_of, parts.images[role].labels))) - {IGNORED_LABEL}
+        absent = [name for label, name in enumerate(names) if label not in shown]
+        if shown and absent:
+            advice = ": without 'data.splits' every class gets its share" if "[" in parts.origin[role] else ""
+            logger.warning(
+                "'%s' (%s) has no image of %d of %d classes, such as %s, and tells nothing of them%s",
+                role, parts.origin[role], len(absent), len(names), absent[0], advice,
+            )  # fmt: skip
+
+
 def settle(parts: Parts, section: DataSection, names: list[str], left_out: list[LeftOut]) -> dict[str, Any]:
     """Look for leaks, for conflicting labels and for all that is not used; return the facts for the report.
 
@@ -186,6 +199,7 @@ def settle(parts: Parts, section: DataSection, names: list[str], left_out: list[
     found = parts.found
     parts.images, leaks = settle_leaks(parts.images, section.on_leak, section.path)
     assert parts.found + sum(leak["dropped"] for leak in leaks) == found
+    _tell_absent_classes(parts, names)
     return {
         "left_out": [asdict(entry) for entry in left_out],
         "leaks": leaks,

@@ -85,6 +85,10 @@ def _few_test_images(report: dict[str, Any]) -> Iterator[str]:
         if few:
             named = _listed([f"{name} ({n})" for n, name in few])
             yield f"{number(len(few), 'class', 'classes')} with fewer than {FEW_IMAGES} {split} images: {named}."
+    shown = report["data"]["splits"].get("validation", {}).get("images_by_class")
+    absent = [name for name in report["labels"] if name not in shown] if shown else []
+    if absent:
+        yield f"Validation, which chose the best epoch, had no image of {_listed(absent)}."
 
 
 def _data(report: dict[str, Any]) -> Iterator[str]:

@@ -179,6 +179,24 @@ def test_the_same_picture_with_different_labels_is_told(tmp_path, caplog, source
     assert "4 images of 'train' are stored with different labels" in caplog.text
 
 
+def test_the_end_of_a_sorted_split_is_told_to_lack_classes(tmp_path, caplog):
+    cats, dogs = [(n, 0) for n in range(30)], [(n, 1) for n in range(30, 60)]
+    as_folder(tmp_path, {"train": cats + dogs, "test": [(100, 0), (101, 1)]})
+    sliced = load(tmp_path, splits={"train": "train[:90%]", "validation": "train[90%:]"})
+    told = "'validation' (split train[90%:]) has no image of 1 of 2 classes, such as cat, and tells nothing of them"
+    told += ": without 'data.splits' every class gets its share"
+    assert [record.message for record in caplog.records] == [
+        f"{told}: without 'data.splits' every class gets its share"
+    ]
+    assert sliced.facts["splits"]["validation"]["images_by_class"] == {"dog": 6}
+    caplog.clear()
+    assert load(tmp_path).facts["splits"]["validation"]["images_by_class"] == {"cat": 3, "dog": 3}
+    assert not caplog.records
+    data = report()["data"]
+    data["splits"]["validation"] = data["splits"]["test"] | {"images_by_class": {"dog": 6, "owl": 3}}
+    assert "Validation, which chose the best epoch, had no image of cat." in limits(report() | {"data": data})
+
+
 def test_a_missing_label_is_no_other_label(tmp_path):
     as_parquet(tmp_path, {"train": [*numbered(*range(30)), (4, -1)], "test": numbered(100, 101)})
     data = load(tmp_path)
