@@ -1,5 +1,6 @@
 """`hf-compress predict` and `benchmark`: models where they are used."""
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ from hf_compress.cli.output import show, show_json
 
 Classifier = Annotated[str, typer.Argument(help="Deployed file, run folder, or Hub id of a classifier.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
+logger = logging.getLogger(__name__)
 
 
 @examples(
@@ -61,5 +63,5 @@ def benchmark(
     classifiers, others = [open_classifier(name, threads, trust_remote_code) for name in models], Others()
     rows = using.benchmark(classifiers, using.pictures_in(images), repeats)
     for sentence in others.warning:
-        typer.echo(f"warning: {sentence}", err=True)
+        logger.warning(sentence)
     show_json(rows) if json_ else show(benchmark_table(rows))

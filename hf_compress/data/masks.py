@@ -20,7 +20,7 @@ from hf_compress.data.addresses import with_bytes
 from hf_compress.data.annotations import Annotation
 from hf_compress.data.geometry import as_shown
 from hf_compress.data.images import IGNORED_LABEL, input_size
-from hf_compress.device.pictures import MOST_PIXELS
+from hf_compress.device.pictures import refuse_oversized
 
 VOID = 255
 """The number of pixels that count for nothing, and the first that is no class."""
@@ -40,8 +40,7 @@ def decode_mask(picture: dict[str, Any]) -> Tensor:
         Exception: the bytes are not a whole picture, or it holds colours, or numbers above 255.
     """
     with Image.open(io.BytesIO(with_bytes(picture)["bytes"])) as image:
-        if image.width * image.height > MOST_PIXELS:
-            raise ValueError(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}")
+        refuse_oversized(image)
         numbers = np.asarray(image)
     if numbers.ndim == 3 and (numbers == numbers[..., :1]).all():
         numbers = numbers[..., 0]

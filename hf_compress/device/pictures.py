@@ -20,8 +20,7 @@ def read_picture(file):
         Exception: it is not a whole picture, for which Pillow has many kinds of error, or it is too large.
     """
     with Image.open(io.BytesIO(file if isinstance(file, bytes) else Path(file).read_bytes())) as image:
-        if image.width * image.height > MOST_PIXELS:
-            raise ValueError(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}")
+        refuse_oversized(image)
         image.load()
         image = ImageOps.exif_transpose(image)
         if image.mode in ("I", "F") or image.mode.startswith("I;16"):
@@ -30,6 +29,12 @@ def read_picture(file):
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         return np.array(image.convert("RGB"))
+
+
+def refuse_oversized(image):
+    """Raise ValueError where an image that is not decoded yet has more than `MOST_PIXELS`."""
+    if image.width * image.height > MOST_PIXELS:
+        raise ValueError(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}")
 
 
 def eight_bits(values, transparent=None):
