@@ -25,6 +25,7 @@ from hf_compress.run.folder import RunFolder
 from hf_compress.run.permissions import permitted
 from hf_compress.run.preparing import Prepared, prepare_run
 from hf_compress.runtimes import runtime
+from hf_compress.training.tracking import require_tracker
 
 SEARCHED = 0.4  # share of the minutes after which no more candidates are judged
 SPOILT = 0.5  # share of the quality
@@ -57,6 +58,7 @@ def find_best(
     recipe = permitted(request.recipe, trust_remote_code, publish=False)
     log = processes.begin(log)
     runtime(recipe.deploy[0].to)
+    require_tracker(recipe.track)
     if resume and (finished := _finished(request, Path(output))):
         log(f"'{output}' is finished: nothing is left to do")
         return finished

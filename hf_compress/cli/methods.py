@@ -9,7 +9,17 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_compress.cli.options import DATA_HELP, Json, Publish, Resume, Set, TrustRemoteCode, assignments, examples
+from hf_compress.cli.options import (
+    DATA_HELP,
+    Json,
+    Publish,
+    Resume,
+    Set,
+    Track,
+    TrustRemoteCode,
+    assignments,
+    examples,
+)
 from hf_compress.cli.run import run_recipe
 from hf_compress.cli.sections import Group, options_from
 from hf_compress.run.recipe import Recipe, model_overrides
@@ -50,6 +60,7 @@ def command(models: Callable[..., dict[str, Any]]) -> Callable[..., None]:
         finetune_epochs: FinetuneEpochs = None,
         control: Control = False,
         seed: Seed = 0,
+        track: Track = None,
         set_: Set = None,
         resume: Resume = False,
         overwrite: Overwrite = False,
@@ -59,7 +70,7 @@ def command(models: Callable[..., dict[str, Any]]) -> Callable[..., None]:
         **named: str,
     ) -> None:
         finetune = {} if finetune_epochs is None else {"teacher.finetune.epochs": finetune_epochs}
-        sections = {"data": dataset, "steps": [models.__name__], "control": control, "seed": seed}
+        sections = {"data": dataset, "steps": [models.__name__], "control": control, "track": track, "seed": seed}
         recipe = Recipe.from_dict(sections, models(**named) | finetune | values | assignments(set_))
         options = {"trust_remote_code": trust_remote_code, "publish": publish}
         run_recipe(recipe, output, json_, overwrite=overwrite, resume=resume, **options)

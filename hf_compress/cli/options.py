@@ -17,6 +17,7 @@ Publish = Annotated[bool, typer.Option("--publish", help="Publish the result whe
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run of the same recipe.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE: any value of the recipe; repeatable.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Track = Annotated[str | None, typer.Option(help="Show trainings in trackio, tensorboard or wandb, too.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print results and errors only.")]
 
 

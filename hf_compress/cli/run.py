@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hf_compress.cli.options import DATA_HELP, Json, Publish, Resume, Set, TrustRemoteCode, assignments, examples
+from hf_compress.cli.options import (
+    DATA_HELP,
+    Json,
+    Publish,
+    Resume,
+    Set,
+    Track,
+    TrustRemoteCode,
+    assignments,
+    examples,
+)
 from hf_compress.cli.output import show, show_json
 from hf_compress.ground import processes
 from hf_compress.ground.errors import Interrupted, UsageError
@@ -18,6 +28,7 @@ from hf_compress.run.inputs import refuse_missing
 from hf_compress.run.recipe import Recipe, recipe_schema
 from hf_compress.sections.values import is_study, read_recipe, with_model
 from hf_compress.study.config import Study, study_schema
+from hf_compress.training.tracking import require_tracker
 
 if TYPE_CHECKING:
     from hf_compress.report.run import Run
@@ -38,6 +49,7 @@ def run(
     ] = None,
     data: Annotated[str | None, typer.Option(help=DATA_HELP)] = None,
     output: Annotated[Path | None, typer.Option(help="Run folder to make; runs/RECIPE when not given.")] = None,
+    track: Track = None,
     set_: Set = None,
     resume: Resume = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in --output.")] = False,
@@ -49,7 +61,8 @@ def run(
 
     A study (a file with `runs`) makes one such folder a run and seed, and a table of all of them.
     """
-    overrides = ({} if data is None else {"data.path": data}) | assignments(set_)
+    given = {"data.path": data, "track": track}
+    overrides = {key: value for key, value in given.items() if value is not None} | assignments(set_)
     target = output or Path("runs") / Path(recipe).stem
     values = read_recipe(recipe)
     for section, model in (("teacher", teacher), ("student", student)):
@@ -80,6 +93,7 @@ def run_recipe(recipe: Recipe, target: Path, as_json: bool, **options: bool) -> 
         Interrupted: the user pressed Ctrl-C.
     """
     refuse_missing(recipe)
+    require_tracker(recipe.track)
     if options["resume"]:
         _say_if_new(target, target.with_name(target.name + ".partial"))
     from hf_compress.run.pipeline import compress

@@ -47,7 +47,8 @@ def teach_assistants(
         log(f"{name} of {len(assistants)}: {assistant.name}, taught by {teacher.name}")
         shown = data.augmented(recipe.data.augmentation, assistant.processor, teacher.processor)
         task = TASKS.get(recipe.task)
-        context = Context(shown, assistant.processor, teacher, recipe.seed, folder.partial, log=log, task=task)
+        facts = {"log": log, "task": task, "tracking": folder.tracking()}
+        context = Context(shown, assistant.processor, teacher, recipe.seed, folder.partial, **facts)
         distill = recipe.build_steps()[recipe.step_names.index("distill")]
         taught = apply_once(distill, name, assistant, context, folder.units)
         teacher = taught.student

@@ -72,7 +72,7 @@ def finish(
             "measure": {"split": "test", **recipe.measure.model_dump(), "other_cores": stages.other_cores},
             "environment": environment(),
         }
-        repeatable = recipe.model_copy(update={"publish": None})  # whoever repeats the run has another place for it
+        repeatable = recipe.model_copy(update={"publish": None, "track": None})  # whoever repeats it has other places
         write_run(files, repeatable.to_yaml(), report)
         for path, text in (texts or {}).items():
             (files / path).parent.mkdir(exist_ok=True)

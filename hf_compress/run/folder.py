@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from hf_compress.report.run import RECIPE, REPORT, Run
 from hf_compress.run.inputs import leaves, refuse_overlap, refuse_own_place
 from hf_compress.run.recipe import Recipe
 from hf_compress.sections.models import AUTO
+from hf_compress.training.tracking import Tracking
 
 BEGUN, MOVING, LOCK, FILES = "begun.json", "moving", "lock", "files"
 UNITS, DISCARDED, REPLACED = "units", "discarded", "replaced"
@@ -120,6 +122,14 @@ class RunFolder:
         self._begun.setdefault("commits", {}).update({k: v for k, v in commits.items() if v is not None})
         self._write_begun()
         return recipe.pinned(**self._begun["commits"])
+
+    def tracking(self) -> Tracking | None:
+        """Return where the recipe wants the trainings to be tracked; a resumed run goes on under the same name."""
+        if self.recipe.track is None:
+            return None
+        began = self._begun.setdefault("began", datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+        self._write_begun()
+        return Tracking.of(self.recipe.track, self.destination, began, self.units.folder)
 
     @property
     def seconds(self) -> float:
@@ -364,5 +374,5 @@ def changed_keys(earlier: dict[str, Any], now: dict[str, Any], revisions: bool =
 
 
 def comparable(recipe: Recipe) -> dict[str, Any]:
-    """Return a recipe as plain values; where its result is published does not matter."""
-    return recipe.model_dump(mode="json", exclude={"publish"})
+    """Return a recipe as plain values; where it is published and tracked does not matter."""
+    return recipe.model_dump(mode="json", exclude={"publish", "track"})

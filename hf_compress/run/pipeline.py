@@ -16,6 +16,7 @@ from hf_compress.run.preparing import prepare_run
 from hf_compress.run.recipe import Recipe
 from hf_compress.run.taking import take_steps
 from hf_compress.runtimes import runtime
+from hf_compress.training.tracking import require_tracker
 
 
 def compress(
@@ -54,6 +55,7 @@ def compress(
     log = processes.begin(log)
     for name in ["onnx"] * ("onnxruntime" in recipe.measure.runtimes) + [section.to for section in recipe.deploy]:
         runtime(name)
+    require_tracker(recipe.track)
     if recipe.publish is not None:
         require_login()
     with in_one_sentence(), RunFolder(output, recipe, overwrite, resume) as folder:

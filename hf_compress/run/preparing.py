@@ -75,7 +75,8 @@ def prepare_run(recipe: Recipe, folder: RunFolder, log) -> Prepared:
     recipe, remarks = with_checkpoints(recipe, data, folder.units, log)
     _foresee(recipe, data, teachers)
     remarks += logged(not_trained(recipe, teachers, data), log)
-    teachers, training_details = train_teachers(recipe, teachers, data, seeds.teachers, folder.units, log)
+    trained = train_teachers(recipe, teachers, data, seeds.teachers, folder.units, log, folder.tracking())
+    teachers, training_details = trained
     teacher, data = as_teacher(teachers, data)
     predict = predictor(task, data.workers)
     if task.needs_targets and not data.labelled:

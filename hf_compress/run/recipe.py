@@ -25,6 +25,7 @@ from hf_compress.sections.values import is_study, overridden, read_recipe
 from hf_compress.steps import STEPS
 from hf_compress.tasks import TASKS
 from hf_compress.tasks.base import TaskName
+from hf_compress.training.tracking import Tracker
 
 logger = logging.getLogger(__name__)
 Student = Annotated[StudentSection, shorthand(StudentSection, "model")]
@@ -59,6 +60,11 @@ class Recipe(Section):
     measure: MeasureSection = Field(default_factory=MeasureSection)
     publish: PublishSection | None = Field(
         None, description="Publish the finished run folder on the Hub; needs --publish as well."
+    )
+    track: Tracker | None = Field(
+        None,
+        description="Send what trainings log to this tracker as well, by the Trainer's own integration; none when not "
+        "given. Its package is installed apart.",
     )
     seed: int = Field(0, ge=0, lt=2**32)
 

@@ -78,7 +78,7 @@ def take_steps(prepared: Prepared, folder: RunFolder, units: Units, log) -> Take
     remarks = logged(before_distilling(recipe, last_teacher, data, stages, units, prepared.predict), log)
     processors = [student.processor, *([last_teacher.processor] if last_teacher else [])]
     shown = data.augmented(recipe.data.augmentation, *processors)
-    facts = {"log": log, "task": task, "measure": recipe.measure}
+    facts = {"log": log, "task": task, "measure": recipe.measure, "tracking": folder.tracking()}
     context = Context(shown, student.processor, last_teacher, recipe.seed, folder.partial, **facts)
     initial = replace(student, model=copy.deepcopy(student.model)) if recipe.control else None
     saved, first = None, context

@@ -28,6 +28,7 @@ from hf_compress.training.context import Context
 from hf_compress.training.fitting import train
 from hf_compress.training.predicting import predict
 from hf_compress.training.probing import solve_head
+from hf_compress.training.tracking import Tracking
 
 TRAINING = "training.json"
 FEW_IMAGES = 1000
@@ -70,7 +71,13 @@ def is_trained(section: TeacherSection, teacher: LoadedModel, data: ImageData, t
 
 
 def train_teachers(
-    recipe: Recipe, teachers: list[LoadedModel], data: ImageData, seeds: list[int], units: Units, log
+    recipe: Recipe,
+    teachers: list[LoadedModel],
+    data: ImageData,
+    seeds: list[int],
+    units: Units,
+    log,
+    tracking: Tracking | None = None,
 ) -> tuple[list[LoadedModel], list[dict[str, Any] | None]]:
     """Train the teachers, each as its `finetune` says, once; see `is_trained`.
 
@@ -90,7 +97,8 @@ def train_teachers(
         own_order = data.aligned(teacher.label_names) or data
         shown = own_order.augmented(recipe.data.augmentation, teacher.processor)
         own = Units(units.folder, seed)
-        trained.append(_train_once(name, section, teacher, task, own, shown, log))
+        facts = {"log": log, "task": task, "tracking": tracking, "resumable": True}
+        trained.append(_train_once(name, section, teacher, own, shown, facts))
     return [teacher for teacher, _ in trained], [details for _, details in trained]
 
 
@@ -111,10 +119,9 @@ def as_teacher(teachers: list[LoadedModel], data: ImageData) -> tuple[LoadedMode
 
 
 def _train_once(
-    name: str, section: TeacherSection, teacher: LoadedModel, task: Task, units: Units, data: ImageData, log
+    name: str, section: TeacherSection, teacher: LoadedModel, units: Units, data: ImageData, facts: dict[str, Any]
 ) -> tuple[LoadedModel, dict[str, Any]]:
     def work(new: Path, in_progress: Path) -> None:
-        facts = {"log": log, "task": task, "resumable": True}
         context = Context(data, teacher.processor, None, units.seed, in_progress, **facts)
         details = _train_layers(section, teacher, context)
         save(teacher.model, new, teacher.processor)

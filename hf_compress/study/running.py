@@ -21,6 +21,7 @@ from hf_compress.run.pipeline import compress
 from hf_compress.study.config import Study, run_folder
 from hf_compress.study.page import PAGE_FILES, write_results
 from hf_compress.tasks import TASKS
+from hf_compress.training.tracking import require_tracker
 
 STUDY = "study.yaml"
 Finished = dict[tuple[str, int], dict[str, Any]]
@@ -56,7 +57,8 @@ def run_study(
     """
     folder = user_path(output)
     for name in study.order():
-        permitted(study.recipe(name, study.seeds[0], folder), trust_remote_code, publish=False)
+        recipe = permitted(study.recipe(name, study.seeds[0], folder), trust_remote_code, publish=False)
+        require_tracker(recipe.track)
     log = processes.begin(log)
 
     def open_folder() -> Finished:

@@ -1,6 +1,8 @@
 """From the section of a recipe to the Trainer's arguments."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -11,10 +13,16 @@ from hf_compress.sections.base import TrainingConfig
 from hf_compress.training.context import Context
 
 EVALUATION_BATCH = 128
+UNTRACKED: Mapping[str, Any] = MappingProxyType({"report_to": "none"})
 
 
 def training_arguments(
-    config: TrainingConfig, context: Context, folder: Path, accumulation: int = 1, steps: int = -1
+    config: TrainingConfig,
+    context: Context,
+    folder: Path,
+    accumulation: int = 1,
+    steps: int = -1,
+    tracked: Mapping[str, Any] = UNTRACKED,
 ) -> TrainingArguments:
     """Return the Trainer's arguments for a section of the recipe.
 
@@ -22,6 +30,7 @@ def training_arguments(
         folder: of the checkpoints.
         accumulation: a step learns from so many batches.
         steps: of the whole training; -1 makes `config.epochs`.
+        tracked: the arguments that name a tracker: see `Tracking.arguments`.
     """
     return TrainingArguments(
         output_dir=str(folder),
@@ -46,7 +55,7 @@ def training_arguments(
         greater_is_better=context.task.deciding.higher_is_better,
         logging_nan_inf_filter=False,  # `stop_unless_finite` has looked already
         seed=context.seed,
-        **shared_arguments(context.data.workers),
+        **shared_arguments(context.data.workers) | tracked,
     )
 
 
@@ -58,7 +67,7 @@ def shared_arguments(workers: int) -> dict[str, Any]:
         "label_names": ["labels"],
         "remove_unused_columns": False,
         "disable_tqdm": True,
-        "report_to": "none",
+        **UNTRACKED,
     }
 
 

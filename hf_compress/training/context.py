@@ -13,6 +13,7 @@ from hf_compress.ground import processes
 from hf_compress.sections.measure import MeasureSection
 from hf_compress.tasks.base import Task
 from hf_compress.tasks.classification import CLASSIFICATION
+from hf_compress.training.tracking import PART, Tracking
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,6 +38,7 @@ class Context:
         log: prints one line for the user.
         task: what the models are for.
         measure: how the recipe wants time to be measured.
+        tracking: where trainings are tracked, or None.
         resumable: whether what lies in `work_folder` is an earlier part of this very work; False starts anew.
     """
 
@@ -50,12 +52,13 @@ class Context:
     log: Any = print
     task: Task = CLASSIFICATION
     measure: MeasureSection = field(default_factory=MeasureSection)
+    tracking: Tracking | None = None
     resumable: bool = False
     _numbers: Iterator[int] = field(default_factory=lambda: count(1), init=False, repr=False)
 
     def part(self) -> Path:
         """Return a folder for the next training, or the next rounds of pruning, of a step."""
-        folder = self.work_folder / f"part-{next(self._numbers)}"
+        folder = self.work_folder / f"{PART}{next(self._numbers)}"
         if not self.resumable:
             if processes.is_main():
                 shutil.rmtree(folder, ignore_errors=True)

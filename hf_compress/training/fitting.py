@@ -1,6 +1,7 @@
 """A training from its first epoch, or its last checkpoint, to the weights of its best one."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ from hf_compress.ground.tensors import use_channels_last
 from hf_compress.models.load import LoadedModel
 from hf_compress.sections.base import TrainingConfig
 from hf_compress.sections.distillation import LOSSES
-from hf_compress.training.arguments import optimizer, training_arguments
+from hf_compress.training.arguments import UNTRACKED, optimizer, training_arguments
 from hf_compress.training.batch_norms import require_pairs
 from hf_compress.training.budget import Ask, Budget, TimeTrial
 from hf_compress.training.callbacks import HoldMasks, ShowEpoch, TrainingProgress
@@ -107,7 +108,9 @@ def fit(
         while True:
             now = config.model_copy(update={"batch_size": batch_size, "learning_rate": attempts.learning_rate})
             checkpoints = attempts.checkpoints if trial is None else trial.folder
-            arguments = training_arguments(now, context, checkpoints, attempts.accumulation, steps)
+            tracking = context.tracking if trial is None else None
+            tracked = tracking.arguments(folder) if tracking else UNTRACKED
+            arguments = training_arguments(now, context, checkpoints, attempts.accumulation, steps, tracked)
             trainer = build(shown, args=arguments, optimizer_cls_and_kwargs=optimizer(now))
             if trial is not None:
                 trial.watch(trainer)
@@ -119,7 +122,8 @@ def fit(
             else:
                 initial.update((name, tensor.cpu().clone()) for name, tensor in trainer.model.state_dict().items())
             try:
-                _train(trainer, context.log if trial is None else lambda line: None)
+                with tracking.following(trainer, folder, context.log) if tracking else nullcontext():
+                    _train(trainer, context.log if trial is None else lambda line: None)
                 return trainer
             except Diverged as error:
                 attempts.lower_rate(error)

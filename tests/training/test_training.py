@@ -79,6 +79,7 @@ def test_the_trainer_gets_what_the_recipe_says(tmp_path):
     assert (arguments.num_train_epochs, arguments.per_device_train_batch_size) == (3, 5)
     assert (arguments.learning_rate, arguments.weight_decay, arguments.warmup_steps) == (0.2, 0.3, 0.4)
     assert (arguments.lr_scheduler_type, arguments.seed, arguments.gradient_accumulation_steps) == ("cosine", 7, 2)
+    assert arguments.report_to == []  # nothing is tracked that the recipe does not name
     assert optimizer(config) == (torch.optim.SGD, {"lr": 0.2, "momentum": 0.9, "nesterov": True})
 
 
