@@ -11,10 +11,18 @@ PROGRAMS = re.compile(r"(?:hf-compress|optimum-cli compress) +(.*)")
 
 
 def commands(lines):
-    """Return the arguments of each command among lines of a shell, without comments and redirections."""
+    """Return the arguments of each command among lines of a shell, without comments and redirections.
+
+    `...` stands for the options of the command above.
+    """
     joined = re.sub(r"\s*\\\n\s*", " ", "\n".join(lines))
     found = [match[1] for line in joined.splitlines() if (match := PROGRAMS.match(line.strip()))]
-    return [shlex.split(re.sub(r" > \S+", "", text).replace(" ... ", " "), comments=True) for text in found]
+    said = []
+    for text in found:
+        words = shlex.split(re.sub(r" > \S+", "", text), comments=True)
+        place = words.index("...") if "..." in words else None
+        said.append(words if place is None else [*words[:place], *said[-1][2:], *words[place + 1 :]])
+    return said
 
 
 def in_headers():
