@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from hf_compress.measure.detail import BINS
 from hf_compress.measure.intervals import difference, with_range
+from hf_compress.report.curves import training
 from hf_compress.report.deployed import recommended
 from hf_compress.report.front import front_figure
 from hf_compress.report.measures import CONTROL
@@ -290,6 +291,11 @@ FIGURES = {  # what draws each, and its caption
     "selection": (
         selection,
         "Students that competed for the budget: validation accuracy in short trainings against cost",
+    ),
+    "training": (
+        training,
+        "Training loss and validation quality of every epoch, by stage, those of the rounds of pruning one after the "
+        "other; the best epoch is marked, and the control is dashed",
     ),
     "rounds": (
         rounds,

@@ -77,7 +77,28 @@ class PruningBudget(ReportPart):
     target: dict[Name, Fraction] = Field({}, max_length=1)
 
 
-class Round(Scored):
+class Epoch(Scored):
+    """What a training had come to; its loss is the mean of the epoch's steps."""
+
+    prefix = "validation_"
+    epoch: Positive = 1
+    training_loss: float = 0.0
+
+
+class Training(ReportPart):
+    """Where something was trained, one entry an epoch."""
+
+    epochs: list[Epoch] = []
+    best_epoch: Positive = 1
+
+    @model_validator(mode="after")
+    def _best_is_one_of_them(self):
+        if self.epochs and self.best_epoch > len(self.epochs):
+            raise ValueError(f"best_epoch {self.best_epoch} is none of the {len(self.epochs)} epochs")
+        return self
+
+
+class Round(Scored, Training):
     """A pruning round: which fractions were gone; one that diverged has no accuracy."""
 
     prefix = "validation_"
@@ -109,12 +130,10 @@ class TimeBudget(ReportPart):
     epochs: Annotated[float, Field(gt=0)]
 
 
-class Details(Scored):
+class Details(Scored, Training):
     """What a step recorded: anything, but what cards and figures show has its form."""
 
     prefix = "unpruned_validation_"
-    epochs: list[dict[str, Any]] = []
-    best_epoch: Positive = 1
     trained_layers: Literal["head", "all"] = "all"
     time_budget: TimeBudget | None = None
     rounds: list[Round] = []
@@ -123,6 +142,7 @@ class Details(Scored):
     rewrite: Name = ""
     logits_error: dict[Name, Annotated[float, Field(ge=0)]] = {}
     missed: Missed | None = None
+    steps: dict[Name, "Details"] = {}
 
     @model_validator(mode="after")
     def _whole(self):

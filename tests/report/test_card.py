@@ -117,7 +117,7 @@ def test_hostile_names_leave_card_and_metadata_valid(hostile):
         "h1", "h2", "p", "table", "thead", "tbody", "tr", "th", "td", "img", "pre", "code", "ul", "li", "strong"
     }  # fmt: skip
     images = [attributes["src"] for tag, attributes in parsed.tags if tag == "img"]
-    drawn = ("rounds", "layers", "latency", "confusion", "reliability", "examples")
+    drawn = ("training", "rounds", "layers", "latency", "confusion", "reliability", "examples")
     assert images == [f"figures/{name}.png" for name in drawn]
     assert all((hostile.folder / path).stat().st_size < 60_000 for path in images)
 
@@ -387,7 +387,7 @@ def test_what_was_not_measured_is_absent(tmp_path):
     text = str(write_card(folder))
     for word in ("atency", "alibration", "ROC", "memory", "ecall"):
         assert word not in text.partition("## How to load")[0], word
-    assert [path.name for path in (folder / "figures").iterdir()] == ["rounds.png"]
+    assert {path.name for path in (folder / "figures").iterdir()} == {"training.png", "rounds.png"}
     assert not re.search(r"\| *0(\.0+)?( \w+)? *\|", text.partition("## Data")[0])
 
 

@@ -34,7 +34,7 @@ def test_figures_fit_the_card_and_are_light(folder):
 
 
 def test_the_same_report_gives_the_same_bytes(folder, tmp_path):
-    names = ["rounds", "latency"]
+    names = ["training", "rounds", "latency"]
     content = report()
     content = {**content, "layers": {}}
     for row in content["rows"]:
@@ -54,6 +54,43 @@ def test_the_chosen_round_is_the_last_one_kept():
     assert chosen.xy == (50.0, 0.9)
     (rolled_back,) = [line for line in axes.lines if "rolled back" in line.get_label()]
     assert (rolled_back.get_xdata()[0], rolled_back.get_ydata()[0]) == (pytest.approx(20), 0.4)
+
+
+def drawn_lines(axes):
+    return [(line.get_label(), line.get_xydata().tolist()) for line in axes.lines]
+
+
+def test_curves_of_rounds_follow_each_other_and_the_best_epochs_are_marked():
+    loss, quality = figures.training(report()).axes
+    assert loss.get_title() == "1 prune" and quality.get_ylabel() == "validation accuracy"
+    halves = [[[1, 0.5], [2, 0.25]], [[3, 0.5], [4, 0.25]]]
+    assert drawn_lines(loss) == [("training", values) for values in halves]
+    first, best, second, best_again = drawn_lines(quality)
+    assert first == ("training", [[1, 0.9], [2, pytest.approx(0.8)]])
+    assert second == ("training", [[3, 0.4], [4, pytest.approx(0.3)]])
+    assert [best, best_again] == [("best epoch", [[1, 0.9]]), ("best epoch", [[3, 0.4]])]
+
+
+def test_curves_show_the_control_dashed_and_hollow_without_its_best_epoch():
+    content = with_control(report())
+    for entry in content["control"]["details"]["steps"]["1 prune"]["rounds"]:
+        entry["epochs"] = [epoch | {"validation_accuracy": 0.2} for epoch in entry["epochs"]]
+    _, quality = figures.training(content).axes
+    lines = [line for line in quality.lines if line.get_label() == "control"]
+    assert [line.get_ydata().tolist() for line in lines] == [[0.2, 0.2]] * 2
+    assert {(line.get_linestyle(), line.get_fillstyle()) for line in lines} == {("--", "none")}
+    assert sum(line.get_label() == "best epoch" for line in quality.lines) == 2
+
+
+def test_curves_are_of_all_stages_that_trained_the_last_eight_at_most():
+    content = report()
+    (row,) = content["rows"][1:]
+    content["rows"] += [row | {"stage": f"{number} prune"} for number in range(2, 11)]
+    titles = [axes.get_title() for axes in figures.training(content).axes if axes.get_title()]
+    assert titles == [f"{number} prune" for number in range(3, 11)]
+    for each in content["rows"]:
+        each["details"] = {"epochs": [{}, {}]}  # as a Trainer's card has it
+    assert figures.training(content) is None
 
 
 def test_layers_show_widths_or_else_zeros():

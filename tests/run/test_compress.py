@@ -64,7 +64,8 @@ def test_the_run_folder_is_a_hub_repository(finished):
     run, _ = finished
     names = {file.relative_to(run.folder).as_posix() for file in run.folder.rglob("*") if file.is_file()}
     figures = {
-        f"figures/{name}.png" for name in ("rounds", "layers", "latency", "confusion", "reliability", "examples")
+        f"figures/{name}.png"
+        for name in ("training", "rounds", "layers", "latency", "confusion", "reliability", "examples")
     }
     model = {"config.json", "model.safetensors", "modeling_hf_compress.py", "preprocessor_config.json"}
     assert names == model | figures | {"README.md", "recipe.yaml", "report.json", "hf_compress_manifest.json"}
@@ -131,6 +132,9 @@ def test_pruning_rounds_reach_the_target_and_are_reported(finished):
     rows = finished[0].report["rows"]
     assert details["target_reached"]
     assert len(details["rounds"]) > 1
+    for entry in details["rounds"]:  # each trained one epoch
+        (epoch,) = entry["epochs"]
+        assert epoch["validation_accuracy"] == entry["validation_accuracy"] and epoch["training_loss"] > 0
     gone = [entry["macs"] for entry in details["rounds"]]
     assert gone == sorted(gone)
     assert gone[-1] >= 0.399

@@ -35,8 +35,7 @@ def recover(model: nn.Module, context: Context, config: RecoveryConfig, unpruned
         context.log(f"recovery: learning rate {rate:g}, as much as the model bears")
         config = config.model_copy(update={"learning_rate": rate})
     details = train(model, context, config, teacher=None if config.labels_only else unpruned)
-    row = {"learning_rate": config.learning_rate}
-    return row | {"time_budget": details["time_budget"]} if "time_budget" in details else row
+    return {"learning_rate": config.learning_rate} | details
 
 
 def bearable_rate(model: nn.Module, calibration: Calibration, sparse: frozenset[str] = frozenset()) -> float:
