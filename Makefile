@@ -37,6 +37,7 @@ bench-distillation: .venv-peers/installed  # two minutes; PEERS="--data DATA --t
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv

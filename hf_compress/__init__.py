@@ -61,7 +61,7 @@ with suppress(ImportError):  # `hf_compress.device` works where NumPy, Pillow an
     )
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'hf_compress' has no attribute '{name}'")
     return getattr(import_module(_PUBLIC[name]), name)

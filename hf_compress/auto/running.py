@@ -40,7 +40,7 @@ def find_best(
     output: str | Path = "runs/auto",
     overwrite: bool = False,
     resume: bool = False,
-    log=print,
+    log: Callable[[str], None] = print,
     *,
     trust_remote_code: bool = False,
 ) -> Run:
@@ -259,7 +259,7 @@ def _finished(request: Request, folder: Path) -> Run | None:
     return run
 
 
-def _finish(search: Search, winner: Point, prepared: Prepared, folder: RunFolder, log) -> Run:
+def _finish(search: Search, winner: Point, prepared: Prepared, folder: RunFolder, log: Callable[[str], None]) -> Run:
     """Look at the test images, once, and write the run folder of the winner."""
     taken = search.bench.taken(winner.number, winner.recipe)
     missed = search.decision.missed(winner, search.points)

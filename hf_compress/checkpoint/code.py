@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ class {name}(_{name}):
 '''
 
 
-def write_code(model: PreTrainedModel, folder: str | Path) -> None:
+def write_code(model: PreTrainedModel, folder: str | os.PathLike) -> None:
     """Put `modeling_hf_compress.py` into the folder where `model` was saved, if its `config.json` records changes.
 
     `auto_map` of `config.json` names the class in it. A model whose class lies neither in transformers nor in a

@@ -28,7 +28,7 @@ WAITS = (1.0, 2.0, 4.0, 8.0)
 LONGEST_WAIT = 60
 PASSING = (408, 429, 500, 502, 503, 504)
 RETRIED = (HfHubHTTPError, httpx2.TransportError, json.JSONDecodeError)  # the last: an overloaded proxy sends HTML
-_T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 def patiently(call: Callable[..., _T], *args, **options) -> _T:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from hf_compress.ground import progress
 from hf_compress.ground.errors import UsageError
@@ -17,7 +17,7 @@ from hf_compress.ground.errors import UsageError
 if TYPE_CHECKING:
     from accelerate import PartialState
 
-_T = TypeVar("T")
+_T = TypeVar("_T")
 PATIENCE = timedelta(hours=3)  # for the main process alone at work; a launcher ends all when one fails
 SHARDING = {
     "ACCELERATE_USE_FSDP": "FSDP",
@@ -59,7 +59,7 @@ def from_main(value: _T) -> _T:
 
 def on_main(compute: Callable[[], _T]) -> _T:
     """Return what the main process computes, on every process; the others wait."""
-    return from_main(compute() if is_main() else None)
+    return cast(_T, from_main(compute() if is_main() else None))
 
 
 def gathered(items: list[_T]) -> list[_T]:

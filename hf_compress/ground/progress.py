@@ -43,8 +43,8 @@ def without_bars_of_libraries() -> None:
 def bar() -> Progress:
     """Return a context manager that shows a bar of steps, which is gone when it is done."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    looks = {"disable": not _looked_at(), "redirect_stdout": sys.stdout.isatty()}
-    return Progress(*columns, console=CONSOLE, transient=True, **looks)
+    quiet, of_terminal = not _looked_at(), sys.stdout.isatty()
+    return Progress(*columns, console=CONSOLE, transient=True, disable=quiet, redirect_stdout=of_terminal)
 
 
 def track(items: Iterable[_T], description: str) -> Iterator[_T]:

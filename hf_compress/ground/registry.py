@@ -1,20 +1,20 @@
 """One small registry for everything that can be added by name: steps, students, losses, importance criteria."""
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
 from hf_compress.ground.errors import UsageError
 
-_T = TypeVar("T")
+_T = TypeVar("_T")
 
 
-def did_you_mean(name: str, candidates) -> str:
+def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """Return `; did you mean 'x'?`, or the list of candidates when none is near."""
-    candidates = sorted(candidates)
-    near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
-    return f"; did you mean '{near[0]}'?" if near else f"; choose one of {', '.join(candidates)}"
+    known = sorted(candidates)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else f"; choose one of {', '.join(known)}"
 
 
 class Registry(Generic[_T]):

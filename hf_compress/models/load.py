@@ -87,7 +87,7 @@ class ClassKind:
         dimensions: of the logits: (images, classes), and perhaps height and width of a map.
     """
 
-    auto: type
+    auto: Any
     noun: str
     dimensions: int
 
@@ -98,7 +98,7 @@ SEGMENTER = ClassKind(AutoModelForSemanticSegmentation, "a model for semantic se
 
 def open_model(
     name: str,
-    auto: type,
+    auto: Any,
     refusal: str,
     *,
     revision: str | None = None,
@@ -118,7 +118,7 @@ def open_model(
     limit_waits()
     folder = local_folder(name)
     source = folder or name
-    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         if folder is None:  # all files are those of one commit, from the cache where the Hub is out of reach
             options["revision"] = resolve_revision(name, revision=revision)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hf_compress.ground.errors import CompressError, UsageError
 from hf_compress.ground.registry import Registry, did_you_mean
-from hf_compress.sections.models import TEACHER
+from hf_compress.sections.models import TEACHER, StudentSection
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PretrainedConfig
 
     from hf_compress.models.load import LoadedModel
-    from hf_compress.sections.models import StudentSection, TeacherSection
+    from hf_compress.sections.models import TeacherSection
 
 
 CLASSIFIERS = "AutoModelForImageClassification"
@@ -141,11 +141,11 @@ def build_model(section: TeacherSection | StudentSection, labels: list[str] | No
         UsageError: options that do not fit the kind of model.
     """
     if section.model in STUDENTS:
-        if isinstance(getattr(section, "pretrained", True), str):
+        if isinstance(section, StudentSection) and isinstance(section.pretrained, str):
             return _build_pretrained(section, labels, kind)
         names = labels or [] if kind.classes else None
-        size = {"width": section.width, "image_size": section.image_size}
-        classes = {"auto_class": kind.auto_class, "processor_class": kind.processor_class}
+        size: dict[str, Any] = {"width": section.width, "image_size": section.image_size}
+        classes: dict[str, Any] = {"auto_class": kind.auto_class, "processor_class": kind.processor_class}
         return build_registered(section.model, names, **size, **classes)
     if "/" not in section.model and not section.model.startswith((".", "~")):
         near = did_you_mean(section.model, STUDENTS)
@@ -169,7 +169,7 @@ def build_student(section: StudentSection, labels: list[str], teacher: LoadedMod
     from hf_compress.data.images import input_size
     from hf_compress.models.load import LoadedModel
 
-    if section.model == TEACHER:
+    if section.model == TEACHER and teacher is not None:
         own = LoadedModel(copy.deepcopy(teacher.model), teacher.processor, teacher.name, teacher.commit)
         return _at_size(own, section.image_size)
     side = section.image_size
@@ -268,7 +268,7 @@ def _scaled(channels: int, width: float) -> int:
 
 
 def _resnet(layer_type: str, depths: list[int], expansion: int) -> Callable[..., PretrainedConfig]:
-    def build(width: float, **label_options) -> PretrainedConfig:
+    def build(width: float, **label_options: Any) -> PretrainedConfig:
         from transformers import ResNetConfig
 
         return ResNetConfig(
@@ -294,7 +294,7 @@ register_student("resnet50", "ResNet-50 (He et al., 2016)", Checkpoint("microsof
 
 
 def _mobilenet(config: str) -> Callable[..., PretrainedConfig]:
-    def build(width: float, **label_options) -> PretrainedConfig:
+    def build(width: float, **label_options: Any) -> PretrainedConfig:
         import transformers
 
         return getattr(transformers, config)(  # as in PyTorch versions: the defaults fit converted TensorFlow weights
@@ -325,7 +325,7 @@ register_student(
     "EfficientNet-B0 (Tan and Le, 2019)",
     Checkpoint("google/efficientnet-b0", 5.3, "apache-2.0"),
 )
-def _efficientnet_b0(width: float, **label_options) -> PretrainedConfig:
+def _efficientnet_b0(width: float, **label_options: Any) -> PretrainedConfig:
     """transformers' defaults are those of B7, and so small at first that training does not begin."""
     from transformers import EfficientNetConfig
     from transformers.models.efficientnet.modeling_efficientnet import round_filters
@@ -347,7 +347,7 @@ def _efficientnet_b0(width: float, **label_options) -> PretrainedConfig:
     "RegNetY-400MF (Radosavovic et al., 2020)",
     Checkpoint("facebook/regnet-y-004", 4.3, "apache-2.0"),
 )
-def _regnet_y_400mf(width: float, **label_options) -> PretrainedConfig:
+def _regnet_y_400mf(width: float, **label_options: Any) -> PretrainedConfig:
     from transformers import RegNetConfig
 
     return RegNetConfig(
@@ -361,7 +361,7 @@ def _regnet_y_400mf(width: float, **label_options) -> PretrainedConfig:
 
 
 @register_student("convnext_atto", "ConvNeXt-Atto (Liu et al., 2022; the size is timm's)")
-def _convnext_atto(width: float, **label_options) -> PretrainedConfig:
+def _convnext_atto(width: float, **label_options: Any) -> PretrainedConfig:
     from transformers import ConvNextConfig
 
     return ConvNextConfig(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ def check_report(values: Any, name: str) -> None:
         raise UsageError(f"'{name}' is no report of a run: {_said(error.errors()[0])}") from None
 
 
-def _said(error: dict[str, Any]) -> str:
+def _said(error: Mapping[str, Any]) -> str:
     key = shown(".".join(map(str, error["loc"])))
     if error["type"] == "missing":
         return f"it lacks the key {key}"

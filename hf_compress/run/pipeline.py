@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from hf_compress.ground import processes
@@ -24,7 +25,7 @@ def compress(
     output: str | Path = "runs/latest",
     overwrite: bool = False,
     resume: bool = False,
-    log=print,
+    log: Callable[[str], None] = print,
     *,
     trust_remote_code: bool = False,
     publish: bool = False,
@@ -72,7 +73,7 @@ def compress(
     return run
 
 
-def _log_resumed(folder: RunFolder, output: str | Path, log) -> None:
+def _log_resumed(folder: RunFolder, output: str | Path, log: Callable[[str], None]) -> None:
     if folder.resumed:
         log(f"going on with '{output}'; done: {', '.join(folder.units.done()) or 'a part of the first training'}")
     if folder.new_versions:

@@ -272,7 +272,7 @@ class Recipe(Section):
                 `assistants`, and one a data set for `unlabelled`.
         """
         recipe = self.model_copy(deep=True)
-        sections = {
+        sections: dict[str, Any] = {
             "teacher": recipe.teacher.members if recipe.teacher else [],
             "assistants": recipe.assistants,
             "student": [recipe.student],
@@ -292,7 +292,8 @@ class Recipe(Section):
 def recipe_schema() -> dict[str, Any]:
     """Return the JSON schema of recipes, with the options of every registered step."""
     configs = {name: STEPS.get(name).Config for name in STEPS}
-    _, schema = models_json_schema([(model, "validation") for model in (Recipe, *configs.values())])
+    sections: list[type[Section]] = [Recipe, *configs.values()]
+    _, schema = models_json_schema([(section, "validation") for section in sections])
     recipe = schema["$defs"].pop("Recipe")
     recipe["properties"]["steps"]["items"] = {
         "oneOf": [
@@ -339,7 +340,9 @@ def _without_chain(values: dict[str, Any]) -> dict[str, Any]:
 def _without_quantize(values: dict[str, Any]) -> dict[str, Any]:
     """Write each step `quantize`, as recipes had it before `deploy`, as a deployment."""
     steps, deploy = values.get("steps"), values.get("deploy", [])
-    for number, step in enumerate(steps if isinstance(steps, list) and isinstance(deploy, list) else []):
+    if not isinstance(steps, list) or not isinstance(deploy, list):
+        return values
+    for number, step in enumerate(steps):
         named = {step: {}} if isinstance(step, str) else step
         if not isinstance(named, dict) or list(named) != ["quantize"]:
             continue

@@ -7,5 +7,5 @@ from hf_compress.runtimes.base import RUNTIMES, Exportable, Runtime, register_ru
 
 __all__ = ["RUNTIMES", "Exportable", "Runtime", "register_runtime", "runtime"]
 
-for _, name, _ in pkgutil.iter_modules(__path__, __name__ + "."):
-    importlib.import_module(name)
+for module in pkgutil.iter_modules(__path__, __name__ + "."):
+    importlib.import_module(module.name)

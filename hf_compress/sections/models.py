@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -13,7 +13,7 @@ AUTO = "auto"
 TEACHER = "teacher"
 
 
-def _most(description: str):
+def _most(description: str) -> Any:
     return Field(None, gt=0, allow_inf_nan=False, description=description)
 
 

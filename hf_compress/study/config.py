@@ -136,8 +136,10 @@ class Study(Section):
 
     def _sections(self, name: str) -> dict[str, Any]:
         """Return what a run and the study say, the run's word first; of `data`, key by key."""
-        shared, own = deepcopy(self.model_extra), deepcopy(self.runs[name].model_extra)
-        data = [{"path": part} if isinstance(part, str) else part for part in (shared.get("data"), own.get("data"))]
+        shared, own = deepcopy(self.model_extra or {}), deepcopy(self.runs[name].model_extra or {})
+        data: list[Any] = [
+            {"path": part} if isinstance(part, str) else part for part in (shared.get("data"), own.get("data"))
+        ]
         merged = {"data": data[0] | data[1]} if all(isinstance(part, dict) for part in data) else {}
         return shared | own | merged
 
@@ -149,7 +151,7 @@ class Study(Section):
             node = {"model": node}
         if not isinstance(node, dict):
             return node
-        model = {
+        model: dict[str, Any] = {
             key: [self._with_models(item, output, seed) if isinstance(item, dict) else item for item in value]
             if isinstance(value, list)
             else value
@@ -231,7 +233,7 @@ def run_folder(output: Path, name: str, seed: int) -> Path:
 
 
 def _refuse_unknown_keys(section: Section, path: str) -> None:
-    for key, value in section.model_extra.items():
+    for key, value in (section.model_extra or {}).items():
         if key not in SECTIONS:
             near = did_you_mean(key, [*SECTIONS, *type(section).model_fields])
             raise UsageError(f"unknown key '{path}{key}' (value {shown(value)}){near}")

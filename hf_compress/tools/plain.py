@@ -134,18 +134,19 @@ def prune(
     unpruned = Plain(twin(module).cpu())
     _require_runs(unpruned, image)
     pruned = Plain(copy.deepcopy(module).cpu().eval())
-    images = None if calibration is None else _Images.of(calibration)
+    images: Any = None if calibration is None else _Images.of(calibration)  # in the place of a `Calibration`
     pruner = ChannelPruner(pruned, image, config, _layers(pruned, exclude))
     kept = pruner.remove(pruned, pruner.scores(pruned, amount, images), amount)
     repair = _repaired(unpruned, pruned, kept, images) if images else {}
-    counts = [tuple(count(model) for model in (unpruned, pruned)) for count in (count_parameters, _macs(image))]
+    parameters = count_parameters(unpruned), count_parameters(pruned)
+    macs = count_macs(unpruned, image), count_macs(pruned, image)
     shapes = changes_between(unpruned.module, pruned.module)
     protected = {name.removeprefix("module."): reason for name, reason in pruner.protected.items()}
     device = next(module.parameters()).device
     smaller = pruned.module.to(device=device, memory_format=torch.contiguous_format)
     for whole, part in zip(module.modules(), smaller.modules(), strict=True):
         part.training = whole.training
-    return PrunedModule(smaller, shapes, protected, *counts, image, repair)
+    return PrunedModule(smaller, shapes, protected, parameters, macs, image, repair)
 
 
 def restore(module: nn.Module, folder: str | Path) -> nn.Module:
@@ -233,12 +234,10 @@ def _repaired(unpruned: Plain, pruned: Plain, kept: Any, images: _Images) -> dic
         torch.optim.swa_utils.update_bn((batch for batch in fitted.pixel_values() if len(batch) > 1), trial)
         trial.eval()
 
-    changes = {"least_squares": solve} | ({"batch_norm": count_anew} if has_batch_norms(pruned) else {})
+    changes: dict[str, Any] = {"least_squares": solve}
+    if has_batch_norms(pruned):
+        changes["batch_norm"] = count_anew
     return improve(unpruned, pruned, list(judged.pixel_values()), changes)
-
-
-def _macs(image: Tensor):
-    return lambda model: count_macs(model, image)
 
 
 def _export(model: Plain, name: str, image: Tensor, folder: Path) -> str:

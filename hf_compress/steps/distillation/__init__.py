@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from hf_compress.losses.logits import register_loss
 from hf_compress.sections.distillation import LOSSES, DistillSection, LossConfig
 from hf_compress.steps.base import Step, StepResult, register_step
 from hf_compress.training.context import Context
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["LOSSES", "Distill", "DistillSection", "LossConfig", "register_loss"]
 
@@ -28,7 +33,7 @@ class Distill(Step[DistillSection]):
         """Return the step itself: without a teacher, `train` reads of its section how to train, and no loss."""
         return self
 
-    def apply(self, model, context: Context) -> StepResult:
+    def apply(self, model: PreTrainedModel, context: Context) -> StepResult:
         from hf_compress.training.fitting import train
 
         return StepResult(model, train(model, context, self.config, teacher=context.teacher))

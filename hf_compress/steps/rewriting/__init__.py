@@ -1,10 +1,17 @@
 """The `rewrite` step."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from hf_compress.steps.base import Step, StepResult, register_step
 from hf_compress.steps.rewriting import kinds  # noqa: F401  (registers them)
 from hf_compress.steps.rewriting.base import Layer, Rewriting, Unsuitable, register_rewrite
 from hf_compress.steps.rewriting.config import REWRITINGS, RewriteConfig
 from hf_compress.training.context import Context
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["REWRITINGS", "Layer", "Rewrite", "RewriteConfig", "Rewriting", "Unsuitable", "register_rewrite"]
 
@@ -16,7 +23,7 @@ class Rewrite(Step[RewriteConfig]):
     Config = RewriteConfig
     alone = True
 
-    def apply(self, model, context: Context) -> StepResult:
+    def apply(self, model: PreTrainedModel, context: Context) -> StepResult:
         from hf_compress.steps.rewriting.rewriting import rewrite
 
         return rewrite(model, context, self.config)
