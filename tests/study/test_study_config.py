@@ -205,7 +205,19 @@ def test_the_schema_describes_what_is_shared_and_what_is_a_runs_own():
     run = schema["$defs"]["StudyRun"]
     assert schema["required"] == ["runs"]
     assert schema["additionalProperties"] is run["additionalProperties"] is False
-    sections = {"task", "teacher", "assistants", "chain", "student", "data", "steps", "control", "deploy", "measure"}
+    sections = {
+        "task",
+        "teacher",
+        "assistants",
+        "chain",
+        "student",
+        "data",
+        "steps",
+        "control",
+        "deploy",
+        "measure",
+        "track",
+    }
     assert set(schema["properties"]) == sections | {"image_size", "training", "seeds", "runs"}
     assert set(run["properties"]) == sections | {"label"}
     for key in ("teacher", "student"):
