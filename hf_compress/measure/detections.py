@@ -102,3 +102,14 @@ def mean_average_precision(found: Tensor, targets: Tensor, by_class: bool = Fals
             ],
         )
     return metric.compute()
+
+
+def precision_by_class(found: dict[str, Tensor]) -> list[float | None]:
+    """Return the average precision of each class up to the last that occurs; None for one of which there is no object.
+
+    Args:
+        found: what `mean_average_precision` returns by class.
+    """
+    classes, values = found["classes"].reshape(-1).tolist(), found["map_per_class"].reshape(-1).tolist()
+    occurring = {number: value for number, value in zip(classes, values, strict=True) if value >= 0}
+    return [occurring.get(number) for number in range(max(occurring, default=-1) + 1)]

@@ -12,6 +12,7 @@ from hf_compress.report.measures import CONTROL, Measure, control_of, four_digit
 from hf_compress.tasks import task_of
 
 MANY_CLASSES, WORST_CLASSES = 30, 15
+BY_CLASS = {"classes": "recall", "class_iou": "IoU", "class_ap": "AP"}  # what a row tells of each class
 
 
 def comparison(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -189,13 +190,12 @@ def data_rows(report: dict[str, Any]) -> list[tuple[str, int, str, int | str, in
 
 
 def class_measure(report: dict[str, Any]) -> str | None:
-    """Return what is told of each class: its recall, or its IoU; None where nothing is."""
-    last = report["rows"][-1]
-    return "recall" if "classes" in last else "IoU" if "class_iou" in last else None
+    """Return what is told of each class: its recall, IoU or average precision; None where nothing is."""
+    return next((words for key, words in BY_CLASS.items() if key in report["rows"][-1]), None)
 
 
 def class_table(report: dict[str, Any]) -> list[tuple[str, int | str, int, str, str]]:
-    """Return one row a class: name, training images, test images, recall or IoU of the first and of the final model.
+    """Return one row a class: name, training images, test images, `class_measure` of the first and of the final model.
 
     Of more than 30 classes, the 15 with the lowest.
     """
@@ -203,7 +203,7 @@ def class_table(report: dict[str, Any]) -> list[tuple[str, int | str, int, str, 
     if class_measure(report) is None:
         return []
     trained, tested_on = (report["data"]["splits"][split]["images_by_class"] for split in ("train", "test"))
-    before, after = _by_class(first) or [None] * len(report["labels"]), _by_class(last)
+    before, after = (_by_class(row, len(report["labels"])) for row in (first, last))
     order = range(len(after))
     if len(after) > MANY_CLASSES:
         order = sorted((i for i in order if after[i] is not None), key=after.__getitem__)[:WORST_CLASSES]
@@ -252,8 +252,9 @@ def sources(report: dict[str, Any]) -> list[dict[str, Any]]:
     return [source | {"role": role} for role, source in origin.sources_with_roles(report)]
 
 
-def _by_class(row: dict[str, Any]) -> list[float | None] | None:
-    return recall(row["classes"]) if "classes" in row else row.get("class_iou")
+def _by_class(row: dict[str, Any], classes: int) -> list[float | None]:
+    told = recall(row["classes"]) if "classes" in row else row.get("class_iou", row.get("class_ap", []))
+    return told + [None] * (classes - len(told))
 
 
 def recall(classes: dict[str, list]) -> list[float | None]:

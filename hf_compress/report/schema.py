@@ -213,6 +213,8 @@ class Report(ReportPart):
                 _refuse_other_classes(f"{key}.classes", row.classes, len(self.labels))
             if row.class_iou is not None and len(row.class_iou) != len(self.labels):
                 raise ValueError(f"'{key}.class_iou' does not count the {len(self.labels)} labels")
+            if row.class_ap is not None and len(row.class_ap) > len(self.labels):
+                raise ValueError(f"'{key}.class_ap' names a class beyond the {len(self.labels)} labels")
         return self
 
 

@@ -180,6 +180,7 @@ class Row(AnyRow):
     cost: Cost
     classes: Classes = None
     class_iou: list[Fraction | None] = None
+    class_ap: list[Fraction | None] = None
     reliability: Reliability = None
     runtimes: dict[Name, dict[Batch, Latency]] = {}
     details: Details = Field(default_factory=Details)

@@ -124,8 +124,17 @@ class Detection(Task):
     def quality(self, predictions):
         from hf_compress.measure.detections import mean_average_precision
 
-        found = mean_average_precision(predictions.outputs["detections"], predictions.labels)
+        return self._measured(mean_average_precision(predictions.outputs["detections"], predictions.labels))
+
+    def _measured(self, found):
         return {metric.name: found[metric.name].item() for metric in self.metrics if found[metric.name] >= 0}
+
+    def in_detail(self, predictions):
+        """Add `class_ap`, see `precision_by_class`."""
+        from hf_compress.measure.detections import mean_average_precision, precision_by_class
+
+        found = mean_average_precision(predictions.outputs["detections"], predictions.labels, by_class=True)
+        return {"quality": self._measured(found), "by_image": {}, "class_ap": precision_by_class(found)}
 
     def as_targets(self, predictions):
         from torchvision.ops import box_convert

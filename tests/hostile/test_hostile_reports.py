@@ -98,6 +98,7 @@ CASES = {
     "a class that is not there": (at(*ROWS, "classes", "confused", to=[[0, 3, 1]]), "names a class beyond"),
     "a class below 0": (at(*ROWS, "classes", "confused", to=[[0, -1, 1]]), "'rows.1.classes.confused.0.1' cannot be"),
     "a confusion of two": (at(*ROWS, "classes", "confused", to=[[0, 1]]), "'rows.1.classes.confused.0' cannot be"),
+    "a class of a detector too many": (at(*ROWS, "class_ap", to=[0.5] * 4), "'rows.1.class_ap' names a class beyond"),
     "no bins": (at(*ROWS, "reliability", "bins", to=[]), "'rows.1.reliability.bins' cannot be []"),
     "rounds that are a number": (at(*ROWS, "details", "rounds", to=3), "'rows.1.details.rounds' cannot be 3"),
     "a round without verdict": (at(*ROWS, "details", "rounds", 0, "kept", to=MISSING), "details.rounds.0.kept'"),

@@ -5,7 +5,7 @@ import torch
 from transformers import DetrImageProcessor, RTDetrImageProcessor
 
 from hf_compress.data.boxes import PADDING
-from hf_compress.measure.detections import detections, mean_average_precision
+from hf_compress.measure.detections import detections, mean_average_precision, precision_by_class
 
 
 def targets(*pictures, most=3):
@@ -34,6 +34,17 @@ def test_the_mean_over_classes_counts_what_is_not_found():
     half = found([(0.9, 0, *LEFT_CORNERS), (0.8, 0, *RIGHT_CORNERS)])
     measured = mean_average_precision(half, wanted, by_class=True)
     assert measured["map"] == pytest.approx(0.5) and measured["map_per_class"].tolist() == pytest.approx([1, 0])
+    assert precision_by_class(measured) == pytest.approx([1, 0])
+
+
+def test_a_class_without_an_object_has_no_precision():
+    wanted = targets([(1, 0, *LEFT), (3, 0, *RIGHT)])
+    several = found([(0.9, 1, *LEFT_CORNERS), (0.8, 2, *LEFT_CORNERS), (0.7, 4, *LEFT_CORNERS)])
+    measured = mean_average_precision(several, wanted, by_class=True)
+    assert precision_by_class(measured) == [None, pytest.approx(1), None, 0]
+    one = mean_average_precision(found([(0.9, 0, *LEFT_CORNERS)]), targets([(0, 0, *LEFT)]), by_class=True)
+    assert precision_by_class(one) == pytest.approx([1])
+    assert precision_by_class(mean_average_precision(found([]), targets([]), by_class=True)) == []
 
 
 def test_a_false_box_that_is_surer_halves_the_precision():

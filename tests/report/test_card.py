@@ -23,11 +23,12 @@ from hf_compress import Recipe, compress
 from hf_compress.cli import app
 from hf_compress.ground.errors import UsageError
 from hf_compress.report.card import card_data, render_card, write_card
-from hf_compress.report.card_facts import class_table, comparison, summary, what_was_done
+from hf_compress.report.card_facts import class_measure, class_table, comparison, summary, what_was_done
 from hf_compress.report.headline import headline
 from hf_compress.report.limits import limits
 from hf_compress.report.markdown import escaped, one_line
 from hf_compress.report.measures import ratio
+from hf_compress.report.run import check_report
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = [
@@ -298,6 +299,16 @@ def test_the_tables_compare_the_final_model_with_the_first():
         "Against the teacher resnet18 it has 2.0x fewer parameters and 2.0x fewer MACs; its accuracy on 30 test "
         "images is 0.9000 instead of 1.0000.",
     ]
+
+
+def test_detectors_are_told_by_the_average_precision_of_each_class():
+    content = report()
+    for row, precision in zip(content["rows"], (0.75, 0.5), strict=True):
+        del row["classes"]
+        row["class_ap"] = [None, precision]
+    check_report(content, "report")
+    assert class_measure(content) == "AP"
+    assert [row[3:] for row in class_table(content)] == [("", ""), ("0.7500", "0.5000"), ("", "")]
 
 
 def test_classes_are_listed_or_the_worst_of_many():

@@ -71,6 +71,9 @@ def test_a_recipe_makes_a_smaller_detector_that_pipeline_reads_in_a_new_process(
     rows = {row["stage"]: row for row in run.report["rows"]}
     assert list(rows) == ["teacher", "1 finetune", "2 distill", "3 prune"]
     assert all(set(row["quality"]) == {"map", "map_50"} for row in rows.values())
+    for row in rows.values():
+        told = [value for value in row["class_ap"] if value is not None]
+        assert sum(told) / len(told) == pytest.approx(row["quality"]["map"])
     assert rows["3 prune"]["cost"]["parameters"] < 0.8 * rows["teacher"]["cost"]["parameters"]
     assert run.report["data"]["splits"]["train"]["images"] == 12
     (pruned,) = rows["3 prune"]["details"]["rounds"]
@@ -79,7 +82,7 @@ def test_a_recipe_makes_a_smaller_detector_that_pipeline_reads_in_a_new_process(
     assert evaluate_folder(str(run.folder), None)["quality"] == rows["3 prune"]["quality"]
     card = (run.folder / "README.md").read_text()
     assert "pipeline_tag: object-detection" in card and "object detector for 2 classes" in card
-    assert "| mAP |" in card and "post_process_object_detection" in card
+    assert "| mAP |" in card and "| AP, this model |" in card and "post_process_object_detection" in card
 
     picture = f"{squares}/test/0.png"
     child = [sys.executable, "-c", CHILD, str(run.folder), picture]
