@@ -18,6 +18,7 @@ from re import search
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import hub_transfer  # noqa: F401  adds its routes
+from hub_jobs import Job  # adds its routes, too
 from hub_routes import ROUTES
 from hub_storage import MAIN, Objects, Refused, Repo, make_blob
 
@@ -62,6 +63,7 @@ class Hub:
         self.part_size = part_size
         self.parts: dict[tuple[str, int], bytes] = {}
         self.repos: dict[tuple[str, str], Repo] = {}
+        self.jobs: dict[str, Job] = {}
         self.faults: list[Fault] = []
         self.requests: list[str] = []
         self.unknown: list[str] = []

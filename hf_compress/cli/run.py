@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hf_compress.cli.jobs import run_on
 from hf_compress.cli.options import (
     DATA_HELP,
     Json,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     "hf-compress run prune-iterative-l1 --teacher microsoft/resnet-18 --data ./photos --output runs/small",
     "hf-compress run my-recipe.yaml --set steps.prune.amount=0.2 --set data.augmentation=light",
     "hf-compress run my-recipe.yaml --resume",
+    "hf-compress run my-recipe.yaml --on l4x1 --time-limit 2h --set publish.to=user/name",
     "hf-compress run leaf-disease-table --data ./photos --set seeds=[0,1]",
 )
 def run(
@@ -55,6 +57,17 @@ def run(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in --output.")] = False,
     trust_remote_code: TrustRemoteCode = False,
     publish: Publish = False,
+    on: Annotated[
+        str | None,
+        typer.Option(help="Run it on a machine that the Hub rents out, such as l4x1, and publish the result."),
+    ] = None,
+    time_limit: Annotated[
+        str | None, typer.Option(help="With --on: the most that is paid for, such as 90m; 2h when not given.")
+    ] = None,
+    package: Annotated[
+        str | None, typer.Option(help="With --on: what pip installs there; this version when not given.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="With --on: start without being asked.")] = False,
     json_: Json = False,
 ) -> None:
     """Run a recipe: a compressed model, its recipe and its report come out as one folder.
@@ -64,19 +77,41 @@ def run(
     given = {"data.path": data, "track": track}
     overrides = {key: value for key, value in given.items() if value is not None} | assignments(set_)
     target = output or Path("runs") / Path(recipe).stem
-    values = read_recipe(recipe)
-    for section, model in (("teacher", teacher), ("student", student)):
-        if model is not None:
-            values, dropped = with_model(values, section, model)
-            if dropped:
-                say(f"--{section} {model}: without {', '.join(dropped)} of the recipe's own {section}")
+    values = _with_models(read_recipe(recipe), teacher=teacher, student=student)
     options = {"overwrite": overwrite, "resume": resume, "trust_remote_code": trust_remote_code}
+    job = {"time_limit": time_limit, "package": package, "yes": yes}
+    if on is not None:
+        _refuse(
+            {"output": output, "overwrite": overwrite, "resume": resume},
+            "runs on this machine: leave it out with --on",
+        )
+        if is_study(values):
+            raise UsageError("--on is for one recipe: start the runs of a study one by one")
+        run_on(on, Recipe.from_dict(values, overrides), json_, trust_remote_code, **job)
+        return
+    _refuse(job, "runs on a rented machine: add --on MACHINE")
     if not is_study(values):
         run_recipe(Recipe.from_dict(values, overrides), target, json_, publish=publish, **options)
     elif publish:
         raise UsageError("--publish is for one recipe: publish the run folders of a study by `hf-compress publish`")
     else:
         show_study(Study.from_dict(values, overrides), target, json_, **options)
+
+
+def _with_models(values: Any, **models: str | None) -> Any:
+    """Put the models of the command line into plain values, and say what was left out for them."""
+    for section, model in models.items():
+        if model is not None:
+            values, dropped = with_model(values, section, model)
+            if dropped:
+                say(f"--{section} {model}: without {', '.join(dropped)} of the recipe's own {section}")
+    return values
+
+
+def _refuse(options: dict[str, object], they_are_for: str) -> None:
+    for option, value in options.items():
+        if value:
+            raise UsageError(f"--{option.replace('_', '-')} is for {they_are_for}")
 
 
 def schema(

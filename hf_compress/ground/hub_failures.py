@@ -31,6 +31,15 @@ RETRIED = (HfHubHTTPError, httpx2.TransportError, json.JSONDecodeError)  # the l
 _T = TypeVar("_T")
 
 
+def require_login() -> None:
+    """Raise UsageError when the client finds no access token, or one that HTTP cannot send, and would show."""
+    token = get_token()
+    if token is None:
+        raise UsageError("publishing needs a login: run `hf auth login`, or set HF_TOKEN to a token that may write")
+    if not (token.isascii() and token.isprintable()):
+        raise UsageError("the access token has characters that no token has: copy it anew (`hf auth login`, HF_TOKEN)")
+
+
 def patiently(call: Callable[..., _T], *args, **options) -> _T:
     """Call the Hub, again after a pause when it is overloaded or the connection breaks.
 

@@ -8,11 +8,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
 from hf_compress.ground.errors import UsageError
-from hf_compress.ground.hub_failures import RETRIED, WAITS, limit_waits, not_published, patiently, pause, status_of
+from hf_compress.ground.hub_failures import (
+    RETRIED,
+    WAITS,
+    limit_waits,
+    not_published,
+    patiently,
+    pause,
+    require_login,
+    status_of,
+)
 from hf_compress.ground.manifest import MANIFEST, Manifest, entries
 from hf_compress.hub.contents import CARD, Contents, checked_contents
 from hf_compress.hub.one_file import file_contents
@@ -129,15 +138,6 @@ def not_sent(left: list[str]) -> list[str]:
 
 def _left(folder: Path, contents: Contents) -> list[str]:
     return [name for name in entries(folder) if name not in contents]
-
-
-def require_login() -> None:
-    """Raise UsageError when the client finds no access token, or one that HTTP cannot send, and would show."""
-    token = get_token()
-    if token is None:
-        raise UsageError("publishing needs a login: run `hf auth login`, or set HF_TOKEN to a token that may write")
-    if not (token.isascii() and token.isprintable()):
-        raise UsageError("the access token has characters that no token has: copy it anew (`hf auth login`, HF_TOKEN)")
 
 
 def _plan(contents: Contents, left: list[str]) -> PushPlan:

@@ -38,6 +38,23 @@ def refuse_missing(recipe: Recipe) -> None:
             raise UsageError(f"'{key}': there is no {kind} {shown(value)}")
 
 
+def refuse_local(recipe: Recipe) -> None:
+    """Refuse a recipe that reads or needs files of this machine, because another one will run it.
+
+    Raises:
+        UsageError: names the key.
+    """
+    if recipe.track is not None:
+        raise UsageError(
+            f"'track: {recipe.track}' keeps files beside the run, or logs in, and a rented machine has no place for "
+            "either: leave it out by --set track=null; the published card draws the trainings"
+        )
+    for key, place in local_inputs(recipe):
+        on_the_hub = key.rpartition(".")[2] in ("model", "pretrained", "path")
+        what = "put it on the Hub (`hf upload`) and name it there, user/name" if on_the_hub else "leave it out"
+        raise UsageError(f"'{key}' is on this machine ({place}), where a rented one does not see it: {what}")
+
+
 def refuse_overlap(output: Path, recipe: Recipe) -> None:
     """Keep an output apart from models and data.
 

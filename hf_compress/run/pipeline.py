@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hf_compress.ground import processes
+from hf_compress.ground.hub_failures import require_login
 from hf_compress.ground.machine import in_one_sentence
 from hf_compress.hub.publish import publish as publish_folder
-from hf_compress.hub.publish import require_login
 from hf_compress.report.run import Run
 from hf_compress.run.finishing import finish
 from hf_compress.run.folder import RunFolder

@@ -23,6 +23,7 @@ def taken(monkeypatch, tmp_path):
     commands = sys.modules["hf_compress.cli.run"]  # as an attribute, `run` is the function
     for module, name in ((commands, "run_recipe"), (commands, "show_study"), (methods, "run_recipe")):
         monkeypatch.setattr(module, name, lambda what, *_, **options: found.append(what))
+    monkeypatch.setattr(commands, "run_on", lambda machine, recipe, *_, **options: found.append(recipe))
     monkeypatch.chdir(tmp_path)
     return found
 
