@@ -1,4 +1,4 @@
-.PHONY: demo test test-long mutants lint bench bench-peers bench-distillation
+.PHONY: demo test test-long mutants lint docs bench bench-peers bench-distillation
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -38,6 +38,9 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: .venv/installed  # into build/site
+	$(BIN)/mkdocs build --strict
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -119,7 +119,11 @@ def prune(
     Args:
         module: stays as it is.
         example_inputs: images of shape (batch, channels, height, width), the module's only input.
-        amount, importance, scope, floor, round_to: as in a recipe's step `prune`.
+        amount: as in a recipe's step `prune`, and so are the following ones.
+        importance: name of a criterion.
+        scope: `layer`, `global` or `cost`.
+        floor: share of its channels that every layer keeps.
+        round_to: numbers of channels are multiples of it.
         exclude: names of layers, or of modules around them, that keep their channels.
         calibration: unlabelled images as the module takes them, a tensor or batches (of a tuple the first counts), of
             which 256 are used: layers are solved anew by them, and `importance: obs` asks them.
