@@ -76,6 +76,20 @@ def trainer(folder, cls=CompressionTrainer, model=None, data=None, save_steps=0,
     return cls(model or classifier(0), arguments, train_dataset=data or rows(), **options)
 
 
+def test_a_tracker_that_the_arguments_name_is_told(tmp_path, monkeypatch):
+    reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
+    arguments = TrainingArguments(
+        str(tmp_path / "out"), num_train_epochs=2, per_device_train_batch_size=4, use_cpu=True, disable_tqdm=True,
+        report_to="tensorboard", logging_strategy="epoch", save_strategy="no",
+    )  # fmt: skip
+    student = CompressionTrainer(classifier(0), arguments, train_dataset=rows(), teacher_model=classifier(1))
+    student.train()
+    told = reading.EventAccumulator(str(tmp_path / "board")).Reload().Scalars("train/loss")
+    losses = [entry["loss"] for entry in student.state.log_history if "loss" in entry]
+    assert [event.value for event in told] == pytest.approx(losses) and len(losses) == 2
+
+
 def test_a_configuration_survives_the_file(tmp_path):
     config = CompressionConfig(
         [DistillationConfig(loss="kl", epochs=2), PruningConfig(target={"macs": 0.5}), {"finetune": {"epochs": 1}}],
