@@ -39,17 +39,19 @@ def require_tracker(tracker: Tracker | None) -> None:
 class Tracking:
     """Where the trainings of a run are tracked.
 
-    A training is named by where its work lies: `small/2026-11-28_09-30-00/2-prune/round-1` is that of the first round
+    A training is named by where its work lies: `small/2-prune/round-1/2026-11-28_09-30-00` is that of the first round
     of the second step of the run in the folder `small` which began then.
 
     Attributes:
-        name: of the run: its folder, behind that of its study where it has one, and when it began.
+        name: of the run: its folder, behind that of its study where it has one.
+        began: when the run did.
         units: where the work of the run lies.
         files: for what a tracker writes beside the run.
     """
 
     tracker: Tracker
     name: str
+    began: str
     units: Path
     files: Path
 
@@ -60,9 +62,9 @@ class Tracking:
         Files lie beside the run folder, or beside the folder of its study: within, they would be foreign.
         """
         whole = destination.parent if Manifest.of(destination.parent).kind == "study" else destination
-        inside = destination.relative_to(whole) / began
+        inside = destination.relative_to(whole)
         files = whole.with_name(f"{whole.name}.{tracker}") / inside
-        return cls(tracker, (whole.name / inside).as_posix(), units, files)
+        return cls(tracker, (whole.name / inside).as_posix(), began, units, files)
 
     def arguments(self, folder: Path) -> dict[str, Any]:
         """Return the arguments of the Trainer whose work lies in `folder`."""
@@ -92,7 +94,7 @@ class Tracking:
 
     def _training(self, folder: Path) -> str:
         places = folder.relative_to(self.units).parts
-        return "/".join(place.removeprefix(WORK) for place in places if not place.startswith(PART))
+        return "/".join([*(place.removeprefix(WORK) for place in places if not place.startswith(PART)), self.began])
 
 
 def _told(event: Callable[..., None], log: Callable[[str], None]) -> Callable[..., None]:

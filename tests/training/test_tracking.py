@@ -71,7 +71,7 @@ def context():
 def trained(context, tracker, folder, place, **training):
     """Train a tiny model whose work lies at `place`; return the details, what was said, and what was printed."""
     lines, printed = [], io.StringIO()
-    following = Tracking(tracker, "small/then", folder / "units", folder / "beside")
+    following = Tracking(tracker, "small", "then", folder / "units", folder / "beside")
     own = replace(context, work_folder=folder / "units" / place, tracking=following, log=lines.append)
     model = build_registered("resnet18", context.data.label_names, width=0.125, image_size=16).model
     with contextlib.redirect_stdout(printed):
@@ -82,10 +82,10 @@ def trained(context, tracker, folder, place, **training):
 def test_a_training_is_a_run_in_trackio_which_holds_what_the_report_tells(context, trackio, tmp_path):
     for place in (".work-1-distill", ".work-2-prune/part-1/.work-round-1"):
         details, lines, printed = trained(context, "trackio", tmp_path, place)
-        assert not printed and sum("Created new run: small/then/" in line for line in lines) == 1
+        assert not printed and sum("Created new run: small/" in line for line in lines) == 1
     names = {run.name for run in trackio.Api().runs("hf-compress")}
-    assert {"small/then/1-distill", "small/then/2-prune/round-1"} <= names
-    found = logged(trackio, "small/then/2-prune/round-1")
+    assert {"small/1-distill/then", "small/2-prune/round-1/then"} <= names
+    found = logged(trackio, "small/2-prune/round-1/then")
     assert found["train/loss"] == [epoch["training_loss"] for epoch in details["epochs"]]
     assert found["eval/accuracy"] == [epoch["validation_accuracy"] for epoch in details["epochs"]]
 
@@ -93,19 +93,21 @@ def test_a_training_is_a_run_in_trackio_which_holds_what_the_report_tells(contex
 def test_tensorboard_reads_what_the_report_tells_without_the_trial_of_the_minutes(context, tmp_path):
     details, lines, _ = trained(context, "tensorboard", tmp_path, ".work-1-finetune", minutes=1)
     found = events(tmp_path / "beside")
-    assert list(found) == ["1-finetune"] and f"  tensorboard --logdir {tmp_path / 'beside'}" in lines
-    assert found["1-finetune"]["train/loss"] == pytest.approx([epoch["training_loss"] for epoch in details["epochs"]])
+    assert list(found) == ["1-finetune/then"] and f"  tensorboard --logdir {tmp_path / 'beside'}" in lines
+    assert found["1-finetune/then"]["train/loss"] == pytest.approx(
+        [epoch["training_loss"] for epoch in details["epochs"]]
+    )
     assert not list((tmp_path / "units").rglob("events*"))
 
 
 def test_files_lie_beside_the_run_or_beside_its_study(tmp_path):
     alone = Tracking.of("tensorboard", tmp_path / "small", "then", tmp_path)
-    assert (alone.name, alone.files) == ("small/then", tmp_path / "small.tensorboard" / "then")
+    assert (alone.name, alone.files) == ("small", tmp_path / "small.tensorboard")
     with manifest.adding(tmp_path / "study", "study", ["first-seed-0"]):
         pass
     one = Tracking.of("tensorboard", tmp_path / "study" / "first-seed-0", "then", tmp_path)
-    assert one.name == "study/first-seed-0/then"
-    assert one.files == tmp_path / "study.tensorboard" / "first-seed-0" / "then"
+    assert one.name == "study/first-seed-0"
+    assert one.files == tmp_path / "study.tensorboard" / "first-seed-0"
 
 
 @pytest.mark.long
@@ -114,8 +116,8 @@ def test_every_training_of_a_run_is_tracked_and_its_recipe_names_no_tracker(trac
     with contextlib.redirect_stdout(printed):
         run = compress(recipe, tmp_path / "whole", log=lambda line: None)
     names = sorted(run.name for run in trackio.Api().runs("hf-compress") if run.name.startswith("whole/"))
-    assert [name.split("/", 2)[2] for name in names] == TRAININGS
-    assert len({name.split("/")[1] for name in names}) == 1
+    (began,) = {name.rpartition("/")[2] for name in names}
+    assert names == [f"whole/{name}/{began}" for name in TRAININGS]
     assert not printed.getvalue() and "track" not in (run.folder / "recipe.yaml").read_text()
 
 
@@ -131,8 +133,8 @@ def test_tracking_goes_on_under_one_name_whatever_interrupts_the_run(tmp_path):
     run = compress(recipe, tmp_path / "small", resume=True, log=lambda line: None)
     assert sorted(place.name for place in tmp_path.iterdir()) == ["small", "small.tensorboard"]
     found = events(tmp_path / "small.tensorboard")
-    (began,) = {name.partition("/")[0] for name in found}
-    assert sorted(found) == [f"{began}/{name}" for name in TRAININGS if not name.startswith("control")]
+    (began,) = {name.rpartition("/")[2] for name in found}
+    assert sorted(found) == [f"{name}/{began}" for name in TRAININGS if not name.startswith("control")]
     untracked = Recipe.from_dict(SECTIONS | {"control": False})
     assert compress(untracked, tmp_path / "small", resume=True, log=lambda line: None).report == run.report
 
@@ -146,7 +148,7 @@ def test_a_study_that_is_tracked_is_replaced_as_ever(tmp_path):
         run_study(study, tmp_path / "study", overwrite=overwrite, log=lambda line: None)
     assert sorted(place.name for place in tmp_path.iterdir()) == ["study", "study.tensorboard"]
     found = [name.split("/") for name in events(tmp_path / "study.tensorboard")]
-    assert [(run, step) for run, _, step in found] == [("plain-seed-0", "1-finetune")] * 2
+    assert [(run, step) for run, step, _ in found] == [("plain-seed-0", "1-finetune")] * 2
 
 
 @pytest.mark.skipif(util.find_spec("wandb") is not None, reason="wandb is installed")
