@@ -295,7 +295,7 @@ FIGURES = {  # what draws each, and its caption
     "training": (
         training,
         "Training loss and validation quality of every epoch, by stage, those of the rounds of pruning one after the "
-        "other; the best epoch is marked, and the control is dashed",
+        "other; the best epoch is marked, a control is dashed",
     ),
     "rounds": (
         rounds,
