@@ -22,6 +22,7 @@ from hf_compress.cli.options import (
 )
 from hf_compress.cli.run import run_recipe
 from hf_compress.cli.sections import Group, options_from
+from hf_compress.ground.errors import UsageError
 from hf_compress.run.recipe import Recipe, model_overrides
 from hf_compress.sections.data import DataSection
 from hf_compress.sections.distillation import DistillSection
@@ -72,6 +73,7 @@ def command(models: Callable[..., dict[str, Any]]) -> Callable[..., None]:
         finetune = {} if finetune_epochs is None else {"teacher.finetune.epochs": finetune_epochs}
         sections = {"data": dataset, "steps": [models.__name__], "control": control, "track": track, "seed": seed}
         recipe = Recipe.from_dict(sections, models(**named) | finetune | values | assignments(set_))
+        _refuse_idle(recipe, values)
         options = {"trust_remote_code": trust_remote_code, "publish": publish}
         run_recipe(recipe, output, json_, overwrite=overwrite, resume=resume, **options)
 
@@ -80,6 +82,15 @@ def command(models: Callable[..., dict[str, Any]]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature([place, *own, *shared])
     run.__name__, run.__doc__ = models.__name__, models.__doc__
     return run
+
+
+def _refuse_idle(recipe: Recipe, given: dict[str, Any]) -> None:
+    """Refuse options that were given and do nothing beside the others, even where they only repeat a default."""
+    [(name, step)] = recipe.steps[0].items()
+    sections = {f"steps.{name}": step, f"steps.{name}.recovery": getattr(step, "recovery", step)}
+    idle = {f"{key}.{option}": reason for key, own in sections.items() for option, reason in own.idle().items()}
+    for key in given.keys() & idle:
+        raise UsageError(f"--{key.rpartition('.')[2].replace('_', '-')} does nothing here: {idle[key]}")
 
 
 @examples(

@@ -39,6 +39,17 @@ class Section(BaseModel):
         never_null = {name for name, field in cls.model_fields.items() if type(None) not in get_args(field.annotation)}
         return {key: value for key, value in values.items() if value is not None or key not in never_null}
 
+    def idle(self) -> dict[str, str]:
+        """Return the options that do nothing beside the values of others, each with the reason."""
+        return {}
+
+    @model_validator(mode="after")
+    def _does_what_it_says(self):
+        for option, reason in self.idle().items():
+            if getattr(self, option) != type(self).model_fields[option].get_default(call_default_factory=True):
+                raise ValueError(f"{option} does nothing here: {reason}")
+        return self
+
     @field_validator("*", mode="before")
     @classmethod
     def _no_number_is_true(cls, value: Any, info: ValidationInfo) -> Any:

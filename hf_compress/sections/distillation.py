@@ -8,6 +8,15 @@ from hf_compress.ground.registry import Registry
 from hf_compress.sections.base import Section, TrainingConfig
 
 LOSSES: Registry = Registry("distillation loss", "hf_compress.losses")
+READERS = {
+    "mse_weight": ("mse_ce",),
+    "ce_weight": ("mse_ce", "kl_ce"),
+    "temperature": ("kl", "kl_ce", "dkd", "dist"),
+    "alpha": ("dkd",),
+    "beta": ("dkd", "dist"),
+    "gamma": ("dist",),
+}
+OWN = {"mse", "ce", "hints", "attention"}.union(*READERS.values())  # losses of other packages may read any option
 
 
 class LossOptions(Section):
@@ -42,6 +51,14 @@ class LossOptions(Section):
     @classmethod
     def _known(cls, name: str) -> str:
         return LOSSES.known(name)
+
+    def idle(self) -> dict[str, str]:
+        """Return the options that the loss does not read."""
+        return {
+            option: f"it is of loss {' and '.join(readers)}, not of {self.loss}"
+            for option, readers in READERS.items()
+            if self.loss in OWN and self.loss not in readers
+        }
 
     @model_validator(mode="after")
     def _layers_where_compared(self):
@@ -92,10 +109,15 @@ class LossConfig(LossOptions, TrainingConfig):
         left_out = LossOptions.model_fields if self.losses else {"losses"}
         return {name: value for name, value in plain(self).items() if name not in left_out}
 
+    def idle(self) -> dict[str, str]:
+        """Return the options that the loss does not read; those of several losses stand in their items."""
+        return {} if self.losses else super().idle()
+
     @property
     def terms(self) -> list[LossTerm]:
         """The losses whose weighted sum is trained; one that stands by itself is a list of one."""
-        return self.losses or [LossTerm(**{name: getattr(self, name) for name in LossOptions.model_fields})]
+        own = {name: getattr(self, name) for name in LossOptions.model_fields}  # checked here, by other defaults
+        return self.losses or [LossTerm.model_construct(**own)]
 
     @property
     def labels_only(self) -> bool:
@@ -104,7 +126,8 @@ class LossConfig(LossOptions, TrainingConfig):
 
     def on_labels(self) -> Self:
         """Return the same training, in which nothing is learnt from the teacher."""
-        return self.model_copy(update={"loss": "ce", "losses": [], "layers": {}, "standardize": False})
+        plain = {name: type(self).model_fields[name].default for name in LossOptions.model_fields}
+        return self.model_copy(update=plain | {"loss": "ce", "losses": [], "layers": {}})
 
 
 class DistillSection(LossConfig):

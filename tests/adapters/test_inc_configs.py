@@ -130,7 +130,7 @@ def test_a_composition_keeps_global_configs_and_reads_both_algorithms_back(tmp_p
 
 def test_lists_expand_into_one_config_a_value_also_in_a_composition():
     assert [config.amount for config in PruneConfig(amount=[0.8, 0.5]).expand()] == [0.8, 0.5]
-    both = PruneConfig(amount=[0.8, 0.5]) + DistillConfig(teacher_model="a/model", temperature=[2.0, 4.0])
+    both = PruneConfig(amount=[0.8, 0.5]) + DistillConfig(teacher_model="a/model", loss="kl", temperature=[2.0, 4.0])
     assert [(a.amount, b.temperature) for a, b in (c.config_list for c in both.expand())] == [
         (0.8, 2.0),
         (0.8, 4.0),

@@ -41,7 +41,7 @@ from hf_compress.adapters.optimum import (
     PruningConfig,
 )
 
-STEP = {"amount": 0.5, "iterative": False, "max_drop": 1.0, "recovery": {"epochs": 1}}
+STEP = {"amount": 0.5, "iterative": False, "recovery": {"epochs": 1}}
 SECTIONS = {
     "data": {
         "path": "digits",

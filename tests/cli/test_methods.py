@@ -38,6 +38,26 @@ def run_command(*arguments):
     assert not stop.value.code
 
 
+@pytest.mark.parametrize(("arguments", "says"), [
+    (["prune", "--pattern", "2:4", "--granularity", "channel"], "--pattern does nothing here: it is of granularity"),
+    (["prune", "--pattern", "2:4", "--iterative"], "--iterative does nothing here: a pattern is pruned at once"),
+    (["prune", "--pattern", "2:4", "--amount", "0.1"], "--amount does nothing here: the pattern says how much"),
+    (["prune", "--no-iterative", "--max-drop", "0.01"], "--max-drop does nothing here: it judges rounds"),
+    (["prune", "--no-iterative", "--amount", "0.1", "--target-macs", "0.5"], "--amount does nothing here: the target"),
+    (["prune", "--n", "2"], "--n does nothing here: it is the order of importance 'ln', not of 'l1'"),
+    (["prune", "--loss", "mse", "--temperature", "2"], "--temperature does nothing here: it is of loss kl and"),
+    (["distill", "--loss", "mse", "--ce-weight", "1"], "--ce-weight does nothing here: it is of loss mse_ce"),
+    (["distill", "--loss", "kl", "--gamma", "1"], "--gamma does nothing here: it is of loss dist, not of kl"),
+])  # fmt: skip
+def test_options_that_do_nothing_together_are_refused(arguments, says, tmp_path, capsys):
+    command, *options = arguments
+    models = ["--student", "resnet18"] if command == "distill" else []
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--teacher", "a/b", *models, "--dataset", "digits", *options, str(tmp_path / "out")])
+    assert stop.value.code == 2
+    assert says in capsys.readouterr().err
+
+
 def run_optimum_cli(monkeypatch, *arguments):
     optimum_cli = pytest.importorskip("optimum.commands.optimum_cli")
     monkeypatch.setattr(sys, "argv", ["optimum-cli", "compress", *map(str, arguments)])

@@ -156,7 +156,7 @@ def test_a_distillation_sees_all_images_and_training_on_labels_only_the_labelled
 @pytest.mark.long
 def test_a_run_tells_of_its_unlabelled_images_and_its_model_is_measured_without_them(tmp_path, unlabelled_photos):
     teacher = {"model": "resnet18", "width": 0.125, "image_size": 16, "finetune": {"epochs": 1}}
-    prune = {"amount": 0.5, "iterative": False, "max_drop": 1.0}
+    prune = {"amount": 0.5, "iterative": False}
     recipe = Recipe.from_dict(
         {
             "teacher": teacher,

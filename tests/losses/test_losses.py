@@ -14,7 +14,7 @@ from hf_compress.losses.criterion import DistillationCriterion
 from hf_compress.losses.layer_maps import Answer
 from hf_compress.losses.logits import kl, mse
 from hf_compress.run.recipe import Recipe
-from hf_compress.sections.distillation import LOSSES, LossConfig
+from hf_compress.sections.distillation import LOSSES, READERS, LossConfig
 from hf_compress.tasks.classification import CLASSIFICATION
 
 STUDENT = np.array([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0]])
@@ -198,18 +198,20 @@ ON_OUTPUTS = ["mse", "mse_ce", "kl", "kl_ce", "dkd", "dist"]
 @pytest.mark.parametrize("name", ON_OUTPUTS)
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_standardised_losses_compare_z_scores_and_keep_raw_logits_for_the_labels(name, temperature):
-    config = LossConfig(loss=name, temperature=temperature, ce_weight=0, standardize=True)
+    options = {"temperature": temperature, "ce_weight": 0.0}
+    options = {option: value for option, value in options.items() if name in READERS[option]}
+    config = LossConfig(loss=name, standardize=True, **options)
     plain = config.model_copy(update={"standardize": False})
     function, labels = LOSSES.get(name).function, torch.tensor(LABELS)
     scores = [torch.tensor(z_scores(logits)) for logits in (STUDENT, TEACHER)]
-    found = ours(name, temperature=temperature, ce_weight=0, standardize=True)
+    found = ours(name, standardize=True, **options)
     assert found == pytest.approx(function(*scores, labels, plain).item(), rel=1e-6)
     moved = [torch.tensor(STUDENT * 7 - 3), torch.tensor(TEACHER * 0.2 + 1)]
     assert function(*moved, labels, config).item() == pytest.approx(found, rel=1e-5)
-    assert found != pytest.approx(ours(name, temperature=temperature, ce_weight=0), rel=1e-2)
+    assert found != pytest.approx(ours(name, **options), rel=1e-2)
     if name.endswith("_ce"):
         cross_entropy = -np.log(softmax(STUDENT)[[0, 1], LABELS]).mean()
-        both = ours(name, temperature=temperature, ce_weight=0.5, standardize=True)
+        both = ours(name, standardize=True, **options | {"ce_weight": 0.5})
         assert both == pytest.approx(found + 0.5 * cross_entropy)
 
 

@@ -1,6 +1,7 @@
 """Recipes: what is accepted, and what the error says otherwise."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -154,6 +155,24 @@ def test_an_error_repeats_no_whole_section():
 def test_a_width_belongs_to_registered_architectures():
     with pytest.raises(UsageError, match=r"'teacher.width' is of the registered architectures"):
         Recipe.from_dict({"teacher": {"model": "a/b", "width": 0.5}, "data": "digits", "steps": ["finetune"]})
+
+
+@pytest.mark.parametrize(("step", "says"), [
+    ({"prune": {"iterative": False, "max_drop": 0.05}}, "max_drop does nothing here: it judges rounds"),
+    ({"prune": {"iterative": False, "amount": 0.5, "target": {"macs": 0.3}}}, "amount does nothing here: the target"),
+    ({"prune": {"pattern": "1:4", "amount": 0.5}}, "amount does nothing here: the pattern says how much goes"),
+    ({"prune": {"n": 3}}, "n does nothing here: it is the order of importance 'ln', not of 'l1'"),
+    ({"prune": {"recovery": {"loss": "ce", "temperature": 3}}}, "temperature does nothing here: it is of loss kl and"),
+    ({"distill": {"loss": "kl", "ce_weight": 0.5}}, "ce_weight does nothing here: it is of loss mse_ce and kl_ce"),
+    ({"distill": {"losses": [{"loss": "mse", "beta": 2}]}}, "beta does nothing here: it is of loss dkd and dist"),
+])  # fmt: skip
+def test_options_that_do_nothing_together_are_refused_unless_they_are_defaults(step, says):
+    values = {"teacher": "a/b", "student": "resnet18", "data": "digits"}
+    with pytest.raises(UsageError, match=re.escape(says)):
+        Recipe.from_dict(values | {"steps": [step]})
+    [name] = step
+    defaults = Recipe.from_dict(values | {"steps": [name]}).steps[0][name].model_dump()
+    Recipe.from_dict(values | {"steps": [{name: defaults}]})
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def context(tmp_path):
         ({"granularity": "weight", "target": {"sparsity": 0.95}, "floor": 0.05}, None),
         ({"granularity": "weight", "amount": 0.95}, None),
         ({"target": {"macs": 0.95}}, None),
-        ({"granularity": "n:m", "amount": 0.95, "iterative": False}, None),
+        ({"granularity": "n:m", "floor": 0.95, "iterative": False}, None),
     ],
     ids=str,
 )
@@ -86,11 +86,13 @@ def test_the_most_that_can_go_is_named_and_can_be_reached(options, metric):
         foresee(classifier(), PruneSection(target={metric: most + 0.01}, **options))
 
 
-@pytest.mark.parametrize(("options", "reached"), [({}, True), ({"iterative": False}, True), ({"floor": 0.7}, False)])
+@pytest.mark.parametrize(("options", "reached"), [
+    ({"max_drop": 1.0, "amount": 0.4}, True),
+    ({"iterative": False}, True),
+    ({"max_drop": 1.0, "amount": 0.4, "floor": 0.7}, False),
+])  # fmt: skip
 def test_the_step_refuses_before_its_first_round(options, reached, context):
-    config = PruneSection(
-        target={"macs": 0.6}, round_to=4, max_drop=1.0, amount=0.4, recovery={"epochs": 0}, **options
-    )
+    config = PruneSection(target={"macs": 0.6}, round_to=4, recovery={"epochs": 0}, **options)
     here, lines = context
     if reached:
         details = prune_model(classifier().model, here, config).details

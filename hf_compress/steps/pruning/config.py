@@ -9,6 +9,8 @@ from hf_compress.sections.base import MOST, Section, TrainingConfig
 from hf_compress.sections.distillation import LossConfig
 from hf_compress.steps.pruning.score.criteria import CRITERIA
 
+NORMS = {"l1", "l2", "ln", "random"}
+
 
 class PruningTarget(Section):
     """Where to stop: the fraction of the unpruned model that must be gone, or the quality that must be left."""
@@ -199,6 +201,23 @@ class PruneSection(Section):
         if self.dim is not None and self.scope == "global":
             raise ValueError("slices along dim are compared within a layer; use scope 'layer'")
         return self
+
+    def idle(self) -> dict[str, str]:
+        """Return the options that do nothing beside the others."""
+        found = {}
+        if self.importance in NORMS - {"ln"}:
+            found["n"] = f"it is the order of importance 'ln', not of '{self.importance}'"
+        if self.granularity != "n:m":
+            found["pattern"] = f"it is of granularity 'n:m', not of '{self.granularity}'"
+        if self.granularity == "n:m" or not self.iterative:
+            found["max_drop"] = "it judges rounds, and all is pruned at once"
+        if self.granularity == "n:m":
+            found["amount"] = "the pattern says how much goes"
+        elif self.target and not self.iterative:
+            found["amount"] = "the target says how much goes, and all is pruned at once"
+        if self.granularity == "n:m" and self.iterative:
+            found["iterative"] = "a pattern is pruned at once"
+        return found
 
     def _require_no_ranking(self) -> None:
         for key in ("importance", "scope", "sensitivity", "layout", "round_to"):
