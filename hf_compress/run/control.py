@@ -50,8 +50,14 @@ def train_control(recipe: Recipe, student: LoadedModel, context: Context, stages
 
 
 def _in_epochs(step: Step, made: dict[str, Any]) -> Step:
-    """Return a step bound by the epochs that its minutes were enough for, as the details of its training tell."""
-    if "time_budget" not in made:
+    """Return a step bound by the epochs that its minutes were enough for, as the details of its trainings tell.
+
+    Of pruning, whose rounds train, these are the most of a round.
+    """
+    budgets = [each["time_budget"] for each in (made, *made.get("rounds", [])) if "time_budget" in each]
+    if not budgets:
         return step
-    epochs = math.ceil(made["time_budget"]["epochs"])
-    return type(step)(step.config.model_copy(update={"minutes": None, "epochs": epochs}))
+    bound = {"minutes": None, "epochs": math.ceil(max(budget["epochs"] for budget in budgets))}
+    recovery = getattr(step.config, "recovery", None)
+    changed = {"recovery": recovery.model_copy(update=bound)} if recovery else bound
+    return type(step)(step.config.model_copy(update=changed))

@@ -68,12 +68,16 @@ def run(tmp_path_factory):
 
 
 @pytest.mark.long
-def test_a_control_makes_the_epochs_that_fitted_into_the_minutes(tmp_path):
-    distilled = {"distill": {**TRAINING, "loss": "kl", "minutes": 0.01, "epochs": 500}}
-    report = quietly("minutes", tmp_path, steps=[distilled], control=True).report
-    fitted = report["rows"][-1]["details"]["time_budget"]["epochs"]
-    details = report["control"]["details"]["steps"]["1 distill"]
-    assert len(details["epochs"]) == math.ceil(fitted) < 500 and "time_budget" not in details
+@pytest.mark.parametrize("name", ["distill", "prune"])
+def test_a_control_makes_the_epochs_that_fitted_into_the_minutes(name, tmp_path):
+    training = {**TRAINING, "loss": "kl", "minutes": 0.01, "epochs": 500}
+    step = {"distill": training} if name == "distill" else {"prune": PRUNE | {"recovery": training}}
+    report = quietly("minutes", tmp_path, steps=[step], control=True).report
+    made, again = report["rows"][-1]["details"], report["control"]["details"]["steps"][f"1 {name}"]
+    if name == "prune":
+        ([made], [again]) = made["rounds"], again["rounds"]
+    assert len(again["epochs"]) == math.ceil(made["time_budget"]["epochs"]) < 500
+    assert "time_budget" not in again
 
 
 def test_the_control_learns_from_no_teacher(run):
