@@ -30,9 +30,10 @@ ALSO = {
     "leaf-disease-table": ["seeds=[0]", *(f"runs.{name}.student.width=0.125" for name in LEAVES)],
     "prune-iterative-l1": ["steps.prune.amount=0.5"],  # few rounds
 }
-READ = (  # what differs from others by numbers, and the longer study: test_documented.py reads them
+READ = (  # what differs from others by numbers, and the longer studies: test_documented.py reads them
     "run auto-student",
     "run distilled-imagenette --data ./imagenette",
+    "run distilled-leaves --data ./leaves",
     "steps.distill.epochs=170",
     "steps.prune.round_to=1",
     "steps.prune.target.macs=0.608",
