@@ -34,7 +34,9 @@ def model():
 
 
 def pruned(model, context, epochs=0, loss="ce", **options):
-    options = {"granularity": "weight", "amount": 0.2, "floor": 0.0} | options
+    options = {"granularity": "weight", "floor": 0.0} | options
+    if options["granularity"] != "n:m":
+        options = {"amount": 0.2} | options
     return loop.prune_model(model, context, PruneSection(**options, recovery={"epochs": epochs, "loss": loss}))
 
 
@@ -92,9 +94,9 @@ def test_a_pruned_model_can_learn_from_the_unpruned_one_without_labels(model, co
 def test_scores_are_computed_once_a_round_on_the_best_model_and_the_same_again(
     model, context, monkeypatch, granularity
 ):
-    options = {"granularity": granularity, "importance": "taylor", "max_drop": 1.0, "calibration": 20, "round_to": 1}
+    options = {"granularity": granularity, "importance": "taylor", "calibration": 20, "round_to": 1}
     if granularity != "n:m":
-        options |= {"target": {"sparsity": 0.3}}
+        options |= {"target": {"sparsity": 0.3}, "max_drop": 1.0}
     scored = []
     monkeypatch.setattr(pruner, "score", lambda *arguments: scored.append(arguments) or score(*arguments))
     first = pruned(copy.deepcopy(model), context, **options)

@@ -62,14 +62,16 @@ def clock(monkeypatch):
 
 
 def pruned(model, context, epochs=0, **options):
-    options = {"round_to": 1, "max_drop": 1.0, "repair": "none", "recovery": {"epochs": epochs}} | options
+    options = {"round_to": 1, "repair": "none", "recovery": {"epochs": epochs}} | options
+    if options.get("iterative", True):
+        options = {"max_drop": 1.0, "amount": 0.2} | options
     return loop.prune_model(copy.deepcopy(model), context, PruneSection(**options)).details
 
 
 @pytest.mark.parametrize("iterative", [True, False])
 @pytest.mark.parametrize("wanted", [0.2, 0.35, 0.5])
 def test_the_time_that_was_asked_for_goes_however_noisy_the_clock(model, context, clock, iterative, wanted):
-    details = pruned(model, context, target={"latency": wanted}, iterative=iterative, amount=0.2)
+    details = pruned(model, context, target={"latency": wanted}, iterative=iterative)
     assert details["target_reached"] and "missed" not in details
     last = details["rounds"][-1]
     assert last["latency"] == pytest.approx(wanted, abs=0.035) and last["latency"] >= wanted - 0.01
@@ -96,11 +98,13 @@ def test_a_time_that_was_not_reached_is_said(model, context, clock, monkeypatch)
     assert "50.0% of the time were to go" in lines[-1] and "more would cost over 0.01" in lines[-1]
 
 
-@pytest.mark.parametrize("options", [{"target": {"latency": 0.3}}, {"scope": "cost", "budget": "latency"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"target": {"latency": 0.3}}, {"scope": "cost", "budget": "latency", "amount": 0.3}], ids=str
+)
 def test_a_run_that_is_killed_while_it_trains_decides_alike_without_a_clock(
     model, context, clock, monkeypatch, options
 ):
-    options |= {"iterative": False, "amount": 0.3}
+    options |= {"iterative": False}
     killed = []
 
     def train(candidate, *_, **__):
