@@ -18,6 +18,7 @@ SMALL = {
     "data.splits": {"train": "train[:200]", "validation": "train[200:240]", "test": "train[240:280]"},
     "steps.distill.epochs": 1,
     "steps.prune.iterative": False,
+    "steps.prune.amount": None,
     "steps.prune.max_drop": None,
     "steps.prune.recovery.epochs": 1,
     "measure": {"batch_size": 2, "repeats": 3},
