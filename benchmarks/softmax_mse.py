@@ -17,24 +17,25 @@ from itertools import pairwise
 import torch
 
 from hf_compress.losses.logits import kl, mse
+from hf_compress.models.load import load
 from hf_compress.sections.distillation import LossOptions
 from hf_compress.tools.evaluation import load_with_data, saved_task
 from hf_compress.training.predicting import predict
 
 EDGES = (0.0, 0.001, 0.01, 0.1, 0.5, 0.9, 1.0)
-LOSSES = {"mse": mse, "kl": kl}
+LOSSES = {"mse": (mse, LossOptions(loss="mse")), "kl": (kl, LossOptions(loss="kl", temperature=1.0))}
 
 
 def logits(folder: str, images) -> torch.Tensor:
     """Return what a saved classifier says to images, float64 of shape (images, classes)."""
-    loaded, _ = load_with_data(saved_task(folder), folder, None)
+    loaded = load(folder)
     return torch.as_tensor(predict(loaded.model, loaded.processor, images).outputs["logits"], dtype=torch.float64)
 
 
-def lengths(loss, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+def lengths(loss, options: LossOptions, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     """Return the length of a loss's gradient at each image's logits."""
     at = student.clone().requires_grad_()
-    loss(at, teacher, None, LossOptions(temperature=1.0)).backward()
+    loss(at, teacher, None, options).backward()
     return at.grad.norm(dim=1)
 
 
@@ -49,13 +50,13 @@ def main() -> None:
     for folder in arguments.students:
         student = logits(folder, data.train)
         sure = student.softmax(dim=1).gather(1, classes).squeeze(1)
-        relative = {name: of / of.mean() for name, loss in LOSSES.items() for of in [lengths(loss, student, teacher)]}
+        found = {name: lengths(*loss, student, teacher) for name, loss in LOSSES.items()}
         print(f"\n{folder}, {len(sure):,} images\n")
         print("| probability of the teacher's class | images | mse | kl |\n|---|--:|--:|--:|")
         for low, high in pairwise(EDGES):
             here = (sure >= low) & ((sure < high) | (high == EDGES[-1]))
             if here.any():
-                means = " | ".join(f"{relative[name][here].mean():.3g}" for name in LOSSES)
+                means = " | ".join(f"{of[here].mean() / of.mean():.3g}" for of in found.values())
                 print(f"| {low:g} to {high:g} | {here.float().mean():.1%} | {means} |")
 
 
