@@ -81,13 +81,12 @@ class Parts:
         """Return what the report says of each role; `names` are those of the classes."""
         found = {}
         for role, images in self.images.items():
-            counts = sorted(Counter(itertools.chain.from_iterable(map(classes_of, images.labels))).items())
             found[role] = {
                 "images": len(images),
                 "from": self.origin[role],
                 "corrupt_images_skipped": self.corrupt[role],
                 "unlabelled_images": images.labels.count(IGNORED_LABEL),
-                "images_by_class": {names[label]: n for label, n in counts if label != IGNORED_LABEL},
+                "images_by_class": _images_by_class(images, names),
             }
         return found
 
@@ -172,11 +171,17 @@ def unused_splits(sizes: dict[str, int], chosen: Chosen, section: DataSection) -
     return found
 
 
+def _images_by_class(images: ImageSplit, names: list[str]) -> dict[str, int]:
+    """Count the images that show each class, in the order of the classes, without those that none shows."""
+    counts = sorted(Counter(itertools.chain.from_iterable(map(classes_of, images.labels))).items())
+    return {names[label]: n for label, n in counts if label != IGNORED_LABEL}
+
+
 def _tell_absent_classes(parts: Parts, names: list[str]) -> None:
     """Warn of held-out images that show some classes alone, as the end of a split that is sorted by class does."""
-    for role in parts.images.keys() & {"validation", "test"}:
-        shown = set(itertools.chain.from_iterable(map(classes_of, parts.images[role].labels))) - {IGNORED_LABEL}
-        absent = [name for label, name in enumerate(names) if label not in shown]
+    for role in ("validation", "test"):
+        shown = _images_by_class(parts.images[role], names) if role in parts.images else {}
+        absent = [name for name in names if name not in shown]
         if shown and absent:
             advice = ": without 'data.splits' every class gets its share" if "[" in parts.origin[role] else ""
             logger.warning(

@@ -85,16 +85,16 @@ def _few_test_images(report: dict[str, Any]) -> Iterator[str]:
         if few:
             named = _listed([f"{name} ({n})" for n, name in few])
             yield f"{number(len(few), 'class', 'classes')} with fewer than {FEW_IMAGES} {split} images: {named}."
-    shown = report["data"]["splits"].get("validation", {}).get("images_by_class")
-    absent = [name for name in report["labels"] if name not in shown] if shown else []
-    if absent:
-        yield f"Validation, which chose the best epoch, had no image of {_listed(absent)}."
 
 
 def _data(report: dict[str, Any]) -> Iterator[str]:
     data = report["data"]
     for entry in data.get("left_out", []):
         yield f"Left out of the data: {entry['reason']} ({entry['count']:,}, such as {entry['example']})."
+    shown = data["splits"].get("validation", {}).get("images_by_class")
+    absent = [name for name in report["labels"] if name not in shown] if shown else []
+    if absent:
+        yield f"Validation, which chose the best epoch, had no image of {_listed(absent)}."
     streamed = data["splits"]["train"]["corrupt_images_skipped"] is None
     for leak in data.get("leaks", []):
         first, second = leak["splits"]

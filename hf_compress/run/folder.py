@@ -127,9 +127,10 @@ class RunFolder:
         """Return where the recipe wants the trainings to be tracked; a resumed run goes on under the same name."""
         if self.recipe.track is None:
             return None
-        began = self._begun.setdefault("began", datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
-        self._write_begun()
-        return Tracking.of(self.recipe.track, self.destination, began, self.units.folder)
+        if "began" not in self._begun:
+            self._begun["began"] = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+            self._write_begun()
+        return Tracking.of(self.recipe.track, self.destination, self._begun["began"], self.units.folder)
 
     @property
     def seconds(self) -> float:

@@ -126,8 +126,8 @@ class LossConfig(LossOptions, TrainingConfig):
 
     def on_labels(self) -> Self:
         """Return the same training, in which nothing is learnt from the teacher."""
-        plain = {name: type(self).model_fields[name].default for name in LossOptions.model_fields}
-        return self.model_copy(update=plain | {"loss": "ce", "losses": [], "layers": {}})
+        defaults = {name: type(self).model_fields[name].default for name in LossOptions.model_fields}
+        return self.model_copy(update=defaults | {"loss": "ce", "losses": [], "layers": {}})
 
 
 class DistillSection(LossConfig):

@@ -9,7 +9,7 @@ from hf_compress.sections.base import MOST, Section, TrainingConfig
 from hf_compress.sections.distillation import LossConfig
 from hf_compress.steps.pruning.score.criteria import CRITERIA
 
-NORMS = {"l1", "l2", "ln", "random"}
+WITHOUT_ORDER = {"l1", "l2", "random"}  # criteria of other packages may read `n`
 
 
 class PruningTarget(Section):
@@ -205,7 +205,7 @@ class PruneSection(Section):
     def idle(self) -> dict[str, str]:
         """Return the options that do nothing beside the others."""
         found = {}
-        if self.importance in NORMS - {"ln"}:
+        if self.importance in WITHOUT_ORDER:
             found["n"] = f"it is the order of importance 'ln', not of '{self.importance}'"
         if self.granularity != "n:m":
             found["pattern"] = f"it is of granularity 'n:m', not of '{self.granularity}'"
@@ -213,10 +213,10 @@ class PruneSection(Section):
             found["max_drop"] = "it judges rounds, and all is pruned at once"
         if self.granularity == "n:m":
             found["amount"] = "the pattern says how much goes"
+            if self.iterative:
+                found["iterative"] = "a pattern is pruned at once"
         elif self.target and not self.iterative:
             found["amount"] = "the target says how much goes, and all is pruned at once"
-        if self.granularity == "n:m" and self.iterative:
-            found["iterative"] = "a pattern is pruned at once"
         return found
 
     def _require_no_ranking(self) -> None:
