@@ -159,6 +159,11 @@ def test_a_width_belongs_to_registered_architectures():
 
 @pytest.mark.parametrize(("step", "says"), [
     ({"prune": {"iterative": False, "max_drop": 0.05}}, "max_drop does nothing here: it judges rounds"),
+    ({"prune": {"granularity": "n:m", "floor": 0.2}}, "floor does nothing here: the pattern says how much"),
+    *(
+        ({"prune": {"granularity": kind, "round_to": 4}}, "round_to does nothing here: widths are pruned by")
+        for kind in ("weight", "block", "n:m")
+    ),
     ({"prune": {"iterative": False, "amount": 0.5, "target": {"macs": 0.3}}}, "amount does nothing here: the target"),
     ({"prune": {"pattern": "1:4", "amount": 0.5}}, "amount does nothing here: the pattern says how much goes"),
     ({"prune": {"n": 3}}, "n does nothing here: it is the order of importance 'ln', not of 'l1'"),

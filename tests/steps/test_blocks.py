@@ -265,7 +265,7 @@ def test_without_blocks_there_is_nothing_to_prune():
 
 @pytest.mark.parametrize(
     "option",
-    [{"importance": "taylor"}, {"scope": "cost"}, {"sensitivity": "a.csv"}, {"layout": "config"}, {"round_to": 4}],
+    [{"importance": "taylor"}, {"scope": "cost"}, {"sensitivity": "a.csv"}, {"layout": "config"}],
     ids=lambda option: next(iter(option)),
 )
 def test_options_that_rank_channels_are_refused(option):

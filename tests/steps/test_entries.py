@@ -23,7 +23,9 @@ def calibration(batches=3, side=8, seed=1):
 
 
 def config(**options):
-    options = {"granularity": "weight", "importance": "obs", "iterative": False, "floor": 0.0} | options
+    options = {"granularity": "weight", "importance": "obs", "iterative": False} | options
+    if options["granularity"] == "weight":
+        options |= {"floor": 0.0}
     return PruneSection(**options)
 
 

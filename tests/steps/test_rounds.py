@@ -33,10 +33,14 @@ def model():
     return ResNetForImageClassification(ResNetConfig(**options)).eval()
 
 
+def rounding(granularity):
+    return {"round_to": 1} if granularity == "channel" else {}
+
+
 def pruned(model, context, epochs=0, loss="ce", **options):
-    options = {"granularity": "weight", "floor": 0.0} | options
+    options = {"granularity": "weight"} | options
     if options["granularity"] != "n:m":
-        options = {"amount": 0.2} | options
+        options = {"amount": 0.2, "floor": 0.0} | options
     return loop.prune_model(model, context, PruneSection(**options, recovery={"epochs": epochs, "loss": loss}))
 
 
@@ -94,7 +98,7 @@ def test_a_pruned_model_can_learn_from_the_unpruned_one_without_labels(model, co
 def test_scores_are_computed_once_a_round_on_the_best_model_and_the_same_again(
     model, context, monkeypatch, granularity
 ):
-    options = {"granularity": granularity, "importance": "taylor", "calibration": 20, "round_to": 1}
+    options = {"granularity": granularity, "importance": "taylor", "calibration": 20} | rounding(granularity)
     if granularity != "n:m":
         options |= {"target": {"sparsity": 0.3}, "max_drop": 1.0}
     scored = []
@@ -111,14 +115,14 @@ def test_scores_are_computed_once_a_round_on_the_best_model_and_the_same_again(
     ("granularity", "repair"), [("channel", "batch_norm"), ("channel", "none"), ("weight", "batch_norm")]
 )
 def test_batch_norms_are_re_estimated_where_repair_says_so(model, context, granularity, repair):
-    options = {"granularity": granularity, "repair": repair, "round_to": 1, "iterative": False}
+    options = {"granularity": granularity, "repair": repair, "iterative": False} | rounding(granularity)
     mean = pruned(copy.deepcopy(model), context, **options).model.resnet.embedder.embedder.normalization.running_mean
     assert (mean == 0).all() == (repair == "none")
 
 
 @pytest.mark.parametrize(("granularity", "scope"), [("channel", "layer"), ("channel", "cost"), ("weight", "layer")])
 def test_rows_tell_what_the_repair_gave_back(model, context, granularity, scope):
-    options = {"granularity": granularity, "scope": scope, "round_to": 1, "amount": 0.3, "calibration": 40}
+    options = {"granularity": granularity, "scope": scope, "amount": 0.3, "calibration": 40} | rounding(granularity)
     options["repair"] = "least_squares"
     result = pruned(copy.deepcopy(model), context, **options, target={"sparsity": 0.6}, max_drop=1.0)
     rows = result.details["rounds"]

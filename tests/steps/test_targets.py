@@ -50,7 +50,6 @@ def context(tmp_path):
         ({"granularity": "weight", "target": {"sparsity": 0.95}, "floor": 0.05}, None),
         ({"granularity": "weight", "amount": 0.95}, None),
         ({"target": {"macs": 0.95}}, None),
-        ({"granularity": "n:m", "floor": 0.95, "iterative": False}, None),
     ],
     ids=str,
 )

@@ -209,10 +209,12 @@ class PruneSection(Section):
             found["n"] = f"it is the order of importance 'ln', not of '{self.importance}'"
         if self.granularity != "n:m":
             found["pattern"] = f"it is of granularity 'n:m', not of '{self.granularity}'"
+        if self.granularity != "channel":
+            found["round_to"] = f"widths are pruned by granularity 'channel', not by '{self.granularity}'"
         if self.granularity == "n:m" or not self.iterative:
             found["max_drop"] = "it judges rounds, and all is pruned at once"
         if self.granularity == "n:m":
-            found["amount"] = "the pattern says how much goes"
+            found["amount"] = found["floor"] = "the pattern says how much goes"
             if self.iterative:
                 found["iterative"] = "a pattern is pruned at once"
         elif self.target and not self.iterative:
@@ -220,7 +222,7 @@ class PruneSection(Section):
         return found
 
     def _require_no_ranking(self) -> None:
-        for key in ("importance", "scope", "sensitivity", "layout", "round_to"):
+        for key in ("importance", "scope", "sensitivity", "layout"):
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(
                     "with granularity 'block' those go whose loss changes the outputs least for what they cost, as it "
@@ -229,7 +231,7 @@ class PruneSection(Section):
 
     def _require_above_floor(self) -> None:
         asked = self.target.sparsity if self.target else None if self.iterative else self.amount
-        if asked is not None and self.granularity != "n:m" and asked > 1 - self.floor + 1e-9:
+        if asked is not None and asked > 1 - self.floor + 1e-9:
             key = "target.sparsity" if self.target else "amount"
             raise ValueError(
                 f"{key} {asked:g} leaves less than the floor {self.floor:g} of each layer: lower one of them"
