@@ -15,7 +15,7 @@ from hf_compress.ground.files import read_text, write_text
 from hf_compress.ground.manifest import adding, claim
 from hf_compress.models.origin import lineage
 from hf_compress.report import card_facts as facts
-from hf_compress.report.examples import CAPTION, EXAMPLES
+from hf_compress.report.examples import EXAMPLES
 from hf_compress.report.figures import FIGURES, draw_figures
 from hf_compress.report.front import front_table, how_found
 from hf_compress.report.headline import headline
@@ -174,7 +174,7 @@ def _context(report: dict[str, Any], folder: Path, repo_id: str | None, examples
         "front_headings": front_headings,
         "front": front,
         "figures": [(f"figures/{name}.png", caption) for name, (_, caption) in FIGURES.items() if name in drawn],
-        "examples": (EXAMPLES, CAPTION) if examples and (folder / EXAMPLES).is_file() else None,
+        "examples": (EXAMPLES, task_of(report).pictured) if examples and (folder / EXAMPLES).is_file() else None,
         "snippet": fenced(snippet(report, repo_id), "python"),
         "loading": Markup(SENTENCES.get(report.get("loads_with"), "")),
         "recipe": written,

@@ -1,8 +1,10 @@
 """How figures look, and what their plots have in common."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
@@ -10,10 +12,11 @@ from PIL import Image
 
 from hf_compress.ground.files import whole_file
 from hf_compress.report.markdown import one_line
+from hf_compress.tasks.sheets import Colour
 
 BLUE, ORANGE, GREY, PALE = "#0072b2", "#d55e00", "#6b6b6b", "#b9d5e8"  # distinguishable when colour-blind
 WIDTH = 7.0  # inches
-COLOURS = 64
+COLOURS, PHOTO_COLOURS = 64, 256
 STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -38,13 +41,29 @@ def drawable(text: str, length: int) -> str:
     return "".join(c if font.get_char_index(ord(c)) else "□" for c in line)
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG with a palette: a third of the size, and the same bytes for the same report."""
+def save_figure(figure: Figure, path: Path, colours: int = COLOURS, exact: Sequence[Colour] = ()) -> None:
+    """Write a PNG with a palette: a third of the size, and the same bytes for the same report.
+
+    Args:
+        exact: colours that stay as they are, however few pixels have them.
+    """
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", bbox_inches="tight")
-    picture = Image.open(buffer).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    whole = Image.open(buffer).convert("RGB")
+    picture = _exactly(whole, whole.quantize(colours - len(exact), dither=Image.Dither.NONE), exact)
     with whole_file(path) as new:
         picture.save(new, optimize=True)
+
+
+def _exactly(whole: Image.Image, picture: Image.Image, colours: Sequence[Colour]) -> Image.Image:
+    """Return a picture with a palette in which the pixels of some colours have these again."""
+    pixels, numbers, palette = np.asarray(whole), np.array(picture), picture.getpalette()
+    for colour in colours:
+        numbers[(pixels == colour).all(axis=2)] = len(palette) // 3
+        palette += colour
+    picture = Image.fromarray(numbers)
+    picture.putpalette(palette)
+    return picture
 
 
 def make_panels(height: float, columns: int = 1, width: float = WIDTH) -> tuple[Figure, list[Axes]]:

@@ -13,14 +13,15 @@ from hf_compress.ground.files import read_json, write_text
 from hf_compress.hub.reload_check import check_reload, some_pictures
 from hf_compress.measure.layers import layer_changes
 from hf_compress.report.card import write_card
+from hf_compress.report.examples import EXAMPLES, draw_examples
 from hf_compress.report.run import Run, write_run
 from hf_compress.run.deploy import FOLDER as DEPLOYED
 from hf_compress.run.deploy import deploy, describe_files
-from hf_compress.run.examples import write_examples
 from hf_compress.run.folder import RunFolder
 from hf_compress.run.preparing import Prepared
 from hf_compress.run.taking import Taken
 from hf_compress.tasks import TASKS
+from hf_compress.tasks.sheets import FINAL
 
 
 def finish(
@@ -78,7 +79,8 @@ def finish(
             (files / path).parent.mkdir(exist_ok=True)
             write_text(files / path, text)
         by_image = stages.by_image[stages.rows[-1]["stage"]].get(task.deciding.name, [])
-        write_examples(student, data.test, by_image, task, files)
+        if sheet := task.examples({**stages.teacher, FINAL: student}, data.test, by_image, data.by_teacher):
+            draw_examples(sheet, files / EXAMPLES)
         write_card(files)
 
     return folder.finish(write)

@@ -17,6 +17,7 @@ from hf_compress.models.load import LoadedModel
 from hf_compress.report.limits import speed_remarks
 from hf_compress.report.measures import CONTROL
 from hf_compress.sections.measure import MeasureSection
+from hf_compress.sections.models import TEACHER
 
 
 class Stages:
@@ -57,6 +58,11 @@ class Stages:
         """Take the control, which is no stage."""
         self.control = _named(CONTROL, loaded, details)
         self._control_model = _copied(loaded)
+
+    @property
+    def teacher(self) -> dict[str, LoadedModel]:
+        """The teacher by its name; nothing where there is none."""
+        return {TEACHER: self.models[0]} if self.rows[0]["stage"] == TEACHER else {}
 
     def measure_all(self) -> None:
         """Measure quality and cost of all models on the test images.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, TypeVar
 
 from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hf_compress.data import ImageData, ImageSplit
     from hf_compress.models.load import LoadedModel
     from hf_compress.sections.data import DataSection
+    from hf_compress.tasks.sheets import Sheet
 
 AGREEMENT = "teacher_agreement"
 TOLERANCE = 0.01
@@ -57,23 +58,6 @@ class Metric:
     def keeps(self, value: float, before: float, most: float) -> bool:
         """Return whether at most `most` of the value `before` is lost."""
         return value >= before - most if self.higher_is_better else value <= before + most
-
-
-class Shown(NamedTuple):
-    """What a model says of one picture, in the words of a figure.
-
-    Attributes:
-        said, true: the answer, and what is right.
-        share: how sure the model is, from 0 to 1.
-    """
-
-    said: str
-    true: str
-    share: float
-
-    @property
-    def right(self) -> bool:
-        return self.said == self.true
 
 
 @dataclass
@@ -124,6 +108,7 @@ class Task(ABC):
         processor_class: of transformers, for registered students.
         dense: whether each pixel is answered for, so that teacher and student must see the same part of a picture.
         answers_whole: whether `as_targets` reads all `outputs`, where `kept` keeps less.
+        pictured: the caption of what `examples` shows.
         selects: whether `student: auto` finds students for it: image classifiers, by their `accuracy`, which decides.
     """
 
@@ -144,6 +129,7 @@ class Task(ABC):
     processor_class: ClassVar[str] = "ViTImageProcessor"
     dense: ClassVar[bool] = False
     answers_whole: ClassVar[bool] = False
+    pictured: ClassVar[str] = ""
     selects: ClassVar[bool] = False
 
     # ---- recipes
@@ -266,14 +252,6 @@ class Task(ABC):
             student, teacher: see `answer`, in float32.
         """
 
-    def shown(self, loaded: LoadedModel, items: list[dict[str, Any]]) -> list[Shown]:
-        """Return what a model says of each labelled picture, for a figure; by default there is nothing to show.
-
-        Args:
-            items: see `targets`.
-        """
-        return []
-
     def in_order(self, outputs: dict[str, Tensor], order: list[int] | None) -> dict[str, Tensor]:
         """Return a teacher's outputs with its classes in another order; None leaves them as they are."""
         if order is None:
@@ -331,6 +309,18 @@ class Task(ABC):
             }
 
         return examine
+
+    def examples(
+        self, models: Mapping[str, LoadedModel], images: ImageSplit, by_image: Sequence[float], by_teacher: bool
+    ) -> Sheet | None:
+        """Return some test pictures with what models say of them, for a figure; by default there is nothing to show.
+
+        Args:
+            models: `final model`, and before it the `teacher`, where there is one.
+            by_image: the deciding metric of each image for the final model; empty where it is not known.
+            by_teacher: whether the labels of the images are what the teacher says.
+        """
+        return None
 
     def difference(self, again: LoadedModel, own: LoadedModel, pictures: list[Tensor]) -> str | None:
         """Say in what a reloaded model differs from the one that was saved; None where it does not.

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hf_compress.tasks.base import TOLERANCE, Metric, Shown, Task, register_task
+import numpy as np
+
+from hf_compress.tasks.base import TOLERANCE, Metric, Task, register_task
+from hf_compress.tasks.looking import labelled
+from hf_compress.tasks.sheets import FINAL, Panel, Sheet, short
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from hf_compress.data import ImageSplit
+    from hf_compress.models.load import LoadedModel
+
 
 TOGETHER = 16  # images that are shown to a model at once
+LOOKED_AT, COLUMNS = 32, 5
 
 
 class Classification(Task):
@@ -31,6 +39,9 @@ class Classification(Task):
     ensembles = True
     selects = True
     mixes = True
+    pictured = (
+        "Test images, and what the final model says of them: right answers above, wrong ones below, the surest first"
+    )
 
     def load(self, name, **options):
         from hf_compress.models.load import load
@@ -78,20 +89,16 @@ class Classification(Task):
             result["reliability"] = reliability(logits, labels)
         return result
 
-    def shown(self, loaded, items):
-        import torch
+    def examples(self, models, images, by_image, by_teacher):
+        """Show at most five images that are right and five that are wrong; 32 each, spread evenly, are looked at."""
+        from hf_compress.data.images import evenly_spread
 
-        from hf_compress.data.images import preprocess
-
-        found, names = [], loaded.label_names
-        for start in range(0, len(items), TOGETHER):
-            part = items[start : start + TOGETHER]
-            with torch.inference_mode():
-                pixels = preprocess(loaded.processor, [item["view"] for item in part])
-                shares = loaded.model(pixel_values=pixels).logits.float().softmax(dim=-1)
-            for item, share in zip(part, shares, strict=True):
-                found.append(Shown(names[int(share.argmax())], names[item["label"]], float(share.max())))
-        return found
+        known, whole = labelled(images), len(by_image) == len(images.labels)
+        wrong = [index for index in known if whole and by_image[index] == 0]
+        parts = (wrong, sorted(set(known) - set(wrong)))
+        asked = sorted(part[place] for part in parts for place in evenly_spread(len(part), LOOKED_AT))
+        rows = chosen(answers(models[FINAL], images, asked))
+        return Sheet([[each.panel for each in row] for row in rows if row]) if any(rows) else None
 
     def as_targets(self, predictions):
         return predictions.outputs["logits"].argmax(dim=1).tolist()
@@ -116,6 +123,53 @@ class Classification(Task):
                 if not abs(found[name] - wanted[name]) <= TOLERANCE:
                     return f"pipeline() gives '{name}' {found[name]:.3f} and not {wanted[name]:.3f}"
         return None
+
+
+class Answered(NamedTuple):
+    """What a model says of a picture, uint8 (height, width, 3), how sure it is, from 0 to 1, and what is true."""
+
+    picture: np.ndarray
+    said: str
+    true: str
+    share: float
+
+    @property
+    def right(self) -> bool:
+        return self.said == self.true
+
+    @property
+    def panel(self) -> Panel:
+        text = f"{short(self.said)} {self.share:.0%}" + ("" if self.right else f"\nis {short(self.true)}")
+        return Panel(self.picture, text, wrong=not self.right)
+
+
+def answers(loaded: LoadedModel, images: ImageSplit, indices: list[int]) -> list[Answered]:
+    """Return what a model says of labelled images; those of which it says nothing finite are left out."""
+    import torch
+
+    from hf_compress.data.images import preprocess
+
+    found, names = [], loaded.label_names
+    for start in range(0, len(indices), TOGETHER):
+        items = images.without_augmentation().__getitems__(indices[start : start + TOGETHER])
+        with torch.inference_mode():
+            pixels = preprocess(loaded.processor, [item["view"] for item in items])
+            shares = loaded.model(pixel_values=pixels).logits.float().softmax(dim=-1)
+        for item, share in zip(items, shares, strict=True):
+            if share.isfinite().all():
+                picture = item["view"].permute(1, 2, 0).numpy()
+                said = names[int(share.argmax())]
+                found.append(Answered(picture, said, names[item["label"]], float(share.max())))
+    return found
+
+
+def chosen(found: list[Answered]) -> tuple[list[Answered], list[Answered]]:
+    """Return at most five that are right, of as many classes as there are, and the five that are most surely wrong."""
+    right = [each for each in found if each.right]
+    wrong = sorted((each for each in found if not each.right), key=lambda each: -each.share)
+    first = list({each.true: each for each in reversed(right)}.values())[::-1]
+    others = [each for each in right if all(each is not one for one in first)]
+    return (first + others)[:COLUMNS], wrong[:COLUMNS]
 
 
 def _labels(batch: dict[str, Any], classes: int) -> Tensor | None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from hf_compress.models.students import register_student
 from hf_compress.tasks.base import Metric, Task, register_task
+from hf_compress.tasks.looking import Look, looks
+from hf_compress.tasks.sheets import FINAL, TRUTH, WHITE, Colour, Panel, Sheet, coloured, legend
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PretrainedConfig
+
+    from hf_compress.models.load import LoadedModel
 
 
 class Segmentation(Task):
@@ -31,6 +37,7 @@ class Segmentation(Task):
     processor_class = "SegformerImageProcessor"
     dense = True
     answers_whole = True
+    pictured = "Test images, and the class of every pixel: what is true, and what the models say"
 
     def load(self, name, **options):
         from hf_compress.models.load import SEGMENTER, load
@@ -98,12 +105,51 @@ class Segmentation(Task):
         counts = predictions.outputs["confusion"]
         return with_means(by_image_of_pixels(counts)) | {"class_iou": overlap_by_class(counts)}
 
+    def examples(self, models, images, by_image, by_teacher):
+        from hf_compress.measure.segments import named_classes
+
+        def say(loaded: LoadedModel, output: Any, truth: Tensor) -> Tensor:
+            return named_classes(output.logits, truth.shape)[0].long()
+
+        looked_at = looks(self, models, images, by_image, by_teacher, say)
+        if not looked_at:
+            return None
+        colours = _colour_of(looked_at)
+        rows = [
+            [
+                Panel(look.picture, tall=look.tall),
+                *(Panel(_painted(map, colours), tall=look.tall, exact=True) for map in look.said.values()),
+            ]
+            for look in looked_at
+        ]
+        void = any((look.said.get(TRUTH, look.said[FINAL]) < 0).any() for look in looked_at)
+        entries = legend(colours, models[FINAL].label_names) | ({"not labelled": WHITE} if void else {})
+        return Sheet(rows, [look.name for look in looked_at], ["image", *looked_at[0].said], entries)
+
     def as_targets(self, predictions):
         from hf_compress.data.masks import AnsweredMask
         from hf_compress.measure.segments import named_classes
 
         logits, size = predictions.outputs["logits"], predictions.labels.shape[-2:]
         return [AnsweredMask(seen) for seen in named_classes(logits, size)]
+
+
+def _colour_of(looked_at: list[Look]) -> dict[int, Colour]:
+    """Return the colours of all classes that occur, the most frequent ones first."""
+    import torch
+
+    maps = [classes.flatten() for look in looked_at for classes in look.said.values()]
+    numbers, counts = torch.cat(maps).unique(return_counts=True)
+    frequent = numbers[counts.argsort(descending=True, stable=True)].tolist()
+    return coloured([number for number in frequent if number >= 0])
+
+
+def _painted(classes: Tensor, colours: dict[int, Colour]) -> np.ndarray:
+    """Return the colours of classes (height, width), uint8 (height, width, 3); void is white."""
+    picture = np.full((*classes.shape, 3), WHITE, np.uint8)
+    for number, colour in colours.items():
+        picture[(classes == number).numpy()] = colour
+    return picture
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,74 +1,148 @@
-"""Test images in a card: which are shown, and that nobody sends them unasked."""
+"""Test images in a card: which are shown, what is drawn of them, and that nobody sends them unasked."""
+
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from reports import report
+from shapes import COLOURS as SHADES
+from shapes import NAMES, PROCESSOR, tiny_segmenter
 
+from hf_compress.data.masks import VOID
 from hf_compress.ground.manifest import adding
 from hf_compress.hub.contents import _named
+from hf_compress.models.load import LoadedModel
 from hf_compress.models.students import build_registered
 from hf_compress.report.card import render_card
-from hf_compress.report.examples import EXAMPLES, chosen, draw_examples
+from hf_compress.report.examples import EXAMPLES, draw_examples
 from hf_compress.report.run import write_report
-from hf_compress.run.examples import write_examples
-from hf_compress.tasks.base import Shown
-from hf_compress.tasks.classification import CLASSIFICATION
+from hf_compress.sections.models import TEACHER
+from hf_compress.tasks.classification import CLASSIFICATION, Answered, answers, chosen
+from hf_compress.tasks.looking import ranked
+from hf_compress.tasks.segmentation import SEGMENTATION
+from hf_compress.tasks.sheets import COLOURS, FINAL, OTHER, WHITE, Panel, Sheet, coloured, legend
 
 PICTURE = np.zeros((16, 16, 3), np.uint8)
 
 
-def example(said, true, share):
-    return PICTURE, Shown(said, true, share)
+class Split:
+    """Pictures with labels, one number or a dictionary each."""
 
-
-def test_right_ones_are_of_many_classes_and_wrong_ones_the_surest():
-    right = [example(name, name, 0.9) for name in "aaaaaabbc"]
-    wrong = [example("a", "b", share) for share in (0.3, 0.9, 0.5, 0.6, 0.7, 0.8)]
-    shown, mistaken = chosen(right + wrong)
-    assert [each[1].true for each in shown] == ["a", "b", "c", "a", "a"]
-    assert [each[1].share for each in mistaken] == [0.9, 0.8, 0.7, 0.6, 0.5]
-
-
-class Split(torch.utils.data.Dataset):
-    """Pictures of one shade each; every second one has no label."""
-
-    def __init__(self):
-        self.asked = []
+    def __init__(self, pictures, labels):
+        self.pictures, self.labels, self.asked = pictures, labels, []
 
     def without_augmentation(self):
         return self
 
     def __len__(self):
-        return 100
+        return len(self.labels)
 
-    def __getitem__(self, index):
-        self.asked.append(index)
-        return {"view": torch.full((3, 8, 8), index, dtype=torch.uint8), "label": index % 4 if index % 2 else -100}
+    def __getitems__(self, indices):
+        self.asked += indices
+        return [{"view": self.pictures[index], "label": self.labels[index]} for index in indices]
 
 
-def test_the_model_is_asked_about_right_and_wrong_images(tmp_path):
+def answer(said, true, share):
+    return Answered(PICTURE, said, true, share)
+
+
+def test_right_ones_are_of_many_classes_and_wrong_ones_the_surest():
+    right = [answer(name, name, 0.9) for name in "aaaaaabbc"]
+    wrong = [answer("a", "b", share) for share in (0.3, 0.9, 0.5, 0.6, 0.7, 0.8)]
+    shown, mistaken = chosen(right + wrong)
+    assert [each.true for each in shown] == ["a", "b", "c", "a", "a"]
+    assert [each.share for each in mistaken] == [0.9, 0.8, 0.7, 0.6, 0.5]
+
+
+def test_the_model_is_asked_about_right_and_wrong_images():
     torch.manual_seed(0)
-    loaded, split = build_registered("resnet18", list("abcd"), width=0.125, image_size=32), Split()
+    loaded = build_registered("resnet18", list("abcd"), width=0.125, image_size=32)
+    shades = [torch.full((3, 8, 8), index, dtype=torch.uint8) for index in range(100)]
+    split = Split(shades, [index % 4 if index % 2 else -100 for index in range(100)])
     by_image = [0.0 if index in (7, 9) else 1.0 for index in range(100)]
-    write_examples(loaded, split, by_image, CLASSIFICATION, tmp_path)
-    assert {7, 9} < set(split.asked) and len(split.asked) == 34
-    with Image.open(tmp_path / EXAMPLES) as drawn:
-        assert drawn.width > 500
-    (shown,) = CLASSIFICATION.shown(loaded, [split[3]])
+    sheet = CLASSIFICATION.examples({FINAL: loaded}, split, by_image, False)
+    assert {7, 9} < set(split.asked) and len(split.asked) == 34 and all(index % 2 for index in split.asked)
+    assert len(sheet.rows) == 2 and [panel.wrong for row in sheet.rows for panel in row] == [False] * 5 + [True] * 5
+    (shown,) = answers(loaded, split, [3])
     with torch.inference_mode():
-        pixels = loaded.processor([split[3]["view"]], return_tensors="pt")["pixel_values"]
+        pixels = loaded.processor([shades[3]], return_tensors="pt")["pixel_values"]
         logits = loaded.model.eval()(pixel_values=pixels).logits[0]
-    assert shown == Shown("abcd"[logits.argmax()], "d", pytest.approx(float(logits.softmax(0).max()), abs=1e-5))
+    assert shown[1:] == ("abcd"[logits.argmax()], "d", pytest.approx(float(logits.softmax(0).max()), abs=1e-5))
+    assert answer("a very long name of a class", "b", 0.256).panel.text == "a very long name … 26%\nis b"
+
+
+def test_images_from_the_best_to_the_worst_by_a_metric_are_those_with_a_label():
+    split = Split([], [0, 1, -100, 1, 0, 1, 1])
+    values = [0.5, 0.9, 1.0, 0.1, 0.7, 0.3, 0.6]
+    higher = SimpleNamespace(higher_is_better=True)
+    assert ranked(split, values, higher) == {1: "best", 4: "", 6: "median", 0: "", 3: "worst"}
+    lower = SimpleNamespace(higher_is_better=False)
+    assert list(ranked(split, values, lower)) == [3, 5, 0, 6, 1]
+    assert ranked(Split([], [1, -100]), [0.5, 0.5], higher) == {0: "best"}
+    assert ranked(split, [], higher) == dict.fromkeys([0, 1, 4, 5, 6], "")
+
+
+def test_classes_beyond_the_colours_share_one():
+    colours = coloured([2, 0, 1], [(0, 0, 0), (9, 9, 9)])
+    assert colours == {2: (0, 0, 0), 0: (9, 9, 9), 1: OTHER}
+    assert legend(colours, list("abc")) == {"c": (0, 0, 0), "a": (9, 9, 9), "other classes": OTHER}
+
+
+@pytest.fixture(scope="module")
+def squares():
+    """A sheet of two segmenters for two pictures, of which the upper half is not labelled."""
+    mask = torch.tensor(np.repeat([VOID, 0, 1, 2], 10)[:, None].repeat(80, 1), dtype=torch.uint8)
+    picture = torch.tensor(SHADES[mask.numpy()], dtype=torch.uint8).permute(2, 0, 1)
+    split = Split([picture, picture], [{"mask": mask}] * 2)
+    models = {
+        who: LoadedModel(tiny_segmenter(hidden=hidden), PROCESSOR, who) for who, hidden in ((TEACHER, 32), (FINAL, 16))
+    }
+    return models, SEGMENTATION.examples(models, split, [0.2, 0.8], False)
+
+
+def test_masks_of_truth_and_models_have_one_colour_a_class(squares):
+    models, sheet = squares
+    assert sheet.headings == ["image", "truth", "teacher", "final model"] and sheet.names == ["best", "worst"]
+    image, truth, teacher, final = sheet.rows[0]
+    assert image.picture.shape == (32, 32, 3) and image.tall == pytest.approx(0.5, rel=0.03)
+    assert (truth.picture[:8] == WHITE).all() and sheet.legend["not labelled"] == WHITE
+    assert list(image.picture[-1, 0]) == [40, 40, 210] and tuple(truth.picture[-1, 0]) == sheet.legend["blue"]
+    pixels = torch.tensor(image.picture).permute(2, 0, 1)
+    for panel, loaded in zip((teacher, final), models.values(), strict=True):
+        inputs = PROCESSOR([pixels], return_tensors="pt")
+        with torch.inference_mode():
+            output = loaded.model(**inputs)
+        (named,) = PROCESSOR.post_process_semantic_segmentation(output, target_sizes=[(32, 32)])
+        palette = np.array([sheet.legend.get(name, (1, 1, 1)) for name in NAMES], np.uint8)
+        assert (panel.picture == palette[named.numpy()]).all(axis=2).mean() > 0.98  # the picture was rounded
+
+
+def test_the_most_frequent_class_has_the_first_colour(squares):
+    _, sheet = squares
+    panels = np.stack([panel.picture for row in sheet.rows for panel in row[1:]]).reshape(-1, 3)
+    counts = [(panels == colour).all(axis=1).sum() for colour in COLOURS[:3]]
+    assert counts == sorted(counts, reverse=True) and sum(counts) > 0
+
+
+def test_a_sheet_is_drawn_with_its_colours_and_shapes(squares, tmp_path):
+    _, sheet = squares
+    draw_examples(sheet, tmp_path / "figures" / "sheet.png")
+    with Image.open(tmp_path / "figures" / "sheet.png") as drawn:
+        pixels = np.asarray(drawn.convert("RGB"))
+    assert 850 < pixels.shape[1] < 950 and pixels.shape[0] < 0.5 * pixels.shape[1]
+    found = {tuple(colour) for colour in np.unique(pixels.reshape(-1, 3), axis=0).tolist()}
+    assert set(sheet.legend.values()) <= found
 
 
 def test_a_card_shows_them_but_publishing_leaves_them_out(tmp_path):
     folder = tmp_path / "run"
     with adding(folder, "run") as new:
         write_report(new / "report.json", report())
-        draw_examples([example("cat", "dog", 0.8), example("owl", "owl", 1.0)], new / EXAMPLES)
-    assert EXAMPLES in render_card(folder).text
+        panels = [answer("cat", "dog", 0.8).panel, answer("owl", "owl", 1.0).panel]
+        draw_examples(Sheet([[Panel(panel.picture, panel.text)] for panel in panels]), new / EXAMPLES)
+    assert f"![{CLASSIFICATION.pictured}]({EXAMPLES})" in render_card(folder).text
     assert EXAMPLES not in render_card(folder, examples=False).text
     assert _named(folder, []) == ["report.json"]
     assert EXAMPLES in _named(folder, [EXAMPLES])

@@ -17,6 +17,7 @@ from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.losses.criterion import DistillationCriterion
 from hf_compress.losses.layer_maps import Answer
 from hf_compress.models.students import build_registered, build_student
+from hf_compress.report.examples import EXAMPLES
 from hf_compress.sections.data import DataSection
 from hf_compress.sections.distillation import DistillSection
 from hf_compress.sections.models import StudentSection
@@ -80,6 +81,7 @@ def test_its_card_tells_of_pixels(run):
     assert "| class | training images | test images | IoU, teacher teacher | IoU, this model |" in card
     assert "| blue | 40 | 16 |" in card
     assert "points of accuracy" not in card
+    assert f"![{SEGMENTATION.pictured}](figures/examples.png)" in card and (run.folder / EXAMPLES).is_file()
 
 
 @pytest.mark.long
