@@ -54,8 +54,23 @@ def invariant_distance(maps: Tensor, others: Tensor) -> Tensor:
     return (standard(maps.float().flatten(1)) - standard(others.float().flatten(1))).abs().mean()
 
 
+def brought_to(maps: Tensor, truth: Tensor) -> Tensor:
+    """Return maps with the scale and shift of the truth, by least squares (Ranftl et al., 2020, eq. 3).
+
+    Args:
+        maps, truth: shape (images, height, width), of one size.
+
+    Returns:
+        Float64, of the same shape.
+    """
+    said, true = maps.double().flatten(1), truth.double().flatten(1)
+    centred, wanted = (values - values.mean(dim=1, keepdim=True) for values in (said, true))
+    scale = (centred * wanted).sum(dim=1, keepdim=True) / centred.square().sum(dim=1, keepdim=True).clamp_min(1e-12)
+    return (scale * centred + true.mean(dim=1, keepdim=True)).view(truth.shape)
+
+
 def depth_errors(maps: Tensor, truth: Tensor) -> dict[str, Tensor]:
-    """Compare maps with the truth, each brought to its scale and shift by least squares (Ranftl et al., 2020, eq. 3).
+    """Compare maps with the truth, each brought to its scale and shift, see `brought_to`.
 
     Args:
         maps, truth: shape (images, height, width), of one size; pixels with a truth of less than a hundredth of the
@@ -67,12 +82,10 @@ def depth_errors(maps: Tensor, truth: Tensor) -> dict[str, Tensor]:
     """
     import torch
 
-    said, true = maps.double().flatten(1), truth.double().flatten(1)
-    centred, wanted = (values - values.mean(dim=1, keepdim=True) for values in (said, true))
-    scale = (centred * wanted).sum(dim=1, keepdim=True) / centred.square().sum(dim=1, keepdim=True).clamp_min(1e-12)
+    true = truth.double().flatten(1)
     least = LEAST * true.amax(dim=1, keepdim=True).clamp_min(1e-12)
     counted = (true >= least).double()
-    found = torch.maximum(scale * centred + true.mean(dim=1, keepdim=True), least)
+    found = torch.maximum(brought_to(maps, truth).flatten(1), least)
     true = torch.maximum(true, least)
 
     def mean(values: Tensor) -> Tensor:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.models.students import register_student
 from hf_compress.tasks.base import Metric, Task, register_task
+from hf_compress.tasks.looking import looks
+from hf_compress.tasks.sheets import Panel, Sheet
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PretrainedConfig
+
+    from hf_compress.models.load import LoadedModel
+
+SHADES = {"smallest value": 0.0, "half of the way": 0.5, "largest value": 1.0}
 
 
 class Depth(Task):
@@ -31,6 +40,7 @@ class Depth(Task):
     dense = True
     answers_whole = True
     processor_class = "DPTImageProcessor"
+    pictured = "Test images, and the depth of every pixel as the teacher and the final model see it, in one scale"
 
     def check_recipe(self, recipe):
         super().check_recipe(recipe)
@@ -117,6 +127,28 @@ class Depth(Task):
         from hf_compress.measure.quality import with_means
 
         return with_means({name: values.numpy() for name, values in predictions.outputs.items()})
+
+    def examples(self, models, images, by_image, by_teacher):
+        from matplotlib import colormaps
+
+        from hf_compress.measure.depths import at_size, brought_to
+
+        def say(loaded: LoadedModel, output: Any, truth: Tensor) -> Tensor:
+            return brought_to(at_size(output.predicted_depth, truth.shape), truth[None])[0]
+
+        def painted(depths: Tensor, truth: Tensor) -> np.ndarray:
+            span = (truth.max() - truth.min()).clamp_min(1e-12)
+            return colours(((depths - truth.min()) / span).numpy(), bytes=True)[..., :3]
+
+        colours, rows = colormaps["viridis"], []
+        looked_at = looks(self, models, images, by_image, by_teacher, say)
+        for look in looked_at:
+            true, *_ = maps = look.said.values()
+            pictures = [look.picture, *(painted(map, true) for map in maps)]
+            rows.append([Panel(picture, tall=look.tall) for picture in pictures])
+        entries = {name: tuple(map(int, colours(share, bytes=True)[:3])) for name, share in SHADES.items()}
+        names = [look.name for look in looked_at]
+        return Sheet(rows, names, ["image", *looked_at[0].said], entries) if looked_at else None
 
     def as_targets(self, predictions):
         from hf_compress.measure.depths import AnsweredDepth

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from hf_compress.ground.errors import UsageError
 from hf_compress.models.students import Checkpoint, register_student
 from hf_compress.tasks.base import Metric, Task, register_task
+from hf_compress.tasks.looking import looks
+from hf_compress.tasks.sheets import COLOURS, FINAL, Colour, Mark, Panel, Sheet, coloured, legend, short
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PretrainedConfig
 
+    from hf_compress.models.load import LoadedModel
+
 LOSSES = ("mse", "kl", "kl_ce")
 """Of outputs; others compare classes between images, or read one label each. `kl_ce` finds none, and is `kl` here."""
+
+Seen = tuple[int, list[float], str]
+"""An object to be drawn: class, corners as shares of the picture, and the score behind its name."""
 
 
 class Detection(Task):
@@ -32,6 +40,7 @@ class Detection(Task):
     metrics = (deciding, Metric("map_50", "mAP at IoU 0.50", hub_name="mAP@0.50"))
 
     processor_class = "RTDetrImageProcessor"
+    pictured = "Test images with their objects, and what the models find with a score of 0.4 or more"
 
     def check_recipe(self, recipe):
         super().check_recipe(recipe)
@@ -136,6 +145,25 @@ class Detection(Task):
         found = mean_average_precision(predictions.outputs["detections"], predictions.labels, by_class=True)
         return {"quality": self._measured(found), "by_image": {}, "class_ap": precision_by_class(found)}
 
+    def examples(self, models, images, by_image, by_teacher):
+        from hf_compress.measure.detections import detections
+
+        def say(loaded: LoadedModel, output: Any, truth: Tensor) -> Tensor:
+            return detections(loaded.processor, output.logits, output.pred_boxes)[0]
+
+        names, rows = models[FINAL].label_names, []
+        looked_at = looks(self, models, images, by_image, by_teacher, say)
+        for look in looked_at:
+            true, *found = look.said.values()
+            rows.append([_true_objects(true), *map(_found_objects, found)])
+        classes = Counter(number for row in rows for objects in row for number, *_ in objects)
+        colours = coloured([number for number, _ in classes.most_common()], COLOURS[1:])
+        panels = [
+            [Panel(look.picture, marks=_marks(objects, colours, names), tall=look.tall) for objects in row]
+            for look, row in zip(looked_at, rows, strict=True)
+        ]
+        return Sheet(panels, [], list(looked_at[0].said), legend(colours, names)) if looked_at else None
+
     def as_targets(self, predictions):
         from torchvision.ops import box_convert
 
@@ -146,6 +174,26 @@ class Detection(Task):
         found = outputs["detections"] if "detections" in outputs else best_of_queries(**outputs)
         objects = [rows[rows[:, 0] != PADDING] for rows in as_objects(found)]
         return [make_boxes(box_convert(rows[:, 2:], "cxcywh", "xywh"), rows[:, 0]) for rows in objects]
+
+
+def _marks(objects: list[Seen], colours: dict[int, Colour], names: list[str]) -> tuple[Mark, ...]:
+    return tuple(Mark(box, colours[number], short(names[number]) + score) for number, box, score in objects)
+
+
+def _true_objects(rows: Tensor) -> list[Seen]:
+    """Return class and corners of objects, see `data.boxes.object_rows`, and nothing that is said of them."""
+    from torchvision.ops import box_convert
+
+    rows = rows[rows[:, 0] >= 0]
+    corners = box_convert(rows[:, 2:], "cxcywh", "xyxy").tolist()
+    return [(number, box, "") for number, box in zip(rows[:, 0].int().tolist(), corners, strict=True)]
+
+
+def _found_objects(rows: Tensor) -> list[Seen]:
+    """Return class, corners and score of confident detections, see `measure.detections`, the surest first."""
+    from hf_compress.measure.detections import CONFIDENT
+
+    return [(int(number), box, f" {score:.2f}") for score, number, *box in rows.tolist() if score >= CONFIDENT]
 
 
 def _as_dicts(rows: Tensor) -> list[dict[str, Tensor]]:

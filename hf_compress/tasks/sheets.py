@@ -35,7 +35,7 @@ COLOURS: tuple[Colour, ...] = (
 class Mark(NamedTuple):
     """A box in a picture: left, top, right, bottom as shares of it."""
 
-    box: tuple[float, ...]
+    box: Sequence[float]
     colour: Colour
     text: str
 

@@ -5,24 +5,30 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from detectors import saved_detector, yolos
 from PIL import Image
 from reports import report
 from shapes import COLOURS as SHADES
 from shapes import NAMES, PROCESSOR, tiny_segmenter
+from transformers import DPTImageProcessor
 
+from hf_compress.data.boxes import make_boxes
 from hf_compress.data.masks import VOID
 from hf_compress.ground.manifest import adding
 from hf_compress.hub.contents import _named
+from hf_compress.measure.detections import CONFIDENT
 from hf_compress.models.load import LoadedModel
 from hf_compress.models.students import build_registered
 from hf_compress.report.card import render_card
-from hf_compress.report.examples import EXAMPLES, draw_examples
+from hf_compress.report.examples import EXAMPLES, draw_examples, examples_figure
 from hf_compress.report.run import write_report
 from hf_compress.sections.models import TEACHER
 from hf_compress.tasks.classification import CLASSIFICATION, Answered, answers, chosen
+from hf_compress.tasks.depth import DEPTH
+from hf_compress.tasks.detection import DETECTION
 from hf_compress.tasks.looking import ranked
 from hf_compress.tasks.segmentation import SEGMENTATION
-from hf_compress.tasks.sheets import COLOURS, FINAL, OTHER, WHITE, Panel, Sheet, coloured, legend
+from hf_compress.tasks.sheets import COLOURS, FINAL, OTHER, WHITE, Mark, Panel, Sheet, coloured, legend
 
 PICTURE = np.zeros((16, 16, 3), np.uint8)
 
@@ -134,6 +140,57 @@ def test_a_sheet_is_drawn_with_its_colours_and_shapes(squares, tmp_path):
     assert 850 < pixels.shape[1] < 950 and pixels.shape[0] < 0.5 * pixels.shape[1]
     found = {tuple(colour) for colour in np.unique(pixels.reshape(-1, 3), axis=0).tolist()}
     assert set(sheet.legend.values()) <= found
+
+
+def test_texts_at_boxes_cover_no_others():
+    boxes = [(0.1 + 0.02 * step, 0.1 + 0.02 * step, 0.6, 0.6) for step in range(12)]
+    marks = tuple(Mark(box, COLOURS[step], f"object {step}") for step, box in enumerate(boxes))
+    figure = examples_figure(Sheet([[Panel(np.zeros((64, 64, 3), np.uint8), marks=marks)]]))
+    figure.draw_without_rendering()
+    texts = figure.axes[0].texts
+    extents = [text.get_bbox_patch().get_window_extent() for text in texts]
+    assert 4 <= len(texts) < 12 and texts[0].get_text() == "object 0"
+    assert all(one.count_overlaps(extents[:place]) == 0 for place, one in enumerate(extents))
+
+
+def test_objects_and_detections_lie_where_they_are(tmp_path):
+    """The picture is twice as wide as high; both are shares of it, whatever the model's input is."""
+    image = torch.zeros(3, 32, 64, dtype=torch.uint8)
+    split = Split([image], [make_boxes([[0, 8, 16, 16]], [1], size=(32, 64)).parts()])
+    loaded = DETECTION.load(saved_detector(yolos(), tmp_path / "model"))
+    loaded.model.class_labels_classifier.layers[-1].bias.data[0] += 0.7  # now it is sure of something
+    sheet = DETECTION.examples({FINAL: loaded}, split, [], False)
+    (true, final), *others = sheet.rows
+    assert not others and sheet.headings == ["truth", "final model"] and sheet.names == []
+    assert true.tall == pytest.approx(0.5, rel=0.03)
+    ((box, colour, text),) = true.marks
+    assert box == pytest.approx((0, 0.25, 0.25, 0.75)) and text == "green" and colour == sheet.legend["green"]
+    with torch.inference_mode():
+        output = loaded.model(**loaded.processor(images=[image], return_tensors="pt"))
+    (wanted,) = loaded.processor.post_process_object_detection(output, threshold=CONFIDENT)
+    assert len(final.marks) == len(wanted["scores"]) > 0
+    assert final.marks[0].box == pytest.approx(wanted["boxes"][wanted["scores"].argmax()].tolist(), abs=1e-5)
+    assert final.marks[0].text.endswith(f" {wanted['scores'].max():.2f}")
+
+
+def test_depths_of_both_models_have_the_scale_of_the_teachers(tmp_path):
+    ramp = torch.linspace(1, 3, 56).expand(56, 56)
+    split = Split([torch.zeros(3, 56, 56, dtype=torch.uint8)], [{"seen": ramp}])
+    loaded = LoadedModel(Ramp(), DPTImageProcessor(size={"height": 56, "width": 56}), FINAL)
+    sheet = DEPTH.examples({TEACHER: loaded, FINAL: loaded}, split, [0.1], True)
+    assert sheet.headings == ["image", "teacher", "final model"] and sheet.names == ["best"]
+    ((image, teacher, final),) = sheet.rows
+    assert image.picture.shape == teacher.picture.shape == (56, 56, 3)
+    smallest, _, largest = sheet.legend.values()
+    assert tuple(teacher.picture[0, 0]) == smallest and tuple(teacher.picture[0, -1]) == largest
+    assert np.abs(final.picture.astype(int) - teacher.picture).max() <= 5  # its own are 10 times as large, and shifted
+
+
+class Ramp(torch.nn.Module):
+    """Says that all pictures get deeper to the right."""
+
+    def forward(self, pixel_values):
+        return SimpleNamespace(predicted_depth=torch.linspace(30, 50, 28).expand(len(pixel_values), 28, 28))
 
 
 def test_a_card_shows_them_but_publishing_leaves_them_out(tmp_path):

@@ -97,6 +97,7 @@ def test_a_student_comes_nearer_to_its_teachers_depths(run):
     assert file["quality"] == pytest.approx(rows["2 prune"]["quality"], abs=1e-3)
     card = (run.folder / "README.md").read_text()
     assert "pipeline_tag: depth-estimation" in card and "| relative error to the teacher's depth |" in card
+    assert f"![{DEPTH.pictured}](figures/examples.png)" in card
     with pytest.raises(RunError, match="measured against its teacher, in a run alone"):
         evaluate_folder(str(run.folder), None)
 
