@@ -33,6 +33,7 @@ TAGS = {  # by step
     "distill_features": "distillation",
     "finetune": "fine-tuning",
     "prune": "pruning",
+    "quantize": "quantization",
     "rewrite": "rewriting",
 }
 

@@ -80,7 +80,7 @@ def what_was_done(row: dict[str, Any]) -> str:
         budget = details.get("time_budget")
         made = f"{budget['epochs']:.3g} epochs within {budget['minutes']:g} minutes" if budget else ""
         than = ", better than the head alone" if "head_alone" in details else ""
-        return (made or number(len(epochs), "epoch")) + best + than
+        return (made or number(len(epochs), "epoch")) + best + than + _in_int8(details)
     if copy := details.get("copy_of_the_teacher"):
         kept = f"copy of the teacher, width {copy['width']:g}, depth {copy['depth']:g}"
         return f"{kept}: outputs off by {copy['output_error']:.1%} of their variance"
@@ -92,6 +92,14 @@ def what_was_done(row: dict[str, Any]) -> str:
         missed = ", not as asked" if "missed" in details else ""
         return f"{number(len(rounds), 'round')}{_asked(rounds[-1])}, {len(kept)} kept{_came_of(kept)}{missed}"
     return ""
+
+
+def _in_int8(details: dict[str, Any]) -> str:
+    """Say what a training for int8 was worth, on validation images."""
+    if (found := details.get("simulated_int8")) is None:
+        return ""
+    values = "{before:.4f} before, {after:.4f} after, {in_floats:.4f} in floats before".format(**found)
+    return f"; with int8 simulated in {number(found['layers'], 'layer')}, validation: {values}"
 
 
 def _asked(entry: dict[str, Any]) -> str:

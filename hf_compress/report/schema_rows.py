@@ -130,6 +130,15 @@ class TimeBudget(ReportPart):
     epochs: Annotated[float, Field(gt=0)]
 
 
+class SimulatedInt8(ReportPart):
+    """The deciding metric on validation images in floats, and with int8 simulated before and after the training."""
+
+    layers: Positive
+    in_floats: float
+    before: float
+    after: float
+
+
 class Details(Scored, Training):
     """What a step recorded: anything, but what cards and figures show has its form."""
 
@@ -142,6 +151,7 @@ class Details(Scored, Training):
     rewrite: Name = ""
     logits_error: dict[Name, Annotated[float, Field(ge=0)]] = {}
     missed: Missed | None = None
+    simulated_int8: SimulatedInt8 | None = None
     steps: dict[Name, "Details"] = {}
 
     @model_validator(mode="after")

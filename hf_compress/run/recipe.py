@@ -338,21 +338,19 @@ def _without_chain(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_quantize(values: dict[str, Any]) -> dict[str, Any]:
-    """Write each step `quantize`, as recipes had it before `deploy`, as a deployment."""
+    """Write each step `quantize` with the options that it had before `deploy` as a deployment."""
     steps, deploy = values.get("steps"), values.get("deploy", [])
     if not isinstance(steps, list) or not isinstance(deploy, list):
         return values
     for number, step in enumerate(steps):
-        named = {step: {}} if isinstance(step, str) else step
-        if not isinstance(named, dict) or list(named) != ["quantize"]:
+        options = step.get("quantize") if isinstance(step, dict) and len(step) == 1 else None
+        if not isinstance(options, dict) or not options.keys() & {"images", "repeats"}:
             continue
-        options = named["quantize"] or {}
-        if isinstance(options, dict):
-            options = {"to": "onnx", "int8": True, "images": 256} | {k: options[k] for k in options if k != "repeats"}
+        options = {"to": "onnx", "int8": True, "images": 256} | {k: options[k] for k in options if k != "repeats"}
         section = validate(DeploySection, options, f"steps.{number}.quantize")
         logger.warning(
-            "'steps.%s.quantize' is no step any more; the final model is quantised instead, as by "
-            "'deploy: [{to: onnx, int8: true, images: %s}]'",
+            "'steps.%s.quantize' trains for int8 now, and has no images or repeats; the final model is quantised "
+            "instead, as by 'deploy: [{to: onnx, int8: true, images: %s}]'",
             number,
             section.images,
         )

@@ -1,11 +1,12 @@
 """A training from its first epoch, or its last checkpoint, to the weights of its best one."""
 
+import copy
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -28,13 +29,18 @@ from hf_compress.training.trainer import StudentTrainer
 
 
 def train(
-    model: PreTrainedModel, context: Context, config: TrainingConfig, teacher: LoadedModel | None = None
+    model: PreTrainedModel,
+    context: Context,
+    config: TrainingConfig,
+    teacher: LoadedModel | None = None,
+    ranges: nn.Module | None = None,
 ) -> dict[str, Any]:
     """Train `model` in place and leave it at the epoch that the task's deciding metric finds best.
 
     Args:
         config: how to train; with `teacher` it is a `LossConfig`.
         teacher: distil from this model; None trains on the labels.
+        ranges: what hooks of the model learn beside its weights; see `StudentTrainer`.
 
     Returns:
         Details for the report: the best epoch and one row an epoch.
@@ -50,6 +56,7 @@ def train(
         raise RunError(
             f"loss '{wanted[0]}' needs labels, and no training image has one; mse, kl and dist do without them"
         )
+    first_ranges = copy.deepcopy(ranges.state_dict()) if ranges is not None else None
     masks = HoldMasks(parameter for name, parameter in model.named_parameters() if name in context.sparse_parameters)
 
     def ask(images: ImageSplit, epochs: int) -> ImageSplit:
@@ -59,6 +66,8 @@ def train(
 
     def build(images: ImageSplit, **options: Any) -> StudentTrainer:
         live = teacher if images.teacher_outputs is None else None
+        if ranges is not None:
+            ranges.load_state_dict(first_ranges)
         return StudentTrainer(
             model=model,
             data_collator=Collator(context.processor, live.processor if live else None, context.task.targets),
@@ -70,6 +79,7 @@ def train(
             loss_config=config if teacher else None,
             task=context.task,
             compile=config.compile,
+            ranges=ranges,
             **options,
         )
 

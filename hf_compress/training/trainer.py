@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_model, save_model
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import EvalPrediction, PredictionOutput, TrainOutput, has_length
 
 from hf_compress.checkpoint.labels import labels_of, order_of
 from hf_compress.data.streaming import ImageStream
+from hf_compress.ground import processes
 from hf_compress.ground.errors import Diverged, UsageError
 from hf_compress.ground.looking import same_config, twin
 from hf_compress.ground.memory import freed_memory_kept
@@ -29,7 +30,7 @@ from hf_compress.training.batch_norms import without_single
 from hf_compress.training.callbacks import ClearGradients
 from hf_compress.training.resumable import Resumable
 
-PROJECTORS = "projectors.safetensors"
+PROJECTORS, RANGES = "projectors.safetensors", "ranges.safetensors"
 
 
 class DistillationTrainer(Trainer):
@@ -192,20 +193,37 @@ class StudentTrainer(Resumable, DistillationTrainer):
     """The Trainer of a recipe's trainings; its checkpoints hold the projectors of the losses, too.
 
     After every epoch it is measured by the deciding metric of the task.
+
+    Args:
+        ranges: what hooks of the model learn beside its weights in training; checkpoints hold it. Of several
+            processes, which see other images, all take that of the main one after each epoch.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    def __init__(self, *args: Any, ranges: nn.Module | None = None, **kwargs: Any):
         super().__init__(*args, compute_metrics=lambda said: self.task.decide(self.as_predictions(said)), **kwargs)
+        self.ranges = ranges
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate as ever, with the ranges of the main process."""
+        if self.ranges is not None and processes.count() > 1:
+            found = {name: tensor.cpu() for name, tensor in self.ranges.state_dict().items()}
+            self.ranges.load_state_dict(processes.from_main(found))
+        return super().evaluate(*args, **kwargs)
+
+    def _beside(self) -> dict[str, nn.Module]:
+        """Return what checkpoints hold beside the model, by the name of the file."""
+        found = {PROJECTORS: self.criterion, RANGES: self.ranges}
+        return {name: module for name, module in found.items() if module is not None}
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         super()._save(output_dir, state_dict)
-        if self.criterion is not None:
-            save_model(self.criterion, str(Path(output_dir or self.args.output_dir) / PROJECTORS))
+        for name, module in self._beside().items():
+            save_model(module, str(Path(output_dir or self.args.output_dir) / name))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if self.criterion is not None and checkpoint is not None:
-            load_model(self.criterion, str(Path(checkpoint) / PROJECTORS))
+        for name, module in self._beside().items() if checkpoint is not None else ():
+            load_model(module, str(Path(checkpoint) / name))
 
 
 def _teacher_view(inputs: dict[str, Any]) -> Tensor:

@@ -129,7 +129,7 @@ def test_a_backbone_is_deployed_with_all_its_outputs(tmp_path):
 
 def test_the_step_of_earlier_versions_is_a_deployment(caplog):
     with caplog.at_level(logging.WARNING):
-        old = recipe(steps=["finetune", "quantize", {"prune": {}}])
+        old = recipe(steps=["finetune", {"quantize": {"repeats": 3}}, {"prune": {}}])
     assert old.step_names == ["finetune", "prune"]
     assert [section.model_dump() for section in old.deploy] == [{"to": "onnx", "int8": True, "images": 256}]
     assert "'deploy: [{to: onnx, int8: true, images: 256}]'" in caplog.text
@@ -143,7 +143,10 @@ def test_the_step_of_earlier_versions_is_a_deployment(caplog):
         ({"deploy": [{"to": "pt2", "int8": True}]}, "pt2 has no int8 here: choose executorch or onnx or openvino"),
         ({"deploy": ["pt2", "pt2"]}, "'deploy' writes pt2 twice"),
         ({}, "'steps' cannot be []: name a step, or what to 'deploy'"),
-        ({"steps": [{"quantize": {"imagse": 3}}]}, "unknown key 'steps.0.quantize.imagse' (value 3); did you mean"),
+        (
+            {"steps": [{"quantize": {"images": 3, "exclud": 3}}]},
+            "unknown key 'steps.0.quantize.exclud' (value 3)",
+        ),
     ],
 )
 def test_a_wrong_section_is_one_sentence(sections, sentence):

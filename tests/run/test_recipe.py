@@ -98,7 +98,7 @@ def test_the_schema_has_a_string_wherever_one_stands_for_a_section():
 def test_schema_describes_every_step():
     schema = json.loads(json.dumps(recipe_schema()))
     names = {name for item in schema["properties"]["steps"]["items"]["oneOf"] for name in item["properties"]}
-    assert names == {"distill", "distill_features", "finetune", "prune", "rewrite"}
+    assert names == {"distill", "distill_features", "finetune", "prune", "quantize", "rewrite"}
     for reference in ("DistillSection", "PruneSection"):
         assert schema["$defs"][reference]["additionalProperties"] is False
 

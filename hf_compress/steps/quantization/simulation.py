@@ -1,0 +1,197 @@
+"""Int8 simulated in a model of floats: its layers compute with rounded weights, and give and read rounded values.
+
+As files in int8 have it: weights symmetric, with a range for each output channel; activations with one range each.
+Because each channel of weights has its own range, a batch norm that is folded into them would not change how they are
+rounded (Krishnamoorthi, 2018, section 3.2.2), so none is folded here. Batch norms keep their statistics, as folded
+ones do.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.ao.quantization import (
+    FakeQuantize,
+    FusedMovingAvgObsFakeQuantize,
+    MovingAverageMinMaxObserver,
+    MovingAveragePerChannelMinMaxObserver,
+)
+
+ROUNDED_LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+ABSORBED = (nn.BatchNorm2d, nn.ReLU, nn.Hardtanh, nn.Identity, nn.Dropout)  # runtimes make them part of the layer
+SEVEN_BITS = 64  # as ONNX Runtime's files have them; see `hf_compress.runtimes.int8.onnx`
+
+
+class Simulation:
+    """What hooks do in a model; see `int8_simulated`.
+
+    Attributes:
+        layers: names of the layers that compute with rounded weights.
+        ranges: of the activations: moving averages of what they were in training.
+        calibrating: whether ranges are also learnt in eval mode.
+    """
+
+    def __init__(self, layers: list[str]):
+        self.layers = layers
+        self.ranges = nn.ModuleList()
+        self.calibrating = False
+
+    def new_range(self) -> nn.Module:
+        self.ranges.append(
+            FusedMovingAvgObsFakeQuantize(
+                MovingAverageMinMaxObserver,
+                quant_min=0,
+                quant_max=255,
+                dtype=torch.quint8,
+                qscheme=torch.per_tensor_affine,
+            )
+        )
+        return self.ranges[-1]
+
+    def begin(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
+        learn = model.training or self.calibrating
+        for each in self.ranges:
+            each.enable_observer(learn)
+
+
+class RoundedWeights:
+    """Lets a layer compute with rounded weights: an attribute hides the parameter, which stays as it is."""
+
+    def __init__(self, layer: nn.Module):
+        self.rounding = FakeQuantize(  # the fused kernel has another scale, which moves the largest weight most
+            MovingAveragePerChannelMinMaxObserver,
+            quant_min=-SEVEN_BITS,
+            quant_max=SEVEN_BITS,
+            averaging_constant=1.0,  # the range of the weights as they are now
+            dtype=torch.qint8,
+            qscheme=torch.per_channel_symmetric,
+            ch_axis=1 if isinstance(layer, nn.ConvTranspose2d) else 0,
+        )
+
+    def before(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        vars(layer)["weight"] = _rounded(layer.weight, self.rounding)
+
+    def after(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        vars(layer).pop("weight", None)
+
+
+class RoundedValues:
+    """Rounds what a module reads, or what it gives."""
+
+    def __init__(self, rounding: nn.Module):
+        self.rounding = rounding
+
+    def read(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (_rounded(inputs[0], self.rounding), *inputs[1:])
+
+    def given(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        return _rounded(output, self.rounding)
+
+
+@dataclass
+class Places:
+    """Where values are rounded, found by running the model once.
+
+    What a layer makes is rounded behind the batch norm and the activation that become part of it; what it reads, where
+    no other layer made it. Of modules that run more than once in a pass, each time with other values, the weights
+    alone are rounded.
+
+    Attributes:
+        ends: by layer, the last module that becomes part of it, and what that gives.
+        reads: by layer, what it reads.
+    """
+
+    often: set[nn.Module]
+    ends: dict[nn.Module, tuple[nn.Module, Tensor]] = field(default_factory=dict)
+    reads: dict[nn.Module, Tensor] = field(default_factory=dict)
+    made: dict[int, tuple[nn.Module, Tensor]] = field(default_factory=dict)  # keeps tensors, so that ids stay theirs
+
+    def see(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if module in self.often or not inputs or not isinstance(output, Tensor):
+            return
+        layer = module
+        if isinstance(module, ROUNDED_LAYERS):
+            self.reads[module] = inputs[0]
+        elif isinstance(module, ABSORBED) and id(inputs[0]) in self.made:
+            layer, _ = self.made[id(inputs[0])]
+        else:
+            return
+        self.ends[layer] = module, output
+        self.made[id(output)] = layer, output
+
+    @property
+    def read_from_elsewhere(self) -> list[nn.Module]:
+        """The layers that read what no other layer made."""
+        rounded = {id(output) for _, output in self.ends.values()}
+        return [layer for layer, read in self.reads.items() if id(read) not in rounded]
+
+
+@contextmanager
+def int8_simulated(model: nn.Module, images: Iterable[Tensor]) -> Iterator[Simulation]:
+    """Simulate int8 in a `with` block, in training and eval mode; the state of the model has no part of it.
+
+    In training mode the ranges of activations follow what is shown; in eval mode they stay. Copies of the model
+    simulate, too, and have ranges of their own.
+
+    Args:
+        model: in eval mode; called with `pixel_values`.
+        images: batches that set the first ranges, each of shape (batch, 3, height, width).
+    """
+    first, *others = images
+    reading, giving = _places(model, first)
+    layers = {module: name for name, module in model.named_modules() if isinstance(module, ROUNDED_LAYERS)}
+    simulation = Simulation(list(layers.values()))
+    hooks = [model.register_forward_pre_hook(simulation.begin)]
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            hooks.append(module.register_forward_pre_hook(_keep_statistics))
+    for layer in layers:
+        weights = RoundedWeights(layer)
+        hooks.append(layer.register_forward_pre_hook(weights.before))
+        hooks.append(layer.register_forward_hook(weights.after, always_call=True))
+    hooks += [layer.register_forward_pre_hook(RoundedValues(simulation.new_range()).read) for layer in reading]
+    hooks += [module.register_forward_hook(RoundedValues(simulation.new_range()).given) for module in giving]
+    try:
+        simulation.calibrating = True
+        with torch.no_grad():
+            for batch in (first, *others):
+                model(pixel_values=batch)
+        simulation.calibrating = False
+        yield simulation
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@torch.no_grad()
+def _places(model: nn.Module, images: Tensor) -> tuple[list[nn.Module], list[nn.Module]]:
+    """Return the layers that read, and the modules that give, what is rounded."""
+    calls: Counter[nn.Module] = Counter()
+
+    def count(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        calls[module] += 1
+
+    def watched(see: Any) -> None:
+        hooks = [module.register_forward_hook(see) for module in model.modules() if not list(module.children())]
+        model(pixel_values=images[:1])
+        for hook in hooks:
+            hook.remove()
+
+    watched(count)
+    places = Places({module for module, number in calls.items() if number > 1})
+    watched(places.see)
+    return places.read_from_elsewhere, [module for module, _ in places.ends.values()]
+
+
+def _rounded(values: Tensor, rounding: nn.Module) -> Tensor:
+    return rounding.to(values.device)(values.float()).to(values.dtype)  # there is no kernel for bfloat16
+
+
+def _keep_statistics(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
+    norm.eval()
