@@ -31,6 +31,7 @@ from hf_compress.sections.base import Section, TrainingConfig, sentence
 from hf_compress.sections.distillation import DistillSection
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.gradual import GradualPruning
+from hf_compress.steps.quantization.config import QuantizeSection
 from hf_compress.training.trainer import DistillationTrainer
 
 try:
@@ -39,7 +40,14 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError("hf_compress.adapters.optimum needs Optimum: pip install 'hf-compress[optimum]'") from error
 
-__all__ = ["CompressionConfig", "CompressionTrainer", "Compressor", "DistillationConfig", "PruningConfig"]
+__all__ = [
+    "CompressionConfig",
+    "CompressionTrainer",
+    "Compressor",
+    "DistillationConfig",
+    "PruningConfig",
+    "QuantizationConfig",
+]
 
 logger = logging.getLogger(__name__)
 BESIDE_TRAINING = {"budget", "calibration", "layout", "max_drop", "pattern", "recovery", "repair", "round_to"}
@@ -74,11 +82,18 @@ class DistillationConfig(_StepConfig, DistillSection):
     step = "distill"
 
 
+class QuantizationConfig(_StepConfig, QuantizeSection):
+    """The options of the step `quantize`."""
+
+    step = "quantize"
+
+
 class CompressionConfig(BaseConfig):
     """A recipe as Optimum stores configurations: `compression_config.json`, in a folder or on the Hub.
 
     Args:
-        steps: what is done, in order: `PruningConfig`, `DistillationConfig`, or the steps of a recipe in plain values.
+        steps: what is done, in order: `PruningConfig`, `DistillationConfig`, `QuantizationConfig`, or the steps of a
+            recipe in plain values.
         sections: the other sections of a recipe (`student="mobilenet_v2"`, `teacher={"finetune": {"epochs": 3}}`,
             `data={"augmentation": "light"}`, `measure`, `seed`); `Compressor` fills in what model and data are.
 
@@ -89,7 +104,7 @@ class CompressionConfig(BaseConfig):
     CONFIG_NAME = "compression_config.json"
     FULL_CONFIGURATION_FILE = "compression_config.json"
 
-    def __init__(self, steps: list[PruningConfig | DistillationConfig | dict | str] | None = None, **sections: Any):
+    def __init__(self, steps: list[_StepConfig | dict | str] | None = None, **sections: Any):
         sections["steps"] = [step.plain() if isinstance(step, _StepConfig) else step for step in steps or []]
         inherited = {name: sections.pop(name) for name in sections.keys() - Recipe.model_fields.keys()}
         super().__init__(**inherited)
@@ -145,7 +160,7 @@ class Compressor(OptimumQuantizer):
 
     def compress(
         self,
-        config: CompressionConfig | PruningConfig | DistillationConfig,
+        config: CompressionConfig | _StepConfig,
         dataset: str | Path | dict[str, Any] | None = None,
         save_dir: str | Path = "runs/latest",
         overwrite: bool = False,

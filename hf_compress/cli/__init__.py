@@ -12,7 +12,7 @@ from rich.console import Console
 from hf_compress.cli.auto import auto
 from hf_compress.cli.cards import card, cards, publish
 from hf_compress.cli.device import benchmark, predict
-from hf_compress.cli.methods import distill, prune
+from hf_compress.cli.methods import distill, prune, quantize
 from hf_compress.cli.options import with_quiet
 from hf_compress.cli.run import run, schema
 from hf_compress.cli.students import students
@@ -22,7 +22,7 @@ from hf_compress.ground.errors import CompressError, UsageError
 from hf_compress.ground.machine import CLOSED_PIPE, in_one_sentence
 
 NOISY = "torch.utils._pytree"  # warns of what torchao does, whenever transformers imports it
-TOGETHER = {"run", "prune", "distill"}  # commands that several processes can work at
+TOGETHER = {"run", "prune", "distill", "quantize"}  # commands that several processes can work at
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 COMMANDS = (
-    *(auto, run, prune, distill, evaluate, export, predict, benchmark),
+    *(auto, run, prune, distill, quantize, evaluate, export, predict, benchmark),
     *(publish, card, cards, inspect, sensitivity, students, schema),
 )
 for command in COMMANDS:

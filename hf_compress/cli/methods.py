@@ -1,4 +1,4 @@
-"""`hf-compress prune` and `hf-compress distill`: recipes of one step, written as options."""
+"""`hf-compress prune`, `distill` and `quantize`: recipes of one step, written as options."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from hf_compress.sections.data import DataSection
 from hf_compress.sections.distillation import DistillSection
 from hf_compress.sections.models import StudentSection
 from hf_compress.steps.pruning.config import PruneSection, PruningTarget, RecoveryConfig
+from hf_compress.steps.quantization.config import QuantizeSection
 
 Output = Annotated[Path, typer.Argument(help="Run folder to make: model, recipe and report.")]
 Teacher = Annotated[
@@ -123,3 +124,14 @@ def prune(model: Teacher) -> dict[str, Any]:
 def distill(teacher: Teacher, student: Student) -> dict[str, Any]:
     """Distil a teacher into a student; the same as a recipe with one step `distill`."""
     return model_overrides("teacher", teacher) | model_overrides("student", student)
+
+
+@examples(
+    "hf-compress quantize --model ./my-classifier --dataset ./photos runs/for-int8",
+    "hf-compress quantize --model runs/small --dataset ./photos --epochs 5 --loss mse runs/small-int8",
+)
+@options_from(Group("Training for int8", "steps.quantize", QuantizeSection), DATA)
+@command
+def quantize(model: Teacher) -> dict[str, Any]:
+    """Train a model for int8 and write its ONNX file; the same as a recipe with one step `quantize`."""
+    return model_overrides("teacher", model) | {"deploy": [{"to": "onnx", "int8": True}]}

@@ -44,6 +44,15 @@ def not_trained(recipe: Recipe, teachers: list[LoadedModel], data: ImageData) ->
             )
 
 
+def no_int8_file(recipe: Recipe) -> Iterator[str]:
+    """Say that a training for int8 will leave no file in int8."""
+    if "quantize" in recipe.step_names and not any(section.int8 for section in recipe.deploy):
+        yield (
+            "the step 'quantize' trains for int8 and leaves the weights in floats: 'deploy: [{to: onnx, int8: true}]' "
+            "writes a file in int8, or later 'hf-compress export'"
+        )
+
+
 def before_distilling(
     recipe: Recipe, teacher: LoadedModel | None, data: ImageData, stages: Stages, units: Units, predict: Predict
 ) -> Iterator[str]:

@@ -39,6 +39,7 @@ from hf_compress.adapters.optimum import (
     Compressor,
     DistillationConfig,
     PruningConfig,
+    QuantizationConfig,
 )
 
 STEP = {"amount": 0.5, "iterative": False, "recovery": {"epochs": 1}}
@@ -92,7 +93,12 @@ def test_a_tracker_that_the_arguments_name_is_told(tmp_path, monkeypatch):
 
 def test_a_configuration_survives_the_file(tmp_path):
     config = CompressionConfig(
-        [DistillationConfig(loss="kl", epochs=2), PruningConfig(target={"macs": 0.5}), {"finetune": {"epochs": 1}}],
+        [
+            DistillationConfig(loss="kl", epochs=2),
+            PruningConfig(target={"macs": 0.5}),
+            QuantizationConfig(epochs=3),
+            {"finetune": {"epochs": 1}},
+        ],
         student={"model": "resnet18", "width": 0.5},
         seed=7,
     )
@@ -103,9 +109,10 @@ def test_a_configuration_survives_the_file(tmp_path):
     places = {"teacher.model": "x/y", "data.path": "digits"}
     recipe = again.to_recipe(places)
     assert recipe == config.to_recipe(places)
-    assert recipe.step_names == ["distill", "prune", "finetune"]
+    assert recipe.step_names == ["distill", "prune", "quantize", "finetune"]
     assert recipe.steps[0]["distill"].loss == "kl"
     assert recipe.steps[1]["prune"].target.value == 0.5
+    assert recipe.steps[2]["quantize"].epochs == 3
     assert (recipe.student.width, recipe.seed) == (0.5, 7)
 
 

@@ -33,7 +33,7 @@ def read(arguments, taken):
     if arguments[1:] and arguments[1].endswith(".yaml"):
         Path(arguments[1]).parent.mkdir(parents=True, exist_ok=True)
         Path(arguments[1]).write_text(STUDY if "study" in arguments[1] else QUICKSTART)
-    if arguments[0] in ("run", "prune", "distill"):
+    if arguments[0] in ("run", "prune", "distill", "quantize"):
         with pytest.raises(SystemExit) as stop:
             cli.main(arguments)
         assert not stop.value.code

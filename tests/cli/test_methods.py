@@ -146,7 +146,9 @@ def test_values_that_typer_has_no_type_for_are_yaml(arguments, expected):
     assert got == expected
 
 
-@pytest.mark.parametrize(("command", "config"), [("prune", "PruneSection"), ("distill", "DistillSection")])
+@pytest.mark.parametrize(
+    ("command", "config"), [("prune", "PruneSection"), ("distill", "DistillSection"), ("quantize", "QuantizeSection")]
+)
 def test_every_plain_key_of_the_step_is_an_option(command, config, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "200")
     run_command(command, "--help")
@@ -172,7 +174,9 @@ def test_wrong_values_are_one_sentence(arguments, says, tmp_path, teacher, capsy
     assert says in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["distill --teacher a/b --student resnet18", "prune --model a/b"])
+@pytest.mark.parametrize(
+    "command", ["distill --teacher a/b --student resnet18", "prune --model a/b", "quantize --model a/b"]
+)
 def test_a_control_is_an_option(monkeypatch, command):
     taken = []
     monkeypatch.setattr(methods, "run_recipe", lambda recipe, *_, **options: taken.append(recipe.control))

@@ -134,6 +134,7 @@ def test_the_step_of_earlier_versions_is_a_deployment(caplog):
     assert [section.model_dump() for section in old.deploy] == [{"to": "onnx", "int8": True, "images": 256}]
     assert "'deploy: [{to: onnx, int8: true, images: 256}]'" in caplog.text
     assert recipe(steps=[QUANTIZE]).deploy[0].images == 16
+    assert recipe(steps=["quantize"]).step_names == ["quantize"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import yaml
 from hf_compress import Recipe, save
 from hf_compress.data import load_data
 from hf_compress.models.students import build_registered
-from hf_compress.run.remarks import before_distilling, not_trained
+from hf_compress.run.remarks import before_distilling, no_int8_file, not_trained
 from hf_compress.run.teacher import is_trained, load_teachers, train_teachers
 from hf_compress.sections.data import DataSection
 from hf_compress.tasks.base import Predictions
@@ -231,3 +231,10 @@ def test_models_with_random_weights_are_trained_and_each_member_is_named(checkpo
     assert [is_trained(each, random, data, CLASSIFICATION) for each in members] == [True, True, False]
     (remark,) = not_trained(found, [random, loaded, loaded], data)
     assert "'teacher.ensemble.1.finetune.always: true' would train it" in remark
+
+
+def test_a_training_for_int8_that_leaves_no_such_file_is_told():
+    (sentence,) = no_int8_file(recipe(steps=["quantize"], deploy=["onnx"]))
+    assert "deploy: [{to: onnx, int8: true}]" in sentence
+    assert not list(no_int8_file(recipe(steps=["quantize"], deploy=[{"to": "onnx", "int8": True}])))
+    assert not list(no_int8_file(recipe()))
