@@ -13,15 +13,14 @@ ALONE = 0.1  # cores
 
 def timed_in_turns(
     calls: Sequence[Callable[[], Any]], repeats: int, turns: Callable[[int], Iterable[int]] = range
-) -> list[dict[str, float]]:
+) -> list[list[float]]:
     """Time functions in turn, so that a slow moment of the machine meets all of them, `repeats` times after warm-up.
 
     Args:
         turns: gives the numbers of the turns, of which it is told how many there are.
 
     Returns:
-        For each function the milliseconds `p50_ms` and `p95_ms`, and `noise`: how far apart the medians of five rounds
-        of the turns lie, as a fraction of the median of all.
+        For each function the seconds of its passes, one a turn.
     """
     seconds: list[list[float]] = [[] for _ in calls]
     for turn in turns(WARM_UP + repeats):
@@ -30,11 +29,16 @@ def timed_in_turns(
             call()
             if turn >= WARM_UP:
                 times.append(time.perf_counter() - start)
-    return [of_times(times) for times in seconds]
+    return seconds
 
 
 def of_times(seconds: Sequence[float]) -> dict[str, float]:
-    """Return `p50_ms`, `p95_ms` and `noise` of the times of passes, in their order."""
+    """Sum up the times of passes, in their order.
+
+    Returns:
+        The milliseconds `p50_ms` and `p95_ms`, and `noise`: how far apart the medians of five rounds of the passes
+        lie, as a fraction of the median of all.
+    """
     p50, p95 = np.quantile(seconds, [0.5, 0.95])
     medians = [np.median(part) for part in np.array_split(seconds, min(ROUNDS, len(seconds)))]
     return {"p50_ms": float(1000 * p50), "p95_ms": float(1000 * p95), "noise": float(np.ptp(medians) / p50)}

@@ -11,7 +11,7 @@ import numpy as np
 
 from hf_compress.device.model import DeviceModel
 from hf_compress.device.pictures import read_picture
-from hf_compress.device.timing import timed_in_turns
+from hf_compress.device.timing import of_times, timed_in_turns
 from hf_compress.ground.errors import UsageError
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
@@ -38,13 +38,14 @@ def benchmark(models: Sequence[DeviceModel], images: Sequence[Path], repeats: in
     """Compare classifiers on pictures: all are asked about each, and timed in turn, one picture at a time.
 
     Returns:
-        For each `file`, `bytes`, `p50_ms`, `p95_ms` and `noise` (see `timed_in_turns`); `agreement` with the first,
+        For each `file`, `bytes`, `p50_ms`, `p95_ms` and `noise` (see `of_times`); `agreement` with the first,
         the fraction of pictures with the same best class; `accuracy`, where the folders of all pictures are labels.
     """
     pictures = [_picture(image) for image in images]
     answers = [[model.labels[int(model.logits(model.see(each)).argmax())] for each in pictures] for model in models]
     seen = [[model.see(each) for each in pictures[:TIMED]] for model in models]
-    times = timed_in_turns([partial(_ask_all, *each) for each in zip(models, seen, strict=True)], repeats)
+    seconds = timed_in_turns([partial(_ask_all, *each) for each in zip(models, seen, strict=True)], repeats)
+    times = list(map(of_times, seconds))
     true = [image.parent.name for image in images]
     rows = []
     for model, said, took in zip(models, answers, times, strict=True):

@@ -48,6 +48,29 @@ def interval(before: Sequence[float], after: Sequence[float]) -> dict[str, float
     return {"difference": float(change.mean()), "low": float(low), "high": float(high)}
 
 
+def speedup(before: Sequence[float], after: Sequence[float]) -> dict[str, float]:
+    """Return how many times as fast the median pass became, and the 95 % interval of that.
+
+    A paired bootstrap of the turns in which both were timed. A slow moment lasts longer than a turn, so blocks of
+    successive turns are drawn, of the cube root of their number, from a circle (Politis and Romano, "A circular
+    block-resampling procedure for stationary data", 1992), 2,000 times.
+
+    Args:
+        before, after: seconds, one a turn, in their order.
+
+    Returns:
+        `ratio`, `low` and `high`, above 1 where `after` is faster.
+    """
+    turns, times = len(before), np.array([before, after])
+    block = round(turns ** (1 / 3))
+    starts = np.random.default_rng(0).integers(turns, size=(RESAMPLES, -(-turns // block), 1))
+    drawn = ((starts + np.arange(block)) % turns).reshape(RESAMPLES, -1)[:, :turns]
+    old, new = np.median(times[:, drawn], axis=2)
+    low, high = np.quantile(old / new, TAILS)
+    ratio = np.median(before) / np.median(after)
+    return {"ratio": float(ratio), "low": float(low), "high": float(high)}
+
+
 def difference(row: dict[str, Any], metric: str | None, against: str) -> dict[str, Any] | None:
     """Return a row's entry for a metric and another stage; None where there is none."""
     entries = row.get("differences", [])

@@ -10,13 +10,16 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from hf_compress.device.timing import timed_in_turns
+from hf_compress.device.timing import of_times, timed_in_turns
 from hf_compress.ground.looking import twin
 from hf_compress.ground.processor import compiled
 from hf_compress.ground.progress import track
 from hf_compress.ground.tensors import use_channels_last
+from hf_compress.measure.intervals import speedup
 from hf_compress.models.exporting import exportable
 from hf_compress.runtimes import runtime
+
+COMPARABLE = 10  # passes, of which an interval can tell something
 
 
 def measure_latency(
@@ -26,6 +29,7 @@ def measure_latency(
     repeats: int,
     threads: int | None = None,
     runtime: str = "eager",
+    against: str | None = None,
 ) -> list[dict[str, dict[str, float]]]:
     """Time forward passes on the CPU, the models in turn, so that a slow moment of the machine meets all of them.
 
@@ -36,10 +40,11 @@ def measure_latency(
         repeats: timed passes a model and batch size, after warm-up.
         threads: CPU threads; torch's own number when None.
         runtime: one of `PREPARE`.
+        against: see `time_in_turns`.
 
     Returns:
         For each model `{"batch_1": {"p50_ms": ..., "p95_ms": ..., "noise": ...}, ...}`, of the whole batch; see
-        `timed_in_turns`.
+        `time_in_turns`.
     """
     results: list[dict[str, dict[str, float]]] = [{} for _ in models]
     twins = [twin(model) for model in models]
@@ -52,7 +57,8 @@ def measure_latency(
         for size in batch_sizes:
             batches = [repeated(image, size) for image in images]
             calls = [partial(run, batch) for run, batch in zip(prepared, batches, strict=True)]
-            for result, entry in zip(results, time_in_turns(calls, repeats, f"{runtime}, batch {size}"), strict=True):
+            times = time_in_turns(calls, repeats, f"{runtime}, batch {size}", against)
+            for result, entry in zip(results, times, strict=True):
                 result[f"batch_{size}"] = entry
     return results
 
@@ -75,14 +81,25 @@ def repeated(image: torch.Tensor | tuple[torch.Tensor, ...], size: int) -> torch
     return image.repeat(size, 1, 1, 1).contiguous(memory_format=torch.channels_last)
 
 
-def time_in_turns(calls: Sequence[Callable[[], Any]], repeats: int, what: str) -> list[dict[str, float]]:
+def time_in_turns(
+    calls: Sequence[Callable[[], Any]], repeats: int, what: str, against: str | None = None
+) -> list[dict[str, Any]]:
     """Time functions in turn, so that a slow moment of the machine meets all of them, `repeats` times after warm-up.
 
+    Args:
+        against: what the first function is called. Where it has a name, the others are compared with it.
+
     Returns:
-        For each function `p50_ms`, `p95_ms` and `noise`: see `timed_in_turns`.
+        For each function `p50_ms`, `p95_ms` and `noise`: see `of_times`; and where there were ten passes, `speedup`:
+        `against`, and what `intervals.speedup` returns.
     """
     with torch.inference_mode():
-        return timed_in_turns(calls, repeats, lambda turns: track(range(turns), f"Measuring latency, {what}"))
+        seconds = timed_in_turns(calls, repeats, lambda turns: track(range(turns), f"Measuring latency, {what}"))
+    found: list[dict[str, Any]] = [of_times(times) for times in seconds]
+    if against is not None and repeats >= COMPARABLE:
+        for entry, times in zip(found[1:], seconds[1:], strict=True):
+            entry["speedup"] = {"against": against, **speedup(seconds[0], times)}
+    return found
 
 
 def eager(model: PreTrainedModel, image: torch.Tensor, threads: int) -> Callable[[torch.Tensor], Any]:

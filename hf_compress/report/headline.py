@@ -23,7 +23,7 @@ def headline(report: dict[str, Any]) -> str:
     for heading, words in GAINED.items():
         change = by[heading].change(first, taken) if heading in by else ""
         if change:
-            parts.append(SAME[heading] if change == "same" else words.format(change))
+            parts.append(SAME[heading] if change.startswith("same") else words.format(change))
     name = quality_name(task_of(report).deciding.name)
     if lost := by[name].change(first, taken) if name in by else "":
         parts.append(f"{name} {lost}")

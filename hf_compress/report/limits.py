@@ -138,6 +138,11 @@ def _latency(report: dict[str, Any]) -> Iterator[str]:
             f"Latency was measured on {device(report)} in PyTorch{files}; another device, runtime or batch size gives "
             "other ratios."
         )
+    if any("speedup" in entry for row in report["rows"] for entry in row.get("latency", {}).values()):
+        yield (
+            "The range behind a ratio of latency is its 95 % interval, by a paired bootstrap of the turns in which "
+            "the models were timed: it says nothing of another machine, nor of this one on another day."
+        )
     yield from busy(report)
     timed = [entry for row in report["rows"] for entry in row.get("latency", {}).values()]
     noise = max((entry.get("noise", 0) for entry in timed), default=0)

@@ -55,7 +55,15 @@ class Measure:
             return with_range(entry)
         if self.less is None:
             return f"{new - old:+.4f}"
-        return ratio(old, new, self.less)
+        sure = self.speedup(before, after)
+        return ratio(old, new, self.less) + (f" ({times_in_words(sure)})" if sure else "")
+
+    def speedup(self, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the `speedup` of a latency against `before`, see `docs/report.md`; None where there is none."""
+        if self.path[-1] != "p50_ms" or self.of(after) is None:
+            return None
+        found = reduce(getitem, self.path[:-1], after).get("speedup")
+        return found if found and found["against"] == before["stage"] else None
 
 
 def measures(report: dict[str, Any]) -> list[Measure]:
@@ -105,6 +113,14 @@ def ratio(old: float, new: float, less: str) -> str:
     more = "slower" if less == "faster" else "more"
     factor, word = (old / new, less) if old >= new else (new / old, more)
     return "same" if f"{factor:.2f}" == "1.00" else f"{factor:.2f}x {word}" if factor < 2 else f"{factor:.1f}x {word}"
+
+
+def times_in_words(speedup: dict[str, float]) -> str:
+    """Write the interval of a ratio as `ratio` tells it: `1.9 to 2.3`, also where it is `2.1x slower`."""
+    low, high = speedup["low"], speedup["high"]
+    if speedup["ratio"] < 1:
+        low, high = 1 / high, 1 / low
+    return " to ".join(f"{factor:.2f}" if factor < 2 else f"{factor:.1f}" for factor in (low, high))
 
 
 def in_thousands(value: float) -> str:

@@ -10,6 +10,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Score = Annotated[float, Field(ge=-1, le=1)]
 Change = Annotated[float, Field(ge=-2, le=2)]
 Milliseconds = Annotated[float, Field(gt=0, le=1e12)]
+Times = Annotated[float, Field(gt=0, le=1e12)]
 Text = Annotated[str, Field(max_length=4096)]
 Name = Annotated[str, Field(min_length=1, max_length=4096)]
 Batch = Annotated[str, Field(pattern=r"^batch_[0-9]{1,9}$")]
@@ -38,10 +39,20 @@ class Scored(ReportPart):
         return self
 
 
+class Speedup(ReportPart):
+    """How many times as fast a median pass is as that of `against`, with its 95 % interval."""
+
+    against: Name
+    ratio: Times
+    low: Times
+    high: Times
+
+
 class Latency(ReportPart):
     p50_ms: Milliseconds
     p95_ms: Milliseconds
     noise: Annotated[float, Field(ge=0)] = 0.0
+    speedup: Speedup | None = None
 
 
 class Cost(ReportPart):

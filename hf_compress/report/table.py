@@ -8,13 +8,13 @@ from rich.table import Table
 from hf_compress.measure.intervals import difference, range_in_words, unit
 from hf_compress.report.front import front_table
 from hf_compress.report.limits import busy
-from hf_compress.report.measures import CONTROL, Measure, control_of, measures
+from hf_compress.report.measures import CONTROL, Measure, control_of, measures, ratio
 
 
 def report_table(report: dict[str, Any]) -> Table:
     """Return one column a stage and one for the control, with the change against the first that has it behind a cost.
 
-    Under a quality that has them lie the 95 % intervals of its differences.
+    Under a quality that has them lie the 95 % intervals of its differences, under a latency those of its ratio.
     """
     rows = [*report["rows"], *control_of(report)]
     table = Table(title="Test images", title_justify="left", caption_justify="left")
@@ -23,6 +23,9 @@ def report_table(report: dict[str, Any]) -> Table:
         table.add_column(row["stage"], justify="right")
     for measure in measures(report):
         table.add_row(measure.heading, *(_cell(measure, row, rows) for row in rows))
+        surely = [measure.speedup(rows[0], row) for row in rows]
+        if any(surely):
+            table.add_row(f" times as fast as {rows[0]['stage']}", *map(_times, surely))
         if measure.metric is not None:
             for heading, cells in _differences(rows, measure.metric):
                 table.add_row(heading, *cells)
@@ -32,8 +35,13 @@ def report_table(report: dict[str, Any]) -> Table:
 
 def _cell(measure: Measure, row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     first = next(row for row in rows if measure.of(row) is not None)
-    change = "" if measure.less is None else measure.change(first, row)
+    known = measure.less is not None and measure.of(row) is not None
+    change = ratio(measure.of(first), measure.of(row), measure.less) if known else ""
     return measure.text(row) + ("" if change in ("", "same") else f" ({change})")
+
+
+def _times(speedup: dict[str, Any] | None) -> str:
+    return "" if speedup is None else f"{speedup['low']:.2f} to {speedup['high']:.2f}"
 
 
 def _differences(rows: list[dict[str, Any]], metric: str) -> Iterator[tuple[str, list[str]]]:
@@ -83,6 +91,9 @@ def deployed_table(rows: list[dict[str, Any]]) -> Table:
         for quantile in ("p50_ms", "p95_ms"):
             heading = f"{batch.replace('_', ' ')}, {quantile.removesuffix('_ms')} (against PyTorch)"
             line(heading, [_against_eager(row, batch, quantile) for row in rows])
+            if quantile == "p50_ms":
+                surely = [row["latency"].get(batch, {}).get("speedup") for row in rows]
+                line(" times as fast as PyTorch", list(map(_times, surely)))
     return table
 
 

@@ -110,12 +110,14 @@ class Stages:
         """Return what is added to each row, and remarks; an ensemble is timed in PyTorch only."""
         others, sizes = Others(), sorted({1, self.measure.batch_size})
         options = (sizes, self.measure.repeats, self.measure.threads)
-        rows: list[dict[str, Any]] = [{"latency": took} for took in measure_latency(*_inputs(self.models), *options)]
+        timed = measure_latency(*_inputs(self.models), *options, against=self.rows[0]["stage"])
+        rows: list[dict[str, Any]] = [{"latency": took} for took in timed]
         single = [index for index, loaded in enumerate(self.models) if len(loaded.members) == 1]
         remarks = []
         for runtime in dict.fromkeys(name for name in self.measure.runtimes if name != "eager"):
             try:
-                found = measure_latency(*_inputs([self.models[index] for index in single]), *options, runtime)
+                models = _inputs([self.models[index] for index in single])
+                found = measure_latency(*models, *options, runtime, self.rows[single[0]]["stage"])
             except Exception as error:  # compilers raise anything; a finished training is not lost for that
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 remarks.append(f"latency with {runtime} could not be measured: {reason}")

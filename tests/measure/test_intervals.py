@@ -7,12 +7,14 @@ from rich.console import Console
 from scipy.stats import bootstrap
 from sklearn.metrics import roc_auc_score
 
-from hf_compress.measure.intervals import RESAMPLES, differences, in_words, interval, with_range
+from hf_compress.measure.intervals import RESAMPLES, TAILS, differences, in_words, interval, speedup, with_range
 from hf_compress.measure.quality import quality, quality_by_image
 from hf_compress.report.card_facts import comparison, steps_table, summary
+from hf_compress.report.headline import headline
 from hf_compress.report.limits import limits
 from hf_compress.report.measures import measures
-from hf_compress.report.table import report_table
+from hf_compress.report.run import Run, write_report
+from hf_compress.report.table import deployed_table, report_table
 from tests.reports import report
 
 
@@ -184,3 +186,60 @@ def test_the_terminal_tells_the_intervals():
         ["points against teacher", "-20.00 to +1.00", "-20.00 to +1.00"],
         ["points against the stage before", "-20.00 to +1.00"],
     ]
+
+
+def test_a_slow_moment_that_meets_both_leaves_the_ratio_as_it_is():
+    before = np.array([4.0] * 13 + [40.0] * 10 + [4.0] * 7)
+    found = speedup(before, before / 2)
+    assert found == {"ratio": pytest.approx(2), "low": pytest.approx(2), "high": pytest.approx(2)}
+
+
+def test_the_range_of_a_ratio_is_that_of_blocks_of_turns_drawn_one_by_one():
+    generator = np.random.default_rng(3)
+    slow = np.repeat(generator.uniform(1, 1.5, 9), 3)
+    before, after = 2 * slow * generator.uniform(1, 1.1, 27), slow[::-1] * generator.uniform(1, 1.1, 27)
+    ratios, generator = [], np.random.default_rng(1)
+    for _ in range(RESAMPLES):
+        turns = [(start + step) % 27 for start in generator.integers(27, size=9) for step in range(3)]
+        ratios.append(np.median(before[turns]) / np.median(after[turns]))
+    found = speedup(before, after)
+    assert found["ratio"] == pytest.approx(np.median(before) / np.median(after))
+    assert (found["low"], found["high"]) == pytest.approx(tuple(np.quantile(ratios, TAILS)), abs=0.02)
+
+
+def test_a_range_stands_where_the_ratio_stands(tmp_path):
+    made = report()
+    sure = {"against": "teacher", "ratio": 4.0, "low": 3.84, "high": 4.25}
+    made["rows"][-1]["latency"]["batch_1"]["speedup"] = sure
+    write_report(tmp_path / "report.json", made)
+    assert Run.open(tmp_path).report == made
+    table = {heading: cells[-1] for heading, *cells in comparison(made)[1]}
+    assert table["latency, one image, p50"] == "4.0x faster (3.8 to 4.2)"
+    assert table["latency, one image, p95"] == "4.0x faster"
+    assert "4.0x faster (3.8 to 4.2) with one image" in headline(made)
+    assert "The range behind a ratio of latency is its 95 % interval" in " ".join(limits(made))
+    lines = shown_in_terminal(report_table(made))
+    assert lines["times as fast as teacher"][-1] == "3.84 to 4.25"
+    assert lines["latency, one image, p50"][-1] == "2.00 ms (4.0x faster)"
+    sure |= {"against": "PyTorch"}
+    file = {"stage": "onnx", "file": "a.onnx", "cost": {"bytes": 1}, "max_difference": {}, "quality": {}}
+    times = {"latency": made["rows"][-1]["latency"], "eager_latency": made["rows"][0]["latency"]}
+    assert shown_in_terminal(deployed_table([file | times]))["times as fast as PyTorch"] == ["3.84 to 4.25"]
+    assert "3.8" not in str(comparison(made)), "a file's ratio is another one than that of the stages"
+
+
+def test_a_slower_model_has_its_range_the_other_way_round():
+    made = report()
+    slower = {"p50_ms": 10.0, "p95_ms": 11.0}
+    for low, high, words in ((0.64, 0.9, "1.25x slower (1.11 to 1.56)"), (0.4, 1.6, "1.25x slower (0.62 to 2.5)")):
+        speedup = {"against": "teacher", "ratio": 0.8, "low": low, "high": high}
+        made["rows"][-1]["latency"]["batch_1"] = slower | {"speedup": speedup}
+        assert dict((row[0], row[-1]) for row in comparison(made)[1])["latency, one image, p50"] == words
+
+
+def shown_in_terminal(table):
+    console = Console(width=200)
+    with console.capture() as shown:
+        console.print(table)
+    rows = (line.split("│") for line in shown.get().splitlines() if line.count("│") > 2)
+    return {row[1].strip(): [cell.strip() for cell in row[2:-1]] for row in rows}

@@ -1,6 +1,7 @@
 """Quality against scikit-learn, costs against hand-made sums."""
 
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -148,6 +149,23 @@ def test_quantiles_are_of_the_passes_after_warm_up(monkeypatch):
     (result,) = latency.time_in_turns([call], 21, "a clock")
     assert result == {"p50_ms": pytest.approx(11), "p95_ms": pytest.approx(20), "noise": pytest.approx(16.5 / 11)}
     # of five rounds (1 to 5 ms, 6 to 9 ms, ...) the medians are 3, 7.5, 11.5, 15.5 and 19.5 ms
+
+
+@pytest.mark.parametrize(("passes", "known"), [(10, True), (9, False)])
+def test_others_are_compared_with_the_first_where_there_are_passes_enough(monkeypatch, passes, known):
+    now = [0.0]
+
+    def takes(seconds):
+        now[0] += seconds
+
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    calls = [partial(takes, seconds) for seconds in (0.004, 0.002, 0.008)]
+    first, *others = latency.time_in_turns(calls, passes, "clocks", against="teacher")
+    assert "speedup" not in first
+    told = [entry.get("speedup") for entry in others]
+    exact = [{"against": "teacher", **dict.fromkeys(("ratio", "low", "high"), pytest.approx(x))} for x in (2, 0.5)]
+    assert told == (exact if known else [None, None])
+    assert all("speedup" not in entry for entry in latency.time_in_turns(calls, passes, "clocks"))
 
 
 def test_batches_and_threads_are_those_asked_for():
