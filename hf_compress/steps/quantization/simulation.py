@@ -9,7 +9,7 @@ ones do.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,9 +22,11 @@ from torch.ao.quantization import (
     MovingAverageMinMaxObserver,
     MovingAveragePerChannelMinMaxObserver,
 )
+from torch.overrides import TorchFunctionMode
 
 ROUNDED_LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 ABSORBED = (nn.BatchNorm2d, nn.ReLU, nn.Hardtanh, nn.Identity, nn.Dropout)  # runtimes make them part of the layer
+PASSING = {"pad", "flatten", "reshape", "view", "transpose", "permute", "squeeze", "unsqueeze", "contiguous"}
 SEVEN_BITS = 64  # as ONNX Runtime's files have them; see `hf_compress.runtimes.int8.onnx`
 
 
@@ -99,8 +101,8 @@ class Places:
     """Where values are rounded, found by running the model once.
 
     What a layer makes is rounded behind the batch norm and the activation that become part of it; what it reads, where
-    no other layer made it. Of modules that run more than once in a pass, each time with other values, the weights
-    alone are rounded.
+    no other layer made it; padding and other shapes change nothing. Of modules that run more than once in a pass, each
+    time with other values, the weights alone are rounded.
 
     Attributes:
         ends: by layer, the last module that becomes part of it, and what that gives.
@@ -111,6 +113,7 @@ class Places:
     ends: dict[nn.Module, tuple[nn.Module, Tensor]] = field(default_factory=dict)
     reads: dict[nn.Module, Tensor] = field(default_factory=dict)
     made: dict[int, tuple[nn.Module, Tensor]] = field(default_factory=dict)  # keeps tensors, so that ids stay theirs
+    passed: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def see(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if module in self.often or not inputs or not isinstance(output, Tensor):
@@ -125,11 +128,32 @@ class Places:
         self.ends[layer] = module, output
         self.made[id(output)] = layer, output
 
+    def see_function(self, name: str, arguments: tuple[Any, ...], output: Any) -> None:
+        if name in PASSING and isinstance(output, Tensor) and id(arguments[0]) in self.made:
+            self.passed.append((arguments[0], output))
+            self.made[id(output)] = self.made[id(arguments[0])][0], output
+
     @property
     def read_from_elsewhere(self) -> list[nn.Module]:
         """The layers that read what no other layer made."""
         rounded = {id(output) for _, output in self.ends.values()}
+        for given, output in self.passed:
+            if id(given) in rounded:
+                rounded.add(id(output))
         return [layer for layer, read in self.reads.items() if id(read) not in rounded]
+
+
+class WatchFunctions(TorchFunctionMode):
+    """Shows each function of torch that is called to `see`: name, arguments and output."""
+
+    def __init__(self, see: Callable[[str, tuple[Any, ...], Any], None]):
+        super().__init__()
+        self.see = see
+
+    def __torch_function__(self, function, types, arguments=(), options=None):
+        output = function(*arguments, **(options or {}))
+        self.see(function.__name__, arguments, output)
+        return output
 
 
 @contextmanager
@@ -185,7 +209,8 @@ def _places(model: nn.Module, images: Tensor) -> tuple[list[nn.Module], list[nn.
 
     watched(count)
     places = Places({module for module, number in calls.items() if number > 1})
-    watched(places.see)
+    with WatchFunctions(places.see_function):
+        watched(places.see)
     return places.read_from_elsewhere, [module for module, _ in places.ends.values()]
 
 
