@@ -142,6 +142,26 @@ def attach(model: PreTrainedModel, quantizer: CompressionQuantizer | None = None
         model.save_pretrained = MethodType(save_pretrained, model)
 
 
+def rebuild(model: PreTrainedModel) -> None:
+    """Give a model that its config alone built the layers and widths that the config records, with random weights.
+
+    Raises:
+        RunError: the config does not describe a compressed form of this architecture.
+    """
+    recorded = getattr(model.config, "quantization_config", None)
+    if not isinstance(recorded, dict) or recorded.get("quant_method") not in (NAME, METHOD):
+        return
+    compressed = CheckpointConfig(**recorded)
+    apply_rewrites(model, compressed.rewrites)
+    apply_shapes(model, compressed.shapes)
+    for module in map(model.get_submodule, compressed.shapes):
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()  # random numbers whose size goes by the width
+        module._is_hf_initialized = False
+    model.initialize_weights()
+    del model.config.quantization_config
+
+
 def save_pretrained(model: PreTrainedModel, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
     """Take the place of a model's own `save_pretrained`, which tells the quantizer everything but the folder."""
     type(model).save_pretrained(model, save_directory, *args, **kwargs)

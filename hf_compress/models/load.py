@@ -21,6 +21,7 @@ from transformers import (
 
 from hf_compress.checkpoint.code import is_generated
 from hf_compress.checkpoint.labels import label_names, label_options, numbered, positions, set_labels
+from hf_compress.checkpoint.quantizer import rebuild
 from hf_compress.ground.errors import CompressError, RunError, UsageError
 from hf_compress.ground.files import missing_folder, user_path
 from hf_compress.ground.hub_failures import limit_waits, not_loaded
@@ -127,9 +128,8 @@ def open_model(
         config = part(whole)
         if auto.__name__ not in getattr(config, "auto_map", {}) and type(config) not in auto._model_mapping:
             raise RunError(f"{name} {refusal} '{config.model_type}'")
-        if type(config) in auto._model_mapping and is_generated(
-            (getattr(config, "auto_map", None) or {}).get(auto.__name__)
-        ):
+        code = getattr(config, "auto_map", None) or {}
+        if "AutoConfig" not in code and is_generated(code.get(auto.__name__)):
             options["trust_remote_code"] = False  # this package does what that code would do
         processor = AutoImageProcessor.from_pretrained(source, **options)
         refuse_huge_pictures(name, processor)
@@ -148,7 +148,8 @@ def open_model(
             )
         else:
             config.update(wanted)
-            model = auto.from_config(config, trust_remote_code=trust_remote_code)
+            model = auto.from_config(config, trust_remote_code=options["trust_remote_code"])
+            rebuild(model)
     except CompressError:
         raise
     except Exception as error:
@@ -177,7 +178,7 @@ def load(
         trust_remote_code: run Python code of the repository.
         labels: wanted class names; where they are the checkpoint's in another order, its classifier is put into that
             order, and with other names it is new and untrained.
-        pretrained: False gives the architecture with random weights.
+        pretrained: False gives the architecture, with the widths of a pruned one, with random weights.
 
     Raises:
         UsageError: the id or folder does not exist, or needs `trust_remote_code`.

@@ -11,6 +11,8 @@ from hf_compress import load, save
 from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.models.embeddings import load_backbone
 from hf_compress.models.students import build_registered, students_for
+from hf_compress.steps.pruning.config import PruneSection
+from hf_compress.steps.pruning.remove.channels import ChannelPruner
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "models"
 
@@ -50,6 +52,33 @@ def test_from_scratch_ignores_the_weights(folder):
     assert second.new_head
     weights = (m.model.resnet.embedder.embedder.convolution.weight for m in (first, second))
     assert not torch.equal(*weights)
+
+
+@pytest.mark.parametrize("labels", [None, ["ant", "bee", "cow"]], ids=["its labels", "others"])
+def test_from_scratch_a_pruned_model_keeps_its_widths(folder, tmp_path, labels):
+    pruned = load(str(folder))
+    config = PruneSection(round_to=1)
+    ChannelPruner(pruned.model, torch.zeros(1, 3, 32, 32), config, set()).prune(pruned.model, 0.5)
+    save(pruned.model, tmp_path / "pruned", pruned.processor)
+    scratch = load(str(tmp_path / "pruned"), pretrained=False, labels=labels)
+    body, own = (
+        {name: weight for name, weight in model.state_dict().items() if "classifier" not in name}
+        for model in (pruned.model, scratch.model)
+    )
+    assert {name: weight.shape for name, weight in own.items()} == {
+        name: weight.shape for name, weight in body.items()
+    }
+    assert scratch.model.config.num_labels == len(labels or pruned.label_names)
+    for name, module in scratch.model.named_modules():
+        if isinstance(module, torch.nn.Conv2d) and module.weight.numel() > 500:
+            assert not torch.equal(module.weight, body[f"{name}.weight"])
+            deviation = (2 / (module.out_channels * module.kernel_size[0] ** 2)) ** 0.5  # He et al., by outputs
+            assert module.weight.std().item() == pytest.approx(deviation, rel=0.15), name
+    save(scratch.model, tmp_path / "scratch", scratch.processor)
+    again = load(str(tmp_path / "scratch"))
+    assert all(
+        torch.equal(weight, scratch.model.state_dict()[name]) for name, weight in again.model.state_dict().items()
+    )
 
 
 def test_a_timm_model_loads_through_its_wrapper(tmp_path):
@@ -96,6 +125,17 @@ def test_custom_code_needs_the_flag():
     with pytest.raises(UsageError, match="--trust-remote-code"):
         load(name)
     assert load(name, trust_remote_code=True).label_names[0] == "airplane"
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared models are not beside this checkout")
+def test_pruned_custom_code_loads_more_than_once(tmp_path):
+    model = load(str(SHARED / "resnet56-cifar10"), trust_remote_code=True)
+    ChannelPruner(model.model, torch.zeros(1, 3, 32, 32), PruneSection(), set()).prune(model.model, 0.5)
+    save(model.model, tmp_path, model.processor)
+    first, second = (load(str(tmp_path), trust_remote_code=True).model for _ in range(2))
+    assert first.num_parameters() == second.num_parameters() == model.model.num_parameters()
+    with pytest.raises(UsageError, match="--trust-remote-code"):
+        load(str(tmp_path))
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared models are not beside this checkout")
