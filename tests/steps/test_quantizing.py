@@ -145,6 +145,9 @@ def test_padding_is_not_rounded_again():
     model.forward = lambda pixel_values: last(nn.functional.pad(first(pixel_values), (1, 1, 1, 1)))
     with int8_simulated(model, photos()) as simulation:
         assert len(simulation.ranges) == 3
+    model.forward = lambda pixel_values: last(torch.squeeze(input=first(pixel_values)))
+    with int8_simulated(model, photos()) as simulation:
+        assert len(simulation.ranges) == 4, "named arguments are not followed"
 
 
 @pytest.mark.long

@@ -129,7 +129,7 @@ class Places:
         self.made[id(output)] = layer, output
 
     def see_function(self, name: str, arguments: tuple[Any, ...], output: Any) -> None:
-        if name in PASSING and isinstance(output, Tensor) and id(arguments[0]) in self.made:
+        if name in PASSING and isinstance(output, Tensor) and arguments and id(arguments[0]) in self.made:
             self.passed.append((arguments[0], output))
             self.made[id(output)] = self.made[id(arguments[0])][0], output
 
