@@ -3,7 +3,7 @@
 from typing import Any
 
 from hf_compress.measure.intervals import unit
-from hf_compress.report.measures import milliseconds, size
+from hf_compress.report.measures import milliseconds, ratio, size, times_in_words
 from hf_compress.tasks import task_of
 
 LOSS = 0.01  # of the deciding metric
@@ -32,10 +32,13 @@ def recommendation(report: dict[str, Any]) -> list[str]:
     if chosen is None:
         return [f"No deployed file is recommended: none is known to lose at most {most} of {metric.words}."]
     why = f"the fastest of {len(files)} files among those that lose" if len(files) > 1 else "which loses"
-    own, eager = (milliseconds(chosen[key]["batch_1"]["p50_ms"]) for key in ("latency", "eager_latency"))
+    own, eager = (chosen[key]["batch_1"]["p50_ms"] for key in ("latency", "eager_latency"))
+    sure = chosen["latency"]["batch_1"].get("speedup")
+    faster = f", {ratio(eager, own, 'faster')} ({times_in_words(sure)})" if sure else ""
     return [
         f"For the device, take {chosen['file']} ({chosen['stage']}), {why} at most {most} of "
-        f"{metric.words}: {size(chosen['cost']['bytes'])}, and {own} for one image, for which PyTorch takes {eager}."
+        f"{metric.words}: {size(chosen['cost']['bytes'])}, and {milliseconds(own)} for one image, for "
+        f"which PyTorch takes {milliseconds(eager)}{faster}."
         + (f" {chosen['script']} uses it without PyTorch." if "script" in chosen else "")
     ]
 

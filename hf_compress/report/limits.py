@@ -161,7 +161,8 @@ def _latency(report: dict[str, Any]) -> Iterator[str]:
 
 def busy(report: dict[str, Any]) -> list[str]:
     """Say that other processes ran while latency was measured; nothing where they took less than a tenth of a core."""
-    cores = report.get("measure", {}).get("other_cores", 0)
+    timed = [report.get("measure", {}), *report.get("deployed", [])]
+    cores = max(part.get("other_cores", 0) for part in timed)
     if cores < ALONE:
         return []
     return [

@@ -117,10 +117,11 @@ def ratio(old: float, new: float, less: str) -> str:
 
 def times_in_words(speedup: dict[str, float]) -> str:
     """Write the interval of a ratio as `ratio` tells it: `1.9 to 2.3`, also where it is `2.1x slower`."""
-    low, high = speedup["low"], speedup["high"]
-    if speedup["ratio"] < 1:
-        low, high = 1 / high, 1 / low
-    return " to ".join(f"{factor:.2f}" if factor < 2 else f"{factor:.1f}" for factor in (low, high))
+    middle, low, high = (speedup[key] for key in ("ratio", "low", "high"))
+    if middle < 1:
+        middle, low, high = 1 / middle, 1 / high, 1 / low
+    digits = 2 if middle < 2 else 1
+    return f"{low:.{digits}f} to {high:.{digits}f}"
 
 
 def in_thousands(value: float) -> str:

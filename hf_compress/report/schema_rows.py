@@ -219,6 +219,7 @@ class DeployedFile(AnyRow):
     file: Name
     cost: FileCost
     eager_latency: dict[Batch, Latency]
+    other_cores: Annotated[float, Field(ge=0)] = 0.0
     threads: Positive = 1
     processor: Text = ""
     int8_error: Annotated[float, Field(ge=0)] = 0.0

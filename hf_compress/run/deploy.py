@@ -16,6 +16,7 @@ import torch
 from hf_compress.data import ImageData
 from hf_compress.data.images import batches, example_input, fitting_batch, spread
 from hf_compress.device.script import script_name
+from hf_compress.device.timing import Others
 from hf_compress.ground.environment import environment
 from hf_compress.ground.files import read_json, write_json, write_text
 from hf_compress.ground.looking import twin
@@ -194,6 +195,7 @@ def _row(target: Target, loaded: LoadedModel, folder: Path) -> dict[str, Any]:
 
 def _time(eager, files: list[tuple[dict[str, Any], DeployedModel]], image, measure: MeasureSection) -> None:
     """Add the latencies to the rows: of each file, and PyTorch's in turn with it; by batch size where one is taken."""
+    others = Others()
     for size in sorted({1, measure.batch_size}):
         taking = [(row, file) for row, file in files if file.batches or size == 1]
         if not taking:
@@ -207,6 +209,8 @@ def _time(eager, files: list[tuple[dict[str, Any], DeployedModel]], image, measu
         for (row, _), took in zip(taking, others, strict=True):
             row.setdefault("latency", {})[f"batch_{size}"] = took
             row.setdefault("eager_latency", {})[f"batch_{size}"] = own
+    for row, _ in files:
+        row["other_cores"] = round(others.cores, 2)
 
 
 def _beside(file: Path) -> Path:

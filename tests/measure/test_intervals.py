@@ -231,7 +231,7 @@ def test_a_range_stands_where_the_ratio_stands(tmp_path):
 def test_a_slower_model_has_its_range_the_other_way_round():
     made = report()
     slower = {"p50_ms": 10.0, "p95_ms": 11.0}
-    for low, high, words in ((0.64, 0.9, "1.25x slower (1.11 to 1.56)"), (0.4, 1.6, "1.25x slower (0.62 to 2.5)")):
+    for low, high, words in ((0.64, 0.9, "1.25x slower (1.11 to 1.56)"), (0.4, 1.6, "1.25x slower (0.62 to 2.50)")):
         speedup = {"against": "teacher", "ratio": 0.8, "low": low, "high": high}
         made["rows"][-1]["latency"]["batch_1"] = slower | {"speedup": speedup}
         assert dict((row[0], row[-1]) for row in comparison(made)[1])["latency, one image, p50"] == words

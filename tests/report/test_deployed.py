@@ -69,3 +69,15 @@ def test_noise_and_other_processes_are_said():
     said = " ".join(limits(made))
     assert "medians of five rounds of the same passes lay up to 12% apart" in said
     assert "Other processes took 1.2 cores while latency was measured" in said
+    made["deployed"] = [file("onnx", 0.9, 2, 2.0) | {"other_cores": 1.5}]
+    assert "Other processes took 1.5 cores while latency was measured" in " ".join(limits(made))
+
+
+def test_the_recommendation_tells_how_sure_the_ratio_is():
+    made = report(deployed=[file("onnx", 0.9, 2, 2.0)])
+    (plain,) = recommendation(made)
+    row = made["deployed"][0]
+    row["eager_latency"] = {"batch_1": {"p50_ms": 9.0, "p95_ms": 9.0}}
+    row["latency"]["batch_1"]["speedup"] = {"against": "PyTorch", "ratio": 4.5, "low": 4.12, "high": 4.75}
+    (said,) = recommendation(made)
+    assert "for which PyTorch takes 9.00 ms, 4.5x faster (4.1 to 4.8)." in said and "faster (" not in plain
