@@ -195,7 +195,7 @@ def _row(target: Target, loaded: LoadedModel, folder: Path) -> dict[str, Any]:
 
 def _time(eager, files: list[tuple[dict[str, Any], DeployedModel]], image, measure: MeasureSection) -> None:
     """Add the latencies to the rows: of each file, and PyTorch's in turn with it; by batch size where one is taken."""
-    others = Others()
+    machine = Others()
     for size in sorted({1, measure.batch_size}):
         taking = [(row, file) for row, file in files if file.batches or size == 1]
         if not taking:
@@ -210,7 +210,7 @@ def _time(eager, files: list[tuple[dict[str, Any], DeployedModel]], image, measu
             row.setdefault("latency", {})[f"batch_{size}"] = took
             row.setdefault("eager_latency", {})[f"batch_{size}"] = own
     for row, _ in files:
-        row["other_cores"] = round(others.cores, 2)
+        row["other_cores"] = round(machine.cores, 2)
 
 
 def _beside(file: Path) -> Path:
