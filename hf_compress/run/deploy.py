@@ -205,8 +205,8 @@ def _time(eager, files: list[tuple[dict[str, Any], DeployedModel]], image, measu
             partial(eager, pixel_values=batch),
             *(partial(file.call, batch.contiguous().numpy()) for _, file in taking),
         ]
-        own, *others = time_in_turns(calls, measure.repeats, f"deployed, batch {size}", against="PyTorch")
-        for (row, _), took in zip(taking, others, strict=True):
+        own, *theirs = time_in_turns(calls, measure.repeats, f"deployed, batch {size}", against="PyTorch")
+        for (row, _), took in zip(taking, theirs, strict=True):
             row.setdefault("latency", {})[f"batch_{size}"] = took
             row.setdefault("eager_latency", {})[f"batch_{size}"] = own
     for row, _ in files:
