@@ -6,7 +6,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-MANY_CHANNELS = 8  # floats in a register of AVX2
+MANY_CHANNELS = 16  # floats in a register of AVX-512
 
 
 def own_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
@@ -51,10 +51,10 @@ def use_torch_momentum(model: nn.Module) -> None:
 
 
 def _has_wrong_gradients(module: nn.Module) -> bool:
-    """Whether a convolution is pointwise, has a stride, and reads fewer than 8 channels.
+    """Whether a convolution is pointwise, has a stride, and reads fewer than 16 channels.
 
-    Channels-last, torch 2.14 (oneDNN) makes wrong gradients of it on processors with AVX2 and without AVX-512, and
-    writes beyond its memory: the process may crash, or train towards nonsense.
+    Channels-last, torch 2.14 (oneDNN) makes wrong gradients of it, with AVX2 of fewer than 8 and with AVX-512 of fewer
+    than 16 channels, and writes beyond its memory: the process may crash, or train towards nonsense.
     """
     return (
         isinstance(module, nn.Conv2d)
