@@ -132,7 +132,8 @@ def sensitivity(
         )
     )
     image = torch.zeros(1, 3, *input_size(loaded.processor))
-    config = PruneSection(granularity=granularity, importance=importance, round_to=1, floor=0.0)
+    single = {"round_to": 1} if granularity == "channel" else {}
+    config = PruneSection(granularity=granularity, importance=importance, floor=0.0, **single)
     calibration = Calibration(spread(images.train, config.calibration), loaded.processor, loaded.model, task)
     mend = _repairer(repair, loaded, images, calibration)
     trials = list(

@@ -269,7 +269,6 @@ def test_every_option_of_pruning_without_effect_is_named(tmp_path, caplog):
         "pattern": "2:4",
         "recovery": {"epochs": 1},
         "repair": "none",
-        "round_to": 1,
     }
     trainer(tmp_path, pruning_config=PruningConfig(**having))
     assert "no effect" not in caplog.text

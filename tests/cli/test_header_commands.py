@@ -32,7 +32,8 @@ ALSO = {
 }
 READ = (  # what differs from others by numbers, and the longer studies: test_documented.py reads them
     "run auto-student",
-    "run distilled-cifar10 --data uoft-cs/cifar10 --teacher FOLDER_OR_ID",
+    "run distilled-cifar10 --data uoft-cs/cifar10",
+    "run distilled-cifar10 --teacher FOLDER_OR_ID",
     "run distilled-imagenette --data ./imagenette",
     "run distilled-leaves --data ./leaves",
     "steps.distill.epochs=170",

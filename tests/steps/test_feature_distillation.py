@@ -200,7 +200,7 @@ def test_the_loss_is_the_mean_squared_distance_and_the_teacher_is_frozen(models)
         ({"steps": [{"distill": {"loss": "mse"}}]}, "'steps.0.distill' is a step of task 'classification'"),
         ({"steps": ["distill_features", "prune"]}, "'steps.1.prune' is a step of task 'classification', the recipe's "
          "task is 'features': use distill_features"),
-        ({"task": "classification"}, "use distill, finetune, prune, rewrite, or set 'task: features'"),
+        ({"task": "classification"}, "use distill, finetune, prune, quantize, rewrite, or set 'task: features'"),
         ({"task": "feature"}, "'task' cannot be 'feature'; did you mean 'features'?"),
         ({"student": "teacher"}, "nothing to learn from itself"),
         ({"teacher": {"model": "a/b", "finetune": {"epochs": 1}}}, "'teacher.finetune' trains a classifier"),
