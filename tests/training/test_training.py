@@ -11,6 +11,7 @@ from transformers import TrainingArguments, ViTConfig, ViTForImageClassification
 
 from hf_compress.data import load_data
 from hf_compress.ground.errors import UsageError
+from hf_compress.ground.tensors import use_channels_last
 from hf_compress.models.load import LoadedModel
 from hf_compress.models.students import build_registered
 from hf_compress.run.recipe import Recipe
@@ -63,7 +64,8 @@ def test_after_training_in_bf16_the_model_answers_in_float32(tmp_path):
     fresh.load_state_dict(built.model.state_dict())
     image = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
-        expected = fresh.to(memory_format=torch.channels_last)(image).logits
+        use_channels_last(fresh)
+        expected = fresh(image).logits
         assert torch.equal(built.model(image).logits, expected)
         assert torch.equal(untouched(image).logits, expected)
 
