@@ -7,6 +7,13 @@ from torch import nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 
+class Tally(Counter):
+    """Counts for a model and all copies of it."""
+
+    def __deepcopy__(self, memo):
+        return self
+
+
 class Net(nn.Module):
     """A stem, a residual block (its last layer `narrow` may have a norm) and a classifier."""
 
@@ -20,7 +27,7 @@ class Net(nn.Module):
         self.narrow_norm = nn.BatchNorm2d(width) if norm else nn.Identity()
         self.classify = nn.Linear(width, 5)
         self.before_addition = nn.Identity()
-        self.calls, self.ended = Counter(), 0
+        self.calls, self.passes = Counter(), Tally()
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
                 for values in (module.running_mean, module.running_var, module.weight.data, module.bias.data):
@@ -34,7 +41,11 @@ class Net(nn.Module):
             x = x + self.before_addition(y)
             return {"logits": self.classify(x.relu().mean((2, 3)))}
         finally:
-            self.ended += 1
+            self.passes["ended"] += 1
+
+    @property
+    def ended(self):
+        return self.passes["ended"]
 
 
 LAYERS = ["stem", "wide", "narrow", "classify"]

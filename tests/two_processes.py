@@ -137,6 +137,33 @@ def check_minutes(folder: Path) -> None:
     assert made["epochs"] < 1000
 
 
+def check_ranges(folder: Path) -> None:
+    """A training for int8 leaves the same weights everywhere, judged with the ranges of the main process."""
+    from hf_compress.data import load_data
+    from hf_compress.ground import processes
+    from hf_compress.models.students import build_model
+    from hf_compress.run.recipe import Recipe
+    from hf_compress.steps.base import STEPS
+    from hf_compress.steps.quantization import simulation
+    from hf_compress.tasks.classification import CLASSIFICATION
+    from hf_compress.training.context import Context
+
+    made = []
+    usual = simulation.Simulation.__init__
+    simulation.Simulation.__init__ = lambda self, *args: made.append(self) or usual(self, *args)
+    recipe = Recipe.from_dict(RECIPE)
+    data = load_data(recipe.data, 0)
+    torch.manual_seed(0)
+    loaded = build_model(recipe.student, data.label_names, CLASSIFICATION)
+    context = Context(data, loaded.processor, None, 0, folder, log=lambda line: None)
+    step = STEPS.get("quantize")(STEPS.get("quantize").Config(epochs=1))
+    result = step.apply(loaded.model, context)
+    for state in (result.model.state_dict(), made[0].ranges.state_dict()):
+        values = [(name, tensor.tolist()) for name, tensor in state.items()]
+        assert processes.from_main(values) == values
+    assert processes.from_main(result.details) == result.details
+
+
 def check_stream() -> None:
     """A stream is read once, and divided among the processes."""
     import datasets
@@ -182,6 +209,7 @@ if __name__ == "__main__":
     check_units(Path("units").absolute())
     check_decisions(Path("decisions").absolute())
     check_minutes(Path("decisions/minutes").absolute())
+    check_ranges(Path("decisions/ranges").absolute())
     check_stream()
     print(CHECKED, flush=True)
     fail_in_process_1()

@@ -31,6 +31,27 @@ def test_batches_that_go_through_in_lockstep_come_out_as_from_a_forward_pass():
         assert torch.equal(each.skip, seen[0])
 
 
+class Remembers(Net):
+    """Keeps what it computed behind its first layer for its last one, as a detector the positions of queries."""
+
+    def forward(self, pixel_values):
+        self.kept = self.stem(pixel_values).relu()
+        x = self.narrow(self.wide(self.kept))
+        return {"logits": self.classify((x + self.kept).mean((2, 3)))}
+
+
+def test_what_a_model_keeps_for_later_layers_is_of_the_same_pass():
+    model = Remembers()
+    with Lockstep([model]) as lockstep:
+        passes = [(lockstep.start(model, images, {}), images) for images in photos()]
+        for layer in LAYERS:
+            for each, _ in passes:
+                each.to(layer)
+    assert_all_is_over(model)
+    for each, images in passes:
+        assert torch.equal(each.output, model(images)["logits"])
+
+
 def test_a_pass_goes_on_with_another_output():
     model = Net()
     (images,) = photos(1)

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from hf_compress.ground.choices import CHOICE, chosen_again
+from hf_compress.ground.tensors import copy_with_same_tensors
 from hf_compress.steps.pruning.tracing.groups import LAYERS
 
 Key = tuple[str, int]
@@ -129,7 +130,8 @@ class Pass:
         self.skips, self.held = skips, {}
         self.choices: list[Tensor] = []
         self._lockstep, self._leader = lockstep, leader
-        self._run = greenlet(lambda: model(pixel_values=images))
+        own = copy_with_same_tensors(model)  # modules that keep what they computed keep that of this pass
+        self._run = greenlet(lambda: own(pixel_values=images))
 
     @property
     def skip(self) -> Tensor | None:
