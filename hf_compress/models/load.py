@@ -126,9 +126,9 @@ def open_model(
         refuse_huge(name, PretrainedConfig.get_config_dict(source, revision=options["revision"])[0])
         whole = AutoConfig.from_pretrained(source, **options)
         config = part(whole)
-        if auto.__name__ not in getattr(config, "auto_map", {}) and type(config) not in auto._model_mapping:
-            raise RunError(f"{name} {refusal} '{config.model_type}'")
         code = getattr(config, "auto_map", None) or {}
+        if auto.__name__ not in code and type(config) not in auto._model_mapping:
+            raise RunError(f"{name} {refusal} '{config.model_type}'")
         if "AutoConfig" not in code and is_generated(code.get(auto.__name__)):
             options["trust_remote_code"] = False  # this package does what that code would do
         processor = AutoImageProcessor.from_pretrained(source, **options)

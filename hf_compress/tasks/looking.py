@@ -13,6 +13,7 @@ from hf_compress.tasks.sheets import FINAL, TRUTH
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import BaseImageProcessor, PreTrainedModel
 
     from hf_compress.data import ImageSplit
     from hf_compress.models.load import LoadedModel
@@ -51,26 +52,29 @@ def looks(
             beside these targets.
     """
     from hf_compress.data.geometry import pictures_shown, pixel_height
+    from hf_compress.ground.looking import twin
 
     found, final = [], models[FINAL]
+    twins = {who: twin(loaded.model) for who, loaded in models.items()}
     for index, name in ranked(images, by_image, task.deciding).items():
         (item,) = images.without_augmentation().__getitems__([index])
         truth = task.targets([item], final.processor)["labels"][0]
         said = {TEACHER if by_teacher else TRUTH: truth}
-        said |= {who: say(loaded, _asked(loaded, item), truth) for who, loaded in models.items() if who not in said}
+        for who, loaded in models.items():
+            if who not in said:
+                said[who] = say(loaded, _asked(twins[who], loaded.processor, item), truth)
         picture = pictures_shown(final.processor, [item["view"]])[0].permute(1, 2, 0).numpy()
         found.append(Look(name, picture, pixel_height(final.processor, item["view"].shape[-2:]), said))
     return found
 
 
-def _asked(loaded: LoadedModel, item: dict[str, Any]) -> Any:
+def _asked(model: PreTrainedModel, processor: BaseImageProcessor, item: dict[str, Any]) -> Any:
     import torch
 
     from hf_compress.data.images import preprocess
-    from hf_compress.ground.looking import twin
 
     with torch.inference_mode():
-        return twin(loaded.model)(pixel_values=preprocess(loaded.processor, [item["view"]]))
+        return model(pixel_values=preprocess(processor, [item["view"]]))
 
 
 def ranked(images: ImageSplit, by_image: Sequence[float], metric: Metric) -> dict[int, str]:

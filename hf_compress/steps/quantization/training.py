@@ -35,7 +35,9 @@ def train_for_int8(model: PreTrainedModel, context: Context, config: QuantizeSec
             "faster: leave out the step 'quantize'"
         )
     metric, model = context.task.deciding, model.eval()
-    teacher = context.teacher or LoadedModel(copy.deepcopy(model), context.processor, "the model in floats")
+    teacher = None
+    if not config.labels_only:
+        teacher = context.teacher or LoadedModel(copy.deepcopy(model), context.processor, "the model in floats")
     shown = batches(spread(context.data.train, IMAGES), context.processor, config.batch_size)
     in_floats = _validated(model, context)
     with int8_simulated(model, (batch["pixel_values"] for batch in shown)) as simulation:
@@ -44,8 +46,7 @@ def train_for_int8(model: PreTrainedModel, context: Context, config: QuantizeSec
             f"int8 in {len(simulation.layers)} layers: validation {metric.words} {in_floats:.4f} in floats, "
             f"{before:.4f} in int8 before the training"
         )
-        learnt_from = None if config.labels_only else teacher
-        details = train(model, context, config, teacher=learnt_from, ranges=simulation.ranges)
+        details = train(model, context, config, teacher=teacher, ranges=simulation.ranges)
     after = details["epochs"][details["best_epoch"] - 1][f"validation_{metric.name}"]
     found = {"layers": len(simulation.layers), "in_floats": in_floats, "before": before, "after": after}
     return details | {"simulated_int8": found}
