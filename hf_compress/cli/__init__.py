@@ -63,6 +63,8 @@ def main(arguments: list[str] | None = None, program: str = "hf-compress") -> No
     level = logging.ERROR if processes.rank() else logging.WARNING
     logging.basicConfig(format="%(levelname)s: %(message)s", level=level, handlers=[progress.Lines()])
     logging.getLogger(NOISY).setLevel(logging.ERROR)
+    for library in progress.LIBRARIES:
+        logging.getLogger(library).propagate = False  # or its warnings are printed twice
     _let_pipes_break()
     command_line = typer.main.get_command(app)
     for command in command_line.commands.values():

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 _T = TypeVar("_T")
+LIBRARIES = {"datasets": "DATASETS", "huggingface_hub": "HF_HUB", "transformers": "TRANSFORMERS"}
+"""Whose logger has a handler of its own as soon as they are imported, and what their variables begin with."""
 CONSOLE = Console(stderr=True)
 
 
@@ -29,9 +31,10 @@ def say(line: str) -> None:
 
 
 def silence() -> None:
-    """Show nothing but errors from now on."""
+    """Show nothing but errors from now on, nor let libraries do so that are not imported yet."""
     CONSOLE.quiet = True
     logging.getLogger().setLevel(logging.ERROR)
+    os.environ.update({f"{prefix}_VERBOSITY": "error" for prefix in LIBRARIES.values()})
 
 
 def without_bars_of_libraries() -> None:

@@ -87,7 +87,10 @@ def test_every_option_of_the_step_is_a_parameter_or_belongs_to_the_loop_of_a_rec
         (lambda: PruneConfig(amount=1.5), "PruneConfig.amount"),
         (lambda: PruneConfig(rounds=0), "'PruneConfig.rounds' cannot be 0"),
         (lambda: PruneConfig(scope=["layer", "global"]).section(), "PruneConfig.scope"),
-        (lambda: PruneConfig(dim=0, granularity="channel"), "dim belongs to granularity 'weight'"),
+        (
+            lambda: PruneConfig(dim=0, granularity="channel"),
+            "dim does nothing here: slices of weights are of granularity 'weight', not of 'channel'",
+        ),
         (lambda: DistillConfig(loss="mae"), "DistillConfig.loss.*unknown distillation loss"),
         (lambda: DistillConfig(loss="mse").teacher(), "DistillConfig has no teacher"),
         (lambda: PruneConfig() + RTNConfig(), "RTNConfig cannot share a training"),

@@ -89,6 +89,19 @@ def test_what_is_wrong_is_said_before_torch_is_imported(arguments, says):
     assert "Assertion" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "times"), [([], 1), pytest.param(["--quiet"], 0, marks=pytest.mark.long)], ids=["", "quiet"]
+)
+def test_what_a_library_warns_of_is_printed_once_and_not_to_the_quiet(options, times):
+    script = (
+        "import logging, sys\nfrom hf_compress import cli\n"
+        "try: cli.main(['schema', *sys.argv[1:]])\nexcept SystemExit: import huggingface_hub.utils\n"
+        "logging.getLogger('huggingface_hub.cache').warning('offline')"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *options], capture_output=True, text=True)
+    assert done.stderr == "offline\n" * times
+
+
 def test_a_terminal_is_read_as_it_looks():
     assert screen("a bar\r\nb\r\x1b[1A\x1b[2Ktext\r\nab\rc") == ["text", "cb"]
 

@@ -269,7 +269,7 @@ def test_without_blocks_there_is_nothing_to_prune():
     ids=lambda option: next(iter(option)),
 )
 def test_options_that_rank_channels_are_refused(option):
-    with pytest.raises(UsageError, match=f"leave out {next(iter(option))}|layout 'config' prunes uniformly"):
+    with pytest.raises(UsageError, match=f"{next(iter(option))} does nothing here: w"):
         validate(PruneSection, {"granularity": "block"} | option)
 
 

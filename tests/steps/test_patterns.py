@@ -84,7 +84,7 @@ def test_a_wrong_pattern_is_a_usage_error(pattern):
 
 @pytest.mark.parametrize("option", [{"target": {"sparsity": 0.5}}, {"scope": "global"}, {"dim": 0}])
 def test_options_that_contradict_the_pattern_are_errors(option):
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match=f"{next(iter(option))} does nothing here"):
         validate(PruneSection, {"granularity": "n:m", **option})
 
 

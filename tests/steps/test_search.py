@@ -153,8 +153,11 @@ def test_channels_are_searched_and_repaired(model, context):
         ({"target": {"accuracy": 0.01}}, r"set iterative: false; in rounds, max_drop says what may be lost"),
         ({"target": {"accuracy": 0.01, "macs": 0.5}}, "name exactly one of sparsity, parameters, macs, latency"),
         ({"target": {"latency": 0.3}, "granularity": "weight"}, "zeroed weights do not change latency"),
-        ({"target": {"latency": 0.3}, "granularity": "n:m"}, "leave out target, scope and sensitivity"),
-        ({"budget": "latency"}, "budget 'latency' is what scope 'cost' divides by: set that scope"),
+        (
+            {"target": {"latency": 0.3}, "granularity": "n:m"},
+            "target does nothing here: the pattern says how much goes",
+        ),
+        ({"budget": "latency"}, "budget does nothing here: scope 'cost' divides importance by it, not scope 'layer'"),
         ({"target": {"accuracy": 0.01}, "iterative": False}, None),
         ({"target": {"accuracy": 0.0}, "iterative": False, "granularity": "weight"}, None),
         ({"target": {"latency": 0.3}, "layout": "config"}, None),

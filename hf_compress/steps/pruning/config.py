@@ -163,29 +163,10 @@ class PruneSection(Section):
 
     @model_validator(mode="after")
     def _consistent(self):
-        if self.granularity != "n:m" and self.pattern != type(self).model_fields["pattern"].default:
-            raise ValueError(f"pattern '{self.pattern}' is of granularity 'n:m', not of '{self.granularity}'")
-        if self.granularity != "weight" and self.dim is not None:
-            raise ValueError(
-                "dim belongs to granularity 'weight'; channels are removed by granularity 'channel' alone"
-            )
-        uneven = self.scope != "layer" or self.sensitivity
-        if self.granularity == "block":
-            self._require_no_ranking()
         if self.scope == "cost" and self.granularity != "channel":
             raise ValueError("zeroed weights save no MACs: scope 'cost' needs granularity 'channel'")
-        if self.budget != "macs" and self.scope != "cost":
-            raise ValueError(
-                f"budget '{self.budget}' is what scope 'cost' divides by: set that scope, or leave it out"
-            )
-        if self.layout == "config" and (self.granularity != "channel" or uneven):
-            raise ValueError(
-                "layout 'config' prunes uniformly: it needs granularity 'channel' and scope 'layer', no sensitivity"
-            )
-        if self.granularity == "n:m" and (self.target or uneven):
-            raise ValueError(
-                "with granularity 'n:m' the pattern decides how much goes: leave out target, scope and sensitivity"
-            )
+        if self.layout == "config" and (self.scope != "layer" or self.sensitivity):
+            raise ValueError("layout 'config' prunes uniformly: it needs scope 'layer', and no sensitivity")
         if self.granularity == "weight" and self.target and self.target.metric not in ("sparsity", "accuracy"):
             raise ValueError(
                 f"zeroed weights do not change {self.target.metric}; use target.sparsity, or granularity 'channel'"
@@ -209,25 +190,27 @@ class PruneSection(Section):
             found["n"] = f"it is the order of importance 'ln', not of '{self.importance}'"
         if self.granularity != "n:m":
             found["pattern"] = f"it is of granularity 'n:m', not of '{self.granularity}'"
+        if self.granularity != "weight":
+            found["dim"] = f"slices of weights are of granularity 'weight', not of '{self.granularity}'"
         if self.granularity != "channel":
-            found["round_to"] = f"widths are pruned by granularity 'channel', not by '{self.granularity}'"
+            found["round_to"] = found["layout"] = (
+                f"widths are pruned by granularity 'channel', not by '{self.granularity}'"
+            )
+        if self.scope != "cost":
+            found["budget"] = f"scope 'cost' divides importance by it, not scope '{self.scope}'"
         if self.granularity == "n:m" or not self.iterative:
             found["max_drop"] = "it judges rounds, and all is pruned at once"
         if self.granularity == "n:m":
-            found["amount"] = found["floor"] = "the pattern says how much goes"
+            found |= dict.fromkeys(
+                ("amount", "target", "floor", "scope", "sensitivity"), "the pattern says how much goes"
+            )
             if self.iterative:
                 found["iterative"] = "a pattern is pruned at once"
         elif self.target and not self.iterative:
             found["amount"] = "the target says how much goes, and all is pruned at once"
+        if self.granularity == "block":
+            found |= dict.fromkeys(("importance", "scope", "sensitivity"), "what a block is worth is measured")
         return found
-
-    def _require_no_ranking(self) -> None:
-        for key in ("importance", "scope", "sensitivity", "layout"):
-            if getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(
-                    "with granularity 'block' those go whose loss changes the outputs least for what they cost, as it "
-                    f"is measured on calibration images: leave out {key}"
-                )
 
     def _require_above_floor(self) -> None:
         asked = self.target.sparsity if self.target else None if self.iterative else self.amount
