@@ -24,13 +24,14 @@ def offered(space: Space, prepared: Prepared) -> Options:
     """Return the choices of a space that the teacher of a recipe and its runtime offer."""
     teacher, side = prepared.teacher, input_size(prepared.teacher.processor)[0]
     sizes = dict.fromkeys(_multiple(share * side) if share < 1 else side for share in sorted(space.image_size)[::-1])
-    at_size = [None if size == side else size for size in sizes if size == side or _takes(prepared, size)]
+    at_size = [None if size == side else size for size in sizes if size == side or _has(prepared, image_size=size)]
     macs, round_to = _prunable(space, teacher)
     able = RUNTIMES.get(prepared.recipe.deploy[0].to).int8
     return Options(
         macs=macs,
         importance=space.importance,
         blocks=[share for share in sorted(space.blocks) if not share or _loses(teacher, blocks_step(share))] or [0.0],
+        width=[share for share in sorted(space.width)[::-1] if share == 1 or _has(prepared, width=share)] or [1.0],
         image_size=at_size or [None],
         int8=[value for value in space.int8 if able or not value] or [False],
         round_to=round_to,
@@ -60,9 +61,9 @@ def _loses(teacher: LoadedModel, step: dict[str, Any]) -> bool:
     return True
 
 
-def _takes(prepared: Prepared, size: int) -> bool:
-    """Tell whether the teacher takes images of that size."""
-    recipe = prepared.recipe.model_copy(update={"student": StudentSection(model=TEACHER, image_size=size)})
+def _has(prepared: Prepared, **options: Any) -> bool:
+    """Tell whether there is a copy of the teacher with options as `student` has them."""
+    recipe = prepared.recipe.model_copy(update={"student": StudentSection(model=TEACHER, **options)})
     try:
         foreseen_student(recipe, prepared.data, prepared.teacher)
     except (RunError, UsageError):

@@ -28,12 +28,14 @@ class Choice:
     Attributes:
         macs: share of the MACs that go with channels, by `importance`.
         blocks: share of the residual blocks that go before.
+        width: share of the channels that every layer keeps, as a thinner copy of the model has it; in place of `macs`.
         image_size: of the input in pixels; None leaves the model's.
     """
 
     macs: float = 0.0
     importance: str = "obs"
     blocks: float = 0.0
+    width: float = 1.0
     image_size: int | None = None
     int8: bool = False
 
@@ -41,6 +43,7 @@ class Choice:
         parts = [
             f"{self.blocks:.0%} of the blocks dropped" if self.blocks else "",
             f"{self.macs:.0%} of the MACs pruned by {self.importance}" if self.macs else "",
+            f"a copy of width {self.width:g}" if self.width < 1 else "",
             f"{self.image_size} pixels" if self.image_size else "",
             "int8" if self.int8 else "",
         ]
@@ -49,21 +52,26 @@ class Choice:
     @property
     def is_changed(self) -> bool:
         """Whether there is anything that a training could make good."""
-        return bool(self.macs or self.blocks or self.image_size)
+        return bool(self.macs or self.blocks or self.width < 1 or self.image_size)
 
     def recipe(self, base: Recipe, round_to: int, training: dict[str, Any] | None = None) -> Recipe:
         """Return what makes this of the teacher of `base`; with `training`, the options of a last step `distill`."""
         steps: list[dict[str, Any]] = []
-        if self.blocks:
+        if self.blocks and self.width == 1:
             steps.append({"prune": blocks_step(self.blocks)})
         if self.macs:
             steps.append({"prune": channels_step(self.macs, self.importance, round_to)})
         if training is not None:
             steps.append({"distill": training})
         values = base.model_dump(mode="json", exclude_none=True)
-        student = {"model": TEACHER} | ({"image_size": self.image_size} if self.image_size else {})
         deployed = [section | {"int8": self.int8} for section in values["deploy"]]
-        return Recipe.from_dict(values | {"student": student, "steps": steps, "deploy": deployed})
+        return Recipe.from_dict(values | {"student": self.student, "steps": steps, "deploy": deployed})
+
+    @property
+    def student(self) -> dict[str, Any]:
+        """The section of a recipe that names what the steps begin with."""
+        thinner = {"width": self.width, "depth": 1 - self.blocks} if self.width < 1 else {}
+        return {"model": TEACHER} | thinner | ({"image_size": self.image_size} if self.image_size else {})
 
 
 class Space(Section):
@@ -75,6 +83,11 @@ class Space(Section):
     importance: list[str] = Field(["obs", "taylor"], min_length=1, description="By which criterion channels go.")
     blocks: list[Share] = Field(
         [0.0, 0.25, 0.5], min_length=1, description="Shares of the residual blocks that are dropped."
+    )
+    width: list[Annotated[float, Field(gt=0, le=1)]] = Field(
+        [1.0, 0.75, 0.5, 0.25],
+        min_length=1,
+        description="Shares of the channels that every layer keeps (`student: {model: teacher, width: 0.5}`).",
     )
     image_size: list[Annotated[float, Field(gt=0, le=1)]] = Field(
         [1.0, 0.86, 0.72, 0.58], min_length=1, description="Sides of the input, as shares of the model's."
@@ -94,6 +107,7 @@ class Options:
     macs: list[float]
     importance: list[str]
     blocks: list[float]
+    width: list[float]
     image_size: list[int | None]
     int8: list[bool]
     round_to: int
@@ -123,7 +137,8 @@ class Options:
         }
 
     def plain(self, choice: Choice) -> Choice:
-        """Return a choice by which a criterion is named only where it decides, so that equal ones are equal."""
+        """Return a choice that names only what makes it, so that equal ones are equal."""
+        choice = choice if choice.width == 1 else replace(choice, macs=0.0)
         return choice if choice.macs else replace(choice, importance=self.importance[0])
 
     def first(self, left: float) -> list[Choice]:
@@ -131,14 +146,18 @@ class Options:
 
         Args:
             left: share of the MACs that a model may keep; what keeps as many comes first, then what keeps fewer.
+                MACs go with the square of the width.
         """
         kinds = sorted(self.int8)
-        whole = Choice(self.macs[0], self.importance[0], self.blocks[0], self.image_size[0], kinds[-1])
+        firsts = (self.macs, self.importance, self.blocks, self.width, self.image_size)
+        whole = Choice(*(choices[0] for choices in firsts), kinds[-1])
         ladder = sorted(self.macs[1:], key=lambda macs: (1 - macs > left + NEAR, abs(1 - macs - left)))[:FIRST]
+        widths = sorted(self.width[1:], key=lambda width: abs(width**2 - left))
         return [
             *(replace(whole, int8=int8) for int8 in kinds),
             *(replace(whole, macs=macs) for macs in ladder),
             *(replace(whole, image_size=size) for size in self.image_size[1:2]),
+            *(replace(whole, width=width) for width in widths[:1]),
         ]
 
 

@@ -18,6 +18,7 @@ SPLITS = {"train": "train[:200]", "validation": "train[200:300]", "test": "train
 MEASURE = {"repeats": 3, "batch_size": 2}
 OVERRIDES = {"data.splits": SPLITS, "measure": MEASURE}
 SPACE = {"macs": [0.0, 0.5], "importance": ["l1"], "blocks": [0.0], "image_size": [1.0], "int8": [False]}
+SPACE |= {"width": [1.0]}
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +91,11 @@ def test_interrupted_it_finishes_the_best_so_far(teacher, tmp_path):
 @pytest.mark.long
 def test_the_command_searches_trains_and_two_of_one_seed_are_alike(teacher, tmp_path):
     space = tmp_path / "space.yaml"
-    space.write_text(yaml.safe_dump(SPACE | {"macs": [0.0, 0.3, 0.5], "image_size": [1.0, 0.5]}))
+    space.write_text(yaml.safe_dump(SPACE | {"macs": [0.0, 0.5], "width": [1.0, 0.5], "image_size": [1.0, 0.5]}))
     reports = []
     for name in ("first", "second"):
         arguments = ["auto", teacher, "--data", "digits", "--parameters", "150000", "--runtime", "onnx"]
-        arguments += ["--minutes", "1", "--candidates", "4", "--space", space, "--output", tmp_path / name]
+        arguments += ["--minutes", "2", "--candidates", "4", "--space", space, "--output", tmp_path / name]
         arguments += ["--set", f"data.splits={json.dumps(SPLITS)}", "--set", f"measure={json.dumps(MEASURE)}"]
         with pytest.raises(SystemExit) as stop:
             cli.main([str(argument) for argument in arguments])

@@ -4,11 +4,13 @@ import pytest
 
 from hf_compress.auto.proposals import explore
 from hf_compress.auto.space import Choice, Options
+from hf_compress.run.recipe import Recipe
 
 OPTIONS = Options(
     macs=[0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8],
     importance=["obs", "l1"],
     blocks=[0.0, 0.25, 0.5],
+    width=[1.0, 0.75, 0.5, 0.25],
     image_size=[None, 24],
     int8=[False, True],
     round_to=8,
@@ -18,8 +20,8 @@ OPTIONS = Options(
 def judged(choice):
     """Quality falls with all but int8, faster with l1: the front is int8, obs, whole input and blocks."""
     factor = 2 if choice.importance == "l1" else 1
-    lost = factor * choice.macs**3 + choice.blocks + 0.3 * bool(choice.image_size)
-    return 1 - lost, (1 - choice.macs) * (0.5 if choice.int8 else 1) * (1 - choice.blocks / 2)
+    lost = factor * choice.macs**3 + choice.blocks + 0.3 * bool(choice.image_size) + (1 - choice.width)
+    return 1 - lost, choice.width**2 * (1 - choice.macs) * (0.5 if choice.int8 else 1) * (1 - choice.blocks / 2)
 
 
 def test_the_whole_model_comes_first_then_about_as_much_as_may_stay():
@@ -27,7 +29,8 @@ def test_the_whole_model_comes_first_then_about_as_much_as_may_stay():
     assert first[:2] == [Choice(), Choice(int8=True)]
     assert [choice.macs for choice in first[2:6]] == [0.7, 0.8, 0.6, 0.5]
     assert first[6] == Choice(image_size=24, int8=True)
-    assert explore(OPTIONS, judged, 7, seed=0, left=0.3) == first
+    assert first[7:] == [Choice(width=0.5, int8=True)]
+    assert explore(OPTIONS, judged, 8, seed=0, left=0.3) == first
 
 
 def test_no_candidate_is_judged_twice_and_one_seed_gives_one_search():
@@ -37,6 +40,7 @@ def test_no_candidate_is_judged_twice_and_one_seed_gives_one_search():
     assert explore(OPTIONS, judged, 20, seed=3) == found
     assert explore(OPTIONS, judged, 20, seed=4) != found
     assert all(choice.importance == "obs" for choice in found if not choice.macs)
+    assert not any(choice.macs for choice in found if choice.width < 1)
 
 
 def test_a_search_that_was_killed_is_proposed_the_same_again():
@@ -69,5 +73,14 @@ def test_what_cannot_be_had_is_passed_over():
 def test_it_ends_when_there_is_enough_or_nothing_more():
     asked = []
     assert len(explore(OPTIONS, judged, 20, 0, is_enough=lambda: len(asked) == 4 or asked.append(1))) == 4
-    small = Options([0.0, 0.5], ["obs"], [0.0], [None], [False], 8)
+    small = Options([0.0, 0.5], ["obs"], [0.0], [1.0], [None], [False], 8)
     assert set(explore(small, judged, 20, seed=0)) == {Choice(), Choice(0.5)}
+
+
+def test_a_copy_of_the_model_is_a_student_that_loses_blocks_before_channels():
+    base = Recipe.from_dict({"teacher": "a/b", "data": "digits", "steps": [], "deploy": ["onnx"]})
+    copied = Choice(blocks=0.25, width=0.5, image_size=24).recipe(base, 8, {"epochs": 3})
+    student = copied.student
+    assert (student.model, student.width, student.depth, student.image_size) == ("teacher", 0.5, 0.75, 24)
+    assert copied.step_names == ["distill"]
+    assert Choice(0.5, blocks=0.25).recipe(base, 8).step_names == ["prune", "prune"]
