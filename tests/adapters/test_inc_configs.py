@@ -8,11 +8,12 @@ from neural_compressor.torch.quantization import RTNConfig
 from neural_compressor.torch.utils.utility import algos_mapping
 from torch import nn
 
-from hf_compress.adapters.neural_compressor import Composition, DistillConfig, PruneConfig
+from hf_compress.adapters.neural_compressor import Composition, DistillConfig, PruneConfig, QuantizeConfig
 from hf_compress.adapters.neural_compressor.configs import register
 from hf_compress.ground.errors import UsageError
 from hf_compress.sections.distillation import DistillSection
 from hf_compress.steps.pruning.config import PruneSection
+from hf_compress.steps.quantization.config import QuantizeSection
 
 
 def network():
@@ -24,10 +25,10 @@ def mapping(config, model=None):
     return {name: layer.amount for (name, _), layer in found.items()}
 
 
-def test_both_algorithms_are_registered_and_a_taken_name_raises():
-    assert config_registry.get_cls_configs()["torch"]["prune"] is PruneConfig
-    assert config_registry.get_cls_configs()["torch"]["distill"] is DistillConfig
-    assert {"prune", "distill"} <= algos_mapping.keys()
+def test_all_algorithms_are_registered_and_a_taken_name_raises():
+    for name, config in (("prune", PruneConfig), ("distill", DistillConfig), ("quantize", QuantizeConfig)):
+        assert config_registry.get_cls_configs()["torch"][name] is config
+    assert {"prune", "distill", "quantize"} <= algos_mapping.keys()
     with pytest.raises(UsageError, match="'rtn' already"):
         register("rtn")
 
@@ -62,7 +63,9 @@ def test_a_choice_that_matches_nothing_is_an_error_that_names_layers(config, mes
 
 
 @pytest.mark.parametrize(
-    ("config", "section"), [(PruneConfig, PruneSection), (DistillConfig, DistillSection)], ids=["prune", "distill"]
+    ("config", "section"),
+    [(PruneConfig, PruneSection), (DistillConfig, DistillSection), (QuantizeConfig, QuantizeSection)],
+    ids=["prune", "distill", "quantize"],
 )
 def test_every_option_of_the_step_is_a_parameter_or_belongs_to_the_loop_of_a_recipe(config, section):
     assert section.model_fields.keys() <= config().get_params_dict().keys() | config.of_a_recipe

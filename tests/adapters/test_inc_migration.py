@@ -29,7 +29,7 @@ def test_every_snippet_runs_and_does_what_it_says(tmp_path, monkeypatch):
     old, new = [], []
     for before, snippet in re.findall(r"([^\n]*)\n\n```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL):
         (old if before.startswith("Until 3.7.1:") else new).append(snippet)
-    assert (len(old), len(new)) == (5, 8)
+    assert (len(old), len(new)) == (6, 9)
     for snippet in old:
         compile(snippet, "an old snippet", "exec")
     names = {
@@ -45,12 +45,14 @@ def test_every_snippet_runs_and_does_what_it_says(tmp_path, monkeypatch):
         names["optimizer"] = torch.optim.SGD(names["model"].parameters(), lr=0.05, momentum=0.9)
         exec(snippet, names)
         models.append(names["model"])
-    pruned, by_layer, distilled, by_layers, _, _, smaller, _ = models
-    assert [zeros(model) for model in models] == [0.5, 0.8, 0, 0, 0.6, 0, 0, 0]
+    pruned, by_layer, distilled, by_layers, _, _, for_int8, smaller, _ = models
+    assert [zeros(model) for model in models] == [0.5, 0.8, 0, 0, 0.6, 0, 0, 0, 0]
     assert zeros(by_layer, "classifier") == 0.2
     assert not torch.equal(distilled.classifier[1].weight, by_layers.classifier[1].weight)
     assert by_layers.state_dict().keys() == classifier(0, 16, 32).state_dict().keys()
     assert zeros(names["best"]) == 0.5
+    assert not for_int8._forward_pre_hooks
+    assert not torch.equal(for_int8.classifier[1].weight, classifier(0, 16, 32).classifier[1].weight)
     assert smaller.num_parameters() < 0.6 * pruned.num_parameters()
     images = names["loader"][0][0]
     with torch.no_grad():

@@ -1,8 +1,8 @@
 """Pruning and distillation for Intel Neural Compressor 3.10.
 
-Importing this package registers the algorithms `prune` and `distill` with Neural Compressor's PyTorch API; their
-configs have the options of the recipe steps of the same names. What comes out is an ordinary model, which Neural
-Compressor quantizes like any other.
+Importing this package registers the algorithms `prune`, `distill` and `quantize` (training for int8) with Neural
+Compressor's PyTorch API; their configs have the options of the recipe steps of the same names. What comes out is an
+ordinary model in floats, which Neural Compressor quantizes like any other.
 """
 
 from importlib.util import find_spec
@@ -27,12 +27,18 @@ from hf_compress.adapters.neural_compressor.calls import (  # noqa: E402
     prepare,
     quantize,
 )
-from hf_compress.adapters.neural_compressor.configs import Composition, DistillConfig, PruneConfig  # noqa: E402
+from hf_compress.adapters.neural_compressor.configs import (  # noqa: E402
+    Composition,
+    DistillConfig,
+    PruneConfig,
+    QuantizeConfig,
+)
 
 __all__ = [
     "Composition",
     "DistillConfig",
     "PruneConfig",
+    "QuantizeConfig",
     "autotune",
     "convert",
     "distillation_loss",

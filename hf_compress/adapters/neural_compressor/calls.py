@@ -9,9 +9,10 @@ from neural_compressor.torch import quantization
 from neural_compressor.torch.utils import register_algo
 from torch import Tensor, nn
 
-from hf_compress.adapters.neural_compressor.configs import DISTILL, PRUNE, StepConfig
+from hf_compress.adapters.neural_compressor.configs import DISTILL, PRUNE, QUANTIZE, StepConfig
 from hf_compress.adapters.neural_compressor.distillation import Distillation, distillation_of
 from hf_compress.adapters.neural_compressor.pruning import Pruning, pruning_of
+from hf_compress.adapters.neural_compressor.quantizing import simulate, simulation_of, stop
 from hf_compress.ground.errors import UsageError
 from hf_compress.sections.distillation import LOSSES
 
@@ -29,24 +30,49 @@ def distill_entry(
     example_inputs: Any = None,
     **kwargs: Any,
 ) -> nn.Module:
-    """Give the model its teacher; where it is pruned in the same training, `prune_entry` comes next and trains."""
-    pruned_too = _only(configs_mapping, PRUNE)
-    if mode != Mode.CONVERT:
-        (config,) = _only(configs_mapping, DISTILL).values()
-        projects = any(LOSSES.get(term.loss).projects for term in config.section().terms)
-        if projects and any(each.granularity == "channel" for each in pruned_too.values()):
-            raise UsageError(
-                "channels that are removed leave layers that no projector fits: convert the pruned model first, then "
-                "distil it, or compare layers by the loss 'attention'"
-            )
-        Distillation(model, config, _input(example_inputs))
+    """Give the model its teacher, and train it in mode quantize, where no other algorithm comes next."""
+    if mode == Mode.CONVERT:
+        if distillation := distillation_of(model):
+            distillation.finish(model)
+        return model
+    (config,) = _only(configs_mapping, DISTILL).values()
+    projects = any(LOSSES.get(term.loss).projects for term in config.section().terms)
+    if projects and _removes_channels(configs_mapping):
+        raise UsageError(
+            "channels that are removed leave layers that no projector fits: convert the pruned model first, then "
+            "distil it, or compare layers by the loss 'attention'"
+        )
+    Distillation(model, config, _input(example_inputs))
     if mode == Mode.QUANTIZE and run_fn is None:
         raise UsageError("distillation needs training: pass run_fn, a function that trains the model it is given")
-    if mode == Mode.QUANTIZE and not pruned_too:
+    if mode == Mode.QUANTIZE and not _only(configs_mapping, QUANTIZE, PRUNE):
         _train(model, run_fn, run_args)
-    done = mode == Mode.CONVERT or (mode == Mode.QUANTIZE and not pruned_too)
-    if done and (distillation := distillation_of(model)):
-        distillation.finish(model)
+        _finish(model)
+    return model
+
+
+@register_algo(QUANTIZE)
+def quantize_entry(
+    model: nn.Module,
+    configs_mapping: Configs,
+    mode: Mode,
+    run_fn: Callable | None = None,
+    run_args: Any = None,
+    example_inputs: Any = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """Simulate int8 in the model, and train it in mode quantize, where it is not pruned in the same training."""
+    if mode == Mode.CONVERT:
+        stop(model)
+        return model
+    if _removes_channels(configs_mapping):
+        raise UsageError("ranges are those of channels: convert the pruned model first, then train it for int8")
+    if mode == Mode.QUANTIZE and run_fn is None:
+        raise UsageError("int8 needs training: pass run_fn, a function that trains the model it is given")
+    simulate(model, _input(example_inputs))
+    if mode == Mode.QUANTIZE and not _only(configs_mapping, PRUNE):
+        _train(model, run_fn, run_args)
+        _finish(model)
     return model
 
 
@@ -71,14 +97,25 @@ def prune_entry(
         _train(model, run_fn, run_args)
         while pruning.next_round(model):
             _train(model, run_fn, run_args)
-        if distillation := distillation_of(model):
-            distillation.finish(model)
+        _finish(model)
     pruning.finish(model)
     return model
 
 
-def _only(configs_mapping: Configs, algorithm: str) -> Configs:
-    return {key: config for key, config in configs_mapping.items() if config.name == algorithm}
+def _finish(model: nn.Module) -> None:
+    """Take teacher and simulation from a model."""
+    if distillation := distillation_of(model):
+        distillation.finish(model)
+    if simulation_of(model):
+        stop(model)
+
+
+def _removes_channels(configs_mapping: Configs) -> bool:
+    return any(config.granularity == "channel" for config in _only(configs_mapping, PRUNE).values())
+
+
+def _only(configs_mapping: Configs, *algorithms: str) -> Configs:
+    return {key: config for key, config in configs_mapping.items() if config.name in algorithms}
 
 
 def _input(example_inputs: Any) -> Tensor | None:

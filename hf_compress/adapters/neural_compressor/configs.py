@@ -1,4 +1,7 @@
-"""The configs `PruneConfig` and `DistillConfig`, recipe sections in Neural Compressor's form, and both as one."""
+"""The configs `PruneConfig`, `DistillConfig` and `QuantizeConfig`, and several as one.
+
+They are recipe sections in Neural Compressor's form.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,9 @@ from hf_compress.sections.base import Section, TrainingConfig, validate
 from hf_compress.sections.distillation import LossConfig
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.weights import PRUNABLE
+from hf_compress.steps.quantization.config import QuantizeSection
 
-PRUNE, DISTILL = "prune", "distill"
+PRUNE, DISTILL, QUANTIZE = "prune", "distill", "quantize"
 WhiteList = str | list[str | Callable] | None
 GRANULARITY = PruneSection.model_fields["granularity"]
 
@@ -263,8 +267,38 @@ class DistillConfig(StepConfig):
         """There is no set without a teacher."""
 
 
+@register(QUANTIZE)
+class QuantizeConfig(StepConfig):
+    """Training for int8, as by the recipe step `quantize`, whose parameters all belong to the training of a recipe.
+
+    `prepare` and `quantize` need `example_inputs`: images of shape (batch, 3, height, width), which set the first
+    ranges of the activations. The loss is your own, or that of a `DistillConfig` beside it.
+
+    Raises:
+        UsageError: there are parameters.
+    """
+
+    name = QUANTIZE
+    options = QuantizeSection
+    of_a_recipe = frozenset(QuantizeSection.model_fields)
+
+    def __init__(self, white_list: WhiteList = DEFAULT_WHITE_LIST, **parameters: Any):
+        super().__init__(white_list=white_list, **parameters)
+        if white_list not in (DEFAULT_WHITE_LIST, None):
+            raise UsageError("int8 is simulated in every layer: leave out 'QuantizeConfig.white_list'")
+
+    @staticmethod
+    def get_model_info(model: nn.Module) -> list[tuple[str, str]]:
+        """Return one entry for the whole model, which no other algorithm has."""
+        return [("", "int8")]
+
+    @classmethod
+    def get_config_set_for_tuning(cls) -> None:
+        """There is nothing to choose."""
+
+
 class Composition(_FromFile, ComposableConfig):
-    """What `PruneConfig(...) + DistillConfig(...)` returns.
+    """What `PruneConfig(...) + DistillConfig(...) + QuantizeConfig()` returns.
 
     Neural Compressor's own composition ignores global configs, and reads the first of two algorithms twice.
 
@@ -274,9 +308,9 @@ class Composition(_FromFile, ComposableConfig):
 
     def __init__(self, configs: list[BaseConfig]):
         for config in configs:
-            if config.name not in (PRUNE, DISTILL):
+            if config.name not in (PRUNE, DISTILL, QUANTIZE):
                 raise UsageError(
-                    f"{type(config).__name__} cannot share a training with pruning or distillation: "
+                    f"{type(config).__name__} cannot share a training with pruning, distillation or int8: "
                     "convert the model first, then quantize the result"
                 )
         if len({config.name for config in configs}) < len(configs):

@@ -23,6 +23,7 @@ from torch.ao.quantization import (
     MovingAveragePerChannelMinMaxObserver,
 )
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 ROUNDED_LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 ABSORBED = (nn.BatchNorm2d, nn.ReLU, nn.Hardtanh, nn.Identity, nn.Dropout)  # runtimes make them part of the layer
@@ -31,18 +32,20 @@ SEVEN_BITS = 64  # as ONNX Runtime's files have them; see `hf_compress.runtimes.
 
 
 class Simulation:
-    """What hooks do in a model; see `int8_simulated`.
+    """What hooks do in a model; see `simulate_int8`.
 
     Attributes:
         layers: names of the layers that compute with rounded weights.
         ranges: of the activations: moving averages of what they were in training.
         calibrating: whether ranges are also learnt in eval mode.
+        hooks: all that is in the model.
     """
 
     def __init__(self, layers: list[str]):
         self.layers = layers
         self.ranges = nn.ModuleList()
-        self.calibrating = False
+        self.calibrating = True
+        self.hooks: list[RemovableHandle] = []
 
     def new_range(self) -> nn.Module:
         self.ranges.append(
@@ -60,6 +63,11 @@ class Simulation:
         learn = model.training or self.calibrating
         for each in self.ranges:
             each.enable_observer(learn)
+
+    def end(self) -> None:
+        """Leave the model as it was, with the weights that it has now."""
+        for hook in self.hooks:
+            hook.remove()
 
 
 class RoundedWeights:
@@ -156,22 +164,30 @@ class WatchFunctions(TorchFunctionMode):
         return output
 
 
-@contextmanager
-def int8_simulated(model: nn.Module, images: Iterable[Tensor]) -> Iterator[Simulation]:
-    """Simulate int8 in a `with` block, in training and eval mode; the state of the model has no part of it.
+def by_name(model: nn.Module, images: Tensor) -> Any:
+    """Call a model as transformers' vision models are called."""
+    return model(pixel_values=images)
+
+
+def simulate_int8(
+    model: nn.Module, images: Iterable[Tensor], show: Callable[[nn.Module, Tensor], Any] = by_name
+) -> Simulation:
+    """Simulate int8 in training and eval mode, until the simulation's `end`; the state of the model has no part of it.
 
     In training mode the ranges of activations follow what is shown; in eval mode they stay. Copies of the model
     simulate, too, and have ranges of their own.
 
     Args:
-        model: in eval mode; called with `pixel_values`.
+        model: in eval mode.
         images: batches that set the first ranges, each of shape (batch, 3, height, width).
+        show: runs the model on such a batch.
     """
     first, *others = images
-    reading, giving = _places(model, first)
+    reading, giving = _places(model, first[:1], show)
     layers = {module: name for name, module in model.named_modules() if isinstance(module, ROUNDED_LAYERS)}
     simulation = Simulation(list(layers.values()))
-    hooks = [model.register_forward_pre_hook(simulation.begin)]
+    hooks = simulation.hooks
+    hooks.append(model.register_forward_pre_hook(simulation.begin))
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             hooks.append(module.register_forward_pre_hook(_keep_statistics))
@@ -182,19 +198,30 @@ def int8_simulated(model: nn.Module, images: Iterable[Tensor]) -> Iterator[Simul
     hooks += [layer.register_forward_pre_hook(RoundedValues(simulation.new_range()).read) for layer in reading]
     hooks += [module.register_forward_hook(RoundedValues(simulation.new_range()).given) for module in giving]
     try:
-        simulation.calibrating = True
         with torch.no_grad():
             for batch in (first, *others):
-                model(pixel_values=batch)
-        simulation.calibrating = False
+                show(model, batch)
+    except BaseException:
+        simulation.end()
+        raise
+    simulation.calibrating = False
+    return simulation
+
+
+@contextmanager
+def int8_simulated(model: nn.Module, images: Iterable[Tensor]) -> Iterator[Simulation]:
+    """Simulate int8 in a `with` block; see `simulate_int8`."""
+    simulation = simulate_int8(model, images)
+    try:
         yield simulation
     finally:
-        for hook in hooks:
-            hook.remove()
+        simulation.end()
 
 
 @torch.no_grad()
-def _places(model: nn.Module, images: Tensor) -> tuple[list[nn.Module], list[nn.Module]]:
+def _places(
+    model: nn.Module, image: Tensor, show: Callable[[nn.Module, Tensor], Any]
+) -> tuple[list[nn.Module], list[nn.Module]]:
     """Return the layers that read, and the modules that give, what is rounded."""
     calls: Counter[nn.Module] = Counter()
 
@@ -203,7 +230,7 @@ def _places(model: nn.Module, images: Tensor) -> tuple[list[nn.Module], list[nn.
 
     def watched(see: Any) -> None:
         hooks = [module.register_forward_hook(see) for module in model.modules() if not list(module.children())]
-        model(pixel_values=images[:1])
+        show(model, image)
         for hook in hooks:
             hook.remove()
 
