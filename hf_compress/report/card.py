@@ -15,6 +15,7 @@ from hf_compress.ground.files import read_text, write_text
 from hf_compress.ground.manifest import adding, claim
 from hf_compress.models.origin import lineage
 from hf_compress.report import card_facts as facts
+from hf_compress.report.deployed import commands
 from hf_compress.report.examples import EXAMPLES
 from hf_compress.report.figures import FIGURES, draw_figures
 from hf_compress.report.front import front_table, how_found
@@ -156,6 +157,7 @@ def _context(report: dict[str, Any], folder: Path, repo_id: str | None, examples
     trained, (evaluation_headings, evaluations) = "training" in report, facts.evaluations_table(report)
     first, *_, last = report["rows"]
     recipe, drawn = folder / RECIPE, {file.stem for file in folder.glob("figures/*.png")}
+    typed = commands(report, repo_id)
     try:
         written = fenced(read_text(recipe, MOST_CHARACTERS), "yaml") if recipe.is_file() else None
     except ValueError as error:
@@ -177,6 +179,7 @@ def _context(report: dict[str, Any], folder: Path, repo_id: str | None, examples
         "figures": [(f"figures/{name}.png", caption) for name, (_, caption) in FIGURES.items() if name in drawn],
         "examples": (EXAMPLES, task_of(report).pictured) if examples and (folder / EXAMPLES).is_file() else None,
         "snippet": fenced(snippet(report, repo_id), "python"),
+        "commands": typed and fenced(typed, "bash"),
         "loading": Markup(SENTENCES.get(report.get("loads_with"), "")),
         "recipe": written,
         "training": fenced(yaml.safe_dump(report["training"], sort_keys=False), "yaml") if trained else None,

@@ -1,7 +1,9 @@
 """The deployed files of a run: which is the one to take, and why."""
 
+from pathlib import PurePosixPath
 from typing import Any
 
+from hf_compress.device.script import NEEDS
 from hf_compress.measure.intervals import unit
 from hf_compress.report.measures import milliseconds, ratio, size, times_in_words
 from hf_compress.tasks import task_of
@@ -41,6 +43,24 @@ def recommendation(report: dict[str, Any]) -> list[str]:
         f"which PyTorch takes {milliseconds(eager)}{faster}."
         + (f" {chosen['script']} uses it without PyTorch." if "script" in chosen else "")
     ]
+
+
+def commands(report: dict[str, Any], repo_id: str | None) -> str | None:
+    """Return what to type so that a deployed file says what is on `photo.jpg`, by the script beside it.
+
+    It is the recommended file, else the first one with a script; None where no file has one. With `repo_id` the files
+    are downloaded first, else the commands run inside the folder.
+    """
+    rows = [row for row in [recommended(report), *report.get("deployed", [])] if row and "script" in row]
+    if not rows:
+        return None
+    row, script = rows[0], PurePosixPath(rows[0]["script"])
+    download, packages = [], ["numpy", "pillow", NEEDS.get(row["runtime"], row["runtime"])]
+    if repo_id:
+        place = repo_id.rpartition("/")[2]
+        download = [f"hf download {repo_id} --include '{script.parent}/*' --local-dir {place}"]
+        packages, script = ["huggingface_hub", *packages], place / script
+    return "\n".join([f"pip install {' '.join(packages)}", *download, f"python {script} photo.jpg"])
 
 
 def _loss(row: dict[str, Any], report: dict[str, Any]) -> float:

@@ -1,5 +1,6 @@
 """The script beside a deployed file repeats the report's accuracy, without torch and without this package."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,17 @@ def test_a_script_alone_repeats_the_accuracy_of_the_report_to_the_last_image(run
     labels = said([sys.executable, "-c", ALONE, str(made.folder / row["script"])], images)
     assert accuracy(labels, images) == pytest.approx(row["quality"]["accuracy"], abs=1e-9)
     assert len(set(labels)) > 5
+
+
+def test_what_the_card_says_to_type_says_what_is_on_a_picture(run):
+    made, images = run
+    (block,) = re.findall(r"```bash\n(.*?)```", (made.folder / "README.md").read_text(), re.DOTALL)
+    packages, command = block.splitlines()
+    assert packages == "pip install numpy pillow onnxruntime"
+    python, script, photo = command.split()
+    done = subprocess.run([sys.executable, script, str(images[0])], capture_output=True, text=True, cwd=made.folder)
+    assert (python, photo) == ("python", "photo.jpg")
+    assert re.fullmatch(r".*\t\d\t[01]\.\d{4}\n", done.stdout)
 
 
 def test_the_script_is_readable_python_of_numpy_pillow_and_the_runtime(run):

@@ -263,7 +263,7 @@ def test_templates_ship_in_the_wheel():
 
 
 def test_the_example_is_what_the_command_makes():
-    """When the template changes: `hf-compress card model_cards/quickstart`."""
+    """When the template changes: write `render_card` of the folder."""
     folder = ROOT / "model_cards" / "quickstart"
     assert str(render_card(folder)) == (folder / "README.md").read_text()
 

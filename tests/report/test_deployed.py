@@ -3,7 +3,7 @@
 import pytest
 from reports import deployed, report
 
-from hf_compress.report.deployed import recommendation, recommended
+from hf_compress.report.deployed import commands, recommendation, recommended
 from hf_compress.report.figures import on_device
 from hf_compress.report.limits import limits
 
@@ -44,6 +44,20 @@ def test_a_sentence_says_why():
     (sentence,) = recommendation(report(deployed=[file("m", 0.5, 1, 1.0)]))
     assert sentence == "No deployed file is recommended: none is known to lose at most 1 point of accuracy."
     assert recommendation(report()) == []
+
+
+def test_what_to_type_is_for_the_recommended_file_that_has_a_script():
+    slow = file("m.onnx", 0.9, 2, 2.0, script="deploy/predict_onnx.py")
+    fast = file("m.int8.tflite", 0.9, 1, 1.0, runtime="litert", script="deploy/predict_litert_int8.py")
+    assert commands(report(deployed=[slow, fast]), None) == (
+        "pip install numpy pillow ai-edge-litert\npython deploy/predict_litert_int8.py photo.jpg"
+    )
+    assert commands(report(deployed=[file("m.pt2", 0.9, 1, 1.0), slow]), "me/small") == (
+        "pip install huggingface_hub numpy pillow onnxruntime\n"
+        "hf download me/small --include 'deploy/*' --local-dir small\n"
+        "python small/deploy/predict_onnx.py photo.jpg"
+    )
+    assert commands(report(deployed=[file("m.pt2", 0.9, 1, 1.0)]), None) is None
 
 
 def test_the_figure_shows_both_models_and_every_file():
