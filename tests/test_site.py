@@ -43,6 +43,8 @@ def test_the_references_are_whole(site):
     assert not [key for key in keys if f"<td><code>{key}</code></td>" not in recipe]
     commands = {f"hf-compress-{command.__name__}" for command in COMMANDS}
     assert commands <= ids(site / "reference" / "commands" / "index.html")
+    assert "…" not in (site / "reference" / "commands" / "index.html").read_text(encoding="utf-8")
+    assert "hf_compress.adapters.optimum.CompressionTrainer" in ids(site / "reference" / "python" / "index.html")
     names = {f"hf_compress.{name}" for name in hf_compress.__all__ if not name.startswith("_")}
     assert names <= ids(site / "reference" / "python" / "index.html")
 

@@ -1,6 +1,7 @@
 """What `pip install hf-compress` brings: a wheel is built, looked into, installed and used outside the repository."""
 
 import os
+import re
 import subprocess
 import sys
 import venv
@@ -62,6 +63,8 @@ def test_the_wheel_holds_what_the_package_needs_and_no_more(wheel):
     assert {room for room in rooms if not room.endswith(".dist-info")} == {"hf_compress", "optimum"}
     assert not [name for name in names if "__pycache__" in name or name.endswith((".pyc", ".safetensors"))]
     assert "Author: The hf-compress developers\n" in metadata
+    assert "[most of" not in metadata and "most of timm's;" in " ".join(metadata.split())  # a link to a page
+    assert not re.search(r"\]\((?!https?:)", metadata)
 
 
 @pytest.mark.long

@@ -16,8 +16,9 @@ GENERATED = {"reference/recipe.md": recipe, "reference/commands.md": commands, "
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Put the repository's pages in the place of those of `docs_dir`, and write the references."""
-    for file in list(files.documentation_pages()) + [file for file in files if file.src_uri.startswith("site/")]:
-        files.remove(file)
+    for file in list(files):
+        if file.is_documentation_page() or file.src_uri.endswith(".py"):
+            files.remove(file)
     for path in sorted(path for pattern in PAGES for path in ROOT.glob(pattern)):
         uri = path.relative_to(ROOT).as_posix()
         files.append(File(uri, str(ROOT), config.site_dir, config.use_directory_urls))

@@ -37,6 +37,8 @@ def recipe() -> str:
 def commands() -> str:
     """Return a page with every command, its arguments and options."""
     command = typer.main.get_command(app)
+    for each in command.commands.values():
+        each.short_help = each.get_short_help_str(limit=1000)  # or it is cut after a few words
     page = get_docs_for_click(obj=command, ctx=typer.Context(command), name="hf-compress", title="Command line")
     page = page.replace("[bold]Examples[/bold]", "**Examples**:")
     return re.sub(r"^  (hf-compress .*)$", r"    \1", page, flags=re.MULTILINE)
@@ -44,7 +46,7 @@ def commands() -> str:
 
 def python() -> str:
     """Return a page that mkdocstrings fills with the docstrings of the public names."""
-    names = [name for name in hf_compress.__all__ if not name.startswith("_")]
+    names = [*(name for name in hf_compress.__all__ if not name.startswith("_")), "adapters.optimum"]
     return "# Python\n\n" + "\n".join(f"::: hf_compress.{name}\n" for name in names)
 
 

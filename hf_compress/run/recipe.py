@@ -36,7 +36,8 @@ class Recipe(Section):
 
     task: TaskName = Field(
         "classification",
-        description="`features`: teacher and student are backbones without a classifier; labels are not needed.",
+        description="`classification`, `segmentation`, `detection`, `depth`, a registered name, or `features`: "
+        "backbones without a classifier, for which labels are not needed.",
     )
     teacher: TeacherSection | EnsembleSection | None = None
     assistants: list[Student] = Field(
