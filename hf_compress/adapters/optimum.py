@@ -19,7 +19,7 @@ from hf_compress.ground import processes
 from hf_compress.ground.errors import UsageError
 from hf_compress.ground.files import write_text
 from hf_compress.ground.manifest import adding
-from hf_compress.ground.registry import did_you_mean
+from hf_compress.ground.registry import did_you_mean, require_known
 from hf_compress.measure.cost import count_nonzero
 from hf_compress.models.load import load
 from hf_compress.models.origin import sources_with_roles
@@ -160,7 +160,7 @@ class Compressor(OptimumQuantizer):
 
     def compress(
         self,
-        config: CompressionConfig | _StepConfig,
+        config: CompressionConfig | _StepConfig | dict[str, Any] | str | Path,
         dataset: str | Path | dict[str, Any] | None = None,
         save_dir: str | Path = "runs/latest",
         overwrite: bool = False,
@@ -170,7 +170,8 @@ class Compressor(OptimumQuantizer):
         """Run the recipe, and keep the configuration beside the model.
 
         Args:
-            config: what to do; a single step stands for a configuration with that step.
+            config: what to do; a single step stands for a configuration with that step, a dict for the options of a
+                configuration, and a string for the recipe of that name or file.
             dataset: Hub id, folder, `digits`, or a recipe's whole section `data`; that of `config` when not given.
             save_dir: the run folder to make.
             overwrite, resume, publish: as for `hf_compress.compress`.
@@ -182,12 +183,10 @@ class Compressor(OptimumQuantizer):
             UsageError: the configuration or the folder is wrong.
             RunError: the run cannot go on.
         """
-        if isinstance(config, _StepConfig):
-            config = CompressionConfig([config])
         overrides = dict(self.overrides)
         if dataset is not None:
             overrides |= {"data": dataset} if isinstance(dataset, dict) else {"data.path": str(dataset)}
-        recipe = config.to_recipe(overrides)
+        recipe = _recipe(config, overrides)
         allowed = {"trust_remote_code": self.trust_remote_code, "publish": publish}
         run = compress(recipe, save_dir, overwrite, resume, **allowed)
         if processes.is_main():
@@ -216,6 +215,7 @@ class Compressor(OptimumQuantizer):
             UsageError: a value or the folder is wrong.
             RunError: nothing is within the wish.
         """
+        require_known(options, Request.of)
         request = Request.of(self.model, str(dataset), wish, **options)
         return find_best(request, save_dir, overwrite, resume, trust_remote_code=self.trust_remote_code)
 
@@ -223,8 +223,9 @@ class Compressor(OptimumQuantizer):
         """Do the same as `compress(save_dir=save_dir, **kwargs)`: the name that every Optimum quantizer has.
 
         Raises:
-            UsageError: a file prefix is given.
+            UsageError: a file prefix is given, or there is no such option.
         """
+        require_known(kwargs, Compressor.compress)
         if file_prefix is not None:
             raise UsageError(f"'file_prefix' cannot be '{file_prefix}': the files of a run folder have fixed names")
         return self.compress(save_dir=save_dir, **kwargs)
@@ -251,7 +252,7 @@ class CompressionTrainer(DistillationTrainer):
 
     Raises:
         UsageError: the configurations do not fit each other or a training, the teacher's classes are not the model's,
-            or a loss is asked for beside the teacher's.
+            a loss is asked for beside the teacher's, or there is no such argument.
         RunError: the teacher is out of reach.
     """
 
@@ -265,6 +266,7 @@ class CompressionTrainer(DistillationTrainer):
         pruning_end: float = 0.5,
         **kwargs: Any,
     ):
+        require_known(kwargs, Trainer, CompressionTrainer)
         if distillation_config is not None and teacher_model is None:
             raise UsageError("'distillation_config' needs a teacher: pass 'teacher_model'")
         if isinstance(pruning_config, dict):
@@ -368,6 +370,14 @@ class CompressionTrainer(DistillationTrainer):
         folder = Path(output_dir or self.args.output_dir)
         if state_dict is None and folder.name.startswith(PREFIX_CHECKPOINT_DIR):
             save_model(self.model, str(folder / SAFE_WEIGHTS_NAME), metadata={"format": "pt"})
+
+
+def _recipe(config: CompressionConfig | _StepConfig | dict | str | Path, overrides: dict[str, Any]) -> Recipe:
+    if isinstance(config, str | Path):
+        return Recipe.load(config, overrides)
+    if isinstance(config, _StepConfig):
+        config = CompressionConfig([config])
+    return (CompressionConfig(**config) if isinstance(config, dict) else config).to_recipe(overrides)
 
 
 def _listed(names: str | list[str] | None) -> list[str]:

@@ -1,6 +1,7 @@
 """One small registry for everything that can be added by name: steps, students, losses, importance criteria."""
 
 import difflib
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
@@ -15,6 +16,18 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     known = sorted(candidates)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else f"; choose one of {', '.join(known)}"
+
+
+def require_known(given: Iterable[str], *functions: Callable) -> None:
+    """Refuse names of arguments that none of the functions has.
+
+    Raises:
+        UsageError: there is no such argument; with the nearest one.
+    """
+    known = {name for function in functions for name in inspect.signature(function).parameters}
+    for name in given:
+        if name not in known:
+            raise UsageError(f"there is no argument '{name}'{did_you_mean(name, known)}")
 
 
 class Registry(Generic[_T]):

@@ -132,11 +132,34 @@ def test_every_recipe_has_a_configuration_and_back(name, tmp_path):
         (lambda: CompressionConfig([PruningConfig()]).to_recipe({"teacher.model": "x"}), "'data' is missing"),
         (lambda: Compressor.from_pretrained("x", file_name="y.onnx"), "'file_name' cannot be 'y.onnx'"),
         (lambda: Compressor.from_pretrained("x").quantize("y", file_prefix="z"), "'file_prefix' cannot be 'z'"),
+        (lambda: Compressor("x").quantize("y", datset="digits"), "no argument 'datset'; did you mean 'dataset'"),
+        (
+            lambda: Compressor("x").auto({"faster": 2}, "digits", minuts=1),
+            "no argument 'minuts'; did you mean 'minutes'",
+        ),
+        (lambda: Compressor("x").compress({"stpes": []}), "no section 'stpes'; did you mean 'steps'"),
+        (lambda: Compressor("x").compress("prune-iterativ-l1"), "did you mean 'prune-iterative-l1'"),
     ],
 )
 def test_mistakes_are_one_sentence(make, says):
     with pytest.raises(UsageError, match=says):
         make()
+
+
+@pytest.mark.parametrize(
+    "config", [PruningConfig(), CompressionConfig(["prune"]), {"steps": ["prune"]}, "prune-iterative-l1"]
+)
+def test_a_compressor_takes_steps_dicts_and_names_of_recipes(config, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UsageError, match="exists and is not a run folder"):
+        Compressor("a/b").compress(config, "digits", tmp_path)
+
+
+def test_a_wrong_keyword_gets_a_suggestion(tmp_path):
+    with pytest.raises(UsageError, match="no argument 'teacher'; did you mean 'teacher_model'"):
+        trainer(tmp_path, teacher=classifier(1))
+    with pytest.raises(UsageError, match="no argument 'eval_datset'; did you mean 'eval_dataset'"):
+        trainer(tmp_path, eval_datset=rows())
 
 
 def pushed(repository, folder, script, *arguments):
