@@ -1,4 +1,4 @@
-"""Whatever moment a run is killed at: resumed, it ends with the same weights and the same report."""
+"""Whatever moment a run or a search is killed at: resumed, it ends with the same weights and the same report."""
 
 import json
 import os
@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 
-KILLS = 25
-
 
 @pytest.mark.long
-def test_a_run_that_is_killed_many_times_gives_the_same_weights_and_report(tmp_path):
+@pytest.mark.parametrize(("kind", "kills"), [("recipe", 25), ("search", 10)])
+def test_what_is_killed_many_times_gives_the_same_weights_and_report(kind, kills, tmp_path):
     script = Path(__file__).with_name("kill_chain.py")
     chain = subprocess.run(
-        [sys.executable, str(script), str(tmp_path), str(KILLS), "0"],
+        [sys.executable, str(script), kind, str(tmp_path), str(kills), "0"],
         capture_output=True,
         text=True,
         check=False,
@@ -23,7 +22,7 @@ def test_a_run_that_is_killed_many_times_gives_the_same_weights_and_report(tmp_p
     )
     assert chain.returncode == 0, chain.stderr
     found = json.loads(chain.stdout.splitlines()[-1])
-    assert found["kills"] == KILLS
+    assert found["kills"] == kills
     assert found["runs"] >= 1
     assert found["differing"] == []
     assert found["leftovers"] == []

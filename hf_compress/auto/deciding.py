@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from hf_compress.auto.judging import Point
+from hf_compress.auto.judging import BRIEF, Point
 from hf_compress.auto.prediction import Prediction
 from hf_compress.auto.wish import IN_WORDS, Wish
 from hf_compress.run.selection.fitting import LATENCY, MARGIN
@@ -17,12 +17,15 @@ class Decision:
 
     Attributes:
         teacher: the model as it is, in float32.
+        prediction: of what a training makes of a model after repair.
+        of_students: the same of a student after its short training.
     """
 
     wish: Wish
     metric: Metric
     teacher: Point
     prediction: Prediction
+    of_students: Prediction = field(default_factory=Prediction)
 
     def lost(self, point: Point) -> float:
         """Return what a point has lost of the teacher's quality."""
@@ -30,7 +33,10 @@ class Decision:
 
     def expected(self, point: Point) -> float:
         """Return what it will have lost when it is trained."""
-        return self.lost(point) if point.trained else self.prediction.after_training(self.lost(point))
+        return self.lost(point) if point.trained else self.foretold_by(point).after_training(self.lost(point))
+
+    def foretold_by(self, point: Point) -> Prediction:
+        return self.of_students if point.kind == BRIEF else self.prediction
 
     @property
     def share_left(self) -> float:

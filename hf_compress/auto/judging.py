@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import partial
+from hashlib import sha256
+from math import inf
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -16,6 +19,7 @@ from hf_compress.ground.files import read_json, write_json
 from hf_compress.ground.units import Units
 from hf_compress.measure.cost import cost
 from hf_compress.measure.latency import cpu_threads, time_in_turns
+from hf_compress.models.load import LoadedModel
 from hf_compress.run.deploy import Target, written
 from hf_compress.run.folder import RunFolder
 from hf_compress.run.preparing import Prepared
@@ -28,6 +32,9 @@ from hf_compress.tasks import TASKS
 from hf_compress.tasks.base import AGREEMENT, Metric, known_metrics
 
 JUDGED, POINT, SEARCH = 1000, "point.json", "search"
+REPAIRED, BRIEF, TRAINED = "repaired", "brief", "trained"
+SAID = {REPAIRED: "", BRIEF: ", trained briefly", TRAINED: ", trained"}
+STUDENT_RATE = 5e-4
 INT8_EFFORT = 0.5
 """A MAC in int8 counts as half a MAC: by this the search goes, and by times that are measured the answer is chosen."""
 
@@ -38,6 +45,7 @@ class Point:
 
     Attributes:
         number: of the candidate, from 0.
+        kind: `repaired` without training; `brief`: a student after its short training; `trained`.
         recipe: what makes it.
         quality: on validation images, of the file in its runtime.
         costs: `parameters`, `macs`, `peak_memory_bytes`, `bytes` of the file, and `effort`; once it was timed also
@@ -47,7 +55,7 @@ class Point:
 
     number: int
     choice: Choice
-    trained: bool
+    kind: str
     recipe: Recipe
     quality: float
     costs: dict[str, float]
@@ -55,11 +63,11 @@ class Point:
     remarks: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        return f"{self.choice}{', trained' if self.trained else ''}"
+        return f"{self.choice}{SAID[self.kind]}"
 
     @property
-    def name(self) -> str:
-        return "trained" if self.trained else "repaired"
+    def trained(self) -> bool:
+        return self.kind == TRAINED
 
 
 @dataclass(frozen=True)
@@ -96,13 +104,20 @@ class Bench:
         return self.prepared.recipe.deploy[0]
 
     def units(self, number: int) -> Units:
-        """Return where the work on a candidate lies."""
+        """Return where what is known of a candidate lies."""
         return Units(self.folder.units.folder / SEARCH / f"{number:02}", self.prepared.recipe.seed)
+
+    def made(self, choice: Choice, kind: str) -> Units:
+        """Return where the model of a candidate is made, the same one for its file in float32 and in int8."""
+        name = sha256(f"{choice.made!r}{BRIEF if kind == BRIEF else ''}".encode()).hexdigest()[:16]
+        return Units(self.folder.units.folder / SEARCH / name, self.prepared.recipe.seed)
 
     def was_begun(self, number: int) -> bool:
         return self.units(number).folder.exists()
 
-    def judge(self, number: int, choice: Choice, training: dict[str, Any] | None = None) -> Point:
+    def judge(
+        self, number: int, choice: Choice, kind: str = REPAIRED, training: dict[str, Any] | None = None
+    ) -> Point:
         """Make a candidate, write its file, and measure that.
 
         Args:
@@ -112,23 +127,26 @@ class Bench:
             RunError: it cannot be had; the reason is kept, too.
         """
         recipe = choice.recipe(self.prepared.recipe, self.round_to, training)
-        name = "repaired" if training is None else "trained"
 
         def work(new: Path, _: Path) -> None:
             try:
-                found = self._measured(self.taken(number, recipe), recipe.deploy[0], new)
+                found = self._measured(self._taken(choice, kind, recipe), recipe.deploy[0], new)
             except CompressError as error:
                 found = {"failed": str(error)}
             write_json(new / POINT, found)
 
-        found = read_json(self.units(number).once(name, work) / POINT)
+        found = read_json(self.units(number).once(kind, work) / POINT)
         if "failed" in found:
             raise RunError(found["failed"])
-        return Point(number, choice, training is not None, recipe, found["quality"], found["costs"])
+        return Point(number, choice, kind, recipe, found["quality"], found["costs"])
 
-    def taken(self, number: int, recipe: Recipe) -> Taken:
+    def taken(self, point: Point) -> Taken:
+        """Return what a point is made of."""
+        return self._taken(point.choice, point.kind, point.recipe)
+
+    def _taken(self, choice: Choice, kind: str, recipe: Recipe) -> Taken:
         """Take the steps of a candidate's recipe, those that are not done."""
-        return take_steps(replace(self.prepared, recipe=recipe), self.folder, self.units(number), _silent)
+        return take_steps(replace(self.prepared, recipe=recipe), self.folder, self.made(choice, kind), _silent)
 
     def _measured(self, taken: Taken, section: DeploySection, folder: Path) -> dict[str, Any]:
         problems: list[str] = []
@@ -147,30 +165,44 @@ class Bench:
 
     def rate(self, point: Point) -> float:
         """Return a learning rate that the model of a point bears: see `bearable_rate`."""
-        student, teacher = self.taken(point.number, point.recipe).student, self.prepared.teacher
+        if point.choice.student:
+            return STUDENT_RATE
+        student, teacher = self.taken(point).student, self.prepared.teacher
         images = spread(self.prepared.data.train, IMAGES)
         calibration = Calibration(images, student.processor, teacher.model, self.task)
         return self.units(point.number).value("rate", lambda: bearable_rate(student.model, calibration), alone=True)
 
     def time(self, point: Point) -> None:
         """Measure the latency of a point's file in turn with the teacher's, once."""
-        found = self.units(point.number).value(f"time {point.name}", partial(self._time, point), alone=True)
+        found = self.units(point.number).value(f"time {point.kind}", partial(self._time, point), alone=True)
         point.costs["latency_ms"], point.teacher_ms = found["latency_ms"], found["teacher_ms"]
 
     def _time(self, point: Point) -> dict[str, float]:
-        teacher = Target.of(self.deployed.model_copy(update={"int8": False}))
-        own, measure = Target.of(point.recipe.deploy[0]), self.prepared.recipe.measure
-        student = self.taken(point.number, point.recipe).student
+        own = Target.of(point.recipe.deploy[0])
+        file = self.units(point.number).folder / point.kind / own.place
+        return self._in_turn(own, file, self.taken(point).student, str(point))
+
+    def time_untrained(self, student: LoadedModel, int8: bool) -> float:
+        """Return the milliseconds of a student that nobody has trained; endless where its file cannot be written."""
+        own = Target.of(self.deployed.model_copy(update={"int8": int8}))
+        with TemporaryDirectory() as place:
+            if not written(student, self.prepared.data, [own], Path(place), []):
+                return inf
+            return self._in_turn(own, Path(place) / own.place, student, student.name)["latency_ms"]
+
+    def _in_turn(self, own: Target, file: Path, student: LoadedModel, what: str) -> dict[str, float]:
+        whole = Target.of(self.deployed.model_copy(update={"int8": False}))
+        measure = self.prepared.recipe.measure
         with cpu_threads(measure.threads):
-            calls = []
-            for number, name, target, loaded in (
-                (0, "repaired", teacher, self.prepared.teacher),
-                (point.number, point.name, own, student),
-            ):
-                file = self.units(number).folder / name / target.place
-                run = target.runtime.load(file, torch.get_num_threads())
-                calls.append(partial(run, example_input(loaded.processor).contiguous().numpy()))
-            first, second = time_in_turns(calls, measure.repeats, str(point))
+            threads = torch.get_num_threads()
+            calls = [
+                partial(target.runtime.load(place, threads), example_input(loaded.processor).contiguous().numpy())
+                for target, place, loaded in (
+                    (whole, self.units(0).folder / REPAIRED / whole.place, self.prepared.teacher),
+                    (own, file, student),
+                )
+            ]
+            first, second = time_in_turns(calls, measure.repeats, what)
         return {"teacher_ms": first["p50_ms"], "latency_ms": second["p50_ms"]}
 
 

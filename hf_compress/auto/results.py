@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from hf_compress.auto.deciding import Decision
-from hf_compress.auto.judging import Point
+from hf_compress.auto.judging import BRIEF, Point
 from hf_compress.auto.request import Request
 from hf_compress.auto.space import Options
 
@@ -32,6 +32,7 @@ def facts(
                 "name": name_of(place),
                 "what": str(point),
                 "trained": point.trained,
+                "brief": point.kind == BRIEF,
                 "int8": point.choice.int8,
                 "quality": point.quality,
                 "lost": decision.lost(point),
@@ -44,6 +45,7 @@ def facts(
         ],
         "failed": failed,
         "prediction": decision.prediction.facts(),
+        "prediction_of_students": decision.of_students.facts(),
     }
 
 

@@ -6,15 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from hf_compress.auto.deciding import Decision
-from hf_compress.auto.judging import Bench, Point
+from hf_compress.auto.judging import BRIEF, REPAIRED, TRAINED, Bench, Point
 from hf_compress.auto.offers import offered
 from hf_compress.auto.prediction import Prediction
 from hf_compress.auto.proposals import explore
 from hf_compress.auto.request import Request
 from hf_compress.auto.results import facts, recipes
 from hf_compress.auto.space import Choice, Options
+from hf_compress.auto.students import competing, short_training
 from hf_compress.ground import processes
 from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.ground.machine import in_one_sentence
@@ -102,7 +104,9 @@ class Search:
             f"the model as it is: validation {words} {self.teacher.quality:.4f}, {self._in_runtime(self.teacher)}"
         )
         self.decision = Decision(self.request.wish, self.bench.metric, self.teacher, self.prediction)
+        self.students = competing(self.request, self.bench, self.options, self.teacher, self.log)
         self._until_interrupted(self._explore)
+        self._until_interrupted(self._train_students_briefly)
         self._until_interrupted(self._train)
         winner = self._decided()
         self._until_interrupted(self._time_front)
@@ -139,13 +143,25 @@ class Search:
     def _next(self) -> int:
         return len(self.points) + len(self.failed)
 
-    def _judged(self, choice: Choice) -> tuple[float, float] | None:
+    def _train_students_briefly(self) -> None:
+        """Let the students compete: what is known of them without training is their costs alone."""
+        if not self.students:
+            return
+        different = len({choice.made for choice in self.students})
+        training = TRAINING | short_training(self.request, self.bench, different)
+        self.log(f"students: {different} are trained for at most {training['minutes']:g} minutes each")
+        for choice in self.students:
+            self._judged(choice, BRIEF, training)
+
+    def _judged(
+        self, choice: Choice, kind: str = REPAIRED, training: dict[str, Any] | None = None
+    ) -> tuple[float, float] | None:
         """Judge a candidate for the search; the model as it is was judged before."""
         if choice == self.teacher.choice:
             return self._values(self.teacher)
         number = self._next
         try:
-            point = self.bench.judge(number, choice)
+            point = self.bench.judge(number, choice, kind, training)
         except RunError as error:
             self.failed[str(choice)] = str(error)
             self.log(f"candidate {number}: {choice}: cannot be had: {error}")
@@ -153,7 +169,7 @@ class Search:
         self.points.append(point)
         macs = self.teacher.costs["macs"] / point.costs["macs"]
         self.log(
-            f"candidate {number} of at most {self.request.candidates - 1}: {choice}: validation "
+            f"candidate {number} of at most {self.request.candidates - 1 + len(self.students)}: {point}: validation "
             f"{self.bench.metric.words} {point.quality:.4f}, {macs:.2f}x fewer MACs, "
             f"{self.teacher.costs['bytes'] / point.costs['bytes']:.2f}x smaller; the front so far: "
             f"{', '.join(f'{each.number}' for each in self.front())} ({max(0, self._minutes_left):.0f} min left)"
@@ -172,12 +188,14 @@ class Search:
 
     def _train(self) -> None:
         """Train the most promising candidates, one after the other, in the time that is left."""
-        tried: set[int] = set()
+        tried: set[Choice] = set()
         for place in range(FINALISTS):
             left = [
                 point
                 for point in self.points
-                if point.choice.is_changed and point.number not in tried and not (tried and self._is_spoilt(point))
+                if point.choice.is_changed
+                and point.choice.made not in tried
+                and not (tried and self._is_spoilt(point))
             ]
             chosen = next((point for point in self.decision.in_order(left) if self._fits(point)), None)
             if chosen is None:
@@ -185,7 +203,7 @@ class Search:
             minutes = self.bench.units(chosen.number).value("minutes", partial(self._minutes, place))
             if minutes < WASTED:
                 break
-            tried.add(chosen.number)
+            tried.add(chosen.choice.made)
             self._train_one(chosen, minutes)
 
     def _minutes(self, place: int) -> float:
@@ -202,18 +220,22 @@ class Search:
             f"training candidate {chosen.number} for {minutes:g} minutes: {chosen}, expected to lose {expected:.4f}"
         )
         training = TRAINING | {"learning_rate": self.bench.rate(chosen), "epochs": EPOCHS, "minutes": minutes}
-        try:
-            point = self.bench.judge(chosen.number, chosen.choice, training)
-        except RunError as error:
-            self.failed[f"{chosen}, trained"] = str(error)
-            self.log(f"the training failed: {error}")
-            return
-        self.points.append(point)
-        self.prediction.learn(lost, self.decision.lost(point))
-        self.log(
-            f"trained: validation {self.bench.metric.words} {point.quality:.4f}, {self.decision.lost(point):.4f} lost"
-        )
-        self._fits(point)
+        files = [point for point in self.points if point.choice.made == chosen.choice.made]
+        for file in sorted(files, key=lambda point: point is not chosen):
+            try:
+                point = self.bench.judge(file.number, file.choice, TRAINED, training)
+            except RunError as error:
+                self.failed[f"{file.choice}, trained"] = str(error)
+                self.log(f"the training failed: {error}")
+                continue
+            self.points.append(point)
+            self.log(
+                f"{point}: validation {self.bench.metric.words} {point.quality:.4f}, {self.decision.lost(point):.4f} "
+                "lost"
+            )
+            if file is chosen:
+                self.decision.foretold_by(file).learn(lost, self.decision.lost(point))
+            self._fits(point)
 
     def _fits(self, point: Point) -> bool:
         """Tell whether a point keeps the limits; it is timed for that where they are of time."""
@@ -261,7 +283,7 @@ def _finished(request: Request, folder: Path) -> Run | None:
 
 def _finish(search: Search, winner: Point, prepared: Prepared, folder: RunFolder, log: Callable[[str], None]) -> Run:
     """Look at the test images, once, and write the run folder of the winner."""
-    taken = search.bench.taken(winner.number, winner.recipe)
+    taken = search.bench.taken(winner)
     missed = search.decision.missed(winner, search.points)
     if missed is not None:
         log(missed)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, field_validator
 
 from hf_compress.run.recipe import Recipe
-from hf_compress.sections.base import Section
-from hf_compress.sections.models import TEACHER
+from hf_compress.sections.base import Section, shorthand
+from hf_compress.sections.models import TEACHER, StudentSection
 from hf_compress.steps.pruning import CRITERIA
 
 if TYPE_CHECKING:
     from optuna import Trial
 
+Named = tuple[tuple[str, Any], ...]
 Share = Annotated[float, Field(ge=0, lt=1)]
+CHOSEN = ("macs", "importance", "blocks", "width", "image_size", "int8")
 FIRST = 4  # amounts of pruning that are judged before the search learns
 NEAR = 0.01
 UNTOUCHED = {"iterative": False, "recovery": {"epochs": 0}}
@@ -30,6 +32,7 @@ class Choice:
         blocks: share of the residual blocks that go before.
         width: share of the channels that every layer keeps, as a thinner copy of the model has it; in place of `macs`.
         image_size: of the input in pixels; None leaves the model's.
+        student: what `student` of a recipe names in place of the model itself, as pairs; nothing of it is pruned.
     """
 
     macs: float = 0.0
@@ -38,9 +41,11 @@ class Choice:
     width: float = 1.0
     image_size: int | None = None
     int8: bool = False
+    student: Named = ()
 
     def __str__(self) -> str:
         parts = [
+            _in_words(dict(self.student)) if self.student else "",
             f"{self.blocks:.0%} of the blocks dropped" if self.blocks else "",
             f"{self.macs:.0%} of the MACs pruned by {self.importance}" if self.macs else "",
             f"a copy of width {self.width:g}" if self.width < 1 else "",
@@ -52,7 +57,12 @@ class Choice:
     @property
     def is_changed(self) -> bool:
         """Whether there is anything that a training could make good."""
-        return bool(self.macs or self.blocks or self.width < 1 or self.image_size)
+        return bool(self.student or self.macs or self.blocks or self.width < 1 or self.image_size)
+
+    @property
+    def made(self) -> Choice:
+        """The same as float32: files of both kinds are written of one model."""
+        return replace(self, int8=False)
 
     def recipe(self, base: Recipe, round_to: int, training: dict[str, Any] | None = None) -> Recipe:
         """Return what makes this of the teacher of `base`; with `training`, the options of a last step `distill`."""
@@ -65,11 +75,13 @@ class Choice:
             steps.append({"distill": training})
         values = base.model_dump(mode="json", exclude_none=True)
         deployed = [section | {"int8": self.int8} for section in values["deploy"]]
-        return Recipe.from_dict(values | {"student": self.student, "steps": steps, "deploy": deployed})
+        return Recipe.from_dict(values | {"student": self.section, "steps": steps, "deploy": deployed})
 
     @property
-    def student(self) -> dict[str, Any]:
-        """The section of a recipe that names what the steps begin with."""
+    def section(self) -> dict[str, Any]:
+        """What `student` of the recipe has."""
+        if self.student:
+            return dict(self.student)
         thinner = {"width": self.width, "depth": 1 - self.blocks} if self.width < 1 else {}
         return {"model": TEACHER} | thinner | ({"image_size": self.image_size} if self.image_size else {})
 
@@ -94,6 +106,21 @@ class Space(Section):
     )
     int8: list[bool] = Field([False, True], min_length=1, description="Whether the deployed file is in int8.")
 
+    students: list[Annotated[StudentSection, shorthand(StudentSection, "model")]] | None = Field(
+        None,
+        description="Models that learn from this one, as `student` of a recipe names them; none by []. Without this "
+        "key: the registered architectures whose checkpoints can be had.",
+    )
+
+    @field_validator("students")
+    @classmethod
+    def _others(cls, sections: list[StudentSection] | None) -> list[StudentSection] | None:
+        if any(section.model == TEACHER for section in sections or []):
+            raise ValueError("copies of the model are named by 'width' and 'blocks'")
+        if any(section.trust_remote_code for section in sections or []):
+            raise ValueError("a search runs no code of students: leave 'trust_remote_code' out")
+        return sections
+
     @field_validator("importance")
     @classmethod
     def _known(cls, names: list[str]) -> list[str]:
@@ -115,11 +142,11 @@ class Options:
     @property
     def names(self) -> list[str]:
         """The choices that are to be made."""
-        return [name for name in asdict(Choice()) if len(getattr(self, name)) > 1]
+        return [name for name in CHOSEN if len(getattr(self, name)) > 1]
 
     def suggested(self, trial: Trial) -> Choice:
         """Return what a trial of optuna suggests: by its place where choices have an order."""
-        chosen = {name: getattr(self, name)[0] for name in asdict(Choice())}
+        chosen = {name: getattr(self, name)[0] for name in CHOSEN}
         for name in self.names:
             choices = getattr(self, name)
             if name in ("importance", "int8"):
@@ -159,6 +186,12 @@ class Options:
             *(replace(whole, image_size=size) for size in self.image_size[1:2]),
             *(replace(whole, width=width) for width in widths[:1]),
         ]
+
+
+def _in_words(student: dict[str, Any]) -> str:
+    """Say which student a section names."""
+    size = f" at {student['image_size']} pixels" if "image_size" in student else ""
+    return student["model"] + (f" x{student['width']:g}" if student.get("width", 1) != 1 else "") + size
 
 
 def channels_step(macs: float, importance: str, round_to: int) -> dict[str, Any]:

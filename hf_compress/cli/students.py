@@ -58,7 +58,7 @@ def students(
     from hf_compress.sections.base import validate
     from hf_compress.sections.models import BudgetSection
 
-    bounds = validate(BudgetSection, assignments(budget, "--budget"), "budget")
+    bounds = validate(BudgetSection, assignments(budget, "--budget"), "budget").limits
     loaded = _teacher(teacher, trust_remote_code) if teacher else None
     labels = loaded.label_names if loaded else TEN_CLASSES
     blueprint = Blueprint(labels, pixels(image_size, loaded))

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from hf_compress.report.measures import four_digits, in_thousands, milliseconds, size
 from hf_compress.report.scatter import pareto
-from hf_compress.report.style import BLUE, GREY, ORANGE, make_panels
+from hf_compress.report.style import BLUE, GREEN, GREY, ORANGE, make_panels
 from hf_compress.tasks.base import known_metrics
 
 AXES = {"latency_ms": ("latency of one image, ms", 1), "bytes": ("deployed file, MB", 1e6)}
@@ -37,7 +37,7 @@ def _draw(axes: Axes, points: list[dict[str, Any]], key: str) -> None:
     labels = set()
     for point in points:
         place = (point[key] / unit, point["quality"])
-        colour, kind = (ORANGE, "trained") if point["trained"] else (BLUE, "repaired")
+        colour, kind = _kind(point)
         label = f"{kind}, {'int8' if point['int8'] else 'float32'}"
         fill = "full" if point["int8"] else "none"
         marker = "s" if point["name"] == "00" else "o"
@@ -49,6 +49,13 @@ def _draw(axes: Axes, points: list[dict[str, Any]], key: str) -> None:
             axes.plot(*place, "o", color=ORANGE, markersize=12, fillstyle="none", markeredgewidth=2)
     axes.set_xlabel(heading)
     axes.margins(0.08, 0.12)
+
+
+def _kind(point: dict[str, Any]) -> tuple[str, str]:
+    """Return the colour of a point and what was done for its quality."""
+    if point.get("brief"):
+        return GREEN, "student, trained briefly"
+    return (ORANGE, "trained") if point["trained"] else (BLUE, "repaired")
 
 
 def front_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -82,13 +89,15 @@ def how_found(report: dict[str, Any]) -> list[str]:
     if not (found := report.get("search")):
         return []
     request, points, failed = found["request"], found["points"], found["failed"]
-    trained = sum(point["trained"] for point in points)
+    trained, brief = (sum(point.get(key, False) for point in points) for key in ("trained", "brief"))
     wished = ", ".join(f"{key} {value:g}" for key, value in request["wish"].items())
     said = [
         f"Found by hf-compress auto with the wish {wished} in {request['runtime']}.",
-        f"{len(points) - trained} candidates were judged without training, by the quality of their files on "
+        f"{len(points) - trained - brief} candidates were judged without training, by the quality of their files on "
         f"validation images, and {trained} of them trained from the model as it is. Test images took no part.",
     ]
+    if brief:
+        said.append(f"{brief} files of other architectures were judged after a short training.")
     if failed:
         said.append(f"{len(failed)} more could not be had.")
     prediction = found["prediction"]

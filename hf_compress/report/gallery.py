@@ -17,6 +17,7 @@ from hf_compress.ground.files import user_path, write_text
 from hf_compress.ground.shipped import shipped_file
 from hf_compress.measure.intervals import difference, with_range
 from hf_compress.report import card_facts as facts
+from hf_compress.report.candidates_page import candidates
 from hf_compress.report.card import HUB_TAG
 from hf_compress.report.deployed import recommended
 from hf_compress.report.differing import Settings, differing, settings
@@ -65,6 +66,7 @@ def write_gallery(source: str, output: Path, overwrite: bool = False) -> int:
             if report.get("kind") != "study":  # whose runs come by themselves
                 runs += 1
                 entries += _entries(name, link, report, settings(file.parent))
+                entries += candidates(name, link, report)
     if not entries:
         raise UsageError(
             f"'{source}' has no runs: give a folder of run folders, or a user of the Hub who published some"
@@ -147,7 +149,7 @@ def _entries(name: str, link: str, report: dict[str, Any], recipe: Settings) -> 
             "first": first,
             "last": row,
             "measures": measures(report),
-            "images": (one_line(facts.short_name(report["data"]["path"])), facts.test_images(report)),
+            "images": (one_line(facts.short_name(report["data"]["path"])), facts.test_images(report), "test"),
             "device": one_line(facts.device(report)),
             "is_run": row is last,
             "recipe": recipe,
@@ -160,7 +162,7 @@ def _groups(entries: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     by_images = defaultdict(list)
     for entry in entries:
         by_images[entry["images"]].append(entry)
-    for (data, test_images), members in sorted(by_images.items()):
+    for (data, number, kind), members in sorted(by_images.items()):
         found = {m.heading: m for entry in members for m in entry["measures"]}
         quality = next(m for m in found.values() if m.less is None)
         members = _by_front(members, [found[heading] for heading in COSTS if heading in found], quality)
@@ -173,8 +175,10 @@ def _groups(entries: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         unlike = differing([entry["recipe"] for entry in members if entry["is_run"]])
         yield {
             "data": data,
-            "test_images": test_images,
-            "runs": sum(entry["is_run"] for entry in members),
+            "number": number,
+            "images": f"{number} {kind} images",
+            "runs": sum(entry["is_run"] for entry in members) or len(members),
+            "noun": "run" if any(entry["is_run"] for entry in members) else "candidate",
             "entries": members,
             "measures": [m for m in found.values() if not m.heading.endswith("p95")],
             "main": {quality.heading, "MACs", *COSTS},

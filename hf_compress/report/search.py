@@ -20,6 +20,7 @@ class SearchPoint(SearchPart):
     name: Name
     what: Name
     trained: bool
+    brief: bool = False
     int8: bool
     quality: Score
     lost: Change
@@ -62,6 +63,7 @@ class SearchFacts(SearchPart):
     points: list[SearchPoint] = Field(min_length=1, max_length=10_000)
     failed: dict[Name, Name] = Field({}, max_length=10_000)
     prediction: Foretold
+    prediction_of_students: Foretold | None = None
 
     @model_validator(mode="after")
     def _whole(self):

@@ -14,7 +14,8 @@ from hf_compress.ground.files import whole_file
 from hf_compress.report.markdown import one_line
 from hf_compress.tasks.sheets import Colour
 
-BLUE, ORANGE, GREY, PALE = "#0072b2", "#d55e00", "#6b6b6b", "#b9d5e8"  # distinguishable when colour-blind
+BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"  # distinguishable when colour-blind
+GREY, PALE = "#6b6b6b", "#b9d5e8"
 WIDTH = 7.0  # inches
 COLOURS, PHOTO_COLOURS = 64, 256
 STYLE = {

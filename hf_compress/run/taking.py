@@ -63,7 +63,7 @@ def take_steps(prepared: Prepared, folder: RunFolder, units: Units, log) -> Take
     recipe = folder.pin(
         recipe,
         assistants=[assistant.commit for assistant in assistants],
-        student=None if recipe.student.model == TEACHER else student.commit,
+        student="" if recipe.student.model == TEACHER else student.commit or "",  # not that of another candidate
     )
     if student.name not in STUDENTS and recipe.student.pretrained:
         unfold(student, data, log)

@@ -5,7 +5,7 @@ from math import isclose
 import pytest
 
 from hf_compress.auto.deciding import Decision
-from hf_compress.auto.judging import Point
+from hf_compress.auto.judging import BRIEF, REPAIRED, TRAINED, Point
 from hf_compress.auto.prediction import USUAL, WEIGHT, Prediction
 from hf_compress.auto.space import Choice
 from hf_compress.auto.wish import Wish
@@ -16,8 +16,8 @@ ERROR = Metric("abs_rel", "relative error", higher_is_better=False)
 FACTS = {"macs": 100.0, "parameters": 50.0, "bytes": 200.0, "peak_memory_bytes": 10.0}
 
 
-def point(quality, effort=1.0, number=1, trained=False, ms=None, **costs):
-    found = Point(number, Choice(1 - effort), trained, None, quality, FACTS | {"effort": effort} | costs)
+def point(quality, effort=1.0, number=1, kind=REPAIRED, ms=None, **costs):
+    found = Point(number, Choice(1 - effort), kind, None, quality, FACTS | {"effort": effort} | costs)
     if ms is not None:
         found.costs["latency_ms"], found.teacher_ms = ms, 6.0
     return found
@@ -89,3 +89,15 @@ def test_a_quality_that_is_missed_is_said_with_what_keeps_it():
     assert wish.missed(kept, [kept, lost]) is None
     sentence = wish.missed(lost, [kept, lost])
     assert "has lost 0.2000 of accuracy" in sentence and "1.20 times faster" in sentence
+
+
+def test_students_are_foretold_by_students():
+    pairs = [(0.4, 0.02)] * 3
+    known = decision(macs=100, pairs=[(0.3, 0.29)] * 3)
+    repaired, student = point(0.7, 0.5), point(0.6, 0.4, kind=BRIEF)
+    assert known.in_order([repaired, student])[0] is student  # before any was trained, a usual share is left
+    for pair in pairs:
+        known.foretold_by(student).learn(*pair)
+    assert known.expected(student) < 0.03 < known.expected(repaired)
+    assert known.expected(point(0.6, 0.4, kind=TRAINED)) == known.lost(student)
+    assert "trained briefly" in str(student)

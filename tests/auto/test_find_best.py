@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -11,14 +12,15 @@ from hf_compress.adapters.optimum import Compressor
 from hf_compress.auto.request import Request
 from hf_compress.auto.running import find_best
 from hf_compress.ground.errors import RunError, UsageError
-from hf_compress.models.students import build_registered
+from hf_compress.models.students import STUDENTS, Checkpoint, build_registered
+from hf_compress.report.gallery import write_gallery
 from hf_compress.report.run import Run
 
 SPLITS = {"train": "train[:200]", "validation": "train[200:300]", "test": "train[300:400]"}
 MEASURE = {"repeats": 3, "batch_size": 2}
 OVERRIDES = {"data.splits": SPLITS, "measure": MEASURE}
 SPACE = {"macs": [0.0, 0.5], "importance": ["l1"], "blocks": [0.0], "image_size": [1.0], "int8": [False]}
-SPACE |= {"width": [1.0]}
+SPACE |= {"width": [1.0], "students": []}
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +29,9 @@ def teacher(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "teacher"
     save(built.model, folder, built.processor)
     return str(folder)
+
+
+TOO_LARGE = {"model": "resnet18", "width": 0.125}
 
 
 def request(teacher, minutes=0.01, **changes):
@@ -40,21 +45,30 @@ def without_times(report):
 
 
 def test_it_is_killed_goes_on_and_leaves_a_run_with_its_front(teacher, tmp_path):
-    lines = []
+    lines, space = [], SPACE | {"students": [TOO_LARGE]}
 
     def killed(line):
         lines.append(line)
         if line.startswith("candidate 1"):
+            with pytest.raises(UsageError, match="is being made by another process: wait for it"):
+                find_best(request(teacher, space=space), tmp_path / "found", resume=True, log=lines.append)
             raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError):
-        find_best(request(teacher), tmp_path / "found", log=killed)
+        find_best(request(teacher, space=space), tmp_path / "found", log=killed)
     with pytest.raises(RunError, match="the wishes are not those with which"):
-        find_best(request(teacher, wish={"parameters": 140_000}), tmp_path / "found", resume=True, log=lines.append)
-    run = find_best(request(teacher), tmp_path / "found", resume=True, log=lines.append)
+        find_best(
+            request(teacher, wish={"parameters": 140_000}, space=space),
+            tmp_path / "found",
+            resume=True,
+            log=lines.append,
+        )
+    run = find_best(request(teacher, space=space), tmp_path / "found", resume=True, log=lines.append)
     found = run.report["search"]
-    assert [point["what"] for point in found["points"]] == ["as it is", "50% of the MACs pruned by l1"]
-    whole, half = found["points"]
+    said = ["as it is", "50% of the MACs pruned by l1", "resnet18 x0.125, trained briefly"]
+    assert [point["what"] for point in found["points"]] == said
+    whole, half, student = found["points"]
+    assert student["brief"] and not student["trained"] and student["parameters"] == whole["parameters"]
     assert half["winner"] and half["front"] and not whole["winner"]
     assert half["parameters"] <= 150_000 < whole["parameters"] and half["latency_ms"] > 0
     row = run.report["deployed"][0]
@@ -64,11 +78,17 @@ def test_it_is_killed_goes_on_and_leaves_a_run_with_its_front(teacher, tmp_path)
     card = (run.folder / "README.md").read_text()
     assert "## How it was found" in card and "figures/front.png" in card and "| 01, chosen |" in card
     assert (run.folder / "figures" / "front.png").is_file()
-    again = {"runtime": "pt2", "space": SPACE, "minutes": 0.01, "candidates": 3, "overrides": OVERRIDES}
+    write_gallery(str(tmp_path), tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert (
+        "digits: what found was chosen from" in page and "3 candidates on" in page and "100 validation images" in page
+    )
+    assert '<a href="found/front/01.yaml">01, chosen</a><small>recipe</small>' in page
+    again = {"runtime": "pt2", "space": space, "minutes": 0.01, "candidates": 3, "overrides": OVERRIDES}
     same = Compressor(teacher).auto({"parameters": 150_000}, "digits", run.folder, resume=True, **again)
     assert same.report == run.report
     with pytest.raises(UsageError, match="holds another run"):
-        find_best(request(teacher, minutes=2), run.folder, resume=True, log=lines.append)
+        find_best(request(teacher, minutes=2, space=space), run.folder, resume=True, log=lines.append)
 
 
 @pytest.mark.long
@@ -95,7 +115,7 @@ def test_the_command_searches_trains_and_two_of_one_seed_are_alike(teacher, tmp_
     reports = []
     for name in ("first", "second"):
         arguments = ["auto", teacher, "--data", "digits", "--parameters", "150000", "--runtime", "onnx"]
-        arguments += ["--minutes", "2", "--candidates", "4", "--space", space, "--output", tmp_path / name]
+        arguments += ["--minutes", "10", "--candidates", "4", "--space", space, "--output", tmp_path / name]
         arguments += ["--set", f"data.splits={json.dumps(SPLITS)}", "--set", f"measure={json.dumps(MEASURE)}"]
         with pytest.raises(SystemExit) as stop:
             cli.main([str(argument) for argument in arguments])
@@ -112,3 +132,31 @@ def test_the_command_searches_trains_and_two_of_one_seed_are_alike(teacher, tmp_
         steps = Recipe.load(tmp_path / "first" / "front" / f"{point['name']}.yaml").step_names
         assert steps[-1] == "distill"
     assert re.search(r"\| \d\d, chosen \|", (tmp_path / "first" / "README.md").read_text())
+
+
+@pytest.mark.long
+def test_registered_students_with_a_checkpoint_compete_and_are_trained_anew(tmp_path, monkeypatch):
+    labels = [str(digit) for digit in range(10)]
+    folders = {width: str(tmp_path / f"{width}") for width in (0.5, 0.25)}
+    for width, folder in folders.items():
+        built = build_registered("resnet18", labels, width=width, image_size=16)
+        save(built.model, folder, built.processor)
+    known = replace(STUDENTS.get("resnet18"), checkpoints=(Checkpoint(folders[0.25], 0.7, "mit", width=0.25),))
+    monkeypatch.setattr(STUDENTS, "_entries", {"resnet18": known, "resnet34": STUDENTS.get("resnet34")})
+    space = {key: value for key, value in SPACE.items() if key != "students"} | {"macs": [0.0]}
+    wish, few = {"parameters": 1e6, "latency_ms": 1000}, OVERRIDES | {"data.splits": SPLITS | {"train": "train[:60]"}}
+    asked = request(folders[0.5], minutes=10, wish=wish, space=space, runtime="onnx", overrides=few)
+    lines = []
+    run = find_best(asked, tmp_path / "found", log=lines.append)
+    points = run.report["search"]["points"]
+    kinds = [(point["brief"], point["trained"]) for point in points]
+    assert kinds == [(False, False), (True, False), (False, True)], lines
+    assert points[2]["winner"] and run.report["search"]["prediction_of_students"]["trained"] == 1
+    student = Recipe.load(run.folder / "recipe.yaml").student
+    assert (student.model, student.width, student.pretrained, student.image_size) == (
+        "resnet18",
+        0.25,
+        folders[0.25],
+        16,
+    )
+    assert any(line.startswith("student: resnet18 x0.25 can begin with the weights of") for line in lines)

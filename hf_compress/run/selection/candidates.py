@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,15 +89,19 @@ class Blueprint:
         section = StudentSection(**candidate.name, image_size=self.image_size)
         return build_model(section, self.labels, CLASSIFICATION)
 
-    def candidates(self) -> list[Candidate]:
+    def candidates(self, wanted: Callable[[str, float], bool] = lambda name, width: True) -> list[Candidate]:
         """Return every registered architecture in every one of `STUDENT_WIDTHS`, with its static costs.
 
         What cannot take images of this size is left out: ConvNeXt, for one, needs 32 pixels.
+
+        Args:
+            wanted: tells by name and width what is not left out either.
         """
         found = []
         for name in track(students_for(), "Counting the costs of students"):
+            widths = [width for width in STUDENT_WIDTHS if wanted(name, width)]
             with suppress(RuntimeError):
-                found += [Candidate(name, width, self.static_costs(name, width)) for width in STUDENT_WIDTHS]
+                found += [Candidate(name, width, self.static_costs(name, width)) for width in widths]
         return found
 
     def static_costs(self, name: str, width: float) -> dict[str, float]:

@@ -53,6 +53,11 @@ def _found(ordered: list[Candidate], number: int, blueprint: Blueprint, log: Cal
     return found
 
 
+def has_checkpoint(name: str, width: float, offline: bool) -> bool:
+    """Tell whether an architecture has a checkpoint of a width; offline only what is here counts."""
+    return any(not offline or _is_here(checkpoint) for checkpoint in STUDENTS.get(name).of_width(width))
+
+
 def _is_here(checkpoint: Checkpoint) -> bool:
     if os.path.isdir(user_path(checkpoint.id)):
         return True

@@ -13,7 +13,6 @@ from hf_compress.ground.errors import RunError
 from hf_compress.measure.latency import measure_latency
 from hf_compress.models.load import LoadedModel
 from hf_compress.run.selection.candidates import SHOW, Blueprint, Candidate
-from hf_compress.sections.models import BudgetSection
 
 LATENCY = "latency_ms"
 MARGIN = 0.9  # share of a latency budget that is used: a student must meet the whole when it is measured afresh
@@ -58,13 +57,13 @@ class Timer:
         return [min(of_one) for of_one in zip(*medians, strict=True)][: len(candidates)]
 
 
-def fit_to_budget(candidates: Sequence[Candidate], budget: BudgetSection, stopwatch: Stopwatch) -> list[Candidate]:
+def fit_to_budget(candidates: Sequence[Candidate], budget: dict[str, float], stopwatch: Stopwatch) -> list[Candidate]:
     """Note in every candidate why it is not within the budget, and return those that are.
 
     Latency is measured last, from narrow to wide, of all families in turn; what is wider than a student that is too
     slow is not measured.
     """
-    limits = dict(budget.limits)
+    limits = dict(budget)
     milliseconds = limits.pop(LATENCY, None)
     for candidate in candidates:
         over = [key for key, limit in limits.items() if candidate.costs[key] > limit]
@@ -89,20 +88,19 @@ def _fit_latency(candidates: list[Candidate], limit: float, stopwatch: Stopwatch
                 too_slow[candidate.model] = candidate
 
 
-def nothing_fits(candidates: Sequence[Candidate], budget: BudgetSection) -> RunError:
+def nothing_fits(candidates: Sequence[Candidate], limits: dict[str, float]) -> RunError:
     """Return the error that names the candidate which exceeds the budget by the smallest factor."""
-    limits = budget.limits
     known = [candidate for candidate in candidates if limits.keys() <= candidate.costs.keys()] or candidates
     nearest = min(known, key=lambda c: max(c.costs[key] / limit for key, limit in limits.items() if key in c.costs))
     return RunError(
-        f"no student is within the budget of {budget_in_words(budget)}: the nearest is {nearest} with "
+        f"no student is within the budget of {budget_in_words(limits)}: the nearest is {nearest} with "
         f"{', '.join(nearest.shown(key) for key in limits if key in nearest.costs)}; raise 'student.budget' or lower "
         "'student.image_size'"
     )
 
 
-def budget_in_words(budget: BudgetSection) -> str:
+def budget_in_words(limits: dict[str, float]) -> str:
     """Return the budget in words."""
-    texts = [SHOW[key](limit) for key, limit in budget.limits.items()]
-    margin = f" (less a margin of {1 - MARGIN:.0%})" if LATENCY in budget.limits else ""
+    texts = [SHOW[key](limit) for key, limit in limits.items()]
+    margin = f" (less a margin of {1 - MARGIN:.0%})" if LATENCY in limits else ""
     return ", ".join(texts) + margin

@@ -57,10 +57,10 @@ def _search(
     blueprint = Blueprint(data.label_names, pixels(recipe.student.image_size, teacher))
     timer = Timer(blueprint, recipe.measure.repeats, recipe.measure.threads)
     candidates = blueprint.candidates()
-    fitting = fit_to_budget(candidates, budget, timer)
+    fitting = fit_to_budget(candidates, budget.limits, timer)
     if not fitting:
-        raise nothing_fits(candidates, budget)
-    log(f"student: {len(fitting)} of {len(candidates)} candidates are within {budget_in_words(budget)}")
+        raise nothing_fits(candidates, budget.limits)
+    log(f"student: {len(fitting)} of {len(candidates)} candidates are within {budget_in_words(budget.limits)}")
     competing = _competing(recipe, fitting, options.candidates, blueprint, log)
     few = few_images(data, options, recipe.seed)
     ranked = halve(competing, Probe(recipe, blueprint, few, teacher, options.epochs, folder, log))

@@ -43,7 +43,7 @@ def test_what_cannot_take_images_of_this_size_is_left_out(monkeypatch):
 
 def test_a_bound_is_kept_to_the_last_unit():
     candidates = [candidate("a", 1, parameters=100), candidate("b", 1, parameters=101), candidate("c", 1, macs=5001)]
-    fitting = fit_to_budget(candidates, budget(parameters=100, macs=5000), no_stopwatch)
+    fitting = fit_to_budget(candidates, budget(parameters=100, macs=5000).limits, no_stopwatch)
     assert [c.model for c in fitting] == ["a"]
     assert [c.misses for c in candidates] == [
         None,
@@ -62,7 +62,7 @@ def test_latency_is_measured_from_narrow_to_wide_until_a_family_is_too_slow():
         asked.append([str(c) for c in timed])
         return [milliseconds[c.model, c.width] for c in timed]
 
-    fitting = fit_to_budget(candidates, budget(latency_ms=5, macs=2000), stopwatch)
+    fitting = fit_to_budget(candidates, budget(latency_ms=5, macs=2000).limits, stopwatch)
     assert asked == [["a x0.5", "b x0.5"], ["a x1", "b x1"], ["b x1.4"]]
     assert [str(c) for c in fitting] == ["a x0.5", "b x0.5", "b x1", "b x1.4"]
     reasons = {str(c): c.misses for c in candidates if c.misses}
@@ -93,7 +93,7 @@ def test_the_lowest_median_of_the_rounds_counts(monkeypatch):
 
 
 def test_the_nearest_is_named_when_nothing_fits():
-    limits = budget(parameters=50, latency_ms=2)
+    limits = budget(parameters=50, latency_ms=2).limits
     candidates = [candidate("a", 1, parameters=90), candidate("b", 1, parameters=40), candidate("c", 1, parameters=45)]
     assert not fit_to_budget(candidates, limits, lambda timed: [{"b": 4, "c": 3}[c.model] for c in timed])
     text = str(nothing_fits(candidates, limits))
@@ -102,7 +102,7 @@ def test_the_nearest_is_named_when_nothing_fits():
 
 
 def test_the_nearest_is_found_without_latency_where_none_was_measured():
-    limits = budget(parameters=10, latency_ms=2)
+    limits = budget(parameters=10, latency_ms=2).limits
     candidates = [candidate("a", 1, parameters=90), candidate("b", 1, parameters=40)]
     assert not fit_to_budget(candidates, limits, no_stopwatch)
     assert "the nearest is b x1 with 40 parameters; raise" in str(nothing_fits(candidates, limits))
