@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from hf_compress.auto.judging import BRIEF, Point
 from hf_compress.auto.prediction import Prediction
-from hf_compress.auto.wish import IN_WORDS, Wish
-from hf_compress.run.selection.fitting import LATENCY, MARGIN
+from hf_compress.auto.wish import Wish
+from hf_compress.run.selection.limits import LATENCY, MARGIN, costs_in_words, excess
 from hf_compress.tasks.base import Metric
 
 
@@ -52,7 +52,7 @@ class Decision:
 
     def excess(self, point: Point) -> float:
         """Return the largest of a point's costs in its limit; at most 1 where all are kept."""
-        return max((point.costs[key] / limit for key, limit in self.limits(point).items() if limit), default=0.0)
+        return excess(point.costs, self.limits(point))
 
     def fits(self, point: Point) -> bool:
         """Tell whether a point keeps all limits; one of time is kept by what was timed alone."""
@@ -86,9 +86,9 @@ class Decision:
 
     def shown(self, point: Point) -> str:
         """Say what a point is, what it has lost, and what it costs of what is limited."""
-        costs = [IN_WORDS[key](point.costs[key]) for key in self.limits(point)]
+        costs = costs_in_words(point.costs, self.limits(point))
         times = f"{point.teacher_ms / point.costs['latency_ms']:.2f} times faster" if point.teacher_ms else ""
-        return ", ".join(filter(None, [str(point), f"{self.metric.words} {point.quality:.4f}", times, *costs]))
+        return ", ".join(filter(None, [str(point), f"{self.metric.words} {point.quality:.4f}", times, costs]))
 
     def impossible(self, points: list[Point]) -> str:
         """Say which points are the nearest to limits that none keeps."""

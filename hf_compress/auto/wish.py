@@ -11,13 +11,6 @@ from hf_compress.report.measures import in_thousands, milliseconds, size
 from hf_compress.sections.base import Section
 
 UNITS = {"": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9}
-IN_WORDS = {
-    "latency_ms": milliseconds,
-    "bytes": size,
-    "macs": lambda value: f"{in_thousands(value)} MACs",
-    "parameters": lambda value: f"{in_thousands(value)} parameters",
-    "peak_memory_bytes": lambda value: f"{size(value)} of memory",
-}
 
 
 def _most(description: str):

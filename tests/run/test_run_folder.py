@@ -144,6 +144,7 @@ def test_a_resumed_run_loads_the_commits_with_which_it_began(output):
     with RunFolder(output, first, resume=True) as folder:
         assert folder.pin(first).teacher.revision == "c" * 40
         assert folder.pin(first, student="d" * 40).student.revision == "d" * 40
+        assert folder.pin(first, student="").student.revision is None  # of a search: not that of another candidate
 
 
 def test_other_images_are_noticed(output):

@@ -15,18 +15,12 @@ from hf_compress.ground.progress import track
 from hf_compress.measure.cost import count_macs, count_parameters
 from hf_compress.models.load import LoadedModel
 from hf_compress.models.students import build_model, build_registered, students_for
-from hf_compress.report.measures import in_thousands, milliseconds, size
+from hf_compress.run.selection.limits import IN_WORDS
 from hf_compress.sections.models import StudentSection
 from hf_compress.tasks.classification import CLASSIFICATION
 
 STUDENT_WIDTHS = (0.25, 0.35, 0.5, 0.75, 1.0, 1.4)
 RISKY = 0.5
-SHOW = {
-    "parameters": lambda value: f"{in_thousands(value)} parameters",
-    "macs": lambda value: f"{in_thousands(value)} MACs",
-    "bytes": size,
-    "latency_ms": milliseconds,
-}
 
 
 @dataclass
@@ -52,7 +46,7 @@ class Candidate:
 
     def shown(self, key: str) -> str:
         """Return a cost with its unit."""
-        return SHOW[key](self.costs[key])
+        return IN_WORDS[key](self.costs[key])
 
     @property
     def name(self) -> dict[str, Any]:

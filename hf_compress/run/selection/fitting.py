@@ -12,10 +12,9 @@ from hf_compress.ground import processes
 from hf_compress.ground.errors import RunError
 from hf_compress.measure.latency import measure_latency
 from hf_compress.models.load import LoadedModel
-from hf_compress.run.selection.candidates import SHOW, Blueprint, Candidate
+from hf_compress.run.selection.candidates import Blueprint, Candidate
+from hf_compress.run.selection.limits import LATENCY, MARGIN, costs_in_words, excess
 
-LATENCY = "latency_ms"
-MARGIN = 0.9  # share of a latency budget that is used: a student must meet the whole when it is measured afresh
 ROUNDS = 3
 
 Stopwatch = Callable[[list[Candidate]], list[float]]
@@ -91,16 +90,15 @@ def _fit_latency(candidates: list[Candidate], limit: float, stopwatch: Stopwatch
 def nothing_fits(candidates: Sequence[Candidate], limits: dict[str, float]) -> RunError:
     """Return the error that names the candidate which exceeds the budget by the smallest factor."""
     known = [candidate for candidate in candidates if limits.keys() <= candidate.costs.keys()] or candidates
-    nearest = min(known, key=lambda c: max(c.costs[key] / limit for key, limit in limits.items() if key in c.costs))
+    nearest = min(known, key=lambda candidate: excess(candidate.costs, limits))
     return RunError(
         f"no student is within the budget of {budget_in_words(limits)}: the nearest is {nearest} with "
-        f"{', '.join(nearest.shown(key) for key in limits if key in nearest.costs)}; raise 'student.budget' or lower "
+        f"{costs_in_words(nearest.costs, limits)}; raise 'student.budget' or lower "
         "'student.image_size'"
     )
 
 
 def budget_in_words(limits: dict[str, float]) -> str:
     """Return the budget in words."""
-    texts = [SHOW[key](limit) for key, limit in limits.items()]
     margin = f" (less a margin of {1 - MARGIN:.0%})" if LATENCY in limits else ""
-    return ", ".join(texts) + margin
+    return costs_in_words(limits, limits) + margin

@@ -17,8 +17,9 @@ from hf_compress.models.students import DEFAULT_IMAGE_SIZE
 from hf_compress.run.recipe import Recipe
 from hf_compress.run.selection.candidates import Blueprint, Candidate, hint
 from hf_compress.run.selection.checkpoints import begin_with_checkpoints
-from hf_compress.run.selection.fitting import LATENCY, Timer, budget_in_words, fit_to_budget, nothing_fits
+from hf_compress.run.selection.fitting import Timer, budget_in_words, fit_to_budget, nothing_fits
 from hf_compress.run.selection.halving import entrants, halve
+from hf_compress.run.selection.limits import LATENCY
 from hf_compress.run.selection.probe import Probe, few_images
 from hf_compress.sections.models import AUTO, BudgetSection, ProbeSection, StudentSection
 
