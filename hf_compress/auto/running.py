@@ -139,6 +139,11 @@ class Search:
             self._fits(point) and (self._minutes_left < 0 or not self._is_spoilt(point)) for point in self.points
         )
 
+    def _left(self) -> str:
+        if self._minutes_left >= 0:
+            return f"{self._minutes_left:.0f} min left"
+        return "time is over" if any(map(self._fits, self.points)) else "over time, as none keeps the wish yet"
+
     @property
     def _next(self) -> int:
         return len(self.points) + len(self.failed)
@@ -172,7 +177,7 @@ class Search:
             f"candidate {number} of at most {self.request.candidates - 1 + len(self.students)}: {point}: validation "
             f"{self.bench.metric.words} {point.quality:.4f}, {macs:.2f}x fewer MACs, "
             f"{self.teacher.costs['bytes'] / point.costs['bytes']:.2f}x smaller; the front so far: "
-            f"{', '.join(f'{each.number}' for each in self.front())} ({max(0, self._minutes_left):.0f} min left)"
+            f"{', '.join(f'{each.number}' for each in self.front())} ({self._left()})"
         )
         return self._values(point)
 

@@ -93,8 +93,10 @@ def test_it_is_killed_goes_on_and_leaves_a_run_with_its_front(teacher, tmp_path)
 
 @pytest.mark.long
 def test_a_wish_that_nothing_meets_names_the_nearest(teacher, tmp_path):
+    lines = []
     with pytest.raises(RunError, match=r"no candidate is at most 5.00 k parameters: the nearest is 50% of the MACs"):
-        find_best(request(teacher, wish={"parameters": 5000}), tmp_path / "none", log=lambda line: None)
+        find_best(request(teacher, wish={"parameters": 5000}), tmp_path / "none", log=lines.append)
+    assert [line for line in lines if line.endswith("(over time, as none keeps the wish yet)")]
 
 
 @pytest.mark.long
