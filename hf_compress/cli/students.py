@@ -95,7 +95,7 @@ def _registered() -> list[dict[str, Any]]:
 
 
 def _sizes(registered: list[dict[str, Any]]) -> Table:
-    table = Table("name", "architecture", "parameters, width 1", "width 0.5")
+    table = Table(Column("name", no_wrap=True), "architecture", "parameters, width 1", "width 0.5")
     for row in registered:
         sizes = [f"{size / 1e6:.2f} M" for size in row["parameters"].values()]
         table.add_row(row["name"], row["description"], *sizes)
@@ -103,7 +103,9 @@ def _sizes(registered: list[dict[str, Any]]) -> Table:
 
 
 def _checkpoints(registered: list[dict[str, Any]]) -> Table:
-    table = Table("name", "width", Column("pretrained: auto", overflow="fold"), "parameters", "licence")
+    table = Table(Column("name", no_wrap=True), "width", Column("pretrained: auto", overflow="fold"))
+    for heading in ("parameters", "licence"):
+        table.add_column(heading)
     for row in registered:
         for known in row["checkpoints"]:
             sizes = f"{known['width']:g}", known["id"], f"{known['parameters']} M"
@@ -125,7 +127,7 @@ def _table(candidates: list[Candidate], teacher_parameters: int | None) -> Table
     from hf_compress.report.measures import in_thousands, milliseconds, size
     from hf_compress.run.selection.candidates import hint
 
-    table = Table("student", box=SIMPLE_HEAD, padding=0, caption_justify="left", caption=SKIPPED)
+    table = Table(Column("student", no_wrap=True), box=SIMPLE_HEAD, padding=0, caption_justify="left", caption=SKIPPED)
     for heading in ("parameters", "MACs", "size", "latency"):
         table.add_column(heading, justify="right")
     if teacher_parameters is not None:

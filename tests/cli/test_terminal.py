@@ -10,6 +10,8 @@ import pytest
 from terminal import on_terminal, screen
 
 from hf_compress import cli, save
+from hf_compress.cli.output import show
+from hf_compress.cli.students import _checkpoints, _sizes
 from hf_compress.models.students import build_registered
 
 SPLITS = "{train: 'train[:100]', validation: 'train[100:200]', test: 'train[200:300]'}"
@@ -53,6 +55,21 @@ def test_commands_that_report_print_one_json_value(arguments, model, tmp_path, c
     places = {"MODEL": model, "OUT": tmp_path / "out"}
     assert command(*(places.get(word, word) for word in arguments), "--json") == 0
     assert json.loads(capsys.readouterr().out)
+
+
+def test_names_that_one_types_are_whole_at_80_columns(monkeypatch, capsys):
+    name, checkpoint = "deeplabv3_mobilenet_v2", {"width": 1.0, "id": "google/deeplabv3_mobilenet_v2_1.0_513"}
+    row = {
+        "name": name,
+        "description": "DeepLabV3 on MobileNetV2 (Chen et al., 2017; Sandler et al., 2018)",
+        "parameters": {"1": 2_520_000, "0.5": 900_000},
+        "checkpoints": [checkpoint | {"parameters": 2.54, "license": "other: from TensorFlow"}],
+    }
+    monkeypatch.setenv("COLUMNS", "80")
+    show(_sizes([row]), _checkpoints([row]))
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(f" {name} " in line for line in lines) == 2
+    assert max(map(len, lines)) <= 80
 
 
 def test_nothing_to_resume_is_said(tmp_path, capsys):
