@@ -1,11 +1,11 @@
-.PHONY: demo test test-long mutants lint docs bench bench-peers bench-distillation
+.PHONY: demo test test-long test-litert mutants lint docs bench bench-peers bench-distillation
 PYTHON ?= python3
 BIN := .venv/bin
 
 demo: .venv/installed
 	$(BIN)/hf-compress run quickstart --overwrite
 
-test test-long mutants: export PYTHONDONTWRITEBYTECODE =  # the processes that tests start would compile everything again
+test test-long test-litert mutants: export PYTHONDONTWRITEBYTECODE =  # the processes that tests start would compile everything again
 
 test: .venv/installed
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
@@ -13,6 +13,9 @@ test: .venv/installed
 test-long: .venv/installed
 	$(BIN)/python -m pytest -m long --numprocesses auto --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest tests/data/test_random_layouts.py --hypothesis-profile=thorough
+
+test-litert: .venv-litert/installed  # LiteRT's converter and ExecuTorch want other versions of typing-extensions
+	.venv-litert/bin/python -m pytest -m '' -k litert tests/runtimes tests/tools/test_export.py tests/device
 
 mutants: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants
@@ -47,6 +50,13 @@ docs: .venv/installed  # into build/site
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet torch torchvision
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+BESIDE := import site; here = site.getsitepackages()[0]; there = here.replace(".venv-litert", ".venv")
+.venv-litert/installed: .venv/installed  # sees .venv, too, behind what is installed here: pip tells of that conflict
+	$(PYTHON) -m venv .venv-litert
+	.venv-litert/bin/python -c '$(BESIDE); open(f"{here}/beside.pth", "w").write(f"import site; site.addsitedir({there!r})")'
+	.venv-litert/bin/python -m pip install --quiet --editable '.[litert]'
 	touch $@
 
 .venv-peers/installed: pyproject.toml

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import hf_compress
+
 BLOCKED = ("torch", "torchvision", "transformers", "hf_compress", "wrapt")
 ALONE = f"""
 import runpy, sys
@@ -44,6 +46,15 @@ def test_what_the_card_says_to_type_says_what_is_on_a_picture(run):
     done = subprocess.run([sys.executable, script, str(images[0])], capture_output=True, text=True, cwd=made.folder)
     assert (python, photo) == ("python", "photo.jpg")
     assert re.fullmatch(r".*\t\d\t[01]\.\d{4}\n", done.stdout)
+
+
+def test_a_script_of_litert_alone_repeats_the_accuracy_too(run, tmp_path):
+    pytest.importorskip("litert_torch", reason="`make test-litert` has an environment for it")
+    made, images = run
+    for row in hf_compress.export(made.folder, "litert", int8=True, output=tmp_path):
+        labels = said([sys.executable, "-c", ALONE, str(tmp_path / row["script"])], images)
+        assert accuracy(labels, images) == pytest.approx(row["quality"]["accuracy"], abs=1e-9)
+        assert abs(row["quality"]["accuracy"] - made.report["rows"][-1]["quality"]["accuracy"]) < 0.05
 
 
 def test_the_script_is_readable_python_of_numpy_pillow_and_the_runtime(run):

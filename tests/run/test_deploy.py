@@ -141,7 +141,10 @@ def test_the_step_of_earlier_versions_is_a_deployment(caplog):
     ("sections", "sentence"),
     [
         ({"deploy": ["onxx"]}, "'deploy.0' cannot be {'to': 'onxx'}: unknown runtime 'onxx'; did you mean 'onnx'?"),
-        ({"deploy": [{"to": "pt2", "int8": True}]}, "pt2 has no int8 here: choose executorch or onnx or openvino"),
+        (
+            {"deploy": [{"to": "pt2", "int8": True}]},
+            "pt2 has no int8 here: choose executorch or litert or onnx or openvino",
+        ),
         ({"deploy": ["pt2", "pt2"]}, "'deploy' writes pt2 twice"),
         ({}, "'steps' cannot be []: name a step, or what to 'deploy'"),
         (

@@ -1,4 +1,4 @@
-"""Int8 files: layers that bear no int8 stay in floats, and OpenVINO's are quantised by NNCF."""
+"""Int8 files: layers that bear no int8 stay in floats; NNCF quantises OpenVINO's, AI Edge Quantizer LiteRT's."""
 
 import numpy as np
 import pytest
@@ -74,3 +74,17 @@ def test_openvino_computes_int8(tmp_path):
     assert 0 < error(found, asked) < BOUND
     kinds = [node.get_type_name() for node in openvino.Core().read_model(tmp_path / "model.xml").get_ops()]
     assert kinds.count("FakeQuantize") >= 3
+
+
+def test_litert_computes_int8_and_takes_and_gives_floats(tmp_path):
+    pytest.importorskip("litert_torch", reason="`make test-litert` has an environment for it")
+    from ai_edge_litert.interpreter import Interpreter
+
+    _, found, asked = written(1.0, "litert", tmp_path)
+    assert 0 < np.square(found - asked).mean() < 0.005 * np.square(asked).mean()
+    file = Interpreter(str(tmp_path / "model.tflite"))
+    ends = [*file.get_input_details(), *file.get_output_details()]
+    assert [end["dtype"] for end in ends] == [np.float32, np.float32]
+    in_int8 = [tensor["quantization_parameters"] for tensor in file.get_tensor_details() if tensor["dtype"] == np.int8]
+    scales = [len(found["scales"]) for found in in_int8]
+    assert sorted(number for number in scales if number > 1) == [4, 4, 8], "weights of each layer, per channel"

@@ -1,6 +1,9 @@
 """Every runtime says what PyTorch says, on real images; labels and preprocessing travel with the file."""
 
 import json
+import sys
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -146,12 +149,13 @@ def test_executorch_in_float32_and_int8(folder):
     assert rows[1]["cost"]["bytes"] < rows[0]["cost"]["bytes"]
 
 
-def test_litert(folder):
-    pytest.importorskip(
-        "litert_torch", reason="litert-torch cannot be installed beside executorch (typing-extensions)"
-    )
-    (row,) = hf_compress.export(folder, "litert")
-    check_row(row, folder)
+def test_litert_in_float32_and_int8(folder, capfd):
+    pytest.importorskip("litert_torch", reason="`make test-litert` has an environment for it")
+    rows = hf_compress.export(folder, "litert", int8=True)
+    for row in rows:
+        check_row(row, folder)
+    assert rows[1]["cost"]["bytes"] < 0.7 * rows[0]["cost"]["bytes"]
+    assert "LiteRT-Torch Convert" not in capfd.readouterr().out
 
 
 @pytest.mark.long
@@ -199,7 +203,7 @@ def test_an_export_that_says_something_else_is_refused_and_removed(folder):
     ("to", "options", "sentence"),
     [
         ("onxx", {}, "unknown runtime 'onxx'; did you mean 'onnx'?"),
-        ("pt2", {"int8": True}, "pt2 has no int8 here: choose executorch or onnx or openvino"),
+        ("pt2", {"int8": True}, "pt2 has no int8 here: choose executorch or litert or onnx or openvino"),
     ],
 )
 def test_wrong_arguments_are_one_sentence(folder, to, options, sentence):
@@ -213,17 +217,23 @@ def test_a_hub_id_needs_an_output_folder():
         hf_compress.export("someone/model", "pt2")
 
 
-def test_a_missing_extra_names_the_command(folder):
-    class Missing(Runtime):
-        suffix, package, extra = ".m", "a_package_that_nobody_has", "litert"
+COMMANDS = {
+    "executorch": "'hf-compress[executorch]'",
+    "litert": "'hf-compress[litert]'",
+    "ncnn": "'hf-compress[ncnn]'",
+    "onnx": "onnxruntime",
+    "openvino": "'hf-compress[openvino]'",
+    "pt2": "torch",
+}
 
-        def write(self, model, file): ...
 
-        def load(self, file, threads): ...
-
-    register_runtime("missing")(Missing)
-    try:
-        with pytest.raises(UsageError, match=r"missing needs .*: pip install 'hf-compress\[litert\]'"):
-            hf_compress.export(folder, "missing")
-    finally:
-        del RUNTIMES._entries["missing"]
+@pytest.mark.parametrize("name", list(RUNTIMES))
+def test_a_missing_extra_is_answered_by_the_command_that_installs_it(name, folder, monkeypatch):
+    wanted, kind = COMMANDS[name], RUNTIMES.get(name)
+    monkeypatch.setitem(sys.modules, kind.package, None)  # as where it is not installed
+    with pytest.raises(UsageError) as error:
+        hf_compress.export(folder, name)
+    assert str(error.value).startswith(f"{name} needs {kind.package} (")
+    assert str(error.value).endswith(f"): pip install {wanted}")
+    extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert kind.extra in extras["optional-dependencies"] or any(wanted in line for line in extras["dependencies"])
