@@ -64,6 +64,7 @@ class Runtime(ABC):
         package: module that must be importable.
         extra: the extra of hf-compress that installs it; None when it comes with hf-compress.
         int8: whether static int8 quantisation is offered.
+        no_int8: why it is not, for the error.
         batches: whether the exported model takes batches of any size.
     """
 
@@ -71,6 +72,7 @@ class Runtime(ABC):
     package: ClassVar[str] = "torch"
     extra: ClassVar[str | None] = None
     int8: ClassVar[bool] = False
+    no_int8: ClassVar[str] = ""
     batches: ClassVar[bool] = True
 
     @abstractmethod

@@ -20,6 +20,7 @@ class Ncnn(Runtime):
     suffix = ".ncnn.param"
     package = "ncnn"
     extra = "ncnn"
+    no_int8 = "the tools that write it, ncnn2table and ncnn2int8, are in neither of the wheels ncnn and pnnx"
     batches = False
 
     def write(self, model: Exportable, file: Path) -> None:

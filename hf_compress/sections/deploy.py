@@ -17,9 +17,11 @@ class DeploySection(Section):
     @model_validator(mode="after")
     def _can_be_written(self):
         RUNTIMES.known(self.to)
-        if self.int8 and not RUNTIMES.get(self.to).int8:
+        kind = RUNTIMES.get(self.to)
+        if self.int8 and not kind.int8:
             able = " or ".join(name for name in RUNTIMES if RUNTIMES.get(name).int8)
-            raise UsageError(f"{self.to} has no int8 here: choose {able}, or leave int8 out")
+            why = f" ({kind.no_int8})" if kind.no_int8 else ""
+            raise UsageError(f"{self.to} has no int8 here{why}: choose {able}, or leave int8 out")
         return self
 
     @property
