@@ -13,6 +13,7 @@ from hf_compress.ground.files import missing_folder
 from hf_compress.sections.base import validate
 from hf_compress.sections.deploy import DeploySection
 from hf_compress.steps.pruning.config import PruneSection
+from hf_compress.tools.own_data import data_section
 
 
 def _there(name: str) -> str:
@@ -43,6 +44,7 @@ def evaluate(
     The images of a run folder's own recipe are divided as in that run: its test images were never trained on; with
     --split, other images are divided in the same way. Of a run with `task: features`, the k-NN accuracy is measured.
     """
+    data_section(folder, data)  # what is wrong with it is said before torch is imported
     from hf_compress.report.table import evaluation_table
     from hf_compress.tools.evaluation import evaluate_folder
 
@@ -95,6 +97,7 @@ def sensitivity(
     the channels makes up for them as well as it can, and what is left of a weight for the rest.
     """
     validate(PruneSection, {"granularity": granularity, "importance": importance}, "sensitivity")
+    data_section(folder, data)
     from hf_compress.tools import sensitivity as tool
 
     options = {"granularity": granularity, "ratios": ratio or tool.RATIOS, "importance": importance, "repair": repair}
@@ -127,6 +130,7 @@ def export(
     """
     for name in to:
         validate(DeploySection, {"to": name})
+    data_section(folder, data)
     from hf_compress.report.table import deployed_table
     from hf_compress.tools import export as tool
 

@@ -9,14 +9,11 @@ import torch
 from hf_compress.data import ImageData
 from hf_compress.data.images import input_size
 from hf_compress.ground.errors import UsageError
-from hf_compress.ground.files import user_path
 from hf_compress.measure.cost import cost
 from hf_compress.models.load import LoadedModel
-from hf_compress.report.run import RECIPE
-from hf_compress.run.recipe import Recipe
-from hf_compress.sections.data import DataSection
 from hf_compress.tasks import TASKS, Task
 from hf_compress.tasks.classification import CLASSIFICATION
+from hf_compress.tools.own_data import data_section, own_recipe
 from hf_compress.training.predicting import predictor
 
 
@@ -58,7 +55,7 @@ def evaluate_folder(
 
 def saved_task(name: str) -> Task:
     """Return the task of a run folder; whatever else has a name is a classifier."""
-    recipe = _own_recipe(name)
+    recipe = own_recipe(name)
     return CLASSIFICATION if recipe is None else TASKS.get(recipe.task)
 
 
@@ -77,30 +74,6 @@ def load_with_data(
     Raises:
         UsageError: no data was named, and the folder has no recipe that names it.
     """
-    section, seed, own = _data_section(name, data_path)
+    section, seed, own = data_section(name, data_path)
     loaded = task.load(name, trust_remote_code=trust_remote_code)
     return loaded, task.read(section, seed, to_evaluate=not (own or divided or task.gallery))
-
-
-def _own_recipe(name: str) -> Recipe | None:
-    file = user_path(name) / RECIPE
-    return Recipe.load(file) if file.is_file() else None
-
-
-def _data_section(name: str, data_path: str | None) -> tuple[DataSection, int, bool]:
-    """Return section and seed of a run's own recipe where it used the same data, so that its test images stay such.
-
-    The third says whether it is its own.
-    """
-    recipe = _own_recipe(name)
-    if recipe is not None and (data_path is None or _same_path(data_path, recipe.data.path)):
-        return recipe.data.model_copy(update={"unlabelled": []}), recipe.seed, True
-    if data_path is None:
-        if not user_path(name).exists():
-            raise UsageError(f"there is no folder '{name}'; of a model of the Hub, --data says on which images")
-        raise UsageError(f"'{name}' has no {RECIPE} that names its data: pass --data")
-    return DataSection(path=data_path), 0, False
-
-
-def _same_path(first: str, second: str) -> bool:
-    return user_path(first).resolve() == user_path(second).resolve()

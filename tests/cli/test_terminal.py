@@ -91,6 +91,8 @@ def test_every_command_is_quiet_if_asked_and_those_that_report_have_json():
     (["evaluate", "model", "--splt", "test"], "No such option: --splt"),
     (["export", "model", "--to", "onxn"], "did you mean 'onnx'"),
     (["sensitivity", "model", "--output", "out", "--importance", "l11"], "did you mean 'l1'"),
+    (["evaluate", "runs/model"], "no folder 'runs/model'; of a model of the Hub, --data says on which"),
+    (["export", "runs/model", "--to", "onnx"], "there is no folder 'runs/model'"),
     (["evaluate", "runs/model/nowhere"], "no model folder 'runs/model/nowhere'"),
     (["run", "distill-mse", "--data", "./nowhere"], "'data.path': there is no folder './nowhere'"),
     (["run", "distill-mse", "--data", "digits", "--teacher", "./nowhere"], "no model folder './nowhere'"),
