@@ -50,10 +50,10 @@ def bar() -> Progress:
     return Progress(*columns, console=CONSOLE, transient=True, disable=quiet, redirect_stdout=of_terminal)
 
 
-def track(items: Iterable[_T], description: str) -> Iterator[_T]:
-    """Give the items, with a bar that is gone when they are through."""
+def track(items: Iterable[_T], description: str, total: int | None = None) -> Iterator[_T]:
+    """Give the items, with a bar that is gone when they are through; `total` where they have no length."""
     with bar() as shown:
-        yield from shown.track(items, description=description)
+        yield from shown.track(items, total, description=description)
 
 
 def _looked_at() -> bool:

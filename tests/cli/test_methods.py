@@ -45,7 +45,7 @@ def run_command(*arguments):
     (["prune", "--no-iterative", "--max-drop", "0.01"], "--max-drop does nothing here: it judges rounds"),
     (["prune", "--no-iterative", "--amount", "0.1", "--target-macs", "0.5"], "--amount does nothing here: the target"),
     (["prune", "--granularity", "block", "--scope", "layer"], "--scope does nothing here: what a block is worth is"),
-    (["prune", "--budget", "macs"], "--budget does nothing here: scope 'cost' divides importance by it, not scope"),
+    (["prune", "--budget", "macs"], "--budget does nothing here: scopes 'cost' and 'damage' divide"),
     (["prune", "--n", "2"], "--n does nothing here: it is the order of importance 'ln', not of 'l1'"),
     (["prune", "--loss", "mse", "--temperature", "2"], "--temperature does nothing here: it is of loss kl and"),
     (["distill", "--loss", "mse", "--ce-weight", "1"], "--ce-weight does nothing here: it is of loss mse_ce"),

@@ -157,7 +157,7 @@ def test_channels_are_searched_and_repaired(model, context):
             {"target": {"latency": 0.3}, "granularity": "n:m"},
             "target does nothing here: the pattern says how much goes",
         ),
-        ({"budget": "latency"}, "budget does nothing here: scope 'cost' divides importance by it, not scope 'layer'"),
+        ({"budget": "latency"}, "budget does nothing here: scopes 'cost' and 'damage' divide importance by it"),
         ({"target": {"accuracy": 0.01}, "iterative": False}, None),
         ({"target": {"accuracy": 0.0}, "iterative": False, "granularity": "weight"}, None),
         ({"target": {"latency": 0.3}, "layout": "config"}, None),

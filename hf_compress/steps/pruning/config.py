@@ -97,15 +97,16 @@ class PruneSection(Section):
     dim: int | None = Field(
         None, ge=0, description="With granularity `weight`: zero whole slices along this dimension (as LnStructured)."
     )
-    scope: Literal["layer", "global", "cost"] = Field(
+    scope: Literal["layer", "global", "cost", "damage"] = Field(
         "layer",
-        description="Compare importance in a layer, across all, or across all by what a channel costs of the `budget` "
-        "(granularity `channel`).",
+        description="Compare importance in a layer, across all, or across all by what a channel costs of the "
+        "`budget` (granularity `channel`): `cost` as the criterion tells it, `damage` in proportion to what the "
+        "outputs lose when channels of a layer go, as it is measured.",
     )
     budget: Literal["macs", "latency"] = Field(
         "macs",
-        description="What scope `cost` divides importance by: the MACs of a channel, or its milliseconds, measured "
-        "layer by layer with the batch size and the threads of `measure`.",
+        description="What the scopes `cost` and `damage` divide importance by: the MACs of a channel, or its "
+        "milliseconds, measured layer by layer with the batch size and the threads of `measure`.",
     )
     amount: float = Field(0.1, gt=0, lt=1, description="Fraction pruned in a round, of the unpruned model.")
     iterative: bool = Field(True, description="Prune, train, evaluate, and again; false prunes once.")
@@ -163,8 +164,8 @@ class PruneSection(Section):
 
     @model_validator(mode="after")
     def _consistent(self):
-        if self.scope == "cost" and self.granularity != "channel":
-            raise ValueError("zeroed weights save no MACs: scope 'cost' needs granularity 'channel'")
+        if self.counts_cost and self.granularity != "channel":
+            raise ValueError(f"zeroed weights save no MACs: scope '{self.scope}' needs granularity 'channel'")
         if self.layout == "config" and (self.scope != "layer" or self.sensitivity):
             raise ValueError("layout 'config' prunes uniformly: it needs scope 'layer', and no sensitivity")
         if self.granularity == "weight" and self.target and self.target.metric not in ("sparsity", "accuracy"):
@@ -183,6 +184,11 @@ class PruneSection(Section):
             raise ValueError("slices along dim are compared within a layer; use scope 'layer'")
         return self
 
+    @property
+    def counts_cost(self) -> bool:
+        """Whether a channel competes by what it costs."""
+        return self.scope in ("cost", "damage")
+
     def idle(self) -> dict[str, str]:
         """Return the options that do nothing beside the others."""
         found = {}
@@ -196,8 +202,8 @@ class PruneSection(Section):
             found["round_to"] = found["layout"] = (
                 f"widths are pruned by granularity 'channel', not by '{self.granularity}'"
             )
-        if self.scope != "cost":
-            found["budget"] = f"scope 'cost' divides importance by it, not scope '{self.scope}'"
+        if not self.counts_cost:
+            found["budget"] = f"scopes 'cost' and 'damage' divide importance by it, not scope '{self.scope}'"
         if self.granularity == "n:m" or not self.iterative:
             found["max_drop"] = "it judges rounds, and all is pruned at once"
         if self.granularity == "n:m":

@@ -38,7 +38,7 @@ class GradualPruning(HoldMasks):
                 f"a training goes on with the weights its optimizer has, so granularity '{config.granularity}' is for "
                 "the step 'prune': use granularity='weight' here"
             )
-        require_weights_suffice(config.importance)
+        require_weights_suffice(config)
         if config.iterative if config.target is None else config.target.metric != "sparsity":
             raise UsageError(
                 "pruning in a training has no accuracy to stop at: name the final sparsity in 'target', "

@@ -343,7 +343,7 @@ def _asked(config: PruneSection) -> dict[str, Any]:
     if config.granularity == "block":
         return {"importance": "output error", "budget": target}
     shares = {"sensitivity": config.sensitivity} if config.sensitivity else {"scope": config.scope}
-    per = {"per": config.budget} if config.scope == "cost" else {}
+    per = {"per": config.budget} if config.counts_cost else {}
     return {"importance": config.importance, "budget": shares | per | target}
 
 

@@ -41,8 +41,8 @@ class Ranked:
 def allocate(groups: list[Ranked], amount: float, config: PruneSection) -> Plan:
     """Return the units to remove, by group, so that the fraction `amount` of the unpruned channels is gone.
 
-    With scope `layer` each group loses that fraction; with `global` the groups compete, and with `cost` by importance
-    per multiply-accumulate or millisecond; with a measured sensitivity each loses what it bears.
+    With scope `layer` each group loses that fraction; with `global` the groups compete, and with `cost` or `damage` by
+    importance per multiply-accumulate or millisecond; with a measured sensitivity each loses what it bears.
     """
     shares = {group.name: amount for group in groups}
     if config.sensitivity:
@@ -81,14 +81,14 @@ def _global_shares(groups: list[Ranked], amount: float, config: PruneSection) ->
     The best of each group, which the floor keeps, are out of the competition. Scores that do not compare across groups
     count relative to their group's mean.
     """
-    compare = CRITERIA.get(config.importance).compares
+    compare = config.scope == "damage" or CRITERIA.get(config.importance).compares
     gone = sum(group.unpruned - group.width for group in groups)
     wanted = round(amount * sum(group.unpruned for group in groups)) - gone
     competing = []
     for group in groups:
         free = len(group.scores) - kept_width(group.unpruned, group.unit, 1.0, config) // group.unit
         scores = group.scores if compare else group.scores / group.scores.abs().mean().clamp_min(1e-12)
-        scores = scores / group.cost if config.scope == "cost" else scores
+        scores = scores / group.cost if config.counts_cost else scores
         competing.append(scores.sort().values[: max(0, free)])
     owners = torch.arange(len(groups)).repeat_interleave(torch.tensor([len(scores) for scores in competing]))
     owners = owners[torch.cat(competing).argsort(stable=True)]

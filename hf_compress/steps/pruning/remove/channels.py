@@ -92,7 +92,7 @@ class ChannelPruner(Pruner):
 
     def remove(self, model: PreTrainedModel, scores: Scores, amount: float) -> Kept:
         groups = self.groups(model)
-        costs = self._costs(model, groups) if self.config.scope == "cost" else dict.fromkeys(scores, 1.0)
+        costs = self._costs(model, groups) if self.config.counts_cost else dict.fromkeys(scores, 1.0)
         ranked = [Ranked(g.name, scores[g.name].cpu(), g.unit, self.widths[g.name], costs[g.name]) for g in groups]
         return self.apply(model, groups, allocate(ranked, amount, self.config))
 

@@ -12,6 +12,7 @@ from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.score.calibration import Calibration
 from hf_compress.steps.pruning.score.criteria import CRITERIA
+from hf_compress.steps.pruning.score.damage import by_damage
 from hf_compress.steps.pruning.tracing.groups import Group, is_layer_weight
 
 Scores = dict[str, Tensor]
@@ -34,19 +35,24 @@ def score(
     """
     criterion = CRITERIA.get(config.importance)
     if calibration is None:
-        require_weights_suffice(config.importance)
+        require_weights_suffice(config)
     if criterion.needs_images:
         scores = criterion.function(model, groups, calibration)
     else:
         scores = {group.name: _of_weights(criterion.function, model, group, config.n) for group in groups}
     for group in groups:
         _require_ranks(scores[group.name], group, config.importance)
-    return scores
+    return by_damage(model, groups, scores, calibration) if config.scope == "damage" else scores
 
 
-def require_weights_suffice(importance: str) -> None:
-    """Raise `UsageError` where a criterion needs images, for whoever has none."""
-    if CRITERIA.get(importance).needs_images:
+def require_weights_suffice(config: PruneSection) -> None:
+    """Raise `UsageError` where a criterion or a scope needs images, for whoever has none."""
+    if config.scope == "damage":
+        raise UsageError(
+            "scope 'damage' needs calibration images, and only the step 'prune' of a recipe, or `hf-compress "
+            "sensitivity`, has some: use scope 'layer', 'global' or 'cost' here"
+        )
+    if CRITERIA.get(importance := config.importance).needs_images:
         others = ", ".join(name for name in CRITERIA if not CRITERIA.get(name).needs_images)
         raise UsageError(
             f"importance '{importance}' needs calibration images, and only the step 'prune' of a recipe, or "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -26,22 +28,32 @@ def surgeon_losses(model: nn.Module, groups: list[Group], calibration: Calibrati
     Within a group, scores rise in the order in which units go.
     """
     model = twin(model).to(fastest_device())
-    places = {place.layer: place for place in find_places(model, next(calibration.pixel_values()))[0]}
-    grams = _input_grams(model, groups, calibration)
     scores = {}
-    for group in track(groups, "Asking the surgeon"):
-        readers = [
-            _Reader(model, member, grams.get(member.axis.module), places.get(member.axis.module))
-            for member in group.members
-            if member.reads
-        ]
+    for group, readers in track(readers_of(model, groups, calibration), "Asking the surgeon", len(groups)):
         order, losses = _removed_in_turn(group.units, readers)
         rising = torch.arange(1, group.units + 1, device=losses.device) * 1e-6 + 1  # equal losses keep their order
         scores[group.name] = torch.empty_like(losses).index_put_((order,), losses.cummax(0).values * rising).float()
     return scores
 
 
-class _Reader:
+def readers_of(
+    model: nn.Module, groups: list[Group], calibration: Calibration
+) -> Iterator[tuple[Group, list[Reader]]]:
+    """Yield each group with those who read it, who know what calibration images give them to read."""
+    places = {place.layer: place for place in find_places(model, next(calibration.pixel_values()))[0]}
+    grams = _input_grams(model, groups, calibration)
+    for group in groups:
+        yield (
+            group,
+            [
+                Reader(model, member, grams.get(member.axis.module), places.get(member.axis.module))
+                for member in group.members
+                if member.reads
+            ],
+        )
+
+
+class Reader:
     """The weight of a layer that reads a group, and the inverse of the second moments of what it reads.
 
     The weight counts as that of what the layer gives behind its norm, or to the addition behind it. What a layer reads
@@ -54,16 +66,27 @@ class _Reader:
     """
 
     def __init__(self, model: nn.Module, member: Member, gram: Tensor | None, place: Place | None):
-        layer = model.get_submodule(member.axis.module)
-        weight = layer.weight.detach().double().movedim((1 - member.axis.dim, member.axis.dim), (0, -1))
+        self.layer, self.whole = (layer := model.get_submodule(member.axis.module)), layer.weight
+        self.dims = (1 - member.axis.dim, member.axis.dim), (0, -1)
+        weight = layer.weight.detach().double().movedim(*self.dims)
+        self.gain = torch.ones_like(weight[..., :1])
         if place is not None and place.gain is not None:
-            weight = weight * place.gain.to(weight).view(-1, *(1 for _ in weight.shape[1:]))
-        self.weight = weight.flatten(0, -2)
+            self.gain *= place.gain.to(weight).view(-1, *(1 for _ in weight.shape[1:]))
+        self.weight = (weight * self.gain).flatten(0, -2)
         if gram is None:
             gram = torch.eye(self.weight.shape[1], dtype=self.weight.dtype, device=self.weight.device)
         damping = DAMPING * gram.diagonal().mean().clamp_min(TINY)
         self.inverse = torch.linalg.inv(gram + damping * torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
         self.indices = torch.from_numpy(member.indices).to(gram.device)
+
+    def show(self) -> None:
+        """Give the layer, which is not to be trained, the weight that is left; `restore` gives the whole one back."""
+        weight = self.weight.view(*self.gain.shape[:-1], -1)
+        weight = torch.where(self.gain == 0, 0, weight / self.gain).movedim(*reversed(self.dims))
+        self.layer.weight = nn.Parameter(weight.to(self.whole).contiguous(), requires_grad=False)
+
+    def restore(self) -> None:
+        self.layer.weight = self.whole
 
     def losses(self, units: Tensor) -> Tensor:
         """Return by how much the error of the output grows when each unit goes, shape (units,)."""
@@ -81,7 +104,7 @@ class _Reader:
         self.inverse[gone, gone] = 1
 
 
-def _removed_in_turn(units: int, readers: list[_Reader]) -> tuple[Tensor, Tensor]:
+def _removed_in_turn(units: int, readers: list[Reader]) -> tuple[Tensor, Tensor]:
     """Return the order in which units go, and the loss of each."""
     left = torch.arange(units, device=readers[0].weight.device)
     order, losses = [], []
