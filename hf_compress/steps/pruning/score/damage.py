@@ -20,7 +20,7 @@ from hf_compress.ground.progress import track
 from hf_compress.losses.logits import kl
 from hf_compress.sections.distillation import LossOptions
 from hf_compress.steps.pruning.score.calibration import Calibration
-from hf_compress.steps.pruning.score.surgeon import Reader, readers_of
+from hf_compress.steps.pruning.score.surgeon import GroupReader, readers_of
 from hf_compress.steps.pruning.tracing.groups import Group
 
 LOOKED_AT = 16  # images
@@ -74,7 +74,7 @@ def _divergence(said: Tensor, before: Tensor, labels: Tensor | None) -> Tensor:
     return kl(said, before, labels, LossOptions(loss="kl", temperature=1))
 
 
-def _factor(scores: Tensor, readers: list[Reader], distance) -> float:
+def _factor(scores: Tensor, readers: list[GroupReader], distance) -> float:
     order = scores.argsort(stable=True).to(readers[0].indices.device)
     sums = scores.double().sort().values.cumsum(0)
     logarithms, gone = [], 0

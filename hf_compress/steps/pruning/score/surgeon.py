@@ -38,7 +38,7 @@ def surgeon_losses(model: nn.Module, groups: list[Group], calibration: Calibrati
 
 def readers_of(
     model: nn.Module, groups: list[Group], calibration: Calibration
-) -> Iterator[tuple[Group, list[Reader]]]:
+) -> Iterator[tuple[Group, list[GroupReader]]]:
     """Yield each group with those who read it, who know what calibration images give them to read."""
     places = {place.layer: place for place in find_places(model, next(calibration.pixel_values()))[0]}
     grams = _input_grams(model, groups, calibration)
@@ -46,14 +46,14 @@ def readers_of(
         yield (
             group,
             [
-                Reader(model, member, grams.get(member.axis.module), places.get(member.axis.module))
+                GroupReader(model, member, grams.get(member.axis.module), places.get(member.axis.module))
                 for member in group.members
                 if member.reads
             ],
         )
 
 
-class Reader:
+class GroupReader:
     """The weight of a layer that reads a group, and the inverse of the second moments of what it reads.
 
     The weight counts as that of what the layer gives behind its norm, or to the addition behind it. What a layer reads
@@ -104,7 +104,7 @@ class Reader:
         self.inverse[gone, gone] = 1
 
 
-def _removed_in_turn(units: int, readers: list[Reader]) -> tuple[Tensor, Tensor]:
+def _removed_in_turn(units: int, readers: list[GroupReader]) -> tuple[Tensor, Tensor]:
     """Return the order in which units go, and the loss of each."""
     left = torch.arange(units, device=readers[0].weight.device)
     order, losses = [], []
