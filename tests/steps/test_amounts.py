@@ -156,9 +156,15 @@ def test_a_unit_costs_what_its_maker_and_its_readers_compute_with_it():
     assert costs == {"made": 3 * 9 * 256 + 9 * 64 + 4 * 64, "read": 8 * 64 + 5}
 
 
-@pytest.mark.parametrize("granularity", ["weight", "n:m"])
-def test_zeroed_weights_have_no_scope_cost(granularity):
-    with pytest.raises(ValueError, match="zeroed weights save no MACs: scope 'cost' needs granularity 'channel'"):
+@pytest.mark.parametrize(
+    ("granularity", "message"),
+    [
+        ("weight", "zeroed weights save no MACs: scope 'cost' needs granularity 'channel'"),
+        ("n:m", "scope does nothing here: the pattern says how much goes"),
+    ],
+)
+def test_zeroed_weights_have_no_scope_cost(granularity, message):
+    with pytest.raises(ValueError, match=message):
         PruneSection(granularity=granularity, scope="cost")
 
 
