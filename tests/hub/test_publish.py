@@ -15,10 +15,14 @@ from hub_client import ALICE, BOB, predict, same_predictions
 from hub_storage import card_metadata
 from safetensors.torch import load_file, save_file
 
+from hf_compress import save
 from hf_compress.ground.errors import UsageError
 from hf_compress.ground.manifest import MANIFEST, adding
 from hf_compress.hub import contents
+from hf_compress.models.students import build_registered
 from hf_compress.report.examples import EXAMPLES
+from hf_compress.steps.pruning.config import PruneSection
+from hf_compress.steps.pruning.remove.weights import WeightPruner
 
 
 def push(client, folder, to, *options, token=ALICE):
@@ -153,19 +157,33 @@ with torch.inference_mode():
 """
 
 
+def sparse(folder):
+    """Write a model of which nine tenths of the weights are zero; return the folder."""
+    built = build_registered("resnet18", [str(digit) for digit in range(10)], width=0.125, image_size=32)
+    WeightPruner(built.model, PruneSection(granularity="weight", floor=0), set()).prune(built.model, 0.9)
+    save(built.model, folder, built.processor)
+    return folder
+
+
 @pytest.mark.long
-def test_what_is_published_loads_with_transformers_alone(hub, client, run_folder, tmp_path):
-    assert push(client, run_folder, "alice/for-all").code == 0
-    assert hub.files("alice/for-all")["modeling_hf_compress.py"].startswith(b'"""Rebuilds a model')
+@pytest.mark.parametrize("kind", ["free", "sparse"])
+def test_what_lies_on_the_hub_loads_with_transformers_alone(kind, hub, client, run_folder, tmp_path):
+    name, folder = f"alice/{kind}-for-all", run_folder
+    if kind == "free":
+        assert push(client, folder, name).code == 0
+    else:
+        folder = sparse(tmp_path / "sparse")
+        hub.add(name, {path.name: path.read_bytes() for path in folder.iterdir()})
+    assert hub.files(name)["modeling_hf_compress.py"].startswith(b'"""Rebuilds a model')
     environment = os.environ | client.environment | {"HF_TOKEN": ALICE}
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_PACKAGE, "alice/for-all", str(tmp_path / "logits.pt")],
+        [sys.executable, "-c", WITHOUT_PACKAGE, name, str(tmp_path / "logits.pt")],
         env=environment,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert client.call(predict, str(run_folder), tmp_path / "here.pt", HF_TOKEN=ALICE).code == 0
+    assert client.call(predict, str(folder), tmp_path / "here.pt", HF_TOKEN=ALICE).code == 0
     assert torch.equal(torch.load(tmp_path / "logits.pt"), torch.load(tmp_path / "here.pt")["logits"])
 
 
