@@ -77,10 +77,11 @@ TIMES = {"created", "seconds", "latency", "remarks", "other_cores", "latency_ms"
 def work(kind: str, output: Path) -> None:
     """Do what is killed, or go on with it."""
     if kind == "search":
+        from hf_compress.auto import running, students
         from hf_compress.auto.request import Request
-        from hf_compress.auto.running import find_best
 
-        find_best(Request.of("resnet18", "digits", **SEARCH), output, resume=True)
+        running.EPOCHS, students.IMAGES = 2, 200  # short trainings, and many moments between them
+        running.find_best(Request.of("resnet18", "digits", **SEARCH), output, resume=True)
     else:
         from hf_compress import Recipe, compress
 

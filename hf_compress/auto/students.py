@@ -13,6 +13,7 @@ from hf_compress.auto.judging import STUDENT_RATE, Bench, Point
 from hf_compress.auto.request import Request
 from hf_compress.auto.space import Choice, Named, Options
 from hf_compress.data.images import input_size
+from hf_compress.ground import processes
 from hf_compress.models.load import LoadedModel
 from hf_compress.models.students import build_student, find_checkpoint
 from hf_compress.run.selection.candidates import Blueprint, Candidate
@@ -41,7 +42,7 @@ def competing(request: Request, bench: Bench, options: Options, teacher: Point, 
             return [list(named) for named in _registered(request, bench, options, teacher, log)]
         return [list(_named(section, bench, log)) for section in request.space.students]
 
-    students = bench.folder.units.value("students", found, alone=True)
+    students = bench.folder.units.value("students", found)
     named = [tuple((key, value) for key, value in each) for each in students]
     return [
         Choice(importance=options.importance[0], int8=int8, student=each) for each in named for int8 in options.int8
@@ -58,7 +59,8 @@ def short_training(request: Request, bench: Bench, students: int) -> dict[str, A
 def _named(section: StudentSection, bench: Bench, log: Callable[[str], None]) -> Named:
     prepared, task = bench.prepared, bench.task
     if section.pretrained == AUTO:
-        checkpoint, sentence = find_checkpoint(section, prepared.data.label_names, task)
+        labels = prepared.data.label_names
+        checkpoint, sentence = processes.on_main(partial(find_checkpoint, section, labels, task))
         log(sentence)
         section = section.model_copy(update={"pretrained": checkpoint})
     return _pinned(section, build_student(section, prepared.data.label_names, prepared.teacher, task))
@@ -76,7 +78,7 @@ def _registered(request: Request, bench: Bench, options: Options, teacher: Point
         limits["bytes"] *= 4
 
     def times(asked: list[Candidate]) -> list[float]:
-        return [bench.time_untrained(blueprint.build(each), int8) for each in asked]
+        return processes.on_main(lambda: [bench.time_untrained(blueprint.build(each), int8) for each in asked])
 
     for candidate in begin_with_checkpoints(fit_to_budget(candidates, limits, times), MOST, blueprint, log):
         section = StudentSection(**candidate.name, image_size=side)

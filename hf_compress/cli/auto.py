@@ -47,8 +47,9 @@ def auto(
 ) -> None:
     """Find the best model within your wishes, for one runtime.
 
-    Candidates (pruned, with a smaller input, in int8, and combinations) are judged without training, the best of them
-    trained, and the winner is decided on validation images. Ctrl-C finishes the best so far.
+    Candidates (pruned, thinner, with a smaller input, in int8, and combinations) are judged without training, students
+    after a short one, the best of them trained, and the winner is decided on validation images. Ctrl-C finishes the
+    best so far.
     """
     finetune = {} if finetune_epochs is None else {"teacher.finetune.epochs": finetune_epochs}
     request = Request.of(

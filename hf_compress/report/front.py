@@ -91,13 +91,12 @@ def how_found(report: dict[str, Any]) -> list[str]:
     request, points, failed = found["request"], found["points"], found["failed"]
     trained, brief = (sum(point.get(key, False) for point in points) for key in ("trained", "brief"))
     wished = ", ".join(f"{key} {value:g}" for key, value in request["wish"].items())
+    others = f"; {brief} files of other architectures after a short training" if brief else ""
     said = [
         f"Found by hf-compress auto with the wish {wished} in {request['runtime']}.",
         f"{len(points) - trained - brief} candidates were judged without training, by the quality of their files on "
-        f"validation images, and {trained} of them trained from the model as it is. Test images took no part.",
+        f"validation images{others}. The most promising were trained: {trained} files. Test images took no part.",
     ]
-    if brief:
-        said.append(f"{brief} files of other architectures were judged after a short training.")
     if failed:
         said.append(f"{len(failed)} more could not be had.")
     prediction = found["prediction"]
