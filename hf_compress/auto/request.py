@@ -9,6 +9,7 @@ from hf_compress.auto.space import Space
 from hf_compress.auto.wish import Wish
 from hf_compress.ground.errors import UsageError
 from hf_compress.run.recipe import Recipe, model_overrides
+from hf_compress.runtimes import RUNTIMES
 from hf_compress.sections.base import MOST, validate
 from hf_compress.sections.deploy import DeploySection
 from hf_compress.tasks import TASKS
@@ -68,6 +69,11 @@ class Request:
         if task in TASKS and not TASKS.get(task).general_steps:
             raise UsageError(f"'task: {task}' has no pruning, by which candidates are made: name another task")
         deployed = validate(DeploySection, {"to": ALIASES.get(runtime, runtime)}, "runtime")
+        if only_on := RUNTIMES.get(deployed.to).only_on:
+            raise UsageError(
+                f"'runtime' cannot be {deployed.to}: candidates are timed in it, and it runs on {only_on} only; "
+                f"export the result: hf-compress export FOLDER --to {deployed.to}"
+            )
         sections = {"data": data, "steps": [], "deploy": [deployed.model_dump()], "seed": seed}
         recipe = Recipe.from_dict(sections, model_overrides("teacher", model) | (overrides or {}))
         return cls(recipe, validate(Wish, wish, "wish"), validate(Space, space or {}, "space"), minutes, candidates)

@@ -117,7 +117,7 @@ def sensitivity(
 )
 def export(
     folder: Model,
-    to: Annotated[list[str], typer.Option(help="onnx, openvino, executorch, litert, ncnn or pt2; repeatable.")],
+    to: Annotated[list[str], typer.Option(help="onnx, openvino, executorch, litert, ncnn, coreml, pt2; repeatable.")],
     int8: Annotated[bool, typer.Option("--int8", help="Write an int8 version, too, calibrated with images.")] = False,
     data: Data = None,
     output: Annotated[Path | None, typer.Option(help="Where to write; `deploy` in FOLDER when not given.")] = None,
@@ -137,5 +137,5 @@ def export(
     rows = tool.export(folder, to, int8=int8, data=data, output=output, trust_remote_code=trust_remote_code)
     if json_:
         show_json(rows)
-    else:
+    elif rows:
         show(deployed_table(rows))

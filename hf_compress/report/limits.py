@@ -39,6 +39,8 @@ def _not_as_asked(report: dict[str, Any]) -> Iterator[str]:
             )
     for sentence in report.get("not_deployed", []):
         yield f"Not deployed: {sentence}."
+    for sentence in report.get("not_run", []):
+        yield f"{sentence}."
     last = report["rows"][-1]
     latency = {"latency_ms": last["latency"]["batch_1"]["p50_ms"]} if "latency" in last else {}
     measured = last["cost"] | latency

@@ -187,6 +187,7 @@ class Report(ReportPart):
     environment: Environment
     deployed: list[DeployedFile] = Field([], max_length=10_000)
     not_deployed: list[Text] = Field([])
+    not_run: list[Text] = Field([])
 
     @field_validator("created")
     @classmethod

@@ -29,7 +29,8 @@ def report_table(report: dict[str, Any]) -> Table:
         if measure.metric is not None:
             for heading, cells in _differences(rows, measure.metric):
                 table.add_row(heading, *cells)
-    table.caption = "\n".join([*report.get("remarks", []), *report.get("not_deployed", []), *busy(report)]) or None
+    told = [sentence for key in ("remarks", "not_deployed", "not_run") for sentence in report.get(key, [])]
+    table.caption = "\n".join([*told, *busy(report)]) or None
     return table
 
 

@@ -62,9 +62,24 @@ class Target:
         return [*self.runtime.files(self.place), script, _beside(self.place)]
 
 
+@dataclass(frozen=True)
+class Written:
+    """What came of files that were to be written.
+
+    Attributes:
+        rows: of the report, one a file, without its quality: see `docs/report.md`.
+        problems: a sentence for each that is not there.
+        not_run: a sentence for each that is there, but that no machine here runs.
+    """
+
+    rows: list[dict[str, Any]]
+    problems: list[str]
+    not_run: list[str]
+
+
 def write_files(
     loaded: LoadedModel, data: ImageData, targets: Sequence[Target], folder: Path, measure: MeasureSection
-) -> tuple[list[dict[str, Any]], list[str]]:
+) -> Written:
     """Write a model for runtimes, check each file against PyTorch on test images, and time all in turn with PyTorch.
 
     Args:
@@ -72,12 +87,11 @@ def write_files(
         folder: where the files go.
         measure: batch sizes, passes and threads of the latency.
 
-    Returns:
-        One row of the report a file, without its quality: see `docs/report.md`. And a sentence for each file that is
-        not there: a runtime cannot take the model, or the file does not say the same. In int8 it may differ, as its
-        row says, as long as it is finite.
+    A file that does not say the same is removed. In int8 it may differ, as its row says, as long as it is finite.
     """
     problems: list[str] = []
+    not_run = _write_unrun(loaded, [target for target in targets if target.runtime.only_on], folder, problems)
+    targets = [target for target in targets if not target.runtime.only_on]
     with cpu_threads(measure.threads):
         files = written(loaded, data, targets, folder, problems)
         eager = twin(loaded.model)
@@ -92,7 +106,7 @@ def write_files(
         _time(eager, [(row, files[target]) for target, row in rows.items()], example_input(loaded.processor), measure)
     for place in {place for target in targets if target not in rows for place in target.places}:
         (folder / place).unlink(missing_ok=True)
-    return list(rows.values()), problems
+    return Written(list(rows.values()), problems, not_run)
 
 
 def open_file(row: dict[str, Any], folder: Path, loaded: LoadedModel) -> LoadedModel:
@@ -108,8 +122,7 @@ def describe_files(rows: list[dict[str, Any]], folder: Path, loaded: LoadedModel
         found = environment()
         with suppress(PackageNotFoundError):  # a module may come from a package of another name
             found[row["runtime"]] = version(runtime(row["runtime"]).package.partition(".")[0])
-        whole = _description(loaded, row["max_difference"]) | {"export": row, "environment": found}
-        write_text(_beside(folder / row["file"]), json.dumps(whole, indent=2, allow_nan=False) + "\n")
+        _describe(folder, row, _description(loaded, row["max_difference"]), found)
 
 
 def deploy(
@@ -120,17 +133,20 @@ def deploy(
     What a runtime cannot take is said, and does not end the run: a finished training is not lost for that.
 
     Returns:
-        `deployed` and `not_deployed` of the report, and the folder that holds the files.
+        `deployed`, `not_deployed` and `not_run` of the report, and the folder that holds the files.
     """
 
     def work(new: Path, _: Path) -> None:
-        rows, problems = write_files(student, data, [Target.of(each) for each in recipe.deploy], new, recipe.measure)
-        write_json(new / RESULT, {"deployed": rows, "not_deployed": problems})
+        made = write_files(student, data, [Target.of(each) for each in recipe.deploy], new, recipe.measure)
+        found = {"deployed": made.rows, "not_deployed": made.problems, "not_run": made.not_run}
+        write_json(new / RESULT, found)
 
     folder = units.once(FOLDER, work, alone=True)
     result = read_json(folder / RESULT)
     for sentence in result["not_deployed"]:
         log(f"not deployed: {sentence}")
+    for sentence in result["not_run"]:
+        log(sentence)
     first, *_, last = stages.rows
     compared = {row["stage"]: stages.by_image[row["stage"]] for row in (last, first)}
     for row in result["deployed"]:
@@ -149,8 +165,7 @@ def written(
     model, files = exportable(loaded.model, example_input(loaded.processor)), {}
     metadata = {key: json.dumps(value) for key, value in _description(loaded, model.outputs).items()}
     for target in track(targets, "Exporting"):
-        file, section = folder / target.place, target.section
-        file.parent.mkdir(parents=True, exist_ok=True)
+        file, section = _place(target, folder), target.section
         shown = batches(spread(data.train, section.images if section.int8 else 0), loaded.processor, 1)
         try:
             calibration = [batch["pixel_values"] for batch in shown]
@@ -160,9 +175,45 @@ def written(
             opened.told = told or {}
             files[target] = opened
         except Exception as error:  # exporters raise whatever their compilers raise
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            problems.append(f"the model cannot be exported to {section.stage}: {reason[0]}")
+            problems.append(_refusal(target, error))
     return files
+
+
+def _write_unrun(loaded: LoadedModel, targets: Sequence[Target], folder: Path, problems: list[str]) -> list[str]:
+    """Write a model for runtimes that run on other machines alone; return a sentence a file, which says that."""
+    said = []
+    for target in targets:
+        model = exportable(loaded.model, example_input(loaded.processor))
+        described = _description(loaded, model.outputs)
+        metadata = {key: json.dumps(value) for key, value in described.items()}
+        try:
+            told = target.runtime.write(replace(model, metadata=metadata), _place(target, folder)) or {}
+        except Exception as error:  # as above
+            problems.append(_refusal(target, error))
+            continue
+        row = _row(target, loaded, folder) | told
+        _describe(folder, row, described, environment())
+        said.append(
+            f"{row['file']} ({target.section.stage}, {row['cost']['bytes'] / 1e6:.2f} MB) runs on "
+            f"{target.runtime.only_on} only and was not run here; looked into, {told['structure']}"
+        )
+    return said
+
+
+def _place(target: Target, folder: Path) -> Path:
+    file = folder / target.place
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
+
+
+def _refusal(target: Target, error: Exception) -> str:
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    return f"the model cannot be exported to {target.section.stage}: {reason[0]}"
+
+
+def _describe(folder: Path, row: dict[str, Any], described: dict[str, Any], found: dict[str, Any]) -> None:
+    whole = described | {"export": row, "environment": found}
+    write_text(_beside(folder / row["file"]), json.dumps(whole, indent=2, allow_nan=False) + "\n")
 
 
 def _description(loaded: LoadedModel, outputs: Iterable[str]) -> dict[str, Any]:

@@ -65,6 +65,7 @@ class Runtime(ABC):
         extra: the extra of hf-compress that installs it; None when it comes with hf-compress.
         int8: whether static int8 quantisation is offered.
         no_int8: why it is not, for the error.
+        only_on: the machine that runs its files, where hf-compress runs none: they are written and looked into.
         batches: whether the exported model takes batches of any size.
     """
 
@@ -73,6 +74,7 @@ class Runtime(ABC):
     extra: ClassVar[str | None] = None
     int8: ClassVar[bool] = False
     no_int8: ClassVar[str] = ""
+    only_on: ClassVar[str] = ""
     batches: ClassVar[bool] = True
 
     @abstractmethod
@@ -80,7 +82,8 @@ class Runtime(ABC):
         """Write `model` to `file`; in int8 where it brings calibration images.
 
         Returns:
-            What the report's row tells of it beside what is measured.
+            What the report's row tells of it beside what is measured; with `only_on` also `structure`, words on what
+            was found in the file.
         """
 
     @abstractmethod

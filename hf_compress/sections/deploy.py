@@ -10,7 +10,7 @@ from hf_compress.sections.base import MOST, Section
 class DeploySection(Section):
     """One file for another runtime, written of the final model and measured there; a string is the runtime."""
 
-    to: str = Field(description="onnx, openvino, executorch, litert, ncnn, pt2, or a runtime of another package.")
+    to: str = Field(description="onnx, openvino, executorch, litert, ncnn, coreml, pt2, or another package's runtime.")
     int8: bool = Field(False, description="8-bit weights and activations; without it the file is in float32.")
     images: int = Field(128, ge=1, le=MOST, description="Training images that set the ranges of int8 activations.")
 

@@ -14,7 +14,7 @@ from hf_compress.ground.manifest import adding, claim
 from hf_compress.models.load import LoadedModel
 from hf_compress.report.card import CARD, write_card
 from hf_compress.report.run import REPORT, read_report, write_report
-from hf_compress.run.deploy import FOLDER, Target, describe_files, open_file, write_files
+from hf_compress.run.deploy import FOLDER, Target, Written, describe_files, open_file, write_files
 from hf_compress.sections.base import validate
 from hf_compress.sections.deploy import DeploySection
 from hf_compress.sections.measure import MeasureSection
@@ -44,15 +44,15 @@ def export(
 
     Args:
         folder: run folder, folder in Hub form, or Hub id.
-        to: names of runtimes: `onnx`, `openvino`, `executorch`, `litert`, `ncnn`, `pt2`.
+        to: names of runtimes: `onnx`, `openvino`, `executorch`, `litert`, `ncnn`, `coreml`, `pt2`.
         int8: write an int8 version, too, quantised with at most 128 training images.
         data: the images; None takes those of a run folder's recipe.
         output: where to write; None writes into `deploy` in `folder`.
         trust_remote_code: run Python code of the repository.
 
     Returns:
-        One row a file, as in the report (`docs/report.md`); `quality`, by the metrics of the model's task, is of the
-        test images, and empty where these have other labels than the model.
+        One row a file that was run, as in the report (`docs/report.md`); `quality`, by the metrics of the model's
+        task, is of the test images, and empty where these have other labels than the model.
 
     Raises:
         UsageError: an unknown runtime, one that is not installed or has no int8, or nowhere to write to; or files of
@@ -75,14 +75,17 @@ def export(
     quality = _measure(task, loaded, images)
     with adding(destination) as new:
         measure = _measure_section(destination) if report else MEASURE
-        rows, problems = write_files(loaded, images, targets, new, measure)
-        if problems:
-            raise RunError(f"{problems[0]}; nothing was kept")
+        made = write_files(loaded, images, targets, new, measure)
+        rows = made.rows
+        if made.problems:
+            raise RunError(f"{made.problems[0]}; nothing was kept")
         for row in rows:
             row["quality"] = quality(open_file(row, new, loaded))
         describe_files(rows, new, loaded)
         if report:
-            _add_to_report(destination, new, rows)
+            _add_to_report(destination, new, made)
+    for sentence in made.not_run:
+        logger.warning(sentence)
     if report and (destination / CARD).is_file():
         try:
             write_card(destination)
@@ -107,9 +110,11 @@ def _measure(task: Task, loaded: LoadedModel, images: ImageData) -> Callable[[Lo
     return lambda file: examine(file)["quality"]
 
 
-def _add_to_report(folder: Path, new: Path, rows: list[dict[str, Any]]) -> None:
-    """Put the rows into a run folder's report; a file that is exported again replaces its row."""
+def _add_to_report(folder: Path, new: Path, made: Written) -> None:
+    """Put what was written into a run folder's report; a file that is exported again replaces what it says of it."""
     report = read_report(folder / REPORT)
-    files = {row["file"] for row in rows}
-    report["deployed"] = [row for row in report.get("deployed", []) if row["file"] not in files] + rows
+    files = {row["file"] for row in made.rows}
+    report["deployed"] = [row for row in report.get("deployed", []) if row["file"] not in files] + made.rows
+    again = {sentence.split()[0] for sentence in made.not_run}
+    report["not_run"] = [said for said in report.get("not_run", []) if said.split()[0] not in again] + made.not_run
     write_report(new / REPORT, report)

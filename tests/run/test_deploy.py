@@ -9,6 +9,7 @@ from reports import deployed, report
 from transformers import AutoModelForImageClassification, Dinov2Config, Dinov2Model, ViTImageProcessor
 
 from hf_compress import Recipe, compress, export, register_runtime, save
+from hf_compress.auto.request import Request
 from hf_compress.ground.errors import UsageError
 from hf_compress.ground.manifest import Manifest
 from hf_compress.report.card import render_card
@@ -114,6 +115,24 @@ def test_a_model_is_deployed_as_it_is(tmp_path):
 
 
 @pytest.mark.long
+def test_what_runs_on_other_machines_alone_lies_there_unmeasured_and_that_is_said(tmp_path):
+    pytest.importorskip("coremltools")
+    lines = []
+    made = compress(recipe(deploy=["coreml"]), tmp_path / "run", log=lines.append)
+    (sentence,) = made.report["not_run"]
+    assert made.report["deployed"] == made.report["not_deployed"] == []
+    assert sentence in lines
+    assert sentence in (made.folder / "README.md").read_text()
+    names = {"deploy/model.mlpackage/Manifest.json", "deploy/model.mlpackage.json"}
+    assert names < Manifest.of(made.folder).files.keys()
+
+
+def test_a_search_takes_no_runtime_that_does_not_run_here():
+    with pytest.raises(UsageError, match="'runtime' cannot be coreml: candidates are timed in it"):
+        Request.of("microsoft/resnet-18", "digits", {"bytes": "1MB"}, runtime="coreml")
+
+
+@pytest.mark.long
 def test_a_backbone_is_deployed_with_all_its_outputs(tmp_path):
     config = Dinov2Config(num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8, hidden_size=32)
     save(Dinov2Model(config), tmp_path / "teacher", ViTImageProcessor(size={"height": 16, "width": 16}))
@@ -145,6 +164,7 @@ def test_the_step_of_earlier_versions_is_a_deployment(caplog):
             {"deploy": [{"to": "pt2", "int8": True}]},
             "pt2 has no int8 here: choose executorch or litert or onnx or openvino",
         ),
+        ({"deploy": [{"to": "ncnn", "int8": True}]}, "ncnn2int8, are in neither of the wheels ncnn and pnnx): choose"),
         ({"deploy": ["pt2", "pt2"]}, "'deploy' writes pt2 twice"),
         ({}, "'steps' cannot be []: name a step, or what to 'deploy'"),
         (

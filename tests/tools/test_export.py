@@ -20,7 +20,8 @@ from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.ground.manifest import MANIFEST, record
 from hf_compress.models.load import label_options
 from hf_compress.models.students import build_registered
-from hf_compress.report.run import REPORT, write_report
+from hf_compress.report.limits import limits
+from hf_compress.report.run import REPORT, read_report, write_report
 from hf_compress.report.table import deployed_table
 from hf_compress.runtimes import RUNTIMES, Runtime, runtime
 from hf_compress.tools.evaluation import evaluate_folder
@@ -149,6 +150,34 @@ def test_executorch_in_float32_and_int8(folder):
     assert rows[1]["cost"]["bytes"] < rows[0]["cost"]["bytes"]
 
 
+def test_core_ml_is_looked_into_and_says_that_it_was_not_run(folder, caplog):
+    coremltools = pytest.importorskip("coremltools")
+    before = len(json.loads((folder / REPORT).read_text())["deployed"])
+    for _ in range(2):
+        assert hf_compress.export(folder, "coreml") == []
+    file = folder / "deploy/model.mlpackage"
+    spec = coremltools.models.MLModel(str(file), skip_model_load=True).get_spec()
+    (taken,), (given,) = spec.description.input, spec.description.output
+    assert (taken.name, [*taken.type.multiArrayType.shape]) == ("pixel_values", [1, 3, 32, 32])
+    assert (given.name, [*given.type.multiArrayType.shape]) == ("logits", [1, 10])
+    assert json.loads(spec.description.metadata.userDefined["labels"]) == DIGITS
+    (main,) = spec.mlProgram.functions.values()
+    (block,) = main.block_specializations.values()
+    kinds = [operation.type for operation in block.operations]
+    assert kinds.count("conv") == 4 and not any("norm" in kind for kind in kinds)
+    told = json.loads((folder / REPORT).read_text())
+    (sentence,) = told["not_run"]
+    assert len(told["deployed"]) == before
+    assert sentence in caplog.text
+    assert "runs on a Mac only and was not run here" in sentence
+    assert f"in {len(kinds) - kinds.count('const')} operations" in sentence
+    described = json.loads((folder / "deploy/model.mlpackage.json").read_text())
+    assert described["labels"] == DIGITS
+    files = [path for path in file.rglob("*") if path.is_file()]
+    assert described["export"]["cost"]["bytes"] == sum(path.stat().st_size for path in files)
+    assert limits(read_report(folder / REPORT))[0] == f"{sentence}."
+
+
 def test_litert_in_float32_and_int8(folder, capfd):
     pytest.importorskip("litert_torch", reason="`make test-litert` has an environment for it")
     rows = hf_compress.export(folder, "litert", int8=True)
@@ -218,6 +247,7 @@ def test_a_hub_id_needs_an_output_folder():
 
 
 COMMANDS = {
+    "coreml": "'hf-compress[coreml]'",
     "executorch": "'hf-compress[executorch]'",
     "litert": "'hf-compress[litert]'",
     "ncnn": "'hf-compress[ncnn]'",
