@@ -52,7 +52,7 @@ def answered(images: ImageSplit, teacher: LoadedModel, context: Context, epochs:
         outputs = [
             cache.get(
                 hashlib.sha256(f"{model}\n{view.fingerprint}".encode()).hexdigest(),
-                partial(_ask_all, view, teacher, task, context.data.workers),
+                partial(_ask_all, view, teacher, context),
             )
             for view in shown
         ]
@@ -80,8 +80,9 @@ def fingerprint(teacher: LoadedModel, task: Task) -> str:
     return digest.hexdigest()
 
 
-def _ask_all(images: ImageSplit, teacher: LoadedModel, task: Task, workers: int) -> Tensor:
+def _ask_all(images: ImageSplit, teacher: LoadedModel, context: Context) -> Tensor:
     """Return the answers to all images, a row an image, float32 on the CPU, without drawing a random number."""
+    context.log(f"asking the teacher about {len(images):,} images")
     device = fastest_device()
     model = twin(teacher.model).to(device)
     use_channels_last(model)
@@ -89,11 +90,15 @@ def _ask_all(images: ImageSplit, teacher: LoadedModel, task: Task, workers: int)
 
     def run(batch_size: int) -> Tensor:
         loader = DataLoader(
-            images, batch_size, collate_fn=collate, num_workers=workers, generator=torch.Generator().manual_seed(0)
+            images,
+            batch_size,
+            collate_fn=collate,
+            num_workers=context.data.workers,
+            generator=torch.Generator().manual_seed(0),
         )
         with torch.no_grad():
             parts = [
-                _packed(task.answer(model, send_to_device(batch["pixel_values"], device)))
+                _packed(context.task.answer(model, send_to_device(batch["pixel_values"], device)))
                 for batch in track(loader, "Asking the teacher")
             ]
         return torch.cat(parts)

@@ -75,8 +75,11 @@ OPTIONS = [{}, TWO_VIEWS, {"augmentation": "standard", "views": 5}, MIXED]
 
 @pytest.mark.parametrize("options", OPTIONS, ids=["no augmentation", "2 views", "more views than epochs", "mixed"])
 def test_answers_of_another_run_give_the_same_weights(tmp_path, shared, teacher, monkeypatch, options):
-    first = distilled(tmp_path / "first", teacher, **options)
+    said = []
+    first = distilled(tmp_path / "first", teacher, said.append, **options)
     assert len(files(shared)) == min(options.get("views", 1), 3)
+    asked = [line for line in said if "asking the teacher" in line]
+    assert asked == ["asking the teacher about 48 images"] * len(files(shared))
     with monkeypatch.context() as patch:
         patch.setattr(teacher.model, "forward", None)
         patch.setattr(teacher_outputs, "_ask_all", never)
