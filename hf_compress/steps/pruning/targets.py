@@ -42,6 +42,8 @@ def removed_to_target(
 ) -> tuple[PreTrainedModel, Kept, dict[str, float]]:
     """Return a pruned copy, what is left, and its `amount`: `high`, or where that overshoots the least for the target.
 
+    With a target, an amount with which the model does not run is more than that.
+
     Args:
         low: an amount that does not meet the target.
         time_gone: measures which fraction of the unpruned model's time a copy saves. With it, the target is one of
@@ -52,7 +54,7 @@ def removed_to_target(
         trial = copy.deepcopy(model)
         return trial, pruner.remove(trial, scores, amount), amount
 
-    candidate, figures = pruned(high), {}
+    candidate, figures = _most(pruned, low, high) if config.target else pruned(high), {}
     if time_gone is not None:
         candidate, figures["latency"] = _timed_to_target(pruned, gone, time_gone, config.target.value, low, candidate)
     elif config.target is not None:
@@ -61,10 +63,34 @@ def removed_to_target(
     return trial, kept, {"amount": amount} | figures
 
 
+def _most(pruned: Callable[[float], Trial], low: float, high: float) -> Trial:
+    """Return the copy with the greatest amount up to `high` that runs, as a bisection finds it.
+
+    Raises:
+        RunError: none does.
+    """
+    try:
+        return pruned(high)
+    except RunError as error:
+        found, broken = None, error
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        try:
+            found, low = pruned(middle), middle
+        except RunError:
+            high = middle
+    if found is None:
+        raise broken
+    return found
+
+
 def _least(
     pruned: Callable[[float], Trial], gone: Gone, metric: str, wanted: float, low: float, candidate: Trial
 ) -> Trial:
-    """Return the copy with the least amount above `low` that lacks what is wanted; the candidate where it does not."""
+    """Return the copy with the least amount above `low` that lacks what is wanted; the candidate where it does not.
+
+    One that does not run lacks too much.
+    """
 
     def is_met(trial: PreTrainedModel) -> bool:
         return gone(trial)[metric] >= wanted
@@ -74,7 +100,12 @@ def _least(
     high = candidate[2]
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        if is_met((trial := pruned(middle))[0]):
+        try:
+            trial = pruned(middle)
+        except RunError:
+            high = middle
+            continue
+        if is_met(trial[0]):
             candidate, high = trial, middle
         else:
             low = middle
@@ -154,6 +185,8 @@ def shortfall(rows: list[dict[str, Any]], config: PruneSection, log: Callable[[s
         reason = "the training diverged when more was gone"
     elif not rows[-1]["kept"]:
         reason = f"more would cost over {config.max_drop:g} of validation accuracy ('max_drop')"
+    elif config.target and rows[-1]["amount"] < 1 - config.floor - CLOSE:
+        reason = "the model does not run when more is gone"
     else:
         reason = f"each layer keeps its floor of {config.floor:g}"
         reason += f", and widths are multiples of {config.round_to} ('round_to')" if channels else ""
