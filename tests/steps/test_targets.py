@@ -120,7 +120,7 @@ def rounds(*kept):
     rows = []
     for number, good in enumerate(kept, start=1):
         gone = dict.fromkeys(("sparsity", "macs", "parameters"), 0.2 * number)
-        rows.append({**gone, "kept": good, "validation_accuracy": 0.5})
+        rows.append({**gone, "amount": 0.9, "kept": good, "validation_accuracy": 0.5})
     return rows
 
 
@@ -137,6 +137,11 @@ SHOT = {"iterative": False, "amount": 0.4}
             TARGET,
             rounds(True, True),
             "50.0% of the MACs were to go, 40.0% went: each layer keeps its floor of 0.1",
+        ),
+        (
+            TARGET,
+            [{**rounds(True)[0], "amount": 0.2}],
+            "50.0% of the MACs were to go, 20.0% went: the model does not run when more is gone",
         ),
         (TARGET, [*rounds(True), {"diverged": "nan", "kept": False}], "20.0% went: the training diverged"),
         ({"target": {"parameters": 0.3}}, rounds(True, False), "30.0% of the parameters were to go, 20.0% went"),
