@@ -152,7 +152,7 @@ def test_executorch_in_float32_and_int8(folder):
 
 def test_core_ml_is_looked_into_and_says_that_it_was_not_run(folder, caplog):
     coremltools = pytest.importorskip("coremltools")
-    before = len(json.loads((folder / REPORT).read_text())["deployed"])
+    before = len(json.loads((folder / REPORT).read_text()).get("deployed", []))
     for _ in range(2):
         assert hf_compress.export(folder, "coreml") == []
     file = folder / "deploy/model.mlpackage"
@@ -167,7 +167,7 @@ def test_core_ml_is_looked_into_and_says_that_it_was_not_run(folder, caplog):
     assert kinds.count("conv") == 4 and not any("norm" in kind for kind in kinds)
     told = json.loads((folder / REPORT).read_text())
     (sentence,) = told["not_run"]
-    assert len(told["deployed"]) == before
+    assert len(told.get("deployed", [])) == before
     assert sentence in caplog.text
     assert "runs on a Mac only and was not run here" in sentence
     assert f"in {len(kinds) - kinds.count('const')} operations" in sentence
