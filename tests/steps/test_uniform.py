@@ -130,9 +130,15 @@ def test_an_excluded_layer_keeps_its_number_whole():
         pruner(model, exclude=["vit.layers.1.mlp.fc1"])
 
 
-@pytest.mark.parametrize("option", [{"granularity": "weight"}, {"scope": "global"}])
-def test_layout_config_needs_uniform_channels(option):
-    with pytest.raises(UsageError, match="layout 'config' prunes uniformly"):
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"granularity": "weight"}, "layout does nothing here: widths are pruned by granularity 'channel'"),
+        ({"scope": "global"}, "layout 'config' prunes uniformly"),
+    ],
+)
+def test_layout_config_needs_uniform_channels(option, message):
+    with pytest.raises(UsageError, match=message):
         validate(PruneSection, {"layout": "config", **option})
 
 

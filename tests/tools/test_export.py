@@ -150,6 +150,7 @@ def test_executorch_in_float32_and_int8(folder):
     assert rows[1]["cost"]["bytes"] < rows[0]["cost"]["bytes"]
 
 
+@pytest.mark.long
 def test_core_ml_is_looked_into_and_says_that_it_was_not_run(folder, caplog):
     coremltools = pytest.importorskip("coremltools")
     before = len(json.loads((folder / REPORT).read_text()).get("deployed", []))
