@@ -69,8 +69,8 @@ def test_it_is_killed_goes_on_and_leaves_a_run_with_its_front(teacher, tmp_path,
     found = run.report["search"]
     said = ["as it is", "50% of the MACs pruned by l1", *(["resnet18 x0.125, trained briefly"] if named else [])]
     assert [point["what"] for point in found["points"]] == said
-    whole, half, *students = found["points"]
-    for student in students:
+    whole, half, *brief = found["points"]
+    for student in brief:
         assert student["brief"] and not student["trained"] and student["parameters"] == whole["parameters"]
     assert half["winner"] and half["front"] and not whole["winner"]
     assert half["parameters"] <= 150_000 < whole["parameters"] and half["latency_ms"] > 0
