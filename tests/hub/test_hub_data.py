@@ -91,6 +91,7 @@ def test_a_stream_of_files_with_different_lists_is_refused(client, pets):
     assert said.startswith("'data.label_column': the files of alice/pets have different lists of class names")
 
 
+@pytest.mark.long
 def test_of_files_that_are_streamed_only_the_footers_of_the_used_ones_are_read(hub, client):
     """Files of 20 MB in all, of which one that is not used has another list."""
     names = {split: ["cat", "dog"] for split in ("train", "validation", "test")} | {"extra": ["dog", "cat"]}

@@ -46,6 +46,7 @@ def loaded(client, path, streaming=False, **environment):
     return json.loads(target.read_text())
 
 
+@pytest.mark.long
 def test_the_splits_of_plain_pictures_are_those_of_the_top_level(hub, client):
     files = pictures(*(f"{split}/{name}" for split in ("train", "test") for name in ("bus", "car", "train")))
     repo = hub.add("alice/photos", files | {"README.md": b"# Photos\n"}, kind="dataset")

@@ -19,7 +19,9 @@ def loaded():
     return LoadedModel(ResNetModel(config).eval(), processor, "a backbone")
 
 
-@pytest.mark.parametrize("name", ["onnx", "pt2", "openvino", "executorch", "ncnn"])
+@pytest.mark.parametrize(
+    "name", ["onnx", "pt2", "openvino", pytest.param("executorch", marks=pytest.mark.long), "ncnn"]
+)
 def test_a_file_gives_all_outputs_of_a_model(loaded, name, tmp_path):
     pytest.importorskip({"pt2": "torch", "onnx": "onnxruntime"}.get(name, name))
     model, chosen = exportable(loaded.model, torch.zeros(1, 3, 32, 32)), runtime(name)

@@ -126,6 +126,7 @@ def test_without_a_teacher_distilling_is_finetuning(tmp_path):
     assert trained[0].details == trained[1].details
 
 
+@pytest.mark.long
 def test_a_control_makes_as_many_steps_as_a_student_that_has_more_images(tmp_path, monkeypatch):
     counted, evaluated = [], fitting.fit
 

@@ -105,6 +105,7 @@ def test_the_flag_reaches_every_model():
     assert not alone.student.trust_remote_code, "there is no repository to trust"
 
 
+@pytest.mark.long
 def test_own_code_of_all_models_runs_with_the_flag_and_so_does_a_resumed_run(own, capsys):
     values = recipe(
         teacher={"ensemble": ["./own", "./own"]}, assistants=[{"model": "./own"}], student={"model": "./own"}

@@ -220,6 +220,7 @@ def test_a_teacher_with_random_weights_is_refused(tmp_path):
         silently(recipe("resnet18"), tmp_path / "out")
 
 
+@pytest.mark.long
 def test_the_shipped_recipe_runs_from_the_command_line(models, tmp_path, monkeypatch, capsys):
     values = {
         "student.width": 0.125,

@@ -260,6 +260,7 @@ def test_predictions_embeddings_and_batch_norms_come_in_smaller_batches(context,
 DIVERGING = {"epochs": 1, "learning_rate": 1e30, "optimizer": "sgd"}
 
 
+@pytest.mark.long
 def test_a_round_that_diverges_is_rolled_back(context):
     built = build_registered("resnet18", [str(digit) for digit in range(10)], width=0.125, image_size=16)
     context = replace(context, processor=built.processor)
