@@ -6,6 +6,7 @@ backbone much. So of each group some units go for a look, those who read them ma
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -34,9 +35,9 @@ def by_damage(
 ) -> dict[str, Tensor]:
     """Return scores times a factor for each group, with which their sums are what the outputs lose.
 
-    The factor is the geometric mean over an eighth, a quarter and a half of the group's units, the lowest scores
-    first, of the distance between outputs to the sum of these scores. The distance is that of the
-    distillation of the task, with the loss `kl`.
+    The factor is the geometric mean, over an eighth, a quarter and a half of the group's units, the lowest scores
+    first, of the distance between outputs to the sum of these scores. The distance is that of the task's
+    distillation, with the loss `kl`.
 
     Args:
         model: stays as it is.
@@ -74,7 +75,7 @@ def _divergence(said: Tensor, before: Tensor, labels: Tensor | None) -> Tensor:
     return kl(said, before, labels, LossOptions(loss="kl", temperature=1))
 
 
-def _factor(scores: Tensor, readers: list[GroupReader], distance) -> float:
+def _factor(scores: Tensor, readers: list[GroupReader], distance: Callable[[], float]) -> float:
     order = scores.argsort(stable=True).to(readers[0].indices.device)
     sums = scores.double().sort().values.cumsum(0)
     logarithms, gone = [], 0
