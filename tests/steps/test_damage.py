@@ -85,10 +85,10 @@ def test_scores_become_what_the_outputs_lose(monkeypatch, calibration, importanc
 def test_groups_compete_by_damage_and_cost():
     groups = [
         Ranked("cheap", torch.tensor([1.0, 2, 3, 4]), 1, 4, cost=1.0),
-        Ranked("dear", torch.tensor([4.0, 6, 8, 10]), 1, 4, cost=8.0),
+        Ranked("dear", torch.tensor([40.0, 60, 80, 100]), 1, 4, cost=8.0),
     ]
     config = PruneSection(importance="l1", scope="damage", floor=0.25, round_to=1, iterative=False, amount=0.25)
-    assert allocate(groups, 0.25, config) == {"dear": [0, 1]}
+    assert allocate(groups, 0.25, config) == {"cheap": [0, 1]}
 
 
 def test_where_no_images_are_the_scope_is_refused():
