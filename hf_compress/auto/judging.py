@@ -20,6 +20,7 @@ from hf_compress.ground.units import Units
 from hf_compress.measure.cost import cost
 from hf_compress.measure.latency import cpu_threads, time_in_turns
 from hf_compress.models.load import LoadedModel
+from hf_compress.report.candidates_page import JUDGED
 from hf_compress.run.deploy import Target, written
 from hf_compress.run.folder import RunFolder
 from hf_compress.run.preparing import Prepared
@@ -31,7 +32,7 @@ from hf_compress.steps.pruning.score.calibration import Calibration
 from hf_compress.tasks import TASKS
 from hf_compress.tasks.base import AGREEMENT, Metric, known_metrics
 
-JUDGED, POINT, SEARCH = 1000, "point.json", "search"
+POINT, SEARCH = "point.json", "search"
 REPAIRED, BRIEF, TRAINED = "repaired", "brief", "trained"
 SAID = {REPAIRED: "", BRIEF: ", trained briefly", TRAINED: ", trained"}
 STUDENT_RATE = 5e-4
