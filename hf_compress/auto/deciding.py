@@ -90,10 +90,19 @@ class Decision:
         times = f"{point.teacher_ms / point.costs['latency_ms']:.2f} times faster" if point.teacher_ms else ""
         return ", ".join(filter(None, [str(point), f"{self.metric.words} {point.quality:.4f}", times, costs]))
 
-    def impossible(self, points: list[Point]) -> str:
-        """Say which points are the nearest to limits that none keeps."""
-        nearest = min(points, key=self.excess)
-        return f"no candidate is {self.wish}: the nearest is {self.shown(nearest)}; wish for less, or widen the space"
+    def impossible(self, points: list[Point], minutes: float | None = None) -> str:
+        """Say which point is the nearest to limits that none keeps.
+
+        Args:
+            minutes: those that ended the search before all candidates were judged.
+        """
+        nearest = self.shown(min(points, key=self.excess))
+        if minutes is None:
+            return f"no candidate is {self.wish}: the nearest is {nearest}; wish for less, or widen the space"
+        return (
+            f"in {minutes:g} minutes no candidate was found that is {self.wish}: of {len(points)} the nearest is "
+            f"{nearest}; give more minutes, or wish for less"
+        )
 
     def missed(self, winner: Point, points: list[Point]) -> str | None:
         """Say that the winner has lost more than wished, and what has not; None where it has not."""

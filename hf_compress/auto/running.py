@@ -16,9 +16,9 @@ from hf_compress.auto.proposals import explore
 from hf_compress.auto.request import Request
 from hf_compress.auto.results import facts, recipes
 from hf_compress.auto.space import Choice, Options
-from hf_compress.auto.students import competing, short_training
+from hf_compress.auto.students import SHARE, competing, short_training
 from hf_compress.ground import processes
-from hf_compress.ground.errors import RunError, UsageError
+from hf_compress.ground.errors import RunError, Settled, UsageError
 from hf_compress.ground.machine import in_one_sentence
 from hf_compress.report.run import REPORT, Run
 from hf_compress.report.scatter import pareto
@@ -55,7 +55,7 @@ def find_best(
 
     Raises:
         UsageError: the request or the folder is wrong.
-        RunError: nothing keeps the limits; the sentence names what is nearest.
+        RunError: nothing that was found in the minutes keeps the limits; the sentence names what is nearest.
     """
     recipe = permitted(request.recipe, trust_remote_code, publish=False)
     log = processes.begin(log)
@@ -81,6 +81,7 @@ class Search:
         points: what was judged, by candidate, and then trained.
         failed: the reason of each candidate that cannot be had.
         interrupted: whether the user pressed Ctrl-C.
+        ran_out: whether the minutes ended before a candidate kept the limits.
     """
 
     request: Request
@@ -91,6 +92,7 @@ class Search:
     failed: dict[str, str] = field(default_factory=dict)
     prediction: Prediction = field(default_factory=Prediction)
     interrupted: bool = False
+    ran_out: bool = False
 
     def run(self) -> Point:
         """Return the winner."""
@@ -129,20 +131,18 @@ class Search:
         explore(self.options, self._judged, request.candidates, seed, self.decision.share_left, self._is_late)
 
     def _is_late(self) -> bool:
-        """Tell whether the time for candidates is over, and one keeps the limits and is worth a training.
+        """Tell whether the time for candidates is over: the minutes, and less once one may be the answer.
 
         What was judged before an interruption is told again whatever the time.
         """
         if self.bench.was_begun(self._next) or self._minutes_left > (1 - SEARCHED) * self.request.minutes:
             return False
-        return any(
-            self._fits(point) and (self._minutes_left < 0 or not self._is_spoilt(point)) for point in self.points
-        )
+        of_students = SHARE * self.request.minutes if self.students else 0.0
+        self.ran_out = self._minutes_left <= of_students
+        return self.ran_out or any(self._fits(point) and not self._is_spoilt(point) for point in self.points)
 
     def _left(self) -> str:
-        if self._minutes_left >= 0:
-            return f"{self._minutes_left:.0f} min left"
-        return "time is over" if any(map(self._fits, self.points)) else "over time, as none keeps the wish yet"
+        return f"{self._minutes_left:.0f} min left" if self._minutes_left >= 0 else "time is over"
 
     @property
     def _next(self) -> int:
@@ -251,7 +251,8 @@ class Search:
     def _decided(self) -> Point:
         fitting = [point for point in self.points if self._fits(point)]
         if not fitting:
-            raise RunError(self.decision.impossible(self.points))
+            kind = RunError if self.interrupted else Settled
+            raise kind(self.decision.impossible(self.points, self.request.minutes if self.ran_out else None))
         winner = self.decision.best(fitting)
         self.bench.time(winner)
         self.log(f"chosen: {self.decision.shown(winner)}")

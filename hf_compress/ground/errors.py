@@ -43,7 +43,11 @@ class OutOfReach(RunError):
     """The Hub does not answer, and what is needed is not cached."""
 
 
-class Diverged(RunError):
+class Settled(RunError):
+    """What was done is the answer: to go on from there, or to do it again, comes to the same point."""
+
+
+class Diverged(Settled):
     """The numbers of a training are not finite any more: `reason` says which, `where` the step, epoch and batch."""
 
     def __init__(self, reason: str, where: dict[str, int]):

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from hf_compress.ground import manifest, processes
 from hf_compress.ground.environment import environment
-from hf_compress.ground.errors import CompressError, Diverged, RunError, UsageError, shown
+from hf_compress.ground.errors import CompressError, RunError, Settled, UsageError, shown
 from hf_compress.ground.files import NEW, user_path, write_problem
 from hf_compress.ground.sealed import read_sealed, write_sealed
 from hf_compress.ground.units import Units
@@ -90,7 +90,7 @@ class RunFolder:
         problem = error and not isinstance(error, CompressError) and write_problem(error, self.partial)
         if problem:
             error, cause = RunError(f"output '{self.destination}' cannot be written: {problem}"), error
-        if error is not None and kept and not isinstance(error, Diverged):  # that would come to the same point again
+        if error is not None and kept and not isinstance(error, Settled):
             error.add_note(
                 f"What is done is kept in '{self.partial}': the same command with --resume goes on from there "
                 "(in Python resume=True), with --overwrite it starts anew."

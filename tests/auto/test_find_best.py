@@ -35,7 +35,7 @@ def teacher(tmp_path_factory):
 TOO_LARGE = {"model": "resnet18", "width": 0.125}
 
 
-def request(teacher, minutes=0.01, **changes):
+def request(teacher, minutes=5, **changes):
     given = {"wish": {"parameters": 150_000}, "runtime": "pt2", "space": SPACE, "overrides": OVERRIDES}
     return Request.of(teacher, "digits", **given | {"minutes": minutes, "candidates": 3} | changes)
 
@@ -46,7 +46,8 @@ def without_times(report):
 
 
 @pytest.mark.parametrize("named", [[], pytest.param([TOO_LARGE], marks=pytest.mark.long)], ids=["", "student"])
-def test_it_is_killed_goes_on_and_leaves_a_run_with_its_front(teacher, tmp_path, named):
+def test_it_is_killed_goes_on_and_leaves_a_run_with_its_front(teacher, tmp_path, monkeypatch, named):
+    monkeypatch.setattr(running, "FINALISTS", 0)
     lines, space = [], SPACE | {"students": named}
 
     def killed(line):
@@ -89,19 +90,29 @@ def test_it_is_killed_goes_on_and_leaves_a_run_with_its_front(teacher, tmp_path,
         and "100 validation images" in page
     )
     assert '<a href="found/front/01.yaml">01, chosen</a><small>recipe</small>' in page
-    again = {"runtime": "pt2", "space": space, "minutes": 0.01, "candidates": 3, "overrides": OVERRIDES}
+    again = {"runtime": "pt2", "space": space, "minutes": 5, "candidates": 3, "overrides": OVERRIDES}
     same = Compressor(teacher).auto({"parameters": 150_000}, "digits", run.folder, resume=True, **again)
     assert same.report == run.report
     with pytest.raises(UsageError, match="holds another run"):
-        find_best(request(teacher, minutes=2, space=space), run.folder, resume=True, log=lines.append)
+        find_best(request(teacher, minutes=6, space=space), run.folder, resume=True, log=lines.append)
 
 
 @pytest.mark.long
 def test_a_wish_that_nothing_meets_names_the_nearest(teacher, tmp_path):
+    wish = {"parameters": 5000}
+    with pytest.raises(RunError, match=r"^no candidate is at most 5.00 k parameters: the nearest is 50% of the MACs"):
+        find_best(request(teacher, wish=wish), tmp_path / "none", log=lambda line: None)
+
+
+def test_the_minutes_end_a_search_in_which_nothing_keeps_the_wish_yet(teacher, tmp_path):
     lines = []
-    with pytest.raises(RunError, match=r"no candidate is at most 5.00 k parameters: the nearest is 50% of the MACs"):
-        find_best(request(teacher, wish={"parameters": 5000}), tmp_path / "none", log=lines.append)
-    assert [line for line in lines if line.endswith("(over time, as none keeps the wish yet)")]
+    with pytest.raises(RunError) as ended:
+        find_best(request(teacher, 0.001, wish={"parameters": 5000}), tmp_path / "none", log=lines.append)
+    assert str(ended.value).startswith(
+        "in 0.001 minutes no candidate was found that is at most 5.00 k parameters: of 1 the nearest is as it is"
+    )
+    assert not any(line.startswith("candidate") for line in lines)
+    assert not hasattr(ended.value, "__notes__")  # to go on with --resume would change nothing
 
 
 @pytest.mark.long
