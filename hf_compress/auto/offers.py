@@ -14,6 +14,7 @@ from hf_compress.runtimes import RUNTIMES
 from hf_compress.sections.models import TEACHER, StudentSection
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.loop import foresee
+from hf_compress.tasks import TASKS
 
 ROUNDED = (8, 1)  # multiples of channels: the first by which enough can go
 ENOUGH = 0.8
@@ -25,11 +26,13 @@ def offered(space: Space, prepared: Prepared) -> Options:
     teacher, side = prepared.teacher, input_size(prepared.teacher.processor)[0]
     sizes = dict.fromkeys(_multiple(share * side) if share < 1 else side for share in sorted(space.image_size)[::-1])
     at_size = [None if size == side else size for size in sizes if size == side or _has(prepared, image_size=size)]
-    macs, round_to = _prunable(space, teacher)
+    scopes = space.scope or list(TASKS.get(prepared.recipe.task).scopes)
+    macs, round_to = _prunable(space, scopes[0], teacher)
     able = RUNTIMES.get(prepared.recipe.deploy[0].to).int8
     return Options(
         macs=macs,
         importance=space.importance,
+        scope=scopes,
         blocks=[share for share in sorted(space.blocks) if not share or _loses(teacher, blocks_step(share))] or [0.0],
         width=[share for share in sorted(space.width)[::-1] if share == 1 or _has(prepared, width=share)] or [1.0],
         image_size=at_size or [None],
@@ -38,12 +41,16 @@ def offered(space: Space, prepared: Prepared) -> Options:
     )
 
 
-def _prunable(space: Space, teacher: LoadedModel) -> tuple[list[float], int]:
+def _prunable(space: Space, scope: str, teacher: LoadedModel) -> tuple[list[float], int]:
     """Return the shares of the MACs that can go, and the multiple of channels at which they can."""
     found, round_to = [0.0], ROUNDED[0]
     for multiple in ROUNDED:
         shares = sorted(space.macs)
-        while shares and shares[-1] and not _loses(teacher, channels_step(shares[-1], space.importance[0], multiple)):
+        while (
+            shares
+            and shares[-1]
+            and not _loses(teacher, channels_step(shares[-1], space.importance[0], scope, multiple))
+        ):
             shares.pop()
         if shares and shares[-1] > found[-1]:
             found, round_to = shares, multiple

@@ -98,7 +98,7 @@ class Search:
         """Return the winner."""
         folder = self.bench.folder
         self.began = folder.units.value("search begun", lambda: folder.seconds)
-        self.teacher = self.bench.judge(0, Choice(importance=self.options.importance[0]))
+        self.teacher = self.bench.judge(0, self.options.whole)
         self.points.append(self.teacher)
         self.bench.time(self.teacher)
         words = self.bench.metric.words

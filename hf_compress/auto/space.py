@@ -11,13 +11,16 @@ from hf_compress.run.recipe import Recipe
 from hf_compress.sections.base import Section, shorthand
 from hf_compress.sections.models import TEACHER, StudentSection
 from hf_compress.steps.pruning import CRITERIA
+from hf_compress.steps.pruning.config import Scope
 
 if TYPE_CHECKING:
     from optuna import Trial
 
 Named = tuple[tuple[str, Any], ...]
 Share = Annotated[float, Field(ge=0, lt=1)]
-CHOSEN = ("macs", "importance", "blocks", "width", "image_size", "int8")
+CHOSEN = ("macs", "importance", "scope", "blocks", "width", "image_size", "int8")
+KINDS = ("importance", "scope", "int8")  # of the choices, those without an order
+USUAL_SCOPE = "cost"
 FIRST = 4  # amounts of pruning that are judged before the search learns
 NEAR = 0.01
 UNTOUCHED = {"iterative": False, "recovery": {"epochs": 0}}
@@ -28,7 +31,7 @@ class Choice:
     """A combination of choices, which is judged as one.
 
     Attributes:
-        macs: share of the MACs that go with channels, by `importance`.
+        macs: share of the MACs that go with channels, by `importance` and `scope`.
         blocks: share of the residual blocks that go before.
         width: share of the channels that every layer keeps, as a thinner copy of the model has it; in place of `macs`.
         image_size: of the input in pixels; None leaves the model's.
@@ -37,6 +40,7 @@ class Choice:
 
     macs: float = 0.0
     importance: str = "obs"
+    scope: str = USUAL_SCOPE
     blocks: float = 0.0
     width: float = 1.0
     image_size: int | None = None
@@ -47,12 +51,16 @@ class Choice:
         parts = [
             _in_words(dict(self.student)) if self.student else "",
             f"{self.blocks:.0%} of the blocks dropped" if self.blocks else "",
-            f"{self.macs:.0%} of the MACs pruned by {self.importance}" if self.macs else "",
+            f"{self.macs:.0%} of the MACs pruned by {self._ranking}" if self.macs else "",
             f"a copy of width {self.width:g}" if self.width < 1 else "",
             f"{self.image_size} pixels" if self.image_size else "",
             "int8" if self.int8 else "",
         ]
         return ", ".join(filter(None, parts)) or "as it is"
+
+    @property
+    def _ranking(self) -> str:
+        return self.importance + (f" (scope {self.scope})" if self.scope != USUAL_SCOPE else "")
 
     @property
     def is_changed(self) -> bool:
@@ -70,7 +78,7 @@ class Choice:
         if self.blocks and self.width == 1:
             steps.append({"prune": blocks_step(self.blocks)})
         if self.macs:
-            steps.append({"prune": channels_step(self.macs, self.importance, round_to)})
+            steps.append({"prune": channels_step(self.macs, self.importance, self.scope, round_to)})
         if training is not None:
             steps.append({"distill": training})
         values = base.model_dump(mode="json", exclude_none=True)
@@ -93,6 +101,12 @@ class Space(Section):
         [0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9], min_length=1, description="Shares of the MACs that are pruned."
     )
     importance: list[str] = Field(["obs", "taylor"], min_length=1, description="By which criterion channels go.")
+    scope: list[Scope] | None = Field(
+        None,
+        min_length=1,
+        description="How groups of channels compete, as `scope` of the step `prune` says. Without this key: `cost` "
+        "and `damage`, the one first that serves models of the task better.",
+    )
     blocks: list[Share] = Field(
         [0.0, 0.25, 0.5], min_length=1, description="Shares of the residual blocks that are dropped."
     )
@@ -133,6 +147,7 @@ class Options:
 
     macs: list[float]
     importance: list[str]
+    scope: list[str]
     blocks: list[float]
     width: list[float]
     image_size: list[int | None]
@@ -144,12 +159,17 @@ class Options:
         """The choices that are to be made."""
         return [name for name in CHOSEN if len(getattr(self, name)) > 1]
 
+    @property
+    def whole(self) -> Choice:
+        """The model as it is, in float32."""
+        return Choice(importance=self.importance[0], scope=self.scope[0])
+
     def suggested(self, trial: Trial) -> Choice:
         """Return what a trial of optuna suggests: by its place where choices have an order."""
         chosen = {name: getattr(self, name)[0] for name in CHOSEN}
         for name in self.names:
             choices = getattr(self, name)
-            if name in ("importance", "int8"):
+            if name in KINDS:
                 chosen[name] = trial.suggest_categorical(name, choices)
             else:
                 chosen[name] = choices[trial.suggest_int(name, 0, len(choices) - 1)]
@@ -158,15 +178,12 @@ class Options:
     def parameters(self, choice: Choice) -> dict[str, Any]:
         """Return by what a trial of optuna suggests a choice."""
         values = {name: getattr(choice, name) for name in self.names}
-        return {
-            name: value if name in ("importance", "int8") else getattr(self, name).index(value)
-            for name, value in values.items()
-        }
+        return {name: value if name in KINDS else getattr(self, name).index(value) for name, value in values.items()}
 
     def plain(self, choice: Choice) -> Choice:
         """Return a choice that names only what makes it, so that equal ones are equal."""
         choice = choice if choice.width == 1 else replace(choice, macs=0.0)
-        return choice if choice.macs else replace(choice, importance=self.importance[0])
+        return choice if choice.macs else replace(choice, importance=self.importance[0], scope=self.scope[0])
 
     def first(self, left: float) -> list[Choice]:
         """Return what is judged before the search learns: the whole model, and less and less of it.
@@ -176,7 +193,7 @@ class Options:
                 MACs go with the square of the width.
         """
         kinds = sorted(self.int8)
-        firsts = (self.macs, self.importance, self.blocks, self.width, self.image_size)
+        firsts = (self.macs, self.importance, self.scope, self.blocks, self.width, self.image_size)
         whole = Choice(*(choices[0] for choices in firsts), kinds[-1])
         ladder = sorted(self.macs[1:], key=lambda macs: (1 - macs > left + NEAR, abs(1 - macs - left)))[:FIRST]
         widths = sorted(self.width[1:], key=lambda width: abs(width**2 - left))
@@ -194,11 +211,11 @@ def _in_words(student: dict[str, Any]) -> str:
     return student["model"] + (f" x{student['width']:g}" if student.get("width", 1) != 1 else "") + size
 
 
-def channels_step(macs: float, importance: str, round_to: int) -> dict[str, Any]:
+def channels_step(macs: float, importance: str, scope: str, round_to: int) -> dict[str, Any]:
     """Return the options of the step that prunes a share of the MACs, without training."""
     return UNTOUCHED | {
         "importance": importance,
-        "scope": "cost",
+        "scope": scope,
         "target": {"macs": macs},
         "floor": 0.05,
         "round_to": round_to,

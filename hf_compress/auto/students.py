@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from math import ceil
 from typing import Any
@@ -44,9 +45,7 @@ def competing(request: Request, bench: Bench, options: Options, teacher: Point, 
 
     students = bench.folder.units.value("students", found)
     named = [tuple((key, value) for key, value in each) for each in students]
-    return [
-        Choice(importance=options.importance[0], int8=int8, student=each) for each in named for int8 in options.int8
-    ]
+    return [replace(options.whole, int8=int8, student=each) for each in named for int8 in options.int8]
 
 
 def short_training(request: Request, bench: Bench, students: int) -> dict[str, Any]:

@@ -109,6 +109,7 @@ class Task(ABC):
         dense: whether each pixel is answered for, so that teacher and student must see the same part of a picture.
         answers_whole: whether `as_targets` reads all `outputs`, where `kept` keeps less.
         pictured: the caption of what `examples` shows.
+        scopes: of pruning, those that a search tries, the one first that serves models of the task better.
         selects: whether `student: auto` finds students for it: image classifiers, by their `accuracy`, which decides.
     """
 
@@ -130,6 +131,7 @@ class Task(ABC):
     dense: ClassVar[bool] = False
     answers_whole: ClassVar[bool] = False
     pictured: ClassVar[str] = ""
+    scopes: ClassVar[tuple[str, ...]] = ("cost", "damage")
     selects: ClassVar[bool] = False
 
     # ---- recipes

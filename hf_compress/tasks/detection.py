@@ -40,6 +40,7 @@ class Detection(Task):
     metrics = (deciding, Metric("map_50", "mAP at IoU 0.50", hub_name="mAP@0.50"))
 
     processor_class = "RTDetrImageProcessor"
+    scopes = ("damage", "cost")
     pictured = "Test images with their objects, and what the models find with a score of 0.4 or more"
 
     def check_recipe(self, recipe):

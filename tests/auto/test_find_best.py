@@ -37,7 +37,7 @@ TOO_LARGE = {"model": "resnet18", "width": 0.125}
 
 def request(teacher, minutes=5, **changes):
     given = {"wish": {"parameters": 150_000}, "runtime": "pt2", "space": SPACE, "overrides": OVERRIDES}
-    return Request.of(teacher, "digits", **given | {"minutes": minutes, "candidates": 3} | changes)
+    return Request.of(teacher, "digits", **given | {"minutes": minutes, "candidates": 2} | changes)
 
 
 def without_times(report):
@@ -70,6 +70,7 @@ def test_it_is_killed_goes_on_and_leaves_a_run_with_its_front(teacher, tmp_path,
     found = run.report["search"]
     said = ["as it is", "50% of the MACs pruned by l1", *(["resnet18 x0.125, trained briefly"] if named else [])]
     assert [point["what"] for point in found["points"]] == said
+    assert found["options"]["scope"] == ["cost", "damage"]
     whole, half, *brief = found["points"]
     for student in brief:
         assert student["brief"] and not student["trained"] and student["parameters"] == whole["parameters"]
@@ -90,7 +91,7 @@ def test_it_is_killed_goes_on_and_leaves_a_run_with_its_front(teacher, tmp_path,
         and "100 validation images" in page
     )
     assert '<a href="found/front/01.yaml">01, chosen</a><small>recipe</small>' in page
-    again = {"runtime": "pt2", "space": space, "minutes": 5, "candidates": 3, "overrides": OVERRIDES}
+    again = {"runtime": "pt2", "space": space, "minutes": 5, "candidates": 2, "overrides": OVERRIDES}
     same = Compressor(teacher).auto({"parameters": 150_000}, "digits", run.folder, resume=True, **again)
     assert same.report == run.report
     with pytest.raises(UsageError, match="holds another run"):

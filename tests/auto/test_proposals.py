@@ -1,25 +1,30 @@
 """Which candidates are judged: the same for the same seed, more and more of the good ones."""
 
+from dataclasses import replace
+
 import pytest
 
 from hf_compress.auto.proposals import explore
 from hf_compress.auto.space import Choice, Options
 from hf_compress.run.recipe import Recipe
+from hf_compress.tasks import TASKS
 
 OPTIONS = Options(
     macs=[0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8],
     importance=["obs", "l1"],
+    scope=["cost", "damage"],
     blocks=[0.0, 0.25, 0.5],
     width=[1.0, 0.75, 0.5, 0.25],
     image_size=[None, 24],
     int8=[False, True],
     round_to=8,
 )
+BASE = Recipe.from_dict({"teacher": "a/b", "data": "digits", "steps": [], "deploy": ["onnx"]})
 
 
 def judged(choice):
     """Quality falls with all but int8, faster with l1: the front is int8, obs, whole input and blocks."""
-    factor = 2 if choice.importance == "l1" else 1
+    factor = (2 if choice.importance == "l1" else 1) * (1.5 if choice.scope == "cost" else 1)
     lost = factor * choice.macs**3 + choice.blocks + 0.3 * bool(choice.image_size) + (1 - choice.width)
     return 1 - lost, choice.width**2 * (1 - choice.macs) * (0.5 if choice.int8 else 1) * (1 - choice.blocks / 2)
 
@@ -39,7 +44,8 @@ def test_no_candidate_is_judged_twice_and_one_seed_gives_one_search():
     assert len(set(found)) == len(found) == 20 and asked == found
     assert explore(OPTIONS, judged, 20, seed=3) == found
     assert explore(OPTIONS, judged, 20, seed=4) != found
-    assert all(choice.importance == "obs" for choice in found if not choice.macs)
+    assert all((choice.importance, choice.scope) == ("obs", "cost") for choice in found if not choice.macs)
+    assert {choice.scope for choice in found if choice.macs} == {"cost", "damage"}
     assert not any(choice.macs for choice in found if choice.width < 1)
 
 
@@ -73,14 +79,30 @@ def test_what_cannot_be_had_is_passed_over():
 def test_it_ends_when_there_is_enough_or_nothing_more():
     asked = []
     assert len(explore(OPTIONS, judged, 20, 0, is_enough=lambda: len(asked) == 4 or asked.append(1))) == 4
-    small = Options([0.0, 0.5], ["obs"], [0.0], [1.0], [None], [False], 8)
+    small = Options([0.0, 0.5], ["obs"], ["cost"], [0.0], [1.0], [None], [False], 8)
     assert set(explore(small, judged, 20, seed=0)) == {Choice(), Choice(0.5)}
 
 
+def test_amounts_are_first_tried_in_the_scope_that_serves_the_task():
+    options = replace(OPTIONS, scope=list(TASKS.get("detection").scopes))
+    first = options.first(left=0.3)
+    assert {choice.scope for choice in first if choice.macs} == {"damage"} and first[0] == options.whole
+    assert OPTIONS.whole == Choice() != options.whole
+
+
+def test_the_scope_stands_in_the_recipe_and_is_said_where_it_is_not_the_usual():
+    for scope, said in (
+        ("cost", "50% of the MACs pruned by obs"),
+        ("damage", "50% of the MACs pruned by obs (scope damage)"),
+    ):
+        choice = Choice(0.5, scope=scope)
+        (step,) = choice.recipe(BASE, 8).build_steps()
+        assert (step.config.scope, step.config.target.macs, str(choice)) == (scope, 0.5, said)
+
+
 def test_a_copy_of_the_model_is_a_student_that_loses_blocks_before_channels():
-    base = Recipe.from_dict({"teacher": "a/b", "data": "digits", "steps": [], "deploy": ["onnx"]})
-    copied = Choice(blocks=0.25, width=0.5, image_size=24).recipe(base, 8, {"epochs": 3})
+    copied = Choice(blocks=0.25, width=0.5, image_size=24).recipe(BASE, 8, {"epochs": 3})
     student = copied.student
     assert (student.model, student.width, student.depth, student.image_size) == ("teacher", 0.5, 0.75, 24)
     assert copied.step_names == ["distill"]
-    assert Choice(0.5, blocks=0.25).recipe(base, 8).step_names == ["prune", "prune"]
+    assert Choice(0.5, blocks=0.25).recipe(BASE, 8).step_names == ["prune", "prune"]

@@ -37,6 +37,8 @@ def test_the_search_goes_by_the_cost_that_is_limited():
         ({"overrides": {"steps": ["prune"]}}, "cannot set 'steps': the search decides that"),
         ({"space": {"macs": [1.5]}}, "'space.macs.0' cannot be 1.5"),
         ({"space": {"importance": ["l7"]}}, "l7"),
+        ({"space": {"scope": ["costs"]}}, "'space.scope.0' cannot be 'costs'"),
+        ({"space": {"scope": []}}, "'space.scope'"),
         ({"space": {"students": ["teacher"]}}, "copies of the model are named by 'width' and 'blocks'"),
         ({"space": {"students": [{"model": "a/b", "trust_remote_code": True}]}}, "runs no code of students"),
         ({"overrides": {"task": "features"}}, "'task: features' has no pruning"),

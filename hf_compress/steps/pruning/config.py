@@ -9,6 +9,7 @@ from hf_compress.sections.base import MOST, Section, TrainingConfig
 from hf_compress.sections.distillation import LossConfig
 from hf_compress.steps.pruning.score.criteria import CRITERIA
 
+Scope = Literal["layer", "global", "cost", "damage"]
 WITHOUT_ORDER = {"l1", "l2", "random"}  # criteria of other packages may read `n`
 
 
@@ -97,7 +98,7 @@ class PruneSection(Section):
     dim: int | None = Field(
         None, ge=0, description="With granularity `weight`: zero whole slices along this dimension (as LnStructured)."
     )
-    scope: Literal["layer", "global", "cost", "damage"] = Field(
+    scope: Scope = Field(
         "layer",
         description="Compare importance in a layer, across all, or across all by what a channel costs of the "
         "`budget` (granularity `channel`): `cost` as the criterion tells it, `damage` in proportion to what the "
