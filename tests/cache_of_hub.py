@@ -21,6 +21,7 @@ from hf_compress.models.students import build_registered
 
 COMMIT = "0" * 40
 SIDE = 32
+CLASSES = ["healthy", "rust", "scab"]
 OTHERS = ["tench", "springer", "truck", "church", "horn"]  # not the classes of any photos of tests
 TRANSFORMER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 VISION = {**TRANSFORMER, "intermediate_size": 48, "image_size": SIDE, "patch_size": 8}
@@ -36,6 +37,9 @@ MODELS = {
     "microsoft/resnet-50": lambda: registered("resnet50", 0.125),
     "google/mobilenet_v2_1.0_224": lambda: registered("mobilenet_v2", 0.35),
     "google/vit-base-patch16-224": lambda: ViTForImageClassification(ViTConfig(**VISION, **label_options(OTHERS))),
+    "nateraw/vit-base-patch16-224-cifar10": lambda: ViTForImageClassification(
+        ViTConfig(**VISION, **label_options(CLASSES))
+    ),
     "facebook/dinov2-small": lambda: Dinov2Model(Dinov2Config(**TRANSFORMER, image_size=SIDE, patch_size=8)),
     "openai/clip-vit-base-patch32": lambda: CLIPModel(
         CLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=16)

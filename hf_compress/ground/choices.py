@@ -5,7 +5,7 @@ Two models that choose for themselves answer about different places, in differen
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,8 +25,8 @@ def chosen_again(args: tuple[Any, ...], kwargs: dict[str, Any], indices: Tensor)
 class Choices:
     """The places that one model chose in its passes over some images."""
 
-    def __init__(self):
-        self.made: list[Tensor] = []
+    def __init__(self, made: Iterable[Tensor] = ()):
+        self.made = list(made)
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
@@ -37,7 +37,7 @@ class Choices:
 
     @contextmanager
     def repeated(self) -> Iterator[None]:
-        """Let the model that runs in a `with` block, on the same images, choose the same."""
+        """Let the model that runs in a `with` block, on the same images, choose the same, and then for itself."""
         with _Repeating(self.made):
             yield
 
@@ -60,6 +60,6 @@ class _Repeating(TorchDispatchMode):
         self.made = iter(made)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.overloadpacket is CHOICE:
-            return chosen_again(args, kwargs or {}, next(self.made))
+        if func.overloadpacket is CHOICE and (made := next(self.made, None)) is not None:
+            return chosen_again(args, kwargs or {}, made)
         return func(*args, **(kwargs or {}))

@@ -40,21 +40,23 @@ def detections(processor: BaseImageProcessor, logits: Tensor, pred_boxes: Tensor
     return rows
 
 
-def best_of_queries(logits: Tensor, pred_boxes: Tensor, no_object: Tensor | None = None) -> Tensor:
+def best_of_queries(said: dict[str, Tensor]) -> Tensor:
     """Return the surest class of every query in the form of `detections`, (images, queries, 6), in their own order.
 
     Args:
-        logits: (images, queries, classes), of sigmoids; with `no_object`, the logit beside them, of a softmax.
+        said: `logits` (images, queries, classes), of sigmoids, or of a softmax with `no_object`, the logit beside
+            them; and `pred_boxes`.
     """
     import torch
     from torchvision.ops import box_convert
 
+    logits, no_object = said["logits"], said.get("no_object")
     if no_object is None:
         chances = logits.sigmoid()
     else:
         chances = torch.cat([logits, no_object], dim=-1).softmax(dim=-1)[..., :-1]
     scores, classes = chances.max(dim=-1, keepdim=True)
-    return torch.cat([scores, classes.to(scores.dtype), box_convert(pred_boxes, "cxcywh", "xyxy")], dim=-1)
+    return torch.cat([scores, classes.to(scores.dtype), box_convert(said["pred_boxes"], "cxcywh", "xyxy")], dim=-1)
 
 
 def as_objects(found: Tensor) -> Tensor:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from hf_compress.ground.choices import Choices
 from hf_compress.ground.errors import UsageError
 from hf_compress.models.students import Checkpoint, register_student
 from hf_compress.tasks.base import Metric, Task, register_task
 from hf_compress.tasks.looking import looks
+from hf_compress.tasks.queries import at_places, grids, places, selects
 from hf_compress.tasks.sheets import COLOURS, FINAL, Colour, Mark, Panel, Sheet, coloured, legend, short
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from hf_compress.models.load import LoadedModel
+    from hf_compress.tasks.base import Loss
 
 LOSSES = ("mse", "kl", "kl_ce")
 """Of outputs; others compare classes between images, or read one label each. `kl_ce` finds none, and is `kl` here."""
@@ -87,21 +90,50 @@ class Detection(Task):
         return {"detections": detections(processor, output["logits"], output["pred_boxes"])}
 
     def answer(self, model, pixel_values):
-        """Return logits of classes and a box for every query; `no_object` is the logit of none, where there is one."""
-        return _by_class(self.outputs(model(pixel_values=pixel_values)), model.config.num_labels)
+        """Return what a model says to images: classes and a box for every query, and of a model that selects them why.
+
+        Returns:
+            `logits` of classes, `pred_boxes`, and `no_object`, the logit of none, where there is one. Of selected
+            queries `places`, see `queries.places`, and what was said there before: `enc_logits`, `enc_pred_boxes`.
+        """
+        choices, maps = Choices(), grids(model.config, pixel_values)
+        with choices.recorded():
+            said = self._said(model, pixel_values)
+        return said | {"places": places(choices.made[0], maps)} if maps else said
 
     def learn(self, model, batch, teacher):
-        """Return a student's answer, and its own loss on what the teacher detects where their queries differ.
+        """Return a student's answer, at the teacher's places if it selects its queries, or its own loss.
 
-        Queries that are learnt answer one by one. Those that a model selects from each image (RT-DETR, D-FINE) are
-        other places in every model.
+        Where the queries of the two cannot be the same, the loss is on what the teacher detects.
         """
         from hf_compress.measure.detections import as_objects, best_of_queries
 
-        output = model(pixel_values=batch["pixel_values"], labels=_as_dicts(as_objects(best_of_queries(**teacher))))
+        images, config = batch["pixel_values"], model.config
+        if said := self._said_alike(model, images, teacher):
+            return said
+        output = model(pixel_values=images, labels=_as_dicts(as_objects(best_of_queries(teacher))))
+        said = _by_class(self.outputs(output), config.num_labels)
+        return said if _alike(said, teacher) and not selects(config) else said | {"loss": output.loss}
+
+    def _said(self, model, pixel_values):
+        output = model(pixel_values=pixel_values)
         said = _by_class(self.outputs(output), model.config.num_labels)
-        alike = said.keys() == teacher.keys() and all(said[name].shape == teacher[name].shape for name in said)
-        return said if alike and not _selects(model.config) else said | {"loss": output.loss}
+        if not grids(model.config, pixel_values):
+            return said
+        return said | {"enc_logits": output.enc_topk_logits, "enc_pred_boxes": output.enc_topk_bboxes}
+
+    def _said_alike(self, model, images, teacher):
+        """Return what a student says at the places its teacher selected; None where it cannot be asked there."""
+        maps, wanted = grids(model.config, images), teacher.get("places")
+        if (
+            not maps
+            or wanted is None
+            or wanted.shape[1] != model.config.num_queries
+            or len(maps) <= wanted[..., 0].max()
+        ):
+            return None
+        with Choices([at_places(wanted, maps)]).repeated():
+            return self._said(model, images)
 
     def loss(self, output, batch):
         """Return the model's own loss; 0 of a deployed file, which has none."""
@@ -113,21 +145,16 @@ class Detection(Task):
 
         Boxes are compared as DETR compares them with its targets (Carion et al., 2020, eq. 2 and sec. A.2).
         """
-        from torchvision.ops import box_convert, generalized_box_iou_loss
-
-        from hf_compress.measure.detections import best_of_queries
-
         if "loss" in student:
             return student["loss"]
-        sure = best_of_queries(**teacher)[..., 0]
-        mine, theirs = (said["pred_boxes"] for said in (student, teacher))
-        corners = (box_convert(boxes, "cxcywh", "xyxy") for boxes in (mine, theirs))
-        apart = 5 * (mine - theirs).abs().sum(dim=-1) + 2 * generalized_box_iou_loss(*corners)
-        classes = 1 if "no_object" in student else student["logits"].shape[-1]
-        return classes * loss(_rows(student), _rows(teacher), None) + (sure * apart).sum() / sure.sum()
+        both = student.keys() & teacher.keys()
+        parts = [name.removesuffix("logits") for name in both if name.endswith("logits")]
+        return sum(_apart(loss, *(_part(said, part) for said in (student, teacher))) for part in sorted(parts))
 
     def in_order(self, outputs, order):
-        return outputs if order is None else outputs | {"logits": outputs["logits"][..., order]}
+        if order is None:
+            return outputs
+        return outputs | {name: said[..., order] for name, said in outputs.items() if name.endswith("logits")}
 
     # ---- measuring
 
@@ -172,7 +199,7 @@ class Detection(Task):
         from hf_compress.measure.detections import as_objects, best_of_queries
 
         outputs = predictions.outputs
-        found = outputs["detections"] if "detections" in outputs else best_of_queries(**outputs)
+        found = outputs["detections"] if "detections" in outputs else best_of_queries(outputs)
         objects = [rows[rows[:, 0] != PADDING] for rows in as_objects(found)]
         return [make_boxes(box_convert(rows[:, 2:], "cxcywh", "xywh"), rows[:, 0]) for rows in objects]
 
@@ -211,9 +238,27 @@ def _by_class(outputs: dict[str, Tensor], classes: int) -> dict[str, Tensor]:
     return {"logits": logits[..., :classes], "pred_boxes": outputs["pred_boxes"], "no_object": logits[..., classes:]}
 
 
-def _selects(config: Any) -> bool:
-    """Return whether a model of a config selects its queries from each image."""
-    return bool(getattr(config, "two_stage", False)) or hasattr(config, "learn_initial_query")
+def _alike(said: dict[str, Tensor], teacher: dict[str, Tensor]) -> bool:
+    return said.keys() == teacher.keys() and all(said[name].shape == teacher[name].shape for name in said)
+
+
+def _part(said: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    """Return what is said of classes and boxes, at the end or, with the prefix `enc_`, where queries are selected."""
+    names = ("logits", "pred_boxes", "no_object")
+    return {name: said[part + name] for name in names if part + name in said}
+
+
+def _apart(loss: Loss, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
+    from torchvision.ops import box_convert, generalized_box_iou_loss
+
+    from hf_compress.measure.detections import best_of_queries
+
+    sure = best_of_queries(teacher)[..., 0]
+    mine, theirs = (said["pred_boxes"] for said in (student, teacher))
+    corners = (box_convert(boxes, "cxcywh", "xyxy") for boxes in (mine, theirs))
+    apart = 5 * (mine - theirs).abs().sum(dim=-1) + 2 * generalized_box_iou_loss(*corners)
+    classes = 1 if "no_object" in student else student["logits"].shape[-1]
+    return classes * loss(_rows(student), _rows(teacher), None) + (sure * apart).sum() / sure.sum()
 
 
 def _rows(outputs: dict[str, Tensor]) -> Tensor:

@@ -13,7 +13,6 @@ from hf_compress import cli
 from hf_compress.cli.options import assignments
 from hf_compress.sections.values import overridden, read_recipe
 
-CLASSES = ["healthy", "rust", "scab"]
 FEWER = {
     "epochs": 1,
     "compile": False,  # needs a compiler and a minute
@@ -23,19 +22,21 @@ FEWER = {
     "precision": "fp32",  # bf16 is slow on most CPUs
 }
 DIGITS = "data.splits={train: 'train[:60]', validation: 'train[60:80]', test: 'train[80:100]'}"
+PHOTOS = {"FOLDER_OR_ID", "./imagenette", "./leaves", "uoft-cs/cifar10"}
+SPLITS = "data.splits={train: 0.6, validation: 0.2, test: 0.2}"
 LEAVES = ("resnet50", "resnet18", "resnet18-mse", "resnet18-mse-ce", "mobilenet-chain", "mobilenet-mse", "mobilenet")
 ALSO = {
-    "auto-student": ["student.budget.parameters=2.5e5"],  # few are left whose latency is to be measured
+    "auto-student": [
+        "student.budget={parameters: 2.5e5, latency_ms: 1000}"
+    ],  # few are measured, however busy the machine
+    "distilled-cifar10": ["data.path=photos", "seeds=[0]", "runs.few-1.data.labelled=0.5"],
+    "distilled-imagenette": [SPLITS, "seeds=[0]", "runs.few-5.data.labelled=0.4", "runs.few-10.data.labelled=0.5"],
+    "distilled-leaves": ["seeds=[0]", "runs.few-10.data.labelled=0.5"],
     "distill-unlabelled": ["data.splits={train: 0.05, validation: 0.02, test: 0.03}", "data.labelled=0.5"],
     "leaf-disease-table": ["seeds=[0]", *(f"runs.{name}.student.width=0.125" for name in LEAVES)],
     "prune-iterative-l1": ["steps.prune.amount=0.5"],  # few rounds
 }
-READ = (  # what differs from others by numbers, and the longer studies: test_documented.py reads them
-    "run auto-student",
-    "run distilled-cifar10 --data uoft-cs/cifar10",
-    "run distilled-cifar10 --teacher FOLDER_OR_ID",
-    "run distilled-imagenette --data ./imagenette",
-    "run distilled-leaves --data ./leaves",
+READ = (  # what differs from others by numbers: test_documented.py reads them
     "steps.distill.epochs=170",
     "steps.prune.round_to=1",
     "steps.prune.target.macs=0.608",
@@ -47,7 +48,7 @@ COMMANDS = [command for command in in_headers() if command[0] == "run" and not "
 def draw(folder):
     """Write pictures of three classes, which differ in colour."""
     generator = np.random.default_rng(0)
-    for number, name in enumerate(CLASSES):
+    for number, name in enumerate(cache_of_hub.CLASSES):
         (folder / name).mkdir(parents=True)
         for picture in range(12):
             pixels = generator.integers(0, 120, (40, 40, 3))
@@ -60,7 +61,7 @@ def place(tmp_path_factory):
     """A folder with photos and a model of their classes; and the Hub's cache."""
     folder = tmp_path_factory.mktemp("place")
     draw(folder / "photos")
-    cache_of_hub.saved(cache_of_hub.registered("resnet18", 0.25, CLASSES), folder / "runs" / "finetune")
+    cache_of_hub.saved(cache_of_hub.registered("resnet18", 0.25, cache_of_hub.CLASSES), folder / "runs" / "finetune")
     models = cache_of_hub.fill()
     yield folder
     cache_of_hub.empty(models)
@@ -77,8 +78,8 @@ def smaller(values, path=""):
 
 def in_small(arguments):
     """Return what a command says and --set that make it small."""
-    folder = {"--teacher": "runs/finetune", "--data": "photos"}
-    words = [folder[before] if word == "FOLDER_OR_ID" else word for before, word in pairwise(["", *arguments])]
+    stands_in = {"--teacher": "runs/finetune", "--data": "photos"}
+    words = [stands_in.get(before, word) if word in PHOTOS else word for before, word in pairwise(["", *arguments])]
     said = [word for before, word in pairwise(words) if before == "--set"]
     own = overridden(read_recipe(words[1]), assignments(said))
     fewer = [*smaller(own), *ALSO.get(words[1], []), "measure={batch_size: 2, repeats: 3}"]

@@ -23,6 +23,7 @@ from hf_compress.models.students import build_registered
 from hf_compress.sections.data import DataSection
 from hf_compress.tasks.base import Predictions
 from hf_compress.tasks.detection import DETECTION
+from hf_compress.tasks.queries import at_places, grids, places
 from hf_compress.tools.evaluation import evaluate_folder
 
 FAST = {"epochs": 1, "batch_size": 12, "learning_rate": 0.001}
@@ -192,6 +193,39 @@ def test_queries_that_are_selected_learn_what_the_teacher_detects(pixels):
     torch.testing.assert_close(DETECTION.compare(None, said, teacher, {}), expected)
 
 
+def test_a_student_is_asked_at_the_places_that_its_teacher_selected(pixels):
+    """A twin that likes the other places best says the same at the teacher's, query by query, and learns to select."""
+    teacher, student = rt_detr(), rt_detr()
+    with torch.no_grad():
+        student.model.enc_score_head.weight.neg_()
+        said = DETECTION.answer(teacher, pixels)
+    assert not torch.equal(DETECTION.answer(student, pixels)["places"], said["places"])
+    again = DETECTION.learn(student, {"pixel_values": pixels}, said)
+    for name in ("logits", "pred_boxes"):
+        torch.testing.assert_close(again[name], said[name])
+    apart = DETECTION.compare(lambda mine, theirs, _: F.mse_loss(mine, theirs), again, said, {})
+    expected = 2 * F.mse_loss(again["enc_logits"], said["enc_logits"]) / 2  # two classes, each against 0
+    assert apart.item() > 0 and apart.item() == pytest.approx(expected.item(), rel=0.01)
+    apart.backward()
+    assert student.model.enc_score_head.weight.grad.abs().sum() > 0
+
+
+def test_a_smaller_picture_has_the_same_places(pixels):
+    """64 and 32 pixels: maps of 8x8, 4x4, 2x2 and of 4x4, 2x2, 1x1."""
+    large, small = (grids(rt_detr().config, pixels[..., :side, :side]) for side in (64, 32))
+    assert large == [(8, 8), (4, 4), (2, 2)] and small == [(4, 4), (2, 2), (1, 1)]
+    chosen = torch.arange(84)[None]
+    wanted = places(chosen, large)
+    assert wanted[0, 10].tolist() == [0, 1.5 / 8, 2.5 / 8] and wanted[0, 64 + 7].tolist() == [1, 1.5 / 4, 3.5 / 4]
+    assert torch.equal(at_places(wanted, large), chosen)
+    assert at_places(wanted, small)[0, [10, 64 + 7, 83]].tolist() == [0 * 4 + 1, 16 + 1, 20]
+    with torch.no_grad():
+        said = DETECTION.answer(rt_detr(), pixels)
+    assert "loss" not in DETECTION.learn(rt_detr(), {"pixel_values": pixels[..., :32, :32]}, said)
+    fewer = said | {"places": said["places"][:, :10]}
+    assert "loss" in DETECTION.learn(rt_detr(), {"pixel_values": pixels}, fewer)
+
+
 def test_queries_of_two_models_are_compared_where_there_are_equally_many(pixels):
     said = DETECTION.answer(yolos(), pixels)
     assert said["no_object"].shape == (2, 8, 1)
@@ -204,7 +238,9 @@ def test_answers_become_targets():
     logits, boxes = torch.tensor([[[0.0, 2.0], [-3.0, -2.0]]]), torch.tensor([[[0.5, 0.5, 0.2, 0.4], [0.1] * 4]])
     (found,) = DETECTION.as_targets(Predictions({"logits": logits, "pred_boxes": boxes}, torch.zeros(1)))
     assert found.kinds.tolist() == [1] and found.places.tolist() == [pytest.approx([0.4, 0.3, 0.2, 0.4])]
-    assert as_objects(best_of_queries(logits, boxes))[0, 0].tolist() == pytest.approx([1, 0, 0.5, 0.5, 0.2, 0.4])
+    assert as_objects(best_of_queries({"logits": logits, "pred_boxes": boxes}))[0, 0].tolist() == pytest.approx(
+        [1, 0, 0.5, 0.5, 0.2, 0.4]
+    )
 
 
 @pytest.mark.parametrize("kind", ["rt_detr", "yolos"])
@@ -213,7 +249,7 @@ def test_classes_in_another_order_move_and_other_names_are_new(folders, pixels, 
     with torch.no_grad():
         first, second = (DETECTION.answer(loaded.model, pixels) for loaded in (plain, moved_classes))
     torch.testing.assert_close(second["logits"], first["logits"].flip(-1))
-    torch.testing.assert_close(second["pred_boxes"], first["pred_boxes"])
+    torch.testing.assert_close(second, DETECTION.in_order(first, [1, 0]))
     assert not plain.new_head and not moved_classes.new_head
     for names in (["blue", "white"], ["blue", "white", "grey"]):
         renamed = DETECTION.load(folders[kind], labels=names)
