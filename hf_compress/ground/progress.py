@@ -7,6 +7,8 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from typing import TypeVar
 
 from rich.console import Console
@@ -41,6 +43,13 @@ def without_bars_of_libraries() -> None:
     """Let the libraries of the Hub, as long as they are not imported, show no bars where this module shows none."""
     if not _looked_at():
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Show nothing that is printed meanwhile."""
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        yield
 
 
 def bar() -> Progress:

@@ -1,11 +1,11 @@
 """LiteRT (TensorFlow Lite) files, for phones."""
 
 import tempfile
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
 from pathlib import Path
+from typing import Any
 
 from hf_compress.device.opening import open_litert
+from hf_compress.ground.progress import unheard
 from hf_compress.runtimes.base import INPUT, Call, Exportable, Runtime, register_runtime
 from hf_compress.runtimes.int8.litert import write_int8
 
@@ -20,15 +20,14 @@ class LiteRt(Runtime):
     int8 = True
     batches = False
 
-    def write(self, model: Exportable, file: Path) -> None:
+    def write(self, model: Exportable, file: Path) -> dict[str, Any]:
         import litert_torch
 
-        said = StringIO()  # converter and quantizer print a line for each of their stages
-        with tempfile.TemporaryDirectory() as folder, redirect_stdout(said), redirect_stderr(said):
+        with tempfile.TemporaryDirectory() as folder:
             floats = Path(folder) / "model.tflite" if model.calibration else file
-            litert_torch.convert(model.module, sample_kwargs={INPUT: model.image}).export(str(floats))
-            if model.calibration:
-                write_int8(floats, file, model.calibration)
+            with unheard():  # a line for each stage
+                litert_torch.convert(model.module, sample_kwargs={INPUT: model.image}).export(str(floats))
+            return write_int8(model, floats, file) if model.calibration else {}
 
     def load(self, file: Path, threads: int) -> Call:
         return open_litert(file, threads)

@@ -1,4 +1,4 @@
-"""Int8 files: layers that bear no int8 stay in floats; NNCF quantises OpenVINO's, AI Edge Quantizer LiteRT's."""
+"""Int8 files: layers that bear no int8 stay in floats; NNCF quantises OpenVINO's."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from torch import nn
 
 from hf_compress.device.opening import open_onnx
 from hf_compress.runtimes import Exportable, runtime
-from hf_compress.runtimes.int8.onnx import BOUND
+from hf_compress.runtimes.int8.fallback import BOUND, write_bearable
 
 
 class Uneven(nn.Module):
@@ -26,10 +26,14 @@ class Uneven(nn.Module):
         return self.narrow(self.wide(self.even(pixel_values).relu())).mean(dim=(2, 3))
 
 
-def written(factor, name, folder):
-    """Write a model in int8; return what is told, and the file's answers beside the model's."""
+def written(factor, name, folder, brightness=1.0):
+    """Write a model in int8; return what is told, and the file's answers beside the model's, to 40 images.
+
+    One image, the sixth, is `brightness` times as bright as the others.
+    """
     model, chosen = Uneven(factor).eval(), runtime(name)
     images = [torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in range(40)]
+    images[5] *= brightness
     file = folder / f"model{chosen.suffix}"
     told = chosen.write(Exportable(model, ["logits"], images[0], {}, images), file)
     call = chosen.load(file, 1)
@@ -76,15 +80,53 @@ def test_openvino_computes_int8(tmp_path):
     assert kinds.count("FakeQuantize") >= 3
 
 
+def weights_of_litert(file):
+    """Return the sizes of a file's weights that are stored in int8 for each channel, sorted."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    tensors = [tensor for tensor in Interpreter(str(file)).get_tensor_details() if tensor["dtype"] == np.int8]
+    return sorted(tensor["shape"].prod() for tensor in tensors if len(tensor["quantization_parameters"]["scales"]) > 1)
+
+
 def test_litert_computes_int8_and_takes_and_gives_floats(tmp_path):
     pytest.importorskip("litert_torch", reason="`make test-litert` has an environment for it")
     from ai_edge_litert.interpreter import Interpreter
 
-    _, found, asked = written(1.0, "litert", tmp_path)
-    assert 0 < np.square(found - asked).mean() < 0.005 * np.square(asked).mean()
+    told, found, asked = written(1.0, "litert", tmp_path)
+    assert told["float_layers"] == []
+    assert told["int8_error"] == pytest.approx(error(found[::2], asked[::2]), rel=1e-3)
+    assert 0 < told["int8_error"] < BOUND
     file = Interpreter(str(tmp_path / "model.tflite"))
     ends = [*file.get_input_details(), *file.get_output_details()]
     assert [end["dtype"] for end in ends] == [np.float32, np.float32]
-    in_int8 = [tensor["quantization_parameters"] for tensor in file.get_tensor_details() if tensor["dtype"] == np.int8]
-    scales = [len(found["scales"]) for found in in_int8]
-    assert sorted(number for number in scales if number > 1) == [4, 4, 8], "weights of each layer, per channel"
+    assert weights_of_litert(tmp_path / "model.tflite") == [4 * 4, 4 * 8, 8 * 3 * 3 * 3]
+
+
+def test_layers_of_litert_that_int8_damages_stay_in_floats(tmp_path):
+    pytest.importorskip("litert_torch", reason="`make test-litert` has an environment for it")
+    told, found, asked = written(1e4, "litert", tmp_path)
+    assert told["int8_error"] == pytest.approx(error(found[::2], asked[::2]), rel=1e-3)
+    assert told["int8_error"] <= BOUND
+    assert len(told["float_layers"]) == 2
+    assert all(name.startswith("CONV_2D ") for name in told["float_layers"])
+    assert weights_of_litert(tmp_path / "model.tflite") == [8 * 3 * 3 * 3], "the first layer bears it"
+
+
+def test_litert_cuts_no_image_off_that_is_brighter_than_the_others(tmp_path):
+    pytest.importorskip("litert_torch", reason="`make test-litert` has an environment for it")
+    _, found, asked = written(1.0, "litert", tmp_path, brightness=8.0)
+    assert np.abs(found[5] - asked[5]).max() < 0.05 * np.abs(asked[5]).max()
+
+
+@pytest.mark.parametrize("bearable", [3, 0])
+def test_as_few_layers_as_it_takes_stay_in_floats_in_the_order_of_their_damage(bearable):
+    damage = {"a": 1.0, "b": 8.0, "c": 2.0, "d": 4.0}
+    units, now = {name: [name, f"{name} bias"] for name in damage}, []
+
+    def write(in_floats):
+        now[:] = in_floats
+
+    told = write_bearable(units, write, lambda: sum(damage[name] for name in damage if name not in now), bearable)
+    stays = {3: ["b", "d"], 0: ["b", "d", "c", "a"]}[bearable]
+    assert told == {"int8_error": bearable, "float_layers": stays}
+    assert now == [operation for name in stays for operation in units[name]]
