@@ -32,7 +32,8 @@ from hf_compress.models.load import LoadedModel
 from hf_compress.run.recipe import Recipe
 from hf_compress.run.scripts import write_script
 from hf_compress.run.stages import Stages
-from hf_compress.runtimes import Runtime, runtime
+from hf_compress.runtimes import Exportable, Runtime, runtime
+from hf_compress.runtimes.int8.fallback import divergence
 from hf_compress.sections.deploy import DeploySection
 from hf_compress.sections.measure import MeasureSection
 
@@ -173,10 +174,16 @@ def written(
             opened = _opened(target.runtime, file, model.outputs, loaded)
             opened(model.image)
             opened.told = told or {}
+            if calibration and "int8_error" not in opened.told:
+                opened.told["int8_error"] = _int8_error(model, opened, calibration)
             files[target] = opened
         except Exception as error:  # exporters raise whatever their compilers raise
             problems.append(_refusal(target, error))
     return files
+
+
+def _int8_error(model: Exportable, file: DeployedModel, images: Sequence[torch.Tensor]) -> float:
+    return divergence(model.call, lambda: file.call, [image.numpy() for image in images])()
 
 
 def _write_unrun(loaded: LoadedModel, targets: Sequence[Target], folder: Path, problems: list[str]) -> list[str]:

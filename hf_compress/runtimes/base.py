@@ -39,6 +39,14 @@ class Exportable:
     metadata: dict[str, str] = field(default_factory=dict)
     calibration: Sequence[Tensor] = ()
 
+    def call(self, pixel_values: np.ndarray) -> list[np.ndarray]:
+        """Return what the model says in PyTorch: all outputs, in the order of `outputs`."""
+        import torch
+
+        with torch.no_grad():
+            made = self.module(torch.from_numpy(pixel_values))
+        return [tensor.numpy() for tensor in (made if isinstance(made, tuple) else [made])]
+
     def program(self, dynamic_batch: bool) -> torch.export.ExportedProgram:
         """Return the model as a graph.
 

@@ -66,6 +66,7 @@ def check_row(row, folder):
         assert row["top1_agreement"] == 1
     else:
         assert 0 < row["max_difference"]["logits"] < 1
+        assert 0 < row["int8_error"] < 0.05
     described = json.loads((folder / (row["file"] + ".json")).read_text())
     assert described["labels"] == DIGITS
     assert described["preprocessing"]["size"] == {"height": 32, "width": 32}
@@ -227,6 +228,32 @@ def test_an_export_that_says_something_else_is_refused_and_removed(folder):
     finally:
         del RUNTIMES._entries["wrong"]
     assert not list(folder.rglob("*.wrong")) + list(folder.glob(".new*"))
+
+
+def test_how_far_int8_moves_the_outputs_is_told_of_every_runtime(folder, tmp_path):
+    written = {}
+
+    class Shifted(Runtime):
+        suffix = ".shifted"
+        int8 = True
+
+        def write(self, model, file):
+            file.write_bytes(b"0" * 2000)
+            written[file.name] = model
+
+        def load(self, file, threads):
+            return lambda pixel_values: [written[file.name].call(pixel_values)[0] + 0.1 * ("int8" in file.name)]
+
+    register_runtime("shifted")(Shifted)
+    try:
+        floats, int8 = hf_compress.export(folder, "shifted", int8=True, output=tmp_path)
+    finally:
+        del RUNTIMES._entries["shifted"]
+    model = written["model.int8.shifted"]
+    said = np.concatenate([model.call(image.numpy())[0] for image in model.calibration[::2]])
+    assert len(said) == 30, "at most 32 of the 60 training images, spread evenly"
+    assert int8["int8_error"] == pytest.approx(0.01 / np.square(said - said.mean(axis=0)).mean(), rel=1e-3)
+    assert "int8_error" not in floats
 
 
 @pytest.mark.parametrize(

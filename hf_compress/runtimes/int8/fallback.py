@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,25 +56,22 @@ def write_bearable(
     return {"int8_error": tried(order[:enough]), "float_layers": order[:enough]}
 
 
-def divergence(
-    load: Callable[[Path], Call], floats: Path, written: Path, images: Sequence[np.ndarray]
-) -> Callable[[], float]:
-    """Return what measures how far the outputs of the file `written` are from those of the file in floats.
+def divergence(floats: Call, load: Callable[[], Call], images: Sequence[np.ndarray]) -> Callable[[], float]:
+    """Return what measures how far the outputs of a file, which `load` opens, are from those in floats.
 
     It is the mean squared difference of the output that differs most, in shares of its variance, over at most 32 of
     the images, spread evenly.
     """
     images = images[:: -(-len(images) // SHOWN)]
 
-    def answers(file: Path) -> list[np.ndarray]:
-        call = load(file)
+    def answers(call: Call) -> list[np.ndarray]:
         return [np.concatenate(outputs).astype(float) for outputs in zip(*map(call, images), strict=True)]
 
     asked = answers(floats)
 
     def error() -> float:
         worst = 0.0
-        for true, found in zip(asked, answers(written), strict=True):
+        for true, found in zip(asked, answers(load()), strict=True):
             spread = np.square(true - (true.mean(axis=0) if len(true) > 1 else 0)).mean()
             worst = max(worst, float(np.square(found - true).mean() / max(spread, np.finfo(float).tiny)))
         return worst

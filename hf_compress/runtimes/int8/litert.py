@@ -25,8 +25,8 @@ def write_int8(model: Exportable, floats: Path, to: Path) -> dict[str, Any]:
         What `write_bearable` tells for the report; a layer is named by its operation and the place of that.
     """
     images = [image.numpy() for image in model.calibration]
-    write = partial(_quantize, floats, to, _ranges(floats, images))
-    return write_bearable(_units(floats), write, divergence(partial(open_litert, threads=1), floats, to, images))
+    error = divergence(open_litert(floats, 1), partial(open_litert, to, 1), images)
+    return write_bearable(_units(floats), partial(_quantize, floats, to, _ranges(floats, images)), error)
 
 
 def _units(file: Path) -> dict[str, list[str]]:

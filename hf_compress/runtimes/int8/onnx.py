@@ -28,11 +28,9 @@ def quantized(model: Exportable, file: Path) -> tuple[Path, dict[str, Any]]:
     quant_pre_process(file, prepared, skip_symbolic_shape=True)
     units = _units(prepared)
     images = [image.numpy() for image in model.calibration]
-    load = partial(open_onnx, threads=0)  # as many as there are cores
-    told = write_bearable(
-        units, partial(_quantize, prepared, result, images), divergence(load, prepared, result, images)
-    )
-    return result, told
+    threads = 0  # as many as there are cores
+    error = divergence(open_onnx(prepared, threads), partial(open_onnx, result, threads), images)
+    return result, write_bearable(units, partial(_quantize, prepared, result, images), error)
 
 
 def _units(file: Path) -> dict[str, list[str]]:
