@@ -128,11 +128,11 @@ class Detection(Task):
         if (
             not maps
             or wanted is None
-            or wanted.shape[1] != model.config.num_queries
+            or wanted.shape[1] < model.config.num_queries
             or len(maps) <= wanted[..., 0].max()
         ):
             return None
-        with Choices([at_places(wanted, maps)]).repeated():
+        with Choices([at_places(wanted[:, : model.config.num_queries], maps)]).repeated():
             return self._said(model, images)
 
     def loss(self, output, batch):
@@ -147,6 +147,8 @@ class Detection(Task):
         """
         if "loss" in student:
             return student["loss"]
+        queries = student["logits"].shape[1]
+        teacher = {name: said[:, :queries] for name, said in teacher.items()}  # places come the surest first
         both = student.keys() & teacher.keys()
         parts = [name.removesuffix("logits") for name in both if name.endswith("logits")]
         return sum(_apart(loss, *(_part(said, part) for said in (student, teacher))) for part in sorted(parts))

@@ -222,8 +222,19 @@ def test_a_smaller_picture_has_the_same_places(pixels):
     with torch.no_grad():
         said = DETECTION.answer(rt_detr(), pixels)
     assert "loss" not in DETECTION.learn(rt_detr(), {"pixel_values": pixels[..., :32, :32]}, said)
-    fewer = said | {"places": said["places"][:, :10]}
-    assert "loss" in DETECTION.learn(rt_detr(), {"pixel_values": pixels}, fewer)
+
+
+def test_a_student_of_fewer_queries_is_asked_at_the_surest_places(pixels):
+    student = rt_detr()
+    with torch.no_grad():
+        said = DETECTION.answer(student, pixels)
+        student.config.num_queries = 5
+        fewer = DETECTION.learn(student, {"pixel_values": pixels}, said)
+    torch.testing.assert_close(fewer["enc_logits"], said["enc_logits"][:, :5])
+    surest = {name: tensor[:, :5] for name, tensor in said.items()}
+    apart = [DETECTION.compare(lambda *rows: F.mse_loss(*rows[:2]), fewer, all_or, {}) for all_or in (said, surest)]
+    assert apart[0] == apart[1] > 0  # queries see one another
+    assert "loss" in DETECTION.learn(rt_detr(), {"pixel_values": pixels}, fewer | {"places": said["places"][:, :5]})
 
 
 def test_queries_of_two_models_are_compared_where_there_are_equally_many(pixels):
