@@ -106,13 +106,15 @@ def _foresee(recipe: Recipe, data: ImageData, teachers: list[LoadedModel]) -> No
             )
     for teacher, section in zip(teachers, recipe.teachers.values(), strict=True):
         if is_trained(section, teacher, data, task):
-            require_pairs(teacher.model, data.training, section.finetune.batch_size)
+            tuning = section.finetune
+            require_pairs(teacher.model, data.training, tuning.batch_size, tuning.freeze_batch_norms)
     if recipe.student.model == AUTO:
         return
     student = cache(lambda: foreseen_student(recipe, data, next(iter(teachers), None)))
     if recipe.student.is_thinner:
         student()
-    least = min((training.batch_size for training in recipe.trainings.values()), default=2)
+    learning = [training for training in recipe.trainings.values() if not training.freeze_batch_norms]
+    least = min((training.batch_size for training in learning), default=2)
     if min(least, len(data.with_unlabelled)) == 1:
         require_pairs(student().model, data.with_unlabelled, least)
     changing = next((step for step in recipe.build_steps() if not isinstance(step.config, TrainingConfig)), None)

@@ -87,6 +87,11 @@ class TrainingConfig(Section):
         description="Evaluate and keep a moving average of the weights, of which this share stays in a step (0.999). "
         "0: the last ones.",
     )
+    freeze_batch_norms: bool = Field(
+        False,
+        description="Batch norms keep their statistics, as those of a few images say little of all; scales and shifts "
+        "are trained.",
+    )
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Autocast of forward and backward passes.")
     compile: bool = Field(
         False,

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from hf_compress.ground.choices import Choices
 from hf_compress.ground.errors import UsageError
 from hf_compress.models.students import Checkpoint, register_student
 from hf_compress.tasks.base import Metric, Task, register_task
 from hf_compress.tasks.looking import looks
-from hf_compress.tasks.queries import at_places, grids, places, selects
 from hf_compress.tasks.sheets import COLOURS, FINAL, Colour, Mark, Panel, Sheet, coloured, legend, short
 
 if TYPE_CHECKING:
@@ -90,49 +88,57 @@ class Detection(Task):
         return {"detections": detections(processor, output["logits"], output["pred_boxes"])}
 
     def answer(self, model, pixel_values):
-        """Return what a model says to images: classes and a box for every query, and of a model that selects them why.
+        """Return what a model says to images: classes and a box for every query.
 
         Returns:
-            `logits` of classes, `pred_boxes`, and `no_object`, the logit of none, where there is one. Of selected
-            queries `places`, see `queries.places`, and what was said there before: `enc_logits`, `enc_pred_boxes`.
+            `logits` of classes, `pred_boxes`, and `no_object`, the logit of none, where there is one. Of queries that
+            the model selects from places of the image: `places`, which ones; `maps`, the rows and columns of the maps
+            that these are in; and `enc_logits` and `enc_pred_boxes`, what was said there before.
         """
-        choices, maps = Choices(), grids(model.config, pixel_values)
+        import torch
+
+        from hf_compress.ground.choices import Choices
+
+        choices, maps = Choices(), _maps(model.config, pixel_values)
         with choices.recorded():
             said = self._said(model, pixel_values)
-        return said | {"places": places(choices.made[0], maps)} if maps else said
+        if not maps:
+            return said
+        sizes = torch.tensor(maps, device=pixel_values.device)
+        return said | {"places": choices.made[0], "maps": sizes.expand(len(pixel_values), *sizes.shape)}
 
     def learn(self, model, batch, teacher):
-        """Return a student's answer, at the teacher's places if it selects its queries, or its own loss.
+        """Return a student's answer, at the teacher's places if both select their queries, or its own loss.
 
-        Where the queries of the two cannot be the same, the loss is on what the teacher detects.
+        A model that selects its queries orders them by score, so that the same query is another place in every model:
+        the student is asked where the teacher was (distillation points that both share: Wang et al., "KD-DETR", CVPR
+        2024). Where their queries cannot be the same, the loss is on what the teacher detects.
         """
         from hf_compress.measure.detections import as_objects, best_of_queries
 
         images, config = batch["pixel_values"], model.config
-        if said := self._said_alike(model, images, teacher):
+        if said := self._said_there(model, images, teacher):
             return said
         output = model(pixel_values=images, labels=_as_dicts(as_objects(best_of_queries(teacher))))
         said = _by_class(self.outputs(output), config.num_labels)
-        return said if _alike(said, teacher) and not selects(config) else said | {"loss": output.loss}
+        return said if _alike(said, teacher) and not _selects(config) else said | {"loss": output.loss}
 
     def _said(self, model, pixel_values):
         output = model(pixel_values=pixel_values)
         said = _by_class(self.outputs(output), model.config.num_labels)
-        if not grids(model.config, pixel_values):
+        if not _maps(model.config, pixel_values):
             return said
         return said | {"enc_logits": output.enc_topk_logits, "enc_pred_boxes": output.enc_topk_bboxes}
 
-    def _said_alike(self, model, images, teacher):
-        """Return what a student says at the places its teacher selected; None where it cannot be asked there."""
-        maps, wanted = grids(model.config, images), teacher.get("places")
-        if (
-            not maps
-            or wanted is None
-            or wanted.shape[1] < model.config.num_queries
-            or len(maps) <= wanted[..., 0].max()
-        ):
+    def _said_there(self, model, images, teacher):
+        """Return what a student says at the surest places of its teacher; None where it has no such places."""
+        from hf_compress.ground.choices import Choices
+
+        maps, queries = _maps(model.config, images), getattr(model.config, "num_queries", 0)
+        same = maps and "maps" in teacher and teacher["maps"][0].int().tolist() == maps
+        if not same or teacher["places"].shape[1] < queries:
             return None
-        with Choices([at_places(wanted[:, : model.config.num_queries], maps)]).repeated():
+        with Choices([teacher["places"][:, :queries].long()]).repeated():
             return self._said(model, images)
 
     def loss(self, output, batch):
@@ -261,6 +267,20 @@ def _apart(loss: Loss, student: dict[str, Tensor], teacher: dict[str, Tensor]) -
     apart = 5 * (mine - theirs).abs().sum(dim=-1) + 2 * generalized_box_iou_loss(*corners)
     classes = 1 if "no_object" in student else student["logits"].shape[-1]
     return classes * loss(_rows(student), _rows(teacher), None) + (sure * apart).sum() / sure.sum()
+
+
+def _selects(config: Any) -> bool:
+    """Return whether a model of a config selects its queries from each image."""
+    return bool(getattr(config, "two_stage", False)) or hasattr(config, "learn_initial_query")
+
+
+def _maps(config: Any, pixel_values: Tensor) -> list[list[int]]:
+    """Return rows and columns of the maps from which a model selects its queries; none where its config tells none."""
+    height, width = pixel_values.shape[-2:]
+    strides = getattr(config, "feat_strides", None) or []
+    told = _selects(config) and len(strides) == getattr(config, "num_feature_levels", 0)
+    exact = not any(height % stride or width % stride for stride in strides)
+    return [[height // stride, width // stride] for stride in strides] if told and exact else []
 
 
 def _rows(outputs: dict[str, Tensor]) -> Tensor:

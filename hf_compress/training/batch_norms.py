@@ -1,6 +1,7 @@
 """Batch norms: they cannot learn from a batch of one image, and after a change of the model they count anew."""
 
-from collections.abc import Sized
+from collections.abc import Iterator, Sized
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -13,6 +14,8 @@ from hf_compress.ground.memory import in_fitting_batches
 from hf_compress.ground.progress import track
 from hf_compress.training.arguments import EVALUATION_BATCH
 from hf_compress.training.context import Context
+
+BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
 def reestimate_batch_norm(model: PreTrainedModel, context: Context, images: int = 2048) -> None:
@@ -36,18 +39,31 @@ def reestimate_batch_norm(model: PreTrainedModel, context: Context, images: int 
     model.eval()
 
 
+@contextmanager
+def frozen_statistics(model: nn.Module) -> Iterator[None]:
+    """Let batch norms use their running statistics and leave them alone in a `with` block, in training mode, too."""
+    norms = [module for module in model.modules() if isinstance(module, BATCH_NORM)]
+    for norm in norms:
+        norm.eval().train = lambda mode=True, norm=norm: norm
+    try:
+        yield
+    finally:
+        for norm in norms:
+            del norm.train
+
+
 def without_single(images: int, batch_size: int) -> int:
     """Return how many of `images` fill batches of `batch_size`: one that would be the last batch alone is left out."""
     return images - 1 if images > 1 and batch_size > 1 and images % batch_size == 1 else images
 
 
 def has_batch_norms(model: nn.Module) -> bool:
-    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    return any(isinstance(module, BATCH_NORM) for module in model.modules())
 
 
-def require_pairs(model: nn.Module, images: Sized, batch_size: int) -> None:
-    """Raise `RunError` where batch norms would learn from one image at a time."""
-    if min(len(images), batch_size) > 1 or not has_batch_norms(model):
+def require_pairs(model: nn.Module, images: Sized, batch_size: int, frozen: bool = False) -> None:
+    """Raise `RunError` where batch norms would learn from one image at a time; `frozen` ones do not."""
+    if frozen or min(len(images), batch_size) > 1 or not has_batch_norms(model):
         return
     advice = (
         "give it more training images"

@@ -19,7 +19,7 @@ from hf_compress.models.load import LoadedModel
 from hf_compress.sections.base import TrainingConfig
 from hf_compress.sections.distillation import LOSSES
 from hf_compress.training.arguments import UNTRACKED, optimizer, training_arguments
-from hf_compress.training.batch_norms import require_pairs
+from hf_compress.training.batch_norms import frozen_statistics, require_pairs
 from hf_compress.training.budget import Ask, Budget, TimeTrial
 from hf_compress.training.callbacks import HoldMasks, ShowEpoch, TrainingProgress
 from hf_compress.training.context import Context
@@ -126,13 +126,16 @@ def fit(
                 trial.watch(trainer)
             if config.average:
                 trainer.evaluate_average(config.average)
-            require_pairs(trainer.model, trainer.train_dataset, batch_size)
+            require_pairs(trainer.model, trainer.train_dataset, batch_size, config.freeze_batch_norms)
             if initial:
                 trainer.model.load_state_dict(initial)
             else:
                 initial.update((name, tensor.cpu().clone()) for name, tensor in trainer.model.state_dict().items())
             try:
-                with tracking.following(trainer, folder, context.log) if tracking else nullcontext():
+                with (
+                    tracking.following(trainer, folder, context.log) if tracking else nullcontext(),
+                    frozen_statistics(trainer.model) if config.freeze_batch_norms else nullcontext(),
+                ):
                     _train(trainer, context.log if trial is None else lambda line: None)
                 return trainer
             except Diverged as error:

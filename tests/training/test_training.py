@@ -10,7 +10,7 @@ from torch._dynamo.utils import counters
 from transformers import TrainingArguments, ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from hf_compress.data import load_data
-from hf_compress.ground.errors import UsageError
+from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.ground.tensors import use_channels_last
 from hf_compress.models.load import LoadedModel
 from hf_compress.models.students import build_registered
@@ -186,6 +186,23 @@ def test_clipping_has_the_default_of_transformers_in_every_section_that_trains(s
     for wrong in (-1, True, "much", float("inf")):
         with pytest.raises(UsageError, match="'max_grad_norm' cannot be"):
             validate(section, {"max_grad_norm": wrong})
+
+
+def test_frozen_batch_norms_learn_scales_and_keep_their_statistics(tmp_path):
+    """One image a batch will do, as nothing is learnt of it alone; afterwards they learn as before."""
+    data = load_data(DataSection(path="digits", splits=SPLITS | {"train": "train[:24]"}), 0)
+    loaded = build_registered("resnet18", data.label_names, width=0.125, image_size=32)
+    context = Context(data, loaded.processor, None, 0, tmp_path, log=lambda line: None)
+    before = snapshot(loaded.model)
+    given = {"epochs": 1, "batch_size": 1, "learning_rate": 1e-2}
+    with pytest.raises(RunError, match="cannot learn from a single image"):
+        train(loaded.model, context, validate(TrainingConfig, given))
+    train(loaded.model, context, validate(TrainingConfig, given | {"freeze_batch_norms": True}))
+    changed = {name for name, tensor in snapshot(loaded.model).items() if not torch.equal(tensor, before[name])}
+    norms = {name.rpartition(".")[0] for name in before if name.endswith("running_mean")}
+    assert norms and not {f"{norm}.running_{kind}" for norm in norms for kind in ("mean", "var")} & changed
+    assert {f"{norm}.weight" for norm in norms} <= changed
+    assert all(loaded.model.train().get_submodule(norm).training for norm in norms)
 
 
 def test_no_clipping_is_kept_by_a_recipe_that_is_written(tmp_path):
