@@ -149,8 +149,10 @@ def sentence(section: type[BaseModel], error: dict, path: str) -> str:
     if error["type"] == "literal_error":
         expected = [choice.strip("'") for choice in error["ctx"]["expected"].replace(" or ", ", ").split(", ")]
         return f"{key} cannot be {shown(value)}{did_you_mean(str(value), expected)}"
-    reason = error["msg"].removeprefix("Value error, ")
     wrong = "" if _is_long_section(value) else f" cannot be {shown(value)}"
+    if error["type"] == "list_type":
+        return f"{key}{wrong}: it is a list, also of one thing: put brackets round it, [...]"
+    reason = error["msg"].removeprefix("Value error, ")
     return f"{key}{wrong}: {reason[0].lower()}{reason[1:]}"
 
 

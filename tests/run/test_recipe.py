@@ -45,6 +45,12 @@ def test_import_and_recipe_do_without_torch():
         ("data.splits.trian", "a", "unknown key 'data.splits.trian' (value 'a'); did you mean 'train'?"),
         ("steps.1", {"prun": {}}, "unknown step 'prun'; did you mean 'prune'?"),
         ("teacher", None, "learns from a teacher"),
+        (
+            "data.unlabelled",
+            "./more",
+            "'data.unlabelled' cannot be './more': it is a list, also of one thing: put brackets",
+        ),
+        ("deploy", {"to": "onnx"}, "it is a list, also of one thing: put brackets"),
     ],
 )
 def test_an_error_names_the_key_the_value_and_the_nearest(key, value, says):
