@@ -235,6 +235,10 @@ class Task(ABC):
         """
         return self.answer(model, batch["pixel_values"])
 
+    def foreseen(self, student: LoadedModel, teacher: LoadedModel) -> str | None:
+        """Say what a student will not learn of its teacher, and what to do; None where it learns all."""
+        return None
+
     def answer(self, model: nn.Module, pixel_values: Any) -> dict[str, Tensor]:
         """Return what a model says to images: what is learnt from a teacher, and compared after a reload."""
         return self.outputs(model(pixel_values=pixel_values))

@@ -123,6 +123,18 @@ class Detection(Task):
         said = _by_class(self.outputs(output), config.num_labels)
         return said if _alike(said, teacher) and not _selects(config) else said | {"loss": output.loss}
 
+    def foreseen(self, student, teacher):
+        from hf_compress.data.images import example_input, input_size
+
+        mine, theirs = (_maps(each.model.config, example_input(each.processor)) for each in (student, teacher))
+        if not mine or not theirs or mine == theirs:
+            return None
+        size = "{} x {}".format(*input_size(student.processor))
+        return (
+            "of its teacher, which sees pictures of another size, the student learns the sure boxes alone: with "
+            f"{size} pixels for both (teacher.image_size) it learns what the teacher says at each place"
+        )
+
     def _said(self, model, pixel_values):
         output = model(pixel_values=pixel_values)
         said = _by_class(self.outputs(output), model.config.num_labels)

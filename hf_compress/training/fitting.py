@@ -56,6 +56,8 @@ def train(
         raise RunError(
             f"loss '{wanted[0]}' needs labels, and no training image has one; mse, kl and dist do without them"
         )
+    if teacher is not None and (lost := context.task.foreseen(LoadedModel(model, context.processor, ""), teacher)):
+        context.log(lost)
     first_ranges = copy.deepcopy(ranges.state_dict()) if ranges is not None else None
     masks = HoldMasks(parameter for name, parameter in model.named_parameters() if name in context.sparse_parameters)
 

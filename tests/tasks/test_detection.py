@@ -19,6 +19,7 @@ from hf_compress.data.images import IGNORED_LABEL
 from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.measure.detections import as_objects, best_of_queries
 from hf_compress.models.exporting import exportable
+from hf_compress.models.load import LoadedModel
 from hf_compress.models.students import build_registered
 from hf_compress.sections.data import DataSection
 from hf_compress.tasks.base import Predictions
@@ -222,6 +223,14 @@ def test_a_student_of_fewer_queries_is_asked_at_the_surest_places(pixels):
     few = said | {"places": said["places"][:, :5]}
     for shown, teacher in ((pixels, few), (pixels[..., :32, :32], said)):  # too few places, and others
         assert "loss" in DETECTION.learn(rt_detr(), {"pixel_values": shown}, teacher)
+
+
+def test_a_teacher_of_larger_pictures_is_told_of(pixels):
+    small, large = (
+        LoadedModel(rt_detr(), RTDetrImageProcessor(size={"height": side, "width": side}), "") for side in (32, 64)
+    )
+    assert "with 32 x 32 pixels for both (teacher.image_size)" in DETECTION.foreseen(small, large)
+    assert DETECTION.foreseen(small, small) is None
 
 
 def test_queries_of_two_models_are_compared_where_there_are_equally_many(pixels):
