@@ -17,7 +17,8 @@ LONGEST = {
 }
 PAGE = Path(__file__).parents[1] / "docs" / "architectures.md"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process a core is faster than many threads
-os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="hf-compress-tests-")
+HUB_CACHE = tempfile.TemporaryDirectory(prefix="hf-compress-tests-", ignore_cleanup_errors=True)
+os.environ["HF_HOME"] = HUB_CACHE.name
 os.environ["HF_HUB_OFFLINE"] = "1"
 settings.register_profile("quick", deadline=None, max_examples=50)
 settings.register_profile("thorough", deadline=None, max_examples=2000)  # pytest --hypothesis-profile=thorough

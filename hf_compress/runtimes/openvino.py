@@ -45,7 +45,9 @@ def _quantized(model: Exportable, converted):
 
     logging.getLogger("nncf").setLevel(logging.ERROR)
     import nncf
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
+    whole = RangeEstimatorParametersSet.MINMAX  # by default the mean of each image's, which cuts the loudest off
     images = [image.numpy() for image in model.calibration]
     return nncf.quantize(
         converted,
@@ -53,6 +55,7 @@ def _quantized(model: Exportable, converted):
         preset=nncf.QuantizationPreset.MIXED,
         subset_size=len(images),
         model_type=nncf.ModelType.TRANSFORMER if _attends(converted) else None,
+        advanced_parameters=nncf.AdvancedQuantizationParameters(activations_range_estimator_params=whole),
     )
 
 

@@ -32,7 +32,8 @@ def written(factor, name, folder, brightness=1.0):
     One image, the sixth, is `brightness` times as bright as the others.
     """
     model, chosen = Uneven(factor).eval(), runtime(name)
-    images = [torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in range(40)]
+    shades = (torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in range(40))
+    images = [shade * (seed % 4 + 1) / 4 for seed, shade in enumerate(shades)]
     images[5] *= brightness
     file = folder / f"model{chosen.suffix}"
     told = chosen.write(Exportable(model, ["logits"], images[0], {}, images), file)
@@ -112,9 +113,18 @@ def test_layers_of_litert_that_int8_damages_stay_in_floats(tmp_path):
     assert weights_of_litert(tmp_path / "model.tflite") == [8 * 3 * 3 * 3], "the first layer bears it"
 
 
-def test_litert_cuts_no_image_off_that_is_brighter_than_the_others(tmp_path):
-    pytest.importorskip("litert_torch", reason="`make test-litert` has an environment for it")
-    _, found, asked = written(1.0, "litert", tmp_path, brightness=8.0)
+@pytest.mark.parametrize(
+    ("name", "needed"),
+    [
+        ("onnx", "onnxruntime"),
+        ("openvino", "nncf"),
+        pytest.param("executorch", "executorch", marks=pytest.mark.long),
+        ("litert", "litert_torch"),
+    ],
+)
+def test_no_image_is_cut_off_that_is_brighter_than_the_others(name, needed, tmp_path):
+    pytest.importorskip(needed)
+    _, found, asked = written(1.0, name, tmp_path, brightness=8.0)
     assert np.abs(found[5] - asked[5]).max() < 0.05 * np.abs(asked[5]).max()
 
 
