@@ -22,6 +22,7 @@ CHOSEN = ("macs", "importance", "scope", "blocks", "width", "image_size", "int8"
 KINDS = ("importance", "scope", "int8")  # of the choices, those without an order
 USUAL_SCOPE = "cost"
 FIRST = 4  # amounts of pruning that are judged before the search learns
+FLOATS = 2  # of them in floats as well: int8 slows thin layers down
 NEAR = 0.01
 UNTOUCHED = {"iterative": False, "recovery": {"epochs": 0}}
 
@@ -197,12 +198,14 @@ class Options:
         whole = Choice(*(choices[0] for choices in firsts), kinds[-1])
         ladder = sorted(self.macs[1:], key=lambda macs: (1 - macs > left + NEAR, abs(1 - macs - left)))[:FIRST]
         widths = sorted(self.width[1:], key=lambda width: abs(width**2 - left))
-        return [
+        every = [
             *(replace(whole, int8=int8) for int8 in kinds),
             *(replace(whole, macs=macs) for macs in ladder),
+            *(replace(whole, macs=macs, int8=kinds[0]) for macs in ladder[:FLOATS]),
             *(replace(whole, image_size=size) for size in self.image_size[1:2]),
             *(replace(whole, width=width) for width in widths[:1]),
         ]
+        return list(dict.fromkeys(every))
 
 
 def _in_words(student: dict[str, Any]) -> str:

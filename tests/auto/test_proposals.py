@@ -33,9 +33,10 @@ def test_the_whole_model_comes_first_then_about_as_much_as_may_stay():
     first = OPTIONS.first(left=0.3)
     assert first[:2] == [Choice(), Choice(int8=True)]
     assert [choice.macs for choice in first[2:6]] == [0.7, 0.8, 0.6, 0.5]
-    assert first[6] == Choice(image_size=24, int8=True)
-    assert first[7:] == [Choice(width=0.5, int8=True)]
-    assert explore(OPTIONS, judged, 8, seed=0, left=0.3) == first
+    assert first[6:8] == [Choice(0.7), Choice(0.8)], "in floats as well"
+    assert first[8:] == [Choice(image_size=24, int8=True), Choice(width=0.5, int8=True)]
+    assert explore(OPTIONS, judged, 10, seed=0, left=0.3) == first
+    assert len(replace(OPTIONS, int8=[True]).first(left=0.3)) == 7
 
 
 def test_no_candidate_is_judged_twice_and_one_seed_gives_one_search():
