@@ -197,7 +197,7 @@ def test_frozen_batch_norms_learn_scales_and_keep_their_statistics(tmp_path):
     given = {"epochs": 1, "batch_size": 1, "learning_rate": 1e-2}
     with pytest.raises(RunError, match="cannot learn from a single image"):
         train(loaded.model, context, validate(TrainingConfig, given))
-    train(loaded.model, context, validate(TrainingConfig, given | {"freeze_batch_norms": True}))
+    train(loaded.model.train(), context, validate(TrainingConfig, given | {"freeze_batch_norms": True}))
     changed = {name for name, tensor in snapshot(loaded.model).items() if not torch.equal(tensor, before[name])}
     norms = {name.rpartition(".")[0] for name in before if name.endswith("running_mean")}
     assert norms and not {f"{norm}.running_{kind}" for norm in norms for kind in ("mean", "var")} & changed
