@@ -1,6 +1,7 @@
 """Tests never reach the network, and leave no trace in the user's caches."""
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -17,6 +18,7 @@ LONGEST = {
 }
 PAGE = Path(__file__).parents[1] / "docs" / "architectures.md"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process a core is faster than many threads
+signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background, and all they start, ignore it
 HUB_CACHE = tempfile.TemporaryDirectory(prefix="hf-compress-tests-", ignore_cleanup_errors=True)
 os.environ["HF_HOME"] = HUB_CACHE.name
 os.environ["HF_HUB_OFFLINE"] = "1"
