@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from hf_compress.auto.space import Options, Space, blocks_step, channels_step
@@ -45,12 +46,9 @@ def _prunable(space: Space, scope: str, teacher: LoadedModel) -> tuple[list[floa
     """Return the shares of the MACs that can go, and the multiple of channels at which they can."""
     found, round_to = [0.0], ROUNDED[0]
     for multiple in ROUNDED:
+        step = partial(channels_step, importance=space.importance[0], scope=scope, round_to=multiple)
         shares = sorted(space.macs)
-        while (
-            shares
-            and shares[-1]
-            and not _loses(teacher, channels_step(shares[-1], space.importance[0], scope, multiple))
-        ):
+        while shares and shares[-1] and not _loses(teacher, step(shares[-1])):
             shares.pop()
         if shares and shares[-1] > found[-1]:
             found, round_to = shares, multiple

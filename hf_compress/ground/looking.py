@@ -2,7 +2,7 @@
 
 import copy
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -20,6 +20,19 @@ def twin(model: nn.Module) -> nn.Module:
     weights = {id(tensor): nn.Parameter(tensor.detach(), requires_grad=False) for tensor in model.parameters()}
     buffers = {id(tensor): tensor.detach() for tensor in model.buffers()}
     return copy.deepcopy(model, weights | buffers).eval()
+
+
+@contextmanager
+def kept_in_eval(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Keep modules in eval mode in a `with` block, whatever mode their model is put in. Blocks may be nested."""
+    held = [module for module in modules if "train" not in vars(module)]
+    for module in held:
+        module.eval().train = lambda mode=True, module=module: module
+    try:
+        yield
+    finally:
+        for module in held:
+            del module.train
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_compress.data.images import noise, preprocess
 from hf_compress.ground.errors import RunError
+from hf_compress.ground.looking import kept_in_eval
 from hf_compress.ground.outputs import output_tensors
 
 
@@ -69,14 +70,10 @@ def head_alone(model: PreTrainedModel, processor: BaseImageProcessor) -> Iterato
     learnt = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in head)
-    still = [module for module in model.modules() if _is_still(module)]
-    for module in still:
-        module.train = lambda mode=True, module=module: module
     try:
-        yield
+        with kept_in_eval(filter(_is_still, model.modules())):
+            yield
     finally:
-        for module in still:
-            del module.train
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(learnt[name])
 

@@ -99,11 +99,12 @@ class Detection(Task):
 
         from hf_compress.ground.choices import Choices
 
-        choices, maps = Choices(), _maps(model.config, pixel_values)
-        with choices.recorded():
-            said = self._said(model, pixel_values)
+        maps = _maps(model.config, pixel_values)
         if not maps:
-            return said
+            return _by_class(self.outputs(model(pixel_values=pixel_values)), model.config.num_labels)
+        choices = Choices()
+        with choices.recorded():
+            said = self._said_and_selected(model, pixel_values)
         sizes = torch.tensor(maps, device=pixel_values.device)
         return said | {"places": choices.made[0], "maps": sizes.expand(len(pixel_values), *sizes.shape)}
 
@@ -135,11 +136,10 @@ class Detection(Task):
             f"{size} pixels for both (teacher.image_size) it learns what the teacher says at each place"
         )
 
-    def _said(self, model, pixel_values):
+    def _said_and_selected(self, model, pixel_values):
+        """Return what a model that selects its queries says at the end, and where it selects them."""
         output = model(pixel_values=pixel_values)
         said = _by_class(self.outputs(output), model.config.num_labels)
-        if not _maps(model.config, pixel_values):
-            return said
         return said | {"enc_logits": output.enc_topk_logits, "enc_pred_boxes": output.enc_topk_bboxes}
 
     def _said_there(self, model, images, teacher):
@@ -151,7 +151,7 @@ class Detection(Task):
         if not same or teacher["places"].shape[1] < queries:
             return None
         with Choices([teacher["places"][:, :queries].long()]).repeated():
-            return self._said(model, images)
+            return self._said_and_selected(model, images)
 
     def loss(self, output, batch):
         """Return the model's own loss; 0 of a deployed file, which has none."""

@@ -1,7 +1,7 @@
 """Batch norms: they cannot learn from a batch of one image, and after a change of the model they count anew."""
 
-from collections.abc import Iterator, Sized
-from contextlib import contextmanager
+from collections.abc import Sized
+from contextlib import AbstractContextManager
 
 import torch
 from torch import nn
@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from hf_compress.data.images import batches, fitting_batch, spread
 from hf_compress.ground.errors import RunError
+from hf_compress.ground.looking import kept_in_eval
 from hf_compress.ground.memory import in_fitting_batches
 from hf_compress.ground.progress import track
 from hf_compress.training.arguments import EVALUATION_BATCH
@@ -39,17 +40,9 @@ def reestimate_batch_norm(model: PreTrainedModel, context: Context, images: int 
     model.eval()
 
 
-@contextmanager
-def frozen_statistics(model: nn.Module) -> Iterator[None]:
+def frozen_statistics(model: nn.Module) -> AbstractContextManager[None]:
     """Let batch norms use their running statistics and leave them alone in a `with` block, in training mode, too."""
-    norms = [module for module in model.modules() if isinstance(module, BATCH_NORM)]
-    for norm in norms:
-        norm.eval().train = lambda mode=True, norm=norm: norm
-    try:
-        yield
-    finally:
-        for norm in norms:
-            del norm.train
+    return kept_in_eval(module for module in model.modules() if isinstance(module, BATCH_NORM))
 
 
 def without_single(images: int, batch_size: int) -> int:

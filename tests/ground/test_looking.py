@@ -9,10 +9,12 @@ from itertools import chain
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import ResNetConfig, ResNetForImageClassification, TrainingArguments, ViTImageProcessor
 
 from hf_compress.data import Collator, load_data
+from hf_compress.ground.looking import kept_in_eval
 from hf_compress.ground.units import Units
 from hf_compress.measure.cost import bytes_on_disk, cost, count_macs, peak_memory
 from hf_compress.measure.features import feature_examiner
@@ -209,3 +211,12 @@ def test_training_leaves_the_config_of_the_student(data, tmp_path):
     before = copy.deepcopy(student.config.to_dict())
     train(student, Context(data, PROCESSOR, None, 0, tmp_path, log=lambda line: None), LOSS, loaded(resnet()))
     assert student.config.to_dict() == before
+
+
+def test_modules_are_kept_in_eval_mode_by_blocks_that_may_be_nested():
+    model = nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 2, 1))
+    with kept_in_eval([model[0]]):
+        with kept_in_eval(model):
+            assert not model.train()[0].training and not model[1].training
+        assert not model.train()[0].training and model[1].training
+    assert model.train()[0].training
