@@ -27,7 +27,8 @@ def kept_in_eval(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Keep modules in eval mode in a `with` block, whatever mode their model is put in. Blocks may be nested."""
     held = [module for module in modules if "train" not in vars(module)]
     for module in held:
-        module.eval().train = lambda mode=True, module=module: module
+        module.eval()  # nothing is chained: the attention of LeViT and EfficientFormer returns None
+        module.train = lambda mode=True, module=module: module
     try:
         yield
     finally:

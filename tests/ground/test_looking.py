@@ -213,6 +213,19 @@ def test_training_leaves_the_config_of_the_student(data, tmp_path):
     assert student.config.to_dict() == before
 
 
+class TellsNothing(nn.Linear):
+    def train(self, mode=True):
+        super().train(mode)
+
+
+def test_modules_whose_train_returns_nothing_are_kept_in_eval_mode():
+    model = nn.Sequential(TellsNothing(2, 2), nn.Linear(2, 2))
+    with kept_in_eval([model[0]]):
+        assert not model.train()[0].training and model[1].training
+    model.train()
+    assert model[0].training
+
+
 def test_modules_are_kept_in_eval_mode_by_blocks_that_may_be_nested():
     model = nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 2, 1))
     with kept_in_eval([model[0]]):
