@@ -39,6 +39,7 @@ def offered(space: Space, prepared: Prepared) -> Options:
         image_size=at_size or [None],
         int8=[value for value in space.int8 if able or not value] or [False],
         round_to=round_to,
+        side=side,
     )
 
 

@@ -19,18 +19,18 @@ Judge = Callable[[Choice], tuple[float, float] | None]
 
 def explore(
     options: Options,
+    first: list[Choice],
     judge: Judge,
     most: int,
     seed: int,
-    left: float = 0.5,
     is_enough: Callable[[], bool] = lambda: False,
 ) -> list[Choice]:
     """Have candidates judged, each once, and return them in that order.
 
     Args:
+        first: those that are judged before the search learns.
         most: how many.
         seed: of the proposals: the same one and the same judgements give the same candidates.
-        left: see `Options.first`.
         is_enough: asked before each candidate.
     """
     import optuna
@@ -38,7 +38,7 @@ def explore(
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=1)
     study = optuna.create_study(sampler=sampler, directions=["maximize", "minimize"])
-    for candidate in options.first(left):
+    for candidate in first:
         study.enqueue_trial(options.parameters(candidate))
     known: dict[Choice, tuple[float, float] | None] = {}
     for _ in range(ASKED * most):

@@ -127,8 +127,8 @@ class Search:
     def _explore(self) -> None:
         request = self.request
         self.log(f"search: {request.wish}, in {request.runtime}")
-        seed = request.recipe.seed
-        explore(self.options, self._judged, request.candidates, seed, self.decision.share_left, self._is_late)
+        first = self.options.first(self.decision.share_left, request.wish.falls_with_pixels)
+        explore(self.options, first, self._judged, request.candidates, request.recipe.seed, self._is_late)
 
     def _is_late(self) -> bool:
         """Tell whether the time for candidates is over: the minutes, and less once one may be the answer.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, field_validator
@@ -21,9 +22,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 CHOSEN = ("macs", "importance", "scope", "blocks", "width", "image_size", "int8")
 KINDS = ("importance", "scope", "int8")  # of the choices, those without an order
 USUAL_SCOPE = "cost"
-FIRST = 4  # amounts of pruning that are judged before the search learns
-FLOATS = 2  # of them in floats as well: int8 slows thin layers down
-NEAR = 0.01
+LEVELS = (1, 1.6, 0.7)  # shares of the MACs that may stay, with which models of each size are judged first
 UNTOUCHED = {"iterative": False, "recovery": {"epochs": 0}}
 
 
@@ -144,7 +143,12 @@ class Space(Section):
 
 @dataclass(frozen=True)
 class Options:
-    """The choices that a model and its runtime offer; `round_to` is what widths are multiples of."""
+    """The choices that a model and its runtime offer.
+
+    Attributes:
+        round_to: what widths are multiples of.
+        side: of the model's own input, in pixels.
+    """
 
     macs: list[float]
     importance: list[str]
@@ -154,6 +158,7 @@ class Options:
     image_size: list[int | None]
     int8: list[bool]
     round_to: int
+    side: int
 
     @property
     def names(self) -> list[str]:
@@ -186,26 +191,39 @@ class Options:
         choice = choice if choice.width == 1 else replace(choice, macs=0.0)
         return choice if choice.macs else replace(choice, importance=self.importance[0], scope=self.scope[0])
 
-    def first(self, left: float) -> list[Choice]:
-        """Return what is judged before the search learns: the whole model, and less and less of it.
+    def first(self, left: float, pixels_count: bool = True) -> list[Choice]:
+        """Return what is judged before the search learns: the whole model, and about as much of it as may stay.
+
+        A smaller picture and fewer channels share the work, since each alone costs more quality the farther it goes:
+        at every size of the input as much is pruned as then has to go.
 
         Args:
-            left: share of the MACs that a model may keep; what keeps as many comes first, then what keeps fewer.
-                MACs go with the square of the width.
+            left: share of the MACs that a model may keep. MACs go with the square of the input's side and of the
+                width.
+            pixels_count: whether a smaller picture brings a model nearer to what it may cost.
         """
         kinds = sorted(self.int8)
         firsts = (self.macs, self.importance, self.scope, self.blocks, self.width, self.image_size)
         whole = Choice(*(choices[0] for choices in firsts), kinds[-1])
-        ladder = sorted(self.macs[1:], key=lambda macs: (1 - macs > left + NEAR, abs(1 - macs - left)))[:FIRST]
+        sizes = self.image_size if pixels_count else self.image_size[:1]
+        nearest, *others = (
+            [self.plain(replace(whole, image_size=size, macs=self._amount(size, level * left))) for size in sizes]
+            for level in LEVELS
+        )
         widths = sorted(self.width[1:], key=lambda width: abs(width**2 - left))
         every = [
             *(replace(whole, int8=int8) for int8 in kinds),
-            *(replace(whole, macs=macs) for macs in ladder),
-            *(replace(whole, macs=macs, int8=kinds[0]) for macs in ladder[:FLOATS]),
-            *(replace(whole, image_size=size) for size in self.image_size[1:2]),
+            *nearest,
+            *(replace(choice, int8=kinds[0]) for choice in nearest),  # int8 can slow thin layers down
+            *chain(*others),
             *(replace(whole, width=width) for width in widths[:1]),
         ]
         return list(dict.fromkeys(every))
+
+    def _amount(self, size: int | None, left: float) -> float:
+        """Return the share of the MACs to prune at a size of the input, so that about `left` of the model's stay."""
+        of_size = ((size or self.side) / self.side) ** 2
+        return min(self.macs, key=lambda macs: abs((1 - macs) * of_size - left))
 
 
 def _in_words(student: dict[str, Any]) -> str:

@@ -76,6 +76,11 @@ class Wish(Section):
         named = {"bytes": "bytes", "parameters": "parameters", "memory": "peak_memory_bytes"}
         return next((cost for key, cost in named.items() if getattr(self, key) is not None), "effort")
 
+    @property
+    def falls_with_pixels(self) -> bool:
+        """Whether a smaller picture lowers the cost by which the search goes."""
+        return self.steered_by not in ("bytes", "parameters")
+
     def __str__(self) -> str:
         words = {
             "faster": lambda value: f"{value:g} times faster",

@@ -6,6 +6,7 @@ import pytest
 
 from hf_compress.auto.proposals import explore
 from hf_compress.auto.space import Choice, Options
+from hf_compress.auto.wish import Wish
 from hf_compress.run.recipe import Recipe
 from hf_compress.tasks import TASKS
 
@@ -18,7 +19,9 @@ OPTIONS = Options(
     image_size=[None, 24],
     int8=[False, True],
     round_to=8,
+    side=32,
 )
+FIRST = OPTIONS.first(0.5)
 BASE = Recipe.from_dict({"teacher": "a/b", "data": "digits", "steps": [], "deploy": ["onnx"]})
 
 
@@ -32,19 +35,35 @@ def judged(choice):
 def test_the_whole_model_comes_first_then_about_as_much_as_may_stay():
     first = OPTIONS.first(left=0.3)
     assert first[:2] == [Choice(), Choice(int8=True)]
-    assert [choice.macs for choice in first[2:6]] == [0.7, 0.8, 0.6, 0.5]
-    assert first[6:8] == [Choice(0.7), Choice(0.8)], "in floats as well"
-    assert first[8:] == [Choice(image_size=24, int8=True), Choice(width=0.5, int8=True)]
-    assert explore(OPTIONS, judged, 10, seed=0, left=0.3) == first
-    assert len(replace(OPTIONS, int8=[True]).first(left=0.3)) == 7
+    assert [(choice.macs, choice.image_size, choice.int8) for choice in first[2:10]] == [
+        (0.7, None, True),
+        (0.5, 24, True),  # 9 / 16 of the pixels, half of whose MACs are 0.28 of the model's
+        (0.7, None, False),
+        (0.5, 24, False),
+        (0.5, None, True),
+        (0.1, 24, True),
+        (0.8, None, True),
+        (0.6, 24, True),
+    ]
+    assert first[10:] == [Choice(width=0.5, int8=True)]
+    assert explore(OPTIONS, first, judged, 10, seed=0) == first[:10]
+    assert len(replace(OPTIONS, int8=[True]).first(left=0.3)) == 8
+
+
+def test_a_smaller_picture_is_not_tried_first_where_it_makes_no_file_smaller():
+    first = OPTIONS.first(left=0.3, pixels_count=False)
+    assert [choice.macs for choice in first[2:6]] == [0.7, 0.7, 0.5, 0.8]
+    assert not any(choice.image_size for choice in first)
+    assert not any(Wish(**wish).falls_with_pixels for wish in ({"bytes": 1e6}, {"parameters": 1e5}))
+    assert all(Wish(**wish).falls_with_pixels for wish in ({"faster": 2, "bytes": 1e6}, {"memory": 1e6}, {"macs": 1e6}))
 
 
 def test_no_candidate_is_judged_twice_and_one_seed_gives_one_search():
     asked = []
-    found = explore(OPTIONS, lambda choice: asked.append(choice) or judged(choice), 20, seed=3)
-    assert len(set(found)) == len(found) == 20 and asked == found
-    assert explore(OPTIONS, judged, 20, seed=3) == found
-    assert explore(OPTIONS, judged, 20, seed=4) != found
+    found = explore(OPTIONS, FIRST, lambda choice: asked.append(choice) or judged(choice), 30, seed=3)
+    assert len(set(found)) == len(found) == 30 and asked == found
+    assert explore(OPTIONS, FIRST, judged, 30, seed=3) == found
+    assert explore(OPTIONS, FIRST, judged, 30, seed=4) != found
     assert all((choice.importance, choice.scope) == ("obs", "cost") for choice in found if not choice.macs)
     assert {choice.scope for choice in found if choice.macs} == {"cost", "damage"}
     assert not any(choice.macs for choice in found if choice.width < 1)
@@ -59,29 +78,29 @@ def test_a_search_that_was_killed_is_proposed_the_same_again():
         return known.setdefault(choice, judged(choice))
 
     with pytest.raises(KeyboardInterrupt):
-        explore(OPTIONS, killed, 16, seed=1)
+        explore(OPTIONS, FIRST, killed, 16, seed=1)
     assert len(known) == 11
-    again = explore(OPTIONS, lambda choice: known.get(choice) or judged(choice), 16, seed=1)
-    assert again == explore(OPTIONS, judged, 16, seed=1)
+    again = explore(OPTIONS, FIRST, lambda choice: known.get(choice) or judged(choice), 16, seed=1)
+    assert again == explore(OPTIONS, FIRST, judged, 16, seed=1)
     assert again[:11] == list(known)
 
 
 def test_it_learns_what_is_good():
-    found = explore(OPTIONS, judged, 40, seed=0)
+    found = explore(OPTIONS, FIRST, judged, 40, seed=0)
     late = found[20:]
     assert sum(choice.int8 for choice in late) > len(late) / 2
 
 
 def test_what_cannot_be_had_is_passed_over():
-    found = explore(OPTIONS, lambda choice: None if choice.int8 else judged(choice), 12, seed=0)
+    found = explore(OPTIONS, FIRST, lambda choice: None if choice.int8 else judged(choice), 12, seed=0)
     assert any(choice.int8 for choice in found) and len(found) == 12
 
 
 def test_it_ends_when_there_is_enough_or_nothing_more():
     asked = []
-    assert len(explore(OPTIONS, judged, 20, 0, is_enough=lambda: len(asked) == 4 or asked.append(1))) == 4
-    small = Options([0.0, 0.5], ["obs"], ["cost"], [0.0], [1.0], [None], [False], 8)
-    assert set(explore(small, judged, 20, seed=0)) == {Choice(), Choice(0.5)}
+    assert len(explore(OPTIONS, FIRST, judged, 20, 0, is_enough=lambda: len(asked) == 4 or asked.append(1))) == 4
+    small = Options([0.0, 0.5], ["obs"], ["cost"], [0.0], [1.0], [None], [False], 8, 32)
+    assert set(explore(small, small.first(0.5), judged, 20, seed=0)) == {Choice(), Choice(0.5)}
 
 
 def test_amounts_are_first_tried_in_the_scope_that_serves_the_task():
