@@ -64,6 +64,10 @@ def steps_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     return headings, rows
 
 
+def _best(epoch: int) -> str:
+    return f", the best: {epoch}" if epoch else ", all worse than before: it stays as it was"
+
+
 def what_was_done(row: dict[str, Any]) -> str:
     """Sum up the details of a row."""
     if row["stage"] == CONTROL:
@@ -76,7 +80,7 @@ def what_was_done(row: dict[str, Any]) -> str:
     if details.get("trained_layers") == "head":
         return "the head alone, solved for: no worse than with all layers trained"
     if epochs := details.get("epochs"):
-        best = f", the best: {details['best_epoch']}" if "best_epoch" in details else ""
+        best = _best(details["best_epoch"]) if "best_epoch" in details else ""
         budget = details.get("time_budget")
         made = f"{budget['epochs']:.3g} epochs within {budget['minutes']:g} minutes" if budget else ""
         than = ", better than the head alone" if "head_alone" in details else ""

@@ -20,7 +20,7 @@ BEST = {"color": ORANGE, "linestyle": "", "fillstyle": "none", "markeredgewidth"
 
 @dataclass(frozen=True)
 class Curve:
-    """A training: a value an epoch, and the best epoch, counted from 1."""
+    """A training: a value an epoch, and the best epoch, counted from 1; 0 where none was kept."""
 
     losses: list[float]
     qualities: list[float]
@@ -76,6 +76,6 @@ def _draw(panels: list[Axes], curves: list[Curve], look: dict[str, Any]) -> None
         epochs = range(done + 1, done + len(curve.losses) + 1)
         for axes, values in zip(panels, (curve.losses, curve.qualities), strict=True):
             axes.plot(epochs, values, marker="o" if len(values) <= DOTTED else "", markersize=4, **look)
-        if look is STAGE and len(epochs) > 1:
+        if look is STAGE and len(epochs) > 1 and curve.best:
             panels[1].plot(epochs[curve.best - 1], curve.qualities[curve.best - 1], "o", markersize=10, **BEST)
         done += len(epochs)

@@ -96,11 +96,18 @@ class Epoch(Scored):
     training_loss: float = 0.0
 
 
-class Training(ReportPart):
-    """Where something was trained, one entry an epoch."""
+class Began(Scored):
+    """What a training began with."""
 
+    prefix = "validation_"
+
+
+class Training(ReportPart):
+    """Where something was trained, one entry an epoch; the best is 0 where what it began with was better than all."""
+
+    began: Began = Field(default_factory=Began)
     epochs: list[Epoch] = []
-    best_epoch: Positive = 1
+    best_epoch: Natural = 1
 
     @model_validator(mode="after")
     def _best_is_one_of_them(self):

@@ -19,6 +19,7 @@ from hf_compress.sections.base import TrainingConfig
 from hf_compress.sections.models import ModelSection
 from hf_compress.tasks import TASKS
 from hf_compress.tasks.base import Predict
+from hf_compress.training.fitting import quality_kept
 
 FEW_STEPS = 500
 """In fewer, random weights learn little: `quickstart` learns digits in 552, and 20 epochs of 240 photos (160) ended at
@@ -77,7 +78,7 @@ def _teacher(
     stage = f"assistant {len(recipe.assistants)}" if recipe.assistants else "teacher"
     details = next(row for row in stages.rows if row["stage"] == stage).get("details", {})
     if "best_epoch" in details:
-        found = details["epochs"][details["best_epoch"] - 1][f"validation_{metric.name}"]
+        found = quality_kept(details, metric)
     else:
         found = units.value("validate teacher", lambda: task.decide(predict(teacher, data.validation)))[metric.name]
     name = stage if recipe.assistants else "the teacher"

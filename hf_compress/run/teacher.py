@@ -25,8 +25,7 @@ from hf_compress.run.recipe import Recipe
 from hf_compress.sections.models import TeacherSection
 from hf_compress.tasks import TASKS, Task
 from hf_compress.training.context import Context
-from hf_compress.training.fitting import train
-from hf_compress.training.predicting import predict
+from hf_compress.training.fitting import quality_kept, train
 from hf_compress.training.probing import solve_head
 from hf_compress.training.tracking import Tracking
 
@@ -150,18 +149,17 @@ def _train_from_head(section: TeacherSection, teacher: LoadedModel, context: Con
 
     To begin with such a head is better for all layers, too: see docs/distillation.md.
     """
-    model, task = teacher.model, context.task
-    said = predict(model, context.processor, context.data.validation, context.data.workers, task=task)
-    key = f"validation_{task.deciding.name}"
-    alone, probed = {key: task.decide(said)[task.deciding.name]}, copy.deepcopy(model.state_dict())
-    context.log(f"  the head alone, solved for: validation {task.deciding.words} {alone[key]:.4f}; now all layers")
+    model, metric = teacher.model, context.task.deciding
+    probed = copy.deepcopy(model.state_dict())
+    context.log("  the head alone is solved for; now all layers")
     trained = train(model, context, section.finetune)
-    found = [alone[key], trained["epochs"][trained["best_epoch"] - 1][key]]
-    if task.deciding.best(found) == 0:
+    alone = trained["began"]
+    found = [epoch[f"validation_{metric.name}"] for epoch in (alone, *trained["epochs"])]
+    if metric.best(found) == 0:
         model.load_state_dict(probed)
-        context.log(f"  all layers: {found[1]:.4f}, no better; the body stays as it was")
+        context.log(f"  all layers: no better than {found[0]:.4f}; the body stays as it was")
         return {"trained_layers": "head", "head_alone": alone, "rejected": trained}
-    context.log(f"  all layers: {found[1]:.4f}; they stay trained")
+    context.log(f"  all layers: {quality_kept(trained, metric):.4f}; they stay trained")
     return trained | {"trained_layers": "all", "head_alone": alone}
 
 

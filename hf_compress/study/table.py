@@ -137,7 +137,7 @@ def run_rows(report: dict[str, Any]) -> tuple[list[str], list[tuple[str, list[st
     rows = []
     for run in report["runs"]:
         label, seed = labels[run["run"]], str(run["seed"])
-        others = [str(run["best_epoch"] or ""), f"{run['seconds'] / 60:.1f}"]
+        others = [str("" if run["best_epoch"] is None else run["best_epoch"]), f"{run['seconds'] / 60:.1f}"]
         rows.append((run["folder"], [label, seed, *_digits(run["quality"], keys), *others]))
         if CONTROL in run:
             rows.append((run["folder"], [f"{label}, {CONTROL}", seed, *_digits(run[CONTROL], keys), "", ""]))

@@ -5,9 +5,10 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from hf_compress.data import ImageSplit
+from hf_compress.ground.looking import same_random_state
 from hf_compress.ground.progress import bar
 from hf_compress.losses.criterion import DistillationCriterion
 
@@ -54,6 +55,18 @@ class HoldMasks(TrainerCallback):
                 parameter.masked_fill_(~mask, 0)
 
 
+class BeginEvaluated(TrainerCallback):
+    """Evaluates what a training begins with, without a trace in the random numbers of its steps."""
+
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.global_step == 0:
+            with same_random_state():
+                self.trainer.evaluate()
+
+
 class TrainingProgress(TrainerCallback):
     """Shows a bar of training steps and calls `log` with loss and validation metric after every epoch."""
 
@@ -74,11 +87,13 @@ class TrainingProgress(TrainerCallback):
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         metric = args.metric_for_best_model
         value = (metrics or {}).get(f"eval_{metric}")
-        if value is not None:
-            self.log(
-                f"  epoch {math.ceil(state.epoch)} of {state.num_train_epochs}: "
-                f"loss {self.loss:.4g}, validation {metric.replace('_', ' ')} {value:.4f}"
-            )
+        if value is None:
+            return
+        found = f"validation {metric.replace('_', ' ')} {value:.4f}"
+        if state.global_step == 0:
+            self.log(f"  before the training: {found}")
+        else:
+            self.log(f"  epoch {math.ceil(state.epoch)} of {state.num_train_epochs}: loss {self.loss:.4g}, {found}")
 
 
 class EvaluationProgress(TrainerCallback):

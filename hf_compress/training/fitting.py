@@ -18,10 +18,11 @@ from hf_compress.ground.tensors import use_channels_last
 from hf_compress.models.load import LoadedModel
 from hf_compress.sections.base import TrainingConfig
 from hf_compress.sections.distillation import LOSSES
+from hf_compress.tasks.base import Metric
 from hf_compress.training.arguments import UNTRACKED, optimizer, training_arguments
 from hf_compress.training.batch_norms import frozen_statistics, require_pairs
 from hf_compress.training.budget import Ask, Budget, TimeTrial
-from hf_compress.training.callbacks import HoldMasks, ShowEpoch, TrainingProgress
+from hf_compress.training.callbacks import BeginEvaluated, HoldMasks, ShowEpoch, TrainingProgress
 from hf_compress.training.context import Context
 from hf_compress.training.resumable import Attempts
 from hf_compress.training.teacher_outputs import answered
@@ -37,13 +38,15 @@ def train(
 ) -> dict[str, Any]:
     """Train `model` in place and leave it at the epoch that the task's deciding metric finds best.
 
+    Where every epoch is worse than the model was, it stays as it was.
+
     Args:
         config: how to train; with `teacher` it is a `LossConfig`.
         teacher: distil from this model; None trains on the labels.
         ranges: what hooks of the model learn beside its weights; see `StudentTrainer`.
 
     Returns:
-        Details for the report: the best epoch and one row an epoch.
+        Details for the report: what it began with, the best epoch and one row an epoch.
 
     Raises:
         RunError: the loss is not finite, or labels are missing.
@@ -93,6 +96,8 @@ def fit(
 ) -> dict[str, Any]:
     """Train, with progress shown, and leave the model at its best epoch, in eval mode on the CPU.
 
+    Where every epoch is worse than what the training began with, that is kept.
+
     The training goes on where an interrupted one left off. When memory runs out, or when the loss is not finite and
     the recipe says so, it goes on from the last whole epoch with smaller batches or a lower learning rate.
 
@@ -104,8 +109,8 @@ def fit(
         budget: the section of the recipe, and since when its minutes count.
 
     Returns:
-        Details for the report: the best epoch and one row an epoch, what fitted into the minutes, and what had to be
-        changed to go on.
+        Details for the report: what it began with, the best epoch and one row an epoch, what fitted into the minutes,
+        and what had to be changed to go on.
 
     Raises:
         Diverged: the loss is not finite.
@@ -124,10 +129,12 @@ def fit(
             tracked = tracking.arguments(folder) if tracking else UNTRACKED
             arguments = training_arguments(now, context, checkpoints, attempts.accumulation, steps, tracked)
             trainer = build(shown, args=arguments, optimizer_cls_and_kwargs=optimizer(now))
-            if trial is not None:
-                trial.watch(trainer)
             if config.average:
                 trainer.evaluate_average(config.average)
+            if trial is not None:
+                trial.watch(trainer)
+            else:
+                trainer.add_callback(BeginEvaluated(trainer))
             require_pairs(trainer.model, trainer.train_dataset, batch_size, config.freeze_batch_norms)
             if initial:
                 trainer.model.load_state_dict(initial)
@@ -154,11 +161,15 @@ def fit(
 
     shown = budget.plan(images, ask, run, folder, context.log)
     trainer = run(shown, steps=budget.steps)
-    trainer.load_best()
+    began, history = _history(trainer.state.log_history, metric.name)
+    kept = best_epoch(began, history, metric)
+    if kept:
+        trainer.load_best()
+    else:
+        trainer.model.load_state_dict(initial)
+        context.log("  every epoch is worse than before the training: the model stays as it was")
     trainer.model.eval().to("cpu")
-    history = _history(trainer.state.log_history, metric.name)
-    best = metric.best([epoch[f"validation_{metric.name}"] for epoch in history])
-    return {"best_epoch": best + 1, "epochs": history, **budget.details, **attempts.details}
+    return {"began": began, "best_epoch": kept, "epochs": history, **budget.details, **attempts.details}
 
 
 def _train(trainer: Trainer, log: Callable[[str], None]) -> None:
@@ -177,10 +188,22 @@ def _leave_autocast(trainer: Trainer) -> None:
     vars(trainer.model).pop("forward", None)
 
 
-def _history(log: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
+def quality_kept(details: dict[str, Any], metric: Metric) -> float:
+    """Return what a training came to on validation images, from its details."""
+    return [details.get("began"), *details["epochs"]][details["best_epoch"]][f"validation_{metric.name}"]
+
+
+def best_epoch(began: dict[str, float], epochs: list[dict[str, Any]], metric: Metric) -> int:
+    """Return the number of the best epoch, or 0 where all are worse than what the training began with."""
+    found = [entry[f"validation_{metric.name}"] for entry in [*epochs, began]]
+    return (metric.best(found) + 1) % len(found)
+
+
+def _history(log: list[dict[str, Any]], metric: str) -> tuple[dict[str, float], list[dict[str, Any]]]:
     losses = [entry["loss"] for entry in log if "loss" in entry]
-    evaluations = [entry for entry in log if f"eval_{metric}" in entry]
-    return [
-        {"epoch": epoch, "training_loss": loss, f"validation_{metric}": entry[f"eval_{metric}"]}
-        for epoch, (loss, entry) in enumerate(zip(losses, evaluations, strict=True), start=1)
+    began, *found = [entry[f"eval_{metric}"] for entry in log if f"eval_{metric}" in entry]
+    name = f"validation_{metric}"
+    return {name: began}, [
+        {"epoch": epoch, "training_loss": loss, name: value}
+        for epoch, (loss, value) in enumerate(zip(losses, found, strict=True), start=1)
     ]

@@ -55,7 +55,9 @@ def test_a_smaller_picture_is_not_tried_first_where_it_makes_no_file_smaller():
     assert [choice.macs for choice in first[2:6]] == [0.7, 0.7, 0.5, 0.8]
     assert not any(choice.image_size for choice in first)
     assert not any(Wish(**wish).falls_with_pixels for wish in ({"bytes": 1e6}, {"parameters": 1e5}))
-    assert all(Wish(**wish).falls_with_pixels for wish in ({"faster": 2, "bytes": 1e6}, {"memory": 1e6}, {"macs": 1e6}))
+    assert all(
+        Wish(**wish).falls_with_pixels for wish in ({"faster": 2, "bytes": 1e6}, {"memory": 1e6}, {"macs": 1e6})
+    )
 
 
 def test_no_candidate_is_judged_twice_and_one_seed_gives_one_search():

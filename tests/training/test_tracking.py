@@ -87,7 +87,7 @@ def test_a_training_is_a_run_in_trackio_which_holds_what_the_report_tells(contex
     assert {"small/1-distill/then", "small/2-prune/round-1/then"} <= names
     found = logged(trackio, "small/2-prune/round-1/then")
     assert found["train/loss"] == [epoch["training_loss"] for epoch in details["epochs"]]
-    assert found["eval/accuracy"] == [epoch["validation_accuracy"] for epoch in details["epochs"]]
+    assert found["eval/accuracy"] == [epoch["validation_accuracy"] for epoch in (details["began"], *details["epochs"])]
 
 
 def test_tensorboard_reads_what_the_report_tells_without_the_trial_of_the_minutes(context, tmp_path):

@@ -14,6 +14,8 @@ from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.ground.tensors import use_channels_last
 from hf_compress.models.load import LoadedModel
 from hf_compress.models.students import build_registered
+from hf_compress.report.card_facts import what_was_done
+from hf_compress.report.schema_rows import Details
 from hf_compress.run.recipe import Recipe
 from hf_compress.sections.base import TrainingConfig, validate
 from hf_compress.sections.data import DataSection
@@ -23,10 +25,11 @@ from hf_compress.steps.feature_distillation import DistillFeatures
 from hf_compress.steps.feature_distillation.training import distil_features
 from hf_compress.steps.finetuning import Finetune
 from hf_compress.steps.pruning.config import RecoveryConfig
+from hf_compress.tasks.classification import CLASSIFICATION
 from hf_compress.tasks.features import FEATURES
 from hf_compress.training.arguments import optimizer, training_arguments
 from hf_compress.training.context import Context
-from hf_compress.training.fitting import train
+from hf_compress.training.fitting import best_epoch, quality_kept, train
 from hf_compress.training.predicting import evaluate, predict
 from hf_compress.training.trainer import DistillationTrainer
 
@@ -47,10 +50,36 @@ def test_all_weights_are_those_of_the_best_epoch_also_where_they_are_saved_under
     )
     details = train(model, context, TrainingConfig(epochs=4, learning_rate=0.03, scheduler="constant"))
     assert details["best_epoch"] < 4
-    best = details["epochs"][details["best_epoch"] - 1]["validation_accuracy"]
+    best = quality_kept(details, CLASSIFICATION.deciding)
     kept = snapshot(model)
-    assert all(torch.equal(kept[name], states[details["best_epoch"] - 1][name]) for name in kept)
+    assert all(torch.equal(kept[name], states[details["best_epoch"]][name]) for name in kept)
     assert evaluate(model, processor, data, "validation")["accuracy"] == pytest.approx(best)
+
+
+@pytest.mark.parametrize("average", [0, 0.9])
+def test_a_training_that_makes_a_model_worse_leaves_it_as_it_was(tmp_path, average):
+    torch.manual_seed(0)
+    built = build_registered("resnet18", [str(digit) for digit in range(10)], width=0.125, image_size=16)
+    model, data, lines = built.model, load_data(DataSection(path="digits", splits=SPLITS), 0), []
+    context = Context(data, built.processor, None, 0, tmp_path, log=lines.append)
+    train(model, context, TrainingConfig(epochs=6, batch_size=16, learning_rate=3e-3))
+    before, accuracy = snapshot(model), evaluate(model, built.processor, data, "validation")["accuracy"]
+    details = train(model, context, TrainingConfig(epochs=2, learning_rate=3.0, average=average))
+    assert details["began"] == {"validation_accuracy": pytest.approx(accuracy)} and accuracy > 0.3
+    assert details["best_epoch"] == 0 and len(details["epochs"]) == 2
+    assert all(torch.equal(tensor, before[name]) for name, tensor in snapshot(model).items())
+    assert quality_kept(details, CLASSIFICATION.deciding) == pytest.approx(accuracy)
+    assert lines[-1] == "  every epoch is worse than before the training: the model stays as it was"
+    Details.model_validate(details)
+    assert what_was_done({"stage": "1 finetune", "details": details}).startswith("2 epochs, all worse than before")
+
+
+@pytest.mark.parametrize(
+    ("began", "epochs", "best"), [(0.5, (0.4, 0.6, 0.6), 2), (0.6, (0.4, 0.6), 2), (0.7, (0.4,), 0)]
+)
+def test_the_first_of_the_best_epochs_is_kept_and_what_was_before_only_where_it_is_better(began, epochs, best):
+    rows = [{"validation_accuracy": value} for value in (began, *epochs)]
+    assert best_epoch(rows[0], rows[1:], CLASSIFICATION.deciding) == best
 
 
 def test_after_training_in_bf16_the_model_answers_in_float32(tmp_path):

@@ -13,7 +13,7 @@ from hf_compress.models.load import LoadedModel
 from hf_compress.steps.quantization.config import QuantizeSection
 from hf_compress.steps.quantization.simulation import ROUNDED_LAYERS, int8_simulated
 from hf_compress.training.context import Context
-from hf_compress.training.fitting import train
+from hf_compress.training.fitting import quality_kept, train
 from hf_compress.training.predicting import evaluate
 
 IMAGES = 256
@@ -41,13 +41,9 @@ def train_for_int8(model: PreTrainedModel, context: Context, config: QuantizeSec
     shown = batches(spread(context.data.train, IMAGES), context.processor, config.batch_size)
     in_floats = _validated(model, context)
     with int8_simulated(model, (batch["pixel_values"] for batch in shown)) as simulation:
-        before = _validated(model, context)
-        context.log(
-            f"int8 in {len(simulation.layers)} layers: validation {metric.words} {in_floats:.4f} in floats, "
-            f"{before:.4f} in int8 before the training"
-        )
+        context.log(f"int8 in {len(simulation.layers)} layers: validation {metric.words} {in_floats:.4f} in floats")
         details = train(model, context, config, teacher=teacher, ranges=simulation.ranges)
-    after = details["epochs"][details["best_epoch"] - 1][f"validation_{metric.name}"]
+    before, after = details["began"][f"validation_{metric.name}"], quality_kept(details, metric)
     found = {"layers": len(simulation.layers), "in_floats": in_floats, "before": before, "after": after}
     return details | {"simulated_int8": found}
 
