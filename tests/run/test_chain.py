@@ -9,6 +9,7 @@ import yaml
 from hf_compress import Recipe, compress
 from hf_compress.ground.errors import UsageError
 from hf_compress.models.origin import publishable_license
+from hf_compress.report.card_facts import what_was_done
 from hf_compress.training import fitting
 
 SPLITS = {"train": "train[:100]", "validation": "train[300:340]", "test": "train[400:450]"}
