@@ -11,6 +11,7 @@ import numpy as np
 
 from hf_compress.device.opening import open_onnx
 from hf_compress.runtimes.base import INPUT, Exportable
+from hf_compress.runtimes.int8.biases import correct, shifts
 from hf_compress.runtimes.int8.fallback import OTHERS, divergence, write_bearable
 
 LAYERS = {"Conv", "ConvTranspose", "MatMul", "Gemm"}
@@ -30,7 +31,14 @@ def quantized(model: Exportable, file: Path) -> tuple[Path, dict[str, Any]]:
     images = [image.numpy() for image in model.calibration]
     threads = 0  # as many as there are cores
     error = divergence(open_onnx(prepared, threads), partial(open_onnx, result, threads), images)
-    return result, write_bearable(units, partial(_quantize, prepared, result, images), error)
+    _quantize(prepared, result, images, [])
+    lost = shifts(prepared, result, images)
+
+    def write(in_floats: list[str]) -> None:
+        _quantize(prepared, result, images, in_floats)
+        correct(result, lost)
+
+    return result, write_bearable(units, write, error)
 
 
 def _units(file: Path) -> dict[str, list[str]]:
