@@ -43,10 +43,22 @@ def programs(wheel, tmp_path_factory):
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, symlinks=True)
     python = folder / "bin" / "python"
-    call(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-index", "--no-deps", wheel)
     site = call(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
     others = [place for place in sys.path if Path(place).name in ("site-packages", "dist-packages")]
     (Path(site) / "others.pth").write_text("\n".join(others))  # the .pth files in there are not read, so nor is ROOT
+    install = (
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "install",
+        "--quiet",
+        "--no-index",
+        "--force-reinstall",
+    )
+    call(*install, "--no-deps", wheel)  # over this one, which pip sees as well
+    call(*install[:-1], f"{wheel}[onnx]")  # with what it needs: pip would find nothing that is missing
     return folder / "bin"
 
 
@@ -65,6 +77,7 @@ def test_the_wheel_holds_what_the_package_needs_and_no_more(wheel):
     assert "Author: The hf-compress developers\n" in metadata
     assert "[most of" not in metadata and "most of timm's;" in " ".join(metadata.split())  # a link to a page
     assert not re.search(r"\]\((?!https?:)", metadata)
+    assert "Provides-Extra: onnx\n" in metadata
 
 
 @pytest.mark.long

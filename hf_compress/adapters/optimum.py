@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -183,12 +184,12 @@ class Compressor(OptimumQuantizer):
             UsageError: the configuration or the folder is wrong.
             RunError: the run cannot go on.
         """
-        overrides = dict(self.overrides)
+        overrides: dict[str, Any] = dict(self.overrides)
         if dataset is not None:
-            overrides |= {"data": dataset} if isinstance(dataset, dict) else {"data.path": str(dataset)}
+            key, value = ("data", dataset) if isinstance(dataset, dict) else ("data.path", str(dataset))
+            overrides[key] = value
         recipe = _recipe(config, overrides)
-        allowed = {"trust_remote_code": self.trust_remote_code, "publish": publish}
-        run = compress(recipe, save_dir, overwrite, resume, **allowed)
+        run = compress(recipe, save_dir, overwrite, resume, trust_remote_code=self.trust_remote_code, publish=publish)
         if processes.is_main():
             with adding(run.folder) as new:
                 CompressionConfig.from_recipe(recipe).save_pretrained(new)
@@ -283,7 +284,7 @@ class CompressionTrainer(DistillationTrainer):
         self.nonzero_before = count_nonzero(self.model)
         if teacher_model is not None:
             self._refuse_other_losses()
-        if self.pruning is not None:
+        if pruning_config is not None:
             self.add_callback(self.pruning)
             _warn_of_ignored(pruning_config, BESIDE_TRAINING)
         if distillation_config is not None:
@@ -341,7 +342,7 @@ class CompressionTrainer(DistillationTrainer):
             "model_name": model_name,
         }
         own = [HUB_TAG, *(TAGS[name] for name in steps)]
-        overrides = {key: value for key, value in given.items() if value is not None}
+        overrides: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
         if not named:
             overrides |= {"eval_results": None, "metrics": None, "model_name": None}
         overrides["tags"] = list(dict.fromkeys(own + _listed(tags)))
@@ -384,7 +385,7 @@ def _listed(names: str | list[str] | None) -> list[str]:
     return [names] if isinstance(names, str) else list(names or [])
 
 
-def _warn_of_ignored(config: Section, names) -> None:
+def _warn_of_ignored(config: Section, names: Iterable[str]) -> None:
     ignored = sorted(config.model_fields_set & set(names))
     if ignored:
         logger.warning(

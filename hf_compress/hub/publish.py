@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
@@ -142,7 +142,7 @@ def _left(folder: Path, contents: Contents) -> list[str]:
 
 def _plan(contents: Contents, left: list[str]) -> PushPlan:
     sizes = {path: len(c) if isinstance(c, bytes) else c.stat().st_size for path, c in sorted(contents.items())}
-    return PushPlan(sizes, contents[CARD].decode(), left)
+    return PushPlan(sizes, cast(bytes, contents[CARD]).decode(), left)
 
 
 def _again(folder: str | Path, section: PublishSection, more: list[str]) -> str:
@@ -204,29 +204,33 @@ class _Push:
         Each attempt compares anew: if an earlier commit arrived and only its answer was lost, nothing is left to do.
         """
         section = self.section
-        first = None
-        for wait in (*WAITS, None):
-            target = {"revision": section.revision, "create_pr": section.create_pr}
+        first, waits = None, iter(WAITS)
+        while True:
             info = patiently(self.api.model_info, section.to, revision=section.revision)
-            head = info.sha
+            head = str(info.sha)
             first = first or head
-            outdated = self._outdated(head, {file.rfilename for file in info.siblings})
+            outdated = self._outdated(head, {file.rfilename for file in info.siblings or []})
             self.removed = self.removed or outdated
             additions = [
                 CommitOperationAdd(path, content if isinstance(content, bytes) else str(content))
                 for path, content in self.contents.items()
             ]
-            operations = [*additions, *(CommitOperationDelete(path, is_folder=False) for path in outdated)]
-            self.api.preupload_lfs_files(section.to, additions, **target)
+            removals = [CommitOperationDelete(path, is_folder=False) for path in outdated]
+            self.api.preupload_lfs_files(section.to, additions, revision=section.revision, create_pr=section.create_pr)
             try:
                 self.sent = True
                 return first, self.api.create_commit(
-                    section.to, operations, commit_message=section.message, parent_commit=head, **target
+                    section.to,
+                    [*additions, *removals],
+                    commit_message=section.message,
+                    parent_commit=head,
+                    revision=section.revision,
+                    create_pr=section.create_pr,
                 )
             except RETRIED as error:
                 if section.create_pr and status_of(error) not in (429, 503):
                     raise  # the pull request may be open: a second one would be worse than a question
-                pause(error, wait)
+                pause(error, next(waits, None))
 
     def _outdated(self, head: str, there: set[str]) -> list[str]:
         """Return what an earlier publication wrote, as the manifest there says, and this one lacks."""

@@ -3,12 +3,15 @@
 from collections.abc import Iterator
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from hf_compress.measure.intervals import difference, range_in_words, unit
 from hf_compress.report.front import front_table
 from hf_compress.report.limits import busy
 from hf_compress.report.measures import CONTROL, Measure, control_of, measures, ratio
+
+WRAPPED = ("", "what", "latency")  # columns of a search whose cells may take several lines
 
 
 def report_table(report: dict[str, Any]) -> Table:
@@ -18,9 +21,9 @@ def report_table(report: dict[str, Any]) -> Table:
     """
     rows = [*report["rows"], *control_of(report)]
     table = Table(title="Test images", title_justify="left", caption_justify="left")
-    table.add_column("")
+    table.add_column("", overflow="fold")
     for row in rows:
-        table.add_column(row["stage"], justify="right")
+        table.add_column(row["stage"], justify="right", overflow="fold")
     for measure in measures(report):
         table.add_row(measure.heading, *(_cell(measure, row, rows) for row in rows))
         surely = [measure.speedup(rows[0], row) for row in rows]
@@ -69,7 +72,7 @@ def evaluation_table(found: dict[str, Any]) -> Table:
 def deployed_table(rows: list[dict[str, Any]]) -> Table:
     """Return one column a file: size, how far it is from PyTorch, quality, and latency against PyTorch's."""
     table = Table(title="Deployed, checked on test images", title_justify="left")
-    table.add_column("")
+    table.add_column("", overflow="fold")
     for row in rows:
         table.add_column(row["stage"], justify="right", overflow="fold")
 
@@ -112,9 +115,18 @@ def _against_eager(row: dict[str, Any], batch: str, quantile: str) -> str:
 def search_table(report: dict[str, Any]) -> Table:
     """Return one row for each model that a search found and no other beats."""
     headings, rows = front_table(report)
-    table = Table(title="Found, on validation images", title_justify="left")
+    table = Table(
+        title="Found, on validation images",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     for number, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if number > 1 else "left", overflow="fold")
+        if heading in WRAPPED:
+            table.add_column(heading, justify="right" if number > 1 else "left", overflow="fold")
+        else:
+            table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     return table

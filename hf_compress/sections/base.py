@@ -1,5 +1,6 @@
 """What every section of a recipe is made of: strict pydantic models, and errors that name the key."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal, TypeVar, get_args
 
@@ -135,7 +136,7 @@ def validate(section: type[S], values: Any, path: str = "") -> S:
         raise UsageError(sentence(section, first, path)) from None
 
 
-def sentence(section: type[BaseModel], error: dict, path: str) -> str:
+def sentence(section: type[BaseModel], error: Mapping[str, Any], path: str) -> str:
     """Say in one sentence what pydantic found wrong in the part of the recipe at `path`."""
     location = [part for part in error["loc"] if part not in UNION_TAGS]
     key = shown(".".join([path, *map(str, location)] if path else map(str, location)) or "the recipe")

@@ -156,7 +156,7 @@ def terminal_table(report: dict[str, Any]) -> Table:
     headings, rows = cells(report)
     table = Table(title="Test images", title_justify="left")
     for number, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if number else "left")
+        table.add_column(heading, justify="right" if number else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
     return table
