@@ -46,19 +46,9 @@ def programs(wheel, tmp_path_factory):
     site = call(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
     others = [place for place in sys.path if Path(place).name in ("site-packages", "dist-packages")]
     (Path(site) / "others.pth").write_text("\n".join(others))  # the .pth files in there are not read, so nor is ROOT
-    install = (
-        sys.executable,
-        "-m",
-        "pip",
-        "--python",
-        python,
-        "install",
-        "--quiet",
-        "--no-index",
-        "--force-reinstall",
-    )
-    call(*install, "--no-deps", wheel)  # over this one, which pip sees as well
-    call(*install[:-1], f"{wheel}[onnx]")  # with what it needs: pip would find nothing that is missing
+    install = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-index")
+    call(*install, "--no-deps", "--force-reinstall", wheel)  # over this one, which pip sees as well
+    call(*install, f"{wheel}[onnx]")  # whose needs are all met, or pip would look for what is missing
     return folder / "bin"
 
 
