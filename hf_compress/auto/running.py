@@ -212,7 +212,8 @@ class Search:
             self._train_one(chosen, minutes)
 
     def _minutes(self, place: int) -> float:
-        return round(max(0.0, self._minutes_left) / (FINALISTS - place), 2)
+        """Return how long a finalist is trained: half of what is left, the last one all of it."""
+        return round(max(0.0, self._minutes_left) / (1 if place == FINALISTS - 1 else 2), 2)
 
     @property
     def _minutes_left(self) -> float:

@@ -8,8 +8,23 @@ import typer
 
 from hf_compress.cli.options import Json, TrustRemoteCode, examples
 from hf_compress.cli.output import show, show_json
+from hf_compress.ground.errors import UsageError
+from hf_compress.ground.files import missing_folder
 
-Classifier = Annotated[str, typer.Argument(help="Deployed file, run folder, or Hub id of a classifier.")]
+
+def _there(name: str) -> str:
+    if missing_folder(name):
+        raise UsageError(f"there is no file and no folder '{name}'")
+    return name
+
+
+def _all_there(names: list[str]) -> list[str]:
+    return list(map(_there, names))
+
+
+Classifier = Annotated[
+    str, typer.Argument(help="Deployed file, run folder, or Hub id of a classifier.", callback=_there)
+]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
 logger = logging.getLogger(__name__)
 
@@ -31,10 +46,12 @@ def predict(
     `python -m hf_compress.device predict` does the same for files, without PyTorch.
     """
     from hf_compress.device import using
+
+    pictures = using.pictures_in(images)  # before PyTorch is imported
     from hf_compress.device.tables import predictions_table
     from hf_compress.tools.classifiers import open_classifier
 
-    rows = using.predictions(open_classifier(model, threads, trust_remote_code), using.pictures_in(images), top)
+    rows = using.predictions(open_classifier(model, threads, trust_remote_code), pictures, top)
     show_json(rows) if json_ else show(predictions_table(rows))
 
 
@@ -43,7 +60,10 @@ def predict(
     "hf-compress benchmark deploy/model.onnx deploy/model.xml --images ./photos --threads 2 --json",
 )
 def benchmark(
-    models: Annotated[list[str], typer.Argument(help="Deployed files, run folders, or Hub ids of classifiers.")],
+    models: Annotated[
+        list[str],
+        typer.Argument(help="Deployed files, run folders, or Hub ids of classifiers.", callback=_all_there),
+    ],
     images: Annotated[list[Path], typer.Option(help="Picture, or folder of them; repeatable.")],
     repeats: Annotated[int, typer.Option(min=1, help="Timed passes a model.")] = 50,
     threads: Threads = 1,
@@ -56,12 +76,14 @@ def benchmark(
     the medians of five rounds lie. `python -m hf_compress.device benchmark` does the same for files, without PyTorch.
     """
     from hf_compress.device import using
+
+    pictures = using.pictures_in(images)  # before PyTorch is imported
     from hf_compress.device.tables import benchmark_table
     from hf_compress.device.timing import Others
     from hf_compress.tools.classifiers import open_classifier
 
     classifiers, others = [open_classifier(name, threads, trust_remote_code) for name in models], Others()
-    rows = using.benchmark(classifiers, using.pictures_in(images), repeats)
+    rows = using.benchmark(classifiers, pictures, repeats)
     for sentence in others.warning:
         logger.warning(sentence)
     show_json(rows) if json_ else show(benchmark_table(rows))

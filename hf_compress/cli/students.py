@@ -12,6 +12,9 @@ from rich.table import Column, Table
 from hf_compress.cli.options import Json, TrustRemoteCode, assignments, examples
 from hf_compress.cli.output import show, show_json
 from hf_compress.ground.errors import UsageError
+from hf_compress.ground.files import missing_folder
+from hf_compress.sections.base import validate
+from hf_compress.sections.models import BudgetSection
 
 if TYPE_CHECKING:
     from hf_compress.models.load import LoadedModel
@@ -51,14 +54,14 @@ def students(
         else:
             show(_sizes(registered), _checkpoints(registered))
         return
+    bounds = validate(BudgetSection, assignments(budget, "--budget"), "budget").limits
+    if teacher is not None and missing_folder(teacher):
+        raise UsageError(f"there is no model folder '{teacher}'")
     from hf_compress.measure.cost import count_parameters
     from hf_compress.run.selection.candidates import Blueprint
     from hf_compress.run.selection.fitting import Timer, budget_in_words, fit_to_budget, nothing_fits
     from hf_compress.run.selection.select import pixels
-    from hf_compress.sections.base import validate
-    from hf_compress.sections.models import BudgetSection
 
-    bounds = validate(BudgetSection, assignments(budget, "--budget"), "budget").limits
     loaded = _teacher(teacher, trust_remote_code) if teacher else None
     labels = loaded.label_names if loaded else TEN_CLASSES
     blueprint = Blueprint(labels, pixels(image_size, loaded))

@@ -35,24 +35,26 @@ def judged(choice):
 def test_the_whole_model_comes_first_then_about_as_much_as_may_stay():
     first = OPTIONS.first(left=0.3)
     assert first[:2] == [Choice(), Choice(int8=True)]
-    assert [(choice.macs, choice.image_size, choice.int8) for choice in first[2:10]] == [
+    assert [(choice.macs, choice.image_size, choice.int8) for choice in first[2:12]] == [
+        (0.6, None, True),
+        (0.2, 24, True),  # 9 / 16 of the pixels, 0.8 of whose MACs are 0.45 of the model's
         (0.7, None, True),
-        (0.5, 24, True),  # 9 / 16 of the pixels, half of whose MACs are 0.28 of the model's
+        (0.5, 24, True),
         (0.7, None, False),
         (0.5, 24, False),
-        (0.5, None, True),
-        (0.1, 24, True),
+        (0.4, None, True),
+        (0.0, 24, True),
         (0.8, None, True),
         (0.6, 24, True),
     ]
-    assert first[10:] == [Choice(width=0.5, int8=True)]
+    assert first[12:] == [Choice(width=0.5, int8=True)]
     assert explore(OPTIONS, first, judged, 10, seed=0) == first[:10]
-    assert len(replace(OPTIONS, int8=[True]).first(left=0.3)) == 8
+    assert len(replace(OPTIONS, int8=[True]).first(left=0.3)) == 10
 
 
 def test_a_smaller_picture_is_not_tried_first_where_it_makes_no_file_smaller():
     first = OPTIONS.first(left=0.3, pixels_count=False)
-    assert [choice.macs for choice in first[2:6]] == [0.7, 0.7, 0.5, 0.8]
+    assert [choice.macs for choice in first[2:6]] == [0.6, 0.7, 0.7, 0.4]
     assert not any(choice.image_size for choice in first)
     assert not any(Wish(**wish).falls_with_pixels for wish in ({"bytes": 1e6}, {"parameters": 1e5}))
     assert all(

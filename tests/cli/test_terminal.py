@@ -96,6 +96,12 @@ def test_every_command_is_quiet_if_asked_and_those_that_report_have_json():
     (["evaluate", "runs/model/nowhere"], "no model folder 'runs/model/nowhere'"),
     (["run", "distill-mse", "--data", "./nowhere"], "'data.path': there is no folder './nowhere'"),
     (["run", "distill-mse", "--data", "digits", "--teacher", "./nowhere"], "no model folder './nowhere'"),
+    (["predict", "./nowhere.onnx", "photo.jpg"], "no file and no folder './nowhere.onnx'"),
+    (["predict", "microsoft/resnet-18", "./nowhere.jpg"], "'nowhere.jpg' is no picture"),
+    (["benchmark", "a/b", "./nowhere.onnx", "--images", "photo.jpg"], "no file and no folder './nowhere.onnx'"),
+    (["benchmark", "a/b", "--images", "./nowhere.jpg"], "'nowhere.jpg' is no picture"),
+    (["students", "--budget", "latncy_ms=5"], "did you mean 'latency_ms'"),
+    (["students", "--budget", "macs=1e6", "--teacher", "./nowhere"], "no model folder './nowhere'"),
     (["--version"], "hf-compress "),
 ])  # fmt: skip
 def test_what_is_wrong_is_said_before_torch_is_imported(arguments, says):
