@@ -192,7 +192,7 @@ def test_deployed_rows_stand_on_the_card_and_in_the_gallery(tmp_path):
     assert write_gallery(str(tmp_path), tmp_path / "index.html") == 1
     page = (tmp_path / "index.html").read_text()
     assert "1 run on photos" in page
-    assert f"{tmp_path.name}, onnx int8" in page
+    assert f"{tmp_path.name}, onnx int8" in page and 'data-point="2"' in page, "a third point in the plots"
 
 
 @pytest.mark.parametrize("wrong", [{"precision": "int4"}, {"max_difference": {"logits": -1.0}}, {"cost": {}}])
