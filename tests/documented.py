@@ -1,4 +1,4 @@
-"""The commands that README, docs and recipes show."""
+"""The commands and code blocks that README, docs and recipes show."""
 
 import re
 import shlex
@@ -25,6 +25,14 @@ def commands(lines):
     return said
 
 
+def blocks(page, *languages):
+    """Yield (line, text) of a page's code blocks in these languages, of all where none is named."""
+    text = page.read_text(encoding="utf-8")
+    for match in re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+        if not languages or match[1] in languages:
+            yield text.count("\n", 0, match.start()) + 2, match[2]
+
+
 def in_headers():
     """Return the commands in the comments at the beginning of recipes."""
     return [command for path in RECIPES for command in commands(_header(path))]
@@ -32,8 +40,7 @@ def in_headers():
 
 def on_pages():
     """Return the commands in the blocks of README and docs."""
-    blocks = [block for page in PAGES for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL)]
-    return [command for block in blocks for command in commands(block.splitlines())]
+    return [command for page in PAGES for _, block in blocks(page, "bash") for command in commands(block.splitlines())]
 
 
 def _header(path):
