@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
-PROGRAMS = re.compile(r"(?:hf-compress|optimum-cli compress) +(.*)")
+PROGRAMS = re.compile(r"(?:hf-compress|optimum-cli compress|.*-m hf_compress|.*\"hf-compress(?=.*\"'$)) +(.*)")
 
 
 def commands(lines):
@@ -16,7 +16,7 @@ def commands(lines):
     `...` stands for the options of the command above.
     """
     joined = re.sub(r"\s*\\\n\s*", " ", "\n".join(lines))
-    found = [match[1] for line in joined.splitlines() if (match := PROGRAMS.match(line.strip()))]
+    found = [match[1].removesuffix("\"'") for line in joined.splitlines() if (match := PROGRAMS.match(line.strip()))]
     said = []
     for text in found:
         words = shlex.split(re.sub(r" > \S+", "", text), comments=True)

@@ -20,10 +20,16 @@ STUDY = "runs: {one: {student: resnet18, data: digits, steps: [finetune]}}"
 def taken(monkeypatch, tmp_path):
     """What the commands would have run: recipes and studies."""
     found = []
+
+    def stop(recipe):
+        found.append(recipe)
+        raise SystemExit
+
     commands = sys.modules["hf_compress.cli.run"]  # as an attribute, `run` is the function
     for module, name in ((commands, "run_recipe"), (commands, "show_study"), (methods, "run_recipe")):
         monkeypatch.setattr(module, name, lambda what, *_, **options: found.append(what))
     monkeypatch.setattr(commands, "run_on", lambda machine, recipe, *_, **options: found.append(recipe))
+    monkeypatch.setattr(sys.modules["hf_compress.cli.auto"], "refuse_missing", stop)
     monkeypatch.chdir(tmp_path)
     return found
 
@@ -33,7 +39,7 @@ def read(arguments, taken):
     if arguments[1:] and arguments[1].endswith(".yaml"):
         Path(arguments[1]).parent.mkdir(parents=True, exist_ok=True)
         Path(arguments[1]).write_text(STUDY if "study" in arguments[1] else QUICKSTART)
-    if arguments[0] in ("run", "prune", "distill", "quantize"):
+    if arguments[0] in ("run", "auto", "prune", "distill", "quantize"):
         with pytest.raises(SystemExit) as stop:
             cli.main(arguments)
         assert not stop.value.code

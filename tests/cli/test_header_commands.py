@@ -21,7 +21,6 @@ FEWER = {
     "image_size": 32,
     "precision": "fp32",  # bf16 is slow on most CPUs
 }
-DIGITS = "data.splits={train: 'train[:60]', validation: 'train[60:80]', test: 'train[80:100]'}"
 PHOTOS = {"FOLDER_OR_ID", "./imagenette", "./leaves", "uoft-cs/cifar10"}
 SPLITS = "data.splits={train: 0.6, validation: 0.2, test: 0.2}"
 LEAVES = ("resnet50", "resnet18", "resnet18-mse", "resnet18-mse-ce", "mobilenet-chain", "mobilenet-mse", "mobilenet")
