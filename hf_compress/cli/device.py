@@ -11,20 +11,7 @@ from hf_compress.cli.output import show, show_json
 from hf_compress.ground.errors import UsageError
 from hf_compress.ground.files import missing_folder
 
-
-def _there(name: str) -> str:
-    if missing_folder(name):
-        raise UsageError(f"there is no file and no folder '{name}'")
-    return name
-
-
-def _all_there(names: list[str]) -> list[str]:
-    return list(map(_there, names))
-
-
-Classifier = Annotated[
-    str, typer.Argument(help="Deployed file, run folder, or Hub id of a classifier.", callback=_there)
-]
+Classifier = Annotated[str, typer.Argument(help="Deployed file, run folder, or Hub id of a classifier.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
 logger = logging.getLogger(__name__)
 
@@ -45,9 +32,8 @@ def predict(
 
     `python -m hf_compress.device predict` does the same for files, without PyTorch.
     """
+    pictures = _there([model], images)
     from hf_compress.device import using
-
-    pictures = using.pictures_in(images)  # before PyTorch is imported
     from hf_compress.device.tables import predictions_table
     from hf_compress.tools.classifiers import open_classifier
 
@@ -60,10 +46,7 @@ def predict(
     "hf-compress benchmark deploy/model.onnx deploy/model.xml --images ./photos --threads 2 --json",
 )
 def benchmark(
-    models: Annotated[
-        list[str],
-        typer.Argument(help="Deployed files, run folders, or Hub ids of classifiers.", callback=_all_there),
-    ],
+    models: Annotated[list[str], typer.Argument(help="Deployed files, run folders, or Hub ids of classifiers.")],
     images: Annotated[list[Path], typer.Option(help="Picture, or folder of them; repeatable.")],
     repeats: Annotated[int, typer.Option(min=1, help="Timed passes a model.")] = 50,
     threads: Threads = 1,
@@ -75,9 +58,8 @@ def benchmark(
     Accuracy is known where each picture lies in a folder that is called like its label. `noise` tells how far apart
     the medians of five rounds lie. `python -m hf_compress.device benchmark` does the same for files, without PyTorch.
     """
+    pictures = _there(models, images)
     from hf_compress.device import using
-
-    pictures = using.pictures_in(images)  # before PyTorch is imported
     from hf_compress.device.tables import benchmark_table
     from hf_compress.device.timing import Others
     from hf_compress.tools.classifiers import open_classifier
@@ -87,3 +69,13 @@ def benchmark(
     for sentence in others.warning:
         logger.warning(sentence)
     show_json(rows) if json_ else show(benchmark_table(rows))
+
+
+def _there(models: list[str], images: list[Path]) -> list[Path]:
+    """Return the pictures, after it is known that they and the models are there, before PyTorch is imported."""
+    from hf_compress.device.using import pictures_in
+
+    for name in models:
+        if missing_folder(name):
+            raise UsageError(f"there is no file and no folder '{name}'")
+    return pictures_in(images)
