@@ -16,7 +16,7 @@ from hf_compress.runtimes.int8 import onnx as int8
 from hf_compress.runtimes.int8.fallback import write_bearable
 
 LAYERS = {
-    "stride and padding": lambda: nn.Conv2d(4, 6, 3, stride=2, padding=1),
+    "strided": lambda: nn.Conv2d(4, 6, 3, stride=2, padding=1),
     "depthwise": lambda: nn.Conv2d(4, 4, 3, padding=1, groups=4),
     "groups": lambda: nn.Conv2d(4, 8, 3, groups=2),
     "transposed": lambda: nn.ConvTranspose2d(4, 6, 2, stride=2),
@@ -25,19 +25,20 @@ LAYERS = {
 
 
 class Model(nn.Module):
-    """Two layers; the second reads what is far from zero on average, and large weights make the others coarse."""
+    """Layers that read what is far from zero on average, and in which large weights make the others coarse."""
 
-    def __init__(self, layer):
+    def __init__(self, names):
         super().__init__()
         torch.manual_seed(0)
         self.first = nn.Conv2d(3, 4, 3, padding=1)
-        self.layer = layer()
-        for weight in (each for each in self.layer.parameters() if each.dim() > 1):
+        self.layers = nn.ModuleList(LAYERS[name]() for name in names)
+        for weight in (each for each in self.layers.parameters() if each.dim() > 1):
             weight.data[torch.rand_like(weight) < 0.3] *= 10
 
     def forward(self, pixel_values):
-        found = self.layer(self.first(pixel_values).relu() + 1)
-        return found.mean(dim=(2, 3)) if found.dim() == 4 else found
+        read = self.first(pixel_values).relu() + 1
+        found = [layer(read) for layer in self.layers]
+        return tuple(each.mean(dim=(2, 3)) if each.dim() == 4 else each for each in found)
 
 
 def shades(count):
@@ -46,29 +47,32 @@ def shades(count):
     return [torch.rand(1, 3, 8, 8, generator=random) * (0.1 + 2 * place / count) for place in range(count)]
 
 
-def mean_difference(model, images, file):
-    """Return how far each output of the int8 file is from the model's, on average over the images."""
-    runtime("onnx").write(Exportable(model, ["logits"], images[0], {}, images), file)
+def mean_differences(model, names, images, file):
+    """Return how far each layer of the int8 file is from the model's, on average over the images."""
+    runtime("onnx").write(Exportable(model, names, images[0], {}, images), file)
     call = open_onnx(file, 1)
     with torch.no_grad():
-        return np.mean([call(image.numpy())[0] - model(image).numpy() for image in images], axis=(0, 1))
+        apart = [[a - b.numpy() for a, b in zip(call(i.numpy()), model(i), strict=True)] for i in images]
+    return {
+        name: np.abs(np.mean(each, axis=(0, 1))).mean()
+        for name, each in zip(names, zip(*apart, strict=True), strict=True)
+    }
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_an_int8_file_is_right_on_average(layer, tmp_path, monkeypatch):
-    model = Model(LAYERS[layer]).eval()
-    images = shades(64)
+def test_an_int8_file_is_right_on_average(tmp_path, monkeypatch):
+    names, images = list(LAYERS), shades(64)
+    model = Model(names).eval()
     monkeypatch.setattr(int8, "write_bearable", partial(write_bearable, bound=inf))
-    corrected = mean_difference(model, images, tmp_path / "model.onnx")
+    corrected = mean_differences(model, names, images, tmp_path / "model.onnx")
     monkeypatch.setattr(int8, "correct", lambda file, by: None)
-    usual = mean_difference(model, images, tmp_path / "usual.onnx")
-    assert np.abs(corrected).mean() < 0.3 * np.abs(usual).mean()
+    usual = mean_differences(model, names, images, tmp_path / "usual.onnx")
+    assert {name: corrected[name] < 0.5 * usual[name] for name in names} == dict.fromkeys(names, True)
 
 
 def test_the_shift_is_what_the_layer_makes_of_what_rounding_took_away(tmp_path):
     from onnx import load, numpy_helper
 
-    model, file, kept = Model(LAYERS["stride and padding"]).eval(), tmp_path / "model.onnx", {}
+    model, file, kept = Model(["strided"]).eval(), tmp_path / "model.onnx", {}
     images = shades(8)
 
     def watched(floats, rounded, shown):
@@ -80,8 +84,8 @@ def test_the_shift_is_what_the_layer_makes_of_what_rounding_took_away(tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(int8, "shifts", watched)
-        mean_difference(model, images, file)
-    exact, tensors = model.layer.weight.detach(), kept["tensors"]
+        mean_differences(model, ["strided"], images, file)
+    exact, tensors = model.layers[0].weight.detach(), kept["tensors"]
     name = next(n for n, t in tensors.items() if t.dtype == np.int8 and t.shape == tuple(exact.shape))
     scale = torch.tensor(tensors[name.removesuffix("_quantized") + "_scale"]).view(-1, 1, 1, 1)
     taken = exact - torch.tensor(tensors[name]) * scale
