@@ -145,10 +145,13 @@ class Budget:
         _remove(trial.folder)
         run(one, trial)
         _remove(trial.folder)
-        foreseen = processes.from_main(trial.steps_within(self._left(), most, views, asking))
+        # what the training begins with is evaluated, too
+        foreseen = processes.from_main(trial.steps_within(self._left() - trial.after, most, views, asking))
         epochs = math.ceil(foreseen / trial.epoch_steps)
         shown = ask(images, epochs=epochs)
-        self.steps = processes.from_main(trial.steps_within(self._left(), epochs if epochs < views else most))
+        self.steps = processes.from_main(
+            trial.steps_within(self._left() - trial.after, epochs if epochs < views else most)
+        )
         self.epochs = self.steps / trial.epoch_steps
         if processes.is_main():
             folder.mkdir(parents=True, exist_ok=True)

@@ -94,7 +94,7 @@ def test_an_interrupted_training_gives_the_same_weights_and_the_same_report(data
             trained("interrupted", interrupt_at(epoch))
     lines = []
     resumed, details = trained("interrupted", lines.append)
-    assert [line.partition(":")[0] for line in lines] == ["  epoch 3 of 3"]
+    assert [line.partition(":")[0] for line in lines if " of 3" in line] == ["  epoch 3 of 3"]
     assert details == expected
     assert differing(whole, resumed) == []
     averages = [
