@@ -176,13 +176,15 @@ def test_the_same_seed_gives_the_same_weights(tmp_path):
 
 @pytest.mark.long
 def test_weight_pruning_keeps_its_zeros_through_a_later_step(tmp_path):
+    blind = {"iterative": False, "repair": "none", "recovery": {"epochs": 0}}
     steps = [
-        {"prune": {"granularity": "weight", "amount": 0.5, "iterative": False, "recovery": {**TRAINING}}},
-        {"distill": TRAINING},
+        {"prune": {"granularity": "weight", "amount": 0.8, **blind}},
+        {"distill": {"epochs": 3, "learning_rate": 0.01}},
     ]
     run = compress(recipe(student="teacher", steps=steps), tmp_path / "out", log=lambda line: None)
     teacher, pruned, distilled = (row["cost"]["nonzero_parameters"] for row in run.report["rows"])
-    assert pruned < 0.55 * teacher
+    assert run.report["rows"][-1]["details"]["best_epoch"] > 0
+    assert pruned < 0.25 * teacher
     assert distilled <= pruned
 
 
