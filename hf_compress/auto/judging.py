@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
@@ -79,17 +80,19 @@ class Bench:
     Attributes:
         prepared: of the run, with a spread part of its validation images.
         round_to: what widths are multiples of.
+        log: told what the trainings of finalists say; what else candidates say would drown what the search says.
     """
 
     prepared: Prepared
     folder: RunFolder
     round_to: int
+    log: Callable[[str], None]
 
     @classmethod
-    def of(cls, prepared: Prepared, folder: RunFolder, round_to: int) -> Bench:
+    def of(cls, prepared: Prepared, folder: RunFolder, round_to: int, log: Callable[[str], None]) -> Bench:
         validation = prepared.data.validation
         few = validation.subset(evenly_spread(len(validation), JUDGED))
-        return cls(replace(prepared, data=replace(prepared.data, validation=few)), folder, round_to)
+        return cls(replace(prepared, data=replace(prepared.data, validation=few)), folder, round_to, log)
 
     @property
     def metric(self) -> Metric:
@@ -148,7 +151,8 @@ class Bench:
 
     def _taken(self, choice: Choice, kind: str, recipe: Recipe) -> Taken:
         """Take the steps of a candidate's recipe, those that are not done."""
-        return take_steps(replace(self.prepared, recipe=recipe), self.folder, self.made(choice, kind), _silent)
+        log = self.log if kind == TRAINED else _silent
+        return take_steps(replace(self.prepared, recipe=recipe), self.folder, self.made(choice, kind), log)
 
     def _measured(self, taken: Taken, section: DeploySection, folder: Path) -> dict[str, Any]:
         problems: list[str] = []
@@ -209,4 +213,4 @@ class Bench:
 
 
 def _silent(line: str) -> None:
-    """Say nothing: what a candidate's steps have to say would drown what the search says."""
+    """Say nothing."""

@@ -29,9 +29,10 @@ from hf_compress.run.preparing import Prepared, prepare_run
 from hf_compress.runtimes import runtime
 from hf_compress.training.tracking import require_tracker
 
-SEARCHED = 0.4  # share of the minutes after which no more candidates are judged
+EXPLORED, SEARCHED = 0.3, 0.4  # shares of the minutes after which no more candidates are proposed, and judged
 SPOILT = 0.5  # share of the quality
 FINALISTS = 3
+KEPT_BACK = 4  # a quarter of the candidates is kept for steps from the best one
 WASTED = 0.15  # minutes for which no training is begun
 EPOCHS = 60  # of a training, at most
 TRAINING = {"loss": "kl_ce", "temperature": 2.0, "average": 0.999}  # as recovery after pruning
@@ -68,7 +69,7 @@ def find_best(
         folder.remember(wishes=request.facts)
         prepared = prepare_run(recipe, folder, log)
         options = offered(request.space, prepared)
-        search = Search(request, Bench.of(prepared, folder, options.round_to), options, log)
+        search = Search(request, Bench.of(prepared, folder, options.round_to, log), options, log)
         winner = search.run()
         return _finish(search, winner, prepared, folder, log)
 
@@ -108,6 +109,7 @@ class Search:
         self.decision = Decision(self.request.wish, self.bench.metric, self.teacher, self.prediction)
         self.students = competing(self.request, self.bench, self.options, self.teacher, self.log)
         self._until_interrupted(self._explore)
+        self._until_interrupted(self._use_what_is_left)
         self._until_interrupted(self._train_students_briefly)
         self._until_interrupted(self._train)
         winner = self._decided()
@@ -128,14 +130,32 @@ class Search:
         request = self.request
         self.log(f"search: {request.wish}, in {request.runtime}")
         first = self.options.first(self.decision.share_left, request.wish.falls_with_pixels)
-        explore(self.options, first, self._judged, request.candidates, request.recipe.seed, self._is_late)
+        most = request.candidates - request.candidates // KEPT_BACK
+        explore(self.options, first, self._judged, most, request.recipe.seed, partial(self._is_late, EXPLORED))
 
-    def _is_late(self) -> bool:
-        """Tell whether the time for candidates is over: the minutes, and less once one may be the answer.
+    def _use_what_is_left(self) -> None:
+        """Judge what is a step nearer to the whole model than the best within limits, as long as that is better."""
+        if not self.request.wish.has_limits:
+            return
+        best = None
+        while (found := self._most_promising(self.points)) and found is not best:
+            best, known = found, {point.choice for point in self.points}
+            for choice in self.options.nearer(best.choice):
+                if self._next >= self.request.candidates or self._is_late(SEARCHED):
+                    return
+                if choice not in known and str(choice) not in self.failed:
+                    self._judged(choice)
+
+    def _most_promising(self, points: list[Point]) -> Point | None:
+        """Return what is expected to be the best of points within the limits; as many are timed as that takes."""
+        return next((point for point in self.decision.in_order(points) if self._fits(point)), None)
+
+    def _is_late(self, share: float) -> bool:
+        """Tell whether the time for candidates is over: the minutes, and a share of them once one may be the answer.
 
         What was judged before an interruption is told again whatever the time.
         """
-        if self.bench.was_begun(self._next) or self._minutes_left > (1 - SEARCHED) * self.request.minutes:
+        if self.bench.was_begun(self._next) or self._minutes_left > (1 - share) * self.request.minutes:
             return False
         of_students = SHARE * self.request.minutes if self.students else 0.0
         self.ran_out = self._minutes_left <= of_students
@@ -202,7 +222,7 @@ class Search:
                 and point.choice.made not in tried
                 and not (tried and self._is_spoilt(point))
             ]
-            chosen = next((point for point in self.decision.in_order(left) if self._fits(point)), None)
+            chosen = self._most_promising(left)
             if chosen is None:
                 break
             minutes = self.bench.units(chosen.number).value("minutes", partial(self._minutes, place))

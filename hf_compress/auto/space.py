@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import chain
+from math import ceil
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, field_validator
@@ -25,6 +26,8 @@ USUAL_SCOPE = "cost"
 LEVELS = {False: (1, 1.4, 0.7), True: (1.5, 1, 2, 0.7)}
 """By whether they are in int8: shares of the MACs that may stay, with which models of each size are judged first. Int8
 takes from half as long to as long, by processor and layer."""
+FIRST_SIZES = 4
+"""Of the input, most, at which models are judged first; those between are tried where they are the next step."""
 UNTOUCHED = {"iterative": False, "recovery": {"epochs": 0}}
 
 
@@ -118,7 +121,9 @@ class Space(Section):
         description="Shares of the channels that every layer keeps (`student: {model: teacher, width: 0.5}`).",
     )
     image_size: list[Annotated[float, Field(gt=0, le=1)]] = Field(
-        [1.0, 0.86, 0.72, 0.58], min_length=1, description="Sides of the input, as shares of the model's."
+        [1.0, 0.93, 0.86, 0.79, 0.72, 0.65, 0.58],
+        min_length=1,
+        description="Sides of the input, as shares of the model's.",
     )
     int8: list[bool] = Field([False, True], min_length=1, description="Whether the deployed file is in int8.")
 
@@ -207,7 +212,7 @@ class Options:
         kinds = sorted(self.int8)
         firsts = (self.macs, self.importance, self.scope, self.blocks, self.width, self.image_size)
         whole = Choice(*(choices[0] for choices in firsts), kinds[-1])
-        sizes = self.image_size if pixels_count else self.image_size[:1]
+        sizes = self.image_size[:: ceil(len(self.image_size) / FIRST_SIZES)] if pixels_count else self.image_size[:1]
 
         def at(level: float) -> list[Choice]:
             amounts = [self._amount(size, level * left) for size in sizes]
@@ -225,6 +230,16 @@ class Options:
             *(replace(whole, width=width) for width in widths[:1]),
         ]
         return list(dict.fromkeys(every))
+
+    def nearer(self, choice: Choice) -> list[Choice]:
+        """Return what is one step nearer to the whole model in one of the choices that have an order."""
+        found = []
+        for name in self.names if not choice.student else []:
+            choices = getattr(self, name)
+            place = 0 if name in KINDS else choices.index(getattr(choice, name))
+            if place:
+                found.append(self.plain(replace(choice, **{name: choices[place - 1]})))
+        return found
 
     def _amount(self, size: int | None, left: float) -> float:
         """Return the share of the MACs to prune at a size of the input, so that about `left` of the model's stay."""

@@ -62,6 +62,22 @@ def test_a_smaller_picture_is_not_tried_first_where_it_makes_no_file_smaller():
     )
 
 
+def test_of_many_sizes_every_other_one_is_tried_first():
+    sizes = [None, 30, 28, 26, 24, 22, 20]
+    first = replace(OPTIONS, image_size=sizes).first(left=0.3)
+    assert [choice.image_size for choice in first[2:6]] == [None, 28, 24, 20]
+
+
+def test_a_step_nearer_to_the_whole_model_is_one_level_of_each_choice_that_has_an_order():
+    choice = Choice(0.1, "l1", "damage", image_size=24, int8=True)
+    assert OPTIONS.nearer(choice) == [
+        replace(choice, macs=0.0, importance="obs", scope="cost"),
+        replace(choice, image_size=None),
+    ]
+    assert OPTIONS.nearer(Choice(width=0.75)) == [Choice()] and OPTIONS.nearer(Choice(int8=True)) == []
+    assert OPTIONS.nearer(Choice(student=(("model", "resnet18"),))) == []
+
+
 def test_no_candidate_is_judged_twice_and_one_seed_gives_one_search():
     asked = []
     found = explore(OPTIONS, FIRST, lambda choice: asked.append(choice) or judged(choice), 30, seed=3)
