@@ -1,12 +1,14 @@
 """Jobs of the loopback Hub: what the client asks for when it rents a machine, reads the log and looks at the end.
 
-A job does nothing by itself: a test says what it logs and how it ends, or runs its command.
+A job does nothing by itself: a test says what it logs and how it ends, or runs its command. Buckets are there to be
+mounted by jobs: a folder of the server's disk is one.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import threading
 from dataclasses import dataclass, field
@@ -44,6 +46,7 @@ class Job:
     lines: list[str] = field(default_factory=list)
     date: str = field(default_factory=lambda: _now())
     news: threading.Condition = field(default_factory=threading.Condition)
+    process: subprocess.Popen | None = None
 
     def log(self, line: str) -> None:
         with self.news:
@@ -55,17 +58,31 @@ class Job:
             self.stage, self.message = stage, message
             self.news.notify_all()
 
-    def run(self, folder: Path, programs: Path, **environment: str) -> None:
+    def volumes(self, disk: Path) -> dict[str, Path]:
+        """Where a rented machine finds its buckets, which lie on a disk, by the paths that the command names."""
+        found = {volume["mountPath"]: disk / volume["source"] / volume["path"] for volume in self.spec["volumes"]}
+        for place in found.values():
+            place.mkdir(parents=True, exist_ok=True)
+        return found
+
+    def run(self, folder: Path, programs: Path, disk: Path, **environment: str) -> None:
         """Do what a rented machine does: run the command in an empty folder, with `programs` and a uv on its path."""
+        mounted = self.volumes(disk)
         (programs / "uv").write_text(UV)
         (programs / "uv").chmod(0o755)
         environment |= {"PATH": f"{programs}:{os.environ['PATH']}", "HOME": str(folder)}
-        environment |= self.spec["environment"] | self.spec["secrets"]
-        options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        with subprocess.Popen(self.spec["command"], cwd=folder, env=environment, **options) as process:
-            for line in process.stdout:
+        named = self.spec["environment"] | self.spec["secrets"]
+        environment |= {name: str(mounted.get(value, value)) for name, value in named.items()}
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
+        with subprocess.Popen(self.spec["command"], cwd=folder, env=environment, **options) as self.process:
+            for line in self.process.stdout:
                 self.log(line.rstrip("\n"))
-        self.end("ERROR" if process.returncode else "COMPLETED", f"exit code {process.returncode}")
+        status = self.process.returncode
+        self.end("ERROR" if status else "COMPLETED", f"exit code {status}" if status >= 0 else "Job timeout")
+
+    def take_away(self) -> None:
+        """End the machine in the middle of its work, as at the end of a time limit."""
+        os.killpg(self.process.pid, signal.SIGKILL)
 
     @property
     def info(self) -> dict:
@@ -92,6 +109,16 @@ def start(request: Handler, owner: str) -> None:
         job = Job(f"{len(request.hub.jobs):024x}", owner, spec)
         request.hub.jobs[job.id] = job
     request.answer(200, job.info)
+
+
+@route("POST", "/api/buckets/(?P<owner>[^/]+)/(?P<name>[^/]+)")
+def create_bucket(request: Handler, owner: str, name: str) -> None:
+    _allow(request, owner)
+    bucket, wanted = f"{owner}/{name}", request.json()
+    with request.hub.lock:
+        status = 409 if bucket in request.hub.buckets else 200
+        request.hub.buckets.setdefault(bucket, wanted.get("visibility", "public"))
+    request.answer(status, {"url": f"{request.hub.url}/buckets/{bucket}"})
 
 
 @route("GET", "/api/jobs/(?P<owner>[^/]+)")

@@ -58,12 +58,14 @@ class Hub:
 
     def __init__(self, folder: Path, tokens: dict[str, str], part_size: int = 5_000_000):
         self.objects = Objects(folder)
+        self.disk = folder.with_name("buckets")
         self.tokens = tokens
         self.expired: set[str] = set()
         self.part_size = part_size
         self.parts: dict[tuple[str, int], bytes] = {}
         self.repos: dict[tuple[str, str], Repo] = {}
         self.jobs: dict[str, Job] = {}
+        self.buckets: dict[str, str] = {}
         self.faults: list[Fault] = []
         self.requests: list[str] = []
         self.unknown: list[str] = []

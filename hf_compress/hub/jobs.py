@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import httpx2
-from huggingface_hub import HfApi, JobHardwareInfo, JobInfo, JobStage, constants, get_token
+from huggingface_hub import HfApi, JobHardwareInfo, JobInfo, JobStage, Volume, constants, get_token
 from huggingface_hub._jobs_api import DEFAULT_UV_IMAGE
 from huggingface_hub.errors import HfHubHTTPError
 
@@ -18,7 +18,8 @@ from hf_compress.ground.errors import Interrupted, RunError, UsageError, shown
 from hf_compress.ground.hub_failures import patiently, redacted, status_of
 from hf_compress.ground.registry import did_you_mean
 
-LABEL, RECIPE = "hf-compress-recipe", "HF_COMPRESS_RECIPE"
+LABEL, RECIPE, KEPT = "hf-compress-recipe", "HF_COMPRESS_RECIPE", "HF_COMPRESS_KEPT"
+BUCKET, MOUNTED = "hf-compress-jobs", "/kept"
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 MINUTE = 60
 GOING = (JobStage.SCHEDULING, JobStage.RUNNING)
@@ -52,17 +53,31 @@ class Rental:
 
     @property
     def command(self) -> list[str]:
-        """Installs the package, writes the recipe to a file, and runs it, with a process for each of several GPUs."""
-        gpus = self.machine.accelerator and int(self.machine.accelerator.quantity)
-        several = gpus and gpus > 1
-        program = f"torchrun --standalone --nproc-per-node {gpus} -m hf_compress" if several else "hf-compress"
-        run = " ".join([program, "run recipe.yaml --output run --publish", *self.words])
+        """Installs the package, writes the recipe to a file, and runs it, with a process for each of several GPUs.
+
+        What an earlier job has done is gone on with, and what this one does is kept for a later one.
+        """
+        several = self.processes > 1
+        program = (
+            f"torchrun --standalone --nproc-per-node {self.processes} -m hf_compress" if several else "hf-compress"
+        )
+        keeping = f'python -m hf_compress.hub.keeping work "${KEPT}"'
+        run = " ".join([keeping, program, "run recipe.yaml --output work/run --publish --resume", *self.words])
         return ["uv", "run", "--with", self.package, "sh", "-c", f'printf %s "${RECIPE}" > recipe.yaml && exec {run}']
+
+    @property
+    def processes(self) -> int:
+        return int(self.machine.accelerator.quantity) if self.machine.accelerator else 1
 
     @property
     def labels(self) -> dict[str, str]:
         """By which the jobs of this recipe are found again."""
         return {LABEL: hashlib.sha256(" ".join([self.recipe, *self.words]).encode()).hexdigest()[:16]}
+
+    def volume(self, owner: str) -> Volume:
+        """Return where the unfinished work of this recipe is kept, in a bucket; so many processes go on with it."""
+        folder = f"{self.labels[LABEL]}-{self.processes}"
+        return Volume(type="bucket", source=f"{owner}/{BUCKET}", mount_path=MOUNTED, path=folder)
 
     def __str__(self) -> str:
         machine, gpu = self.machine, self.machine.accelerator
@@ -71,7 +86,7 @@ class Rental:
         most = "" if self.dollars is None else f", ${self.dollars:.2f} at most"
         return (
             f"machine: {machine.name} ({', '.join(parts)})\n"
-            f"time limit: {self.seconds / MINUTE:g} minutes, after which what is not published is lost\n"
+            f"time limit: {self.seconds / MINUTE:g} minutes, after which the same command goes on with what is done\n"
             f"price: {price}{most}\n"
             f"publishes: {constants.ENDPOINT}/{self.to}"
         )
@@ -119,19 +134,25 @@ def is_going(job: JobInfo) -> bool:
 def start(rental: Rental) -> JobInfo:
     """Rent the machine and let it run the recipe, with the user's access token among the job's secrets.
 
+    What it does until it ends is kept in a private bucket of the user.
+
     Raises:
         UsageError: this login may not.
         RunError: the Hub does not answer, or not well.
     """
     with _in_one_sentence("whether the job has started is unknown, and the same command finds it if so"):
-        return HfApi().run_job(
+        api = HfApi()
+        owner = patiently(api.whoami)["name"]
+        patiently(api.create_bucket, f"{owner}/{BUCKET}", private=True, exist_ok=True)
+        return api.run_job(
             image=DEFAULT_UV_IMAGE,
             command=rental.command,
-            env={RECIPE: rental.recipe},
+            env={RECIPE: rental.recipe, KEPT: MOUNTED},
             secrets={"HF_TOKEN": get_token()},
             flavor=rental.machine.name,
             timeout=rental.seconds,
             labels=rental.labels,
+            volumes=[rental.volume(owner)],
         )
 
 
@@ -153,8 +174,8 @@ def watch(job: JobInfo, log: Callable[[str], None]) -> JobInfo:
     if ended.status.stage != JobStage.COMPLETED:
         reason = f" ({ended.status.message})" if ended.status.message else ""
         raise RunError(
-            f"the job ended as {ended.status.stage}{reason}, its log is kept at {job.url}: the same command begins it "
-            "anew, and asks before"
+            f"the job ended as {ended.status.stage}{reason}, its log is kept at {job.url}: the same command goes on "
+            "with what it has done, and asks before"
         )
     return ended
 
@@ -169,7 +190,8 @@ def _in_one_sentence(state: str) -> Iterator[None]:
         refused = {
             401: "the Hub does not accept the access token; renew it: `hf auth login` or HF_TOKEN",
             402: f"the Hub asks for credits first: {constants.ENDPOINT}/settings/billing",
-            403: "this login may not start jobs; take a token that may: `hf auth login` or HF_TOKEN",
+            403: "this login may not start jobs, or not write to buckets; take a token that may: `hf auth login` or "
+            "HF_TOKEN",
         }
         if status in refused:
             raise UsageError(f"{refused[status]} (HTTP {status}: {said})") from None

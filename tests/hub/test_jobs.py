@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import tarfile
 import threading
 import time
 from pathlib import Path
@@ -65,6 +66,9 @@ def test_a_job_is_started_left_by_ctrl_c_and_watched_to_its_end(hub, client, rec
     assert job.spec["flavor"] == "l4x1"
     assert job.spec["timeoutSeconds"] == 90 * 60
     assert job.spec["secrets"] == {"HF_TOKEN": ALICE}
+    (volume,) = job.spec["volumes"]
+    assert (volume["type"], volume["source"], volume["mountPath"]) == ("bucket", "alice/hf-compress-jobs", "/kept")
+    assert hub.buckets["alice/hf-compress-jobs"] == "private"
     assert ALICE not in str(job.spec["command"]) + str(job.spec["environment"])
     assert yaml.safe_load(job.spec["environment"]["HF_COMPRESS_RECIPE"])["seed"] == 1
     job.log("  epoch 1 of 1")
@@ -137,18 +141,81 @@ def test_a_failing_hub_is_one_sentence(fault, code, says, hub, client, recipe):
     assert says in result.error
 
 
+@pytest.fixture
+def machine(client, hub, tmp_path):
+    """Does what a rented machine does, each time on an empty disk."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name, words in (("hf-compress", "-m hf_compress"), ("python", "")):
+        (programs / name).write_text(f'#!/bin/sh\nexec {sys.executable} {words} "$@"\n')
+        (programs / name).chmod(0o755)
+
+    def run(job):
+        folder = tmp_path / job.id
+        folder.mkdir()
+        environment = client.environment | {"HF_HOME": str(folder / "home"), "HF_COMPRESS_KEEP_EVERY": "0.3"}
+        job.run(folder, programs, hub.disk, **environment)
+
+    return run
+
+
 @pytest.mark.long
-def test_what_a_rented_machine_does_is_a_run_that_is_published(hub, client, recipe, tmp_path):
+def test_what_a_rented_machine_does_is_a_run_that_is_published(hub, client, recipe, machine):
     known = len(hub.jobs)
     finish = client.start_cli("run", recipe(seed=4), "--on", "cpu-basic", "--yes", HF_TOKEN=ALICE)
-    job = new_job(hub, known)
-    folder, programs = tmp_path / "machine", tmp_path / "programs"
-    folder.mkdir()
-    programs.mkdir()
-    (programs / "hf-compress").write_text(f'#!/bin/sh\nexec {sys.executable} -m hf_compress "$@"\n')
-    (programs / "hf-compress").chmod(0o755)
-    job.run(folder, programs, **client.environment | {"HF_HOME": str(folder / "home")})
+    machine(new_job(hub, known))
     result = finish()
     assert result.code == 0, result.err
     assert "published: http" in result.err
     assert "model.safetensors" in hub.files("alice/rented")
+
+
+@pytest.mark.long
+def test_a_machine_that_is_taken_away_is_followed_by_one_that_goes_on(hub, client, recipe, machine):
+    known = len(hub.jobs)
+    sections = {
+        "seed": 5,
+        "steps": [{"finetune": {"epochs": 40}}],
+        "publish": RECIPE["publish"] | {"to": "alice/again"},
+    }
+    command = ["run", recipe(**sections), "--on", "cpu-basic", "--yes"]
+    finish = client.start_cli(*command, HF_TOKEN=ALICE)
+    first = new_job(hub, known)
+    (place,) = first.volumes(hub.disk).values()
+
+    def kept_epochs():
+        return [
+            archive
+            for archive in place.glob("*.sha256")
+            if "checkpoint-" in str(names_in(archive.with_suffix(".tar")))
+        ]
+
+    def take_away():
+        soon(kept_epochs)
+        first.take_away()
+
+    threading.Thread(target=take_away, daemon=True).start()
+    machine(first)
+    ended = finish()
+    assert ended.code == 1 and "the job ended as ERROR (Job timeout)" in ended.error
+    assert "the same command goes on with what it has done" in ended.error
+    assert hub.buckets == {"alice/hf-compress-jobs": "private"}
+
+    finish = client.start_cli(*command, HF_TOKEN=ALICE)
+    second = new_job(hub, known + 1)
+    machine(second)
+    result = finish()
+    assert result.code == 0, result.err
+    assert any("goes on with what an earlier machine has kept" in line for line in second.lines)
+    assert any("epoch 1 of 40" in line for line in first.lines)
+    assert not any("epoch 1 of 40" in line for line in second.lines)
+    assert "model.safetensors" in hub.files("alice/again")
+    assert not list(place.iterdir())
+
+
+def names_in(archive):
+    try:
+        with tarfile.open(archive) as content:
+            return content.getnames()
+    except FileNotFoundError:  # a newer one has taken its place
+        return []
