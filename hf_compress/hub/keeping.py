@@ -23,8 +23,8 @@ ARCHIVE, SUM = ".tar", ".sha256"
 EVERY = float(os.environ.get("HF_COMPRESS_KEEP_EVERY", 60))  # seconds
 
 
-class Kept:
-    """Copies of a folder.
+class Copies:
+    """Those of a folder, one at a time.
 
     Args:
         folder: in which something works.
@@ -93,7 +93,7 @@ class Kept:
 
 def keep(folder: Path, place: Path, command: list[str]) -> int:
     """Run a command on what was kept, keep what it does, and return its exit status; after success nothing is kept."""
-    kept = Kept(folder, place)
+    kept = Copies(folder, place)
     folder.mkdir(exist_ok=True)
     if kept.restore():
         print(f"goes on with what an earlier machine has kept in {place}", file=sys.stderr, flush=True)
@@ -109,7 +109,7 @@ def keep(folder: Path, place: Path, command: list[str]) -> int:
     return status
 
 
-def _copy(kept: Kept) -> None:
+def _copy(kept: Copies) -> None:
     """Copy what is done, and say where that could not be; the work goes on in any case."""
     try:
         problem = "" if kept.copy() else "something changed meanwhile"

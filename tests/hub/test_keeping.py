@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from hf_compress.hub.keeping import Kept, keep
+from hf_compress.hub.keeping import Copies, keep
 
 COUNT = """
 import sys, pathlib
@@ -28,12 +28,12 @@ time.sleep(60)
 def kept(tmp_path):
     for name in ("work", "kept"):
         (tmp_path / name).mkdir()
-    return Kept(tmp_path / "work", tmp_path / "kept")
+    return Copies(tmp_path / "work", tmp_path / "kept")
 
 
 def fresh(kept, tmp_path):
     """Return the same on another machine, whose disk is empty."""
-    return Kept(tmp_path / "elsewhere", kept.place)
+    return Copies(tmp_path / "elsewhere", kept.place)
 
 
 def contents(folder):
@@ -87,7 +87,7 @@ def test_a_copy_during_which_something_changes_is_made_again_later(kept, tmp_pat
         (kept.folder / name).write_text("one")
     assert kept.copy()
 
-    class Busy(Kept):
+    class Busy(Copies):
         def _state(self):
             found = super()._state()
             (self.folder / "z").write_text("two, at last")
@@ -103,7 +103,7 @@ def test_a_copy_during_which_something_changes_is_made_again_later(kept, tmp_pat
 
 
 def test_what_goes_while_it_is_copied_is_copied_later(kept):
-    class Busy(Kept):
+    class Busy(Copies):
         def _state(self):
             found = super()._state()
             (self.folder / "file").unlink(missing_ok=True)
