@@ -20,7 +20,7 @@ from hf_compress.ground import processes
 from hf_compress.ground.errors import UsageError
 from hf_compress.ground.files import write_text
 from hf_compress.ground.manifest import adding
-from hf_compress.ground.registry import did_you_mean, require_known
+from hf_compress.ground.registry import did_you_mean, require_known, suggesting
 from hf_compress.measure.cost import count_nonzero
 from hf_compress.models.load import load
 from hf_compress.models.origin import sources_with_roles
@@ -147,6 +147,7 @@ class Compressor(OptimumQuantizer):
         self.trust_remote_code = trust_remote_code
 
     @classmethod
+    @suggesting
     def from_pretrained(
         cls, model_or_path: str | Path, file_name: str | None = None, trust_remote_code: bool = False
     ) -> Compressor:
@@ -159,6 +160,7 @@ class Compressor(OptimumQuantizer):
             raise UsageError(f"'file_name' cannot be '{file_name}': give the folder or Hub id that holds the model")
         return cls(model_or_path, trust_remote_code)
 
+    @suggesting
     def compress(
         self,
         config: CompressionConfig | _StepConfig | dict[str, Any] | str | Path,
@@ -224,9 +226,8 @@ class Compressor(OptimumQuantizer):
         """Do the same as `compress(save_dir=save_dir, **kwargs)`: the name that every Optimum quantizer has.
 
         Raises:
-            UsageError: a file prefix is given, or there is no such option.
+            UsageError: a file prefix is given; see `compress`, too.
         """
-        require_known(kwargs, Compressor.compress)
         if file_prefix is not None:
             raise UsageError(f"'file_prefix' cannot be '{file_prefix}': the files of a run folder have fixed names")
         return self.compress(save_dir=save_dir, **kwargs)

@@ -3,12 +3,14 @@
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Iterator
+from functools import wraps
 from importlib.metadata import entry_points
-from typing import Generic, TypeVar
+from typing import Generic, ParamSpec, TypeVar
 
 from hf_compress.ground.errors import UsageError
 
 _T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
@@ -28,6 +30,17 @@ def require_known(given: Iterable[str], *functions: Callable) -> None:
     for name in given:
         if name not in known:
             raise UsageError(f"there is no argument '{name}'{did_you_mean(name, known)}")
+
+
+def suggesting(function: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Let a function answer a keyword that it does not have as `require_known` does."""
+
+    @wraps(function)
+    def called(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        require_known(kwargs, function)
+        return function(*args, **kwargs)
+
+    return called
 
 
 class Registry(Generic[_T]):

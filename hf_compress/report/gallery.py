@@ -30,8 +30,9 @@ from hf_compress.tasks import task_of
 logger = logging.getLogger(__name__)
 
 MOST_SETTINGS = 5
-COSTS = ("latency, one image, p50", "size on disk", "parameters")
-FILTERS = {"latency, one image, p50": ("ms", 1), "size on disk": ("MB", 1e6), "parameters": ("M", 1e6)}
+LATENCY = "latency, one image, p50"
+COSTS = (LATENCY, "size on disk", "parameters")
+FILTERS = {LATENCY: ("ms", 1), "size on disk": ("MB", 1e6), "parameters": ("M", 1e6)}
 HEAD, MARK = 1000, b'<meta name="generator" content="hf-compress cards">'
 
 
@@ -165,12 +166,13 @@ def _groups(entries: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for (data, number, kind), members in sorted(by_images.items()):
         found = {m.heading: m for entry in members for m in entry["measures"]}
         quality = next(m for m in found.values() if m.less is None)
-        members = _by_front(members, [found[heading] for heading in COSTS if heading in found], quality)
+        devices = sorted({entry["device"] for entry in members if "latency" in entry["last"]})
+        compared = [each for each in COSTS if each in found and not (each == LATENCY and len(devices) > 1)]
+        members = _by_front(members, [found[heading] for heading in compared], quality)
         rows, teachers = [e["last"] for e in members], [row for e in members for row in e["teacher"]]
         plots = {
             f"{quality.heading} against {heading}": scatter(found[heading], quality, rows, teachers)
-            for heading in reversed(COSTS)
-            if heading in found
+            for heading in reversed(compared)
         }
         unlike = differing([entry["recipe"] for entry in members if entry["is_run"]])
         yield {
@@ -185,9 +187,9 @@ def _groups(entries: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             "settings": unlike[:MOST_SETTINGS],
             "more_settings": unlike[MOST_SETTINGS:],
             "least": quality.heading,
-            "most": [(heading, *FILTERS[heading]) for heading in COSTS if heading in found],
+            "most": [(heading, *FILTERS[heading]) for heading in compared],
             "plots": [(title, svg) for title, svg in plots.items() if svg],
-            "devices": sorted({entry["device"] for entry in members if "latency" in entry["last"]}),
+            "devices": devices,
         }
 
 

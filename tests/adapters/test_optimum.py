@@ -137,6 +137,8 @@ def test_every_recipe_has_a_configuration_and_back(name, tmp_path):
             lambda: Compressor("x").auto({"faster": 2}, "digits", minuts=1),
             "no argument 'minuts'; did you mean 'minutes'",
         ),
+        (lambda: Compressor("x").compress({}, datset="digits"), "no argument 'datset'; did you mean 'dataset'"),
+        (lambda: Compressor.from_pretrained("x", trust_remote=1), "'trust_remote'; did you mean 'trust_remote_code'"),
         (lambda: Compressor("x").compress({"stpes": []}), "no section 'stpes'; did you mean 'steps'"),
         (lambda: Compressor("x").compress("prune-iterativ-l1"), "did you mean 'prune-iterative-l1'"),
     ],

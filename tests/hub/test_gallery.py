@@ -120,6 +120,18 @@ def test_the_table_begins_with_the_front_the_cheapest_first(tmp_path):
     assert sorted(("costly", "beaten", "cheap"), key=table.index) == ["cheap", "costly", "beaten"]
 
 
+def test_latencies_of_two_devices_make_no_front(tmp_path):
+    for name, accuracy, milliseconds, parameters in (("slow device", 0.9, 9.0, 100), ("fast device", 0.8, 1.0, 200)):
+        made = run_report(accuracy, parameters, milliseconds)
+        made["environment"]["processor"] = name
+        save(tmp_path / name, made)
+    write_gallery(str(tmp_path), tmp_path / "cards.html")
+    page = (tmp_path / "cards.html").read_text()
+    assert "does not compare across them: fast device" in page and "against latency" not in page
+    assert page.count("<svg") == 2 and "9.00 ms" in page and "1.00 ms" in page
+    assert "at most" in page and not re.search(r"latency, one image, p50[^<]*</label>", page)
+
+
 def test_the_teacher_is_in_the_plots(page):
     plots = page.read_text().partition("photos</h2>")[2].split("<svg")[1:]
     assert [plot.count(">teacher<") for plot in plots] == [1, 1, 1]

@@ -9,9 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hf_compress.device.opening import open_onnx
 from hf_compress.runtimes import Exportable, runtime
-from hf_compress.runtimes.int8 import biases
+from hf_compress.runtimes.int8 import biases, pt2e
 from hf_compress.runtimes.int8 import onnx as int8
 from hf_compress.runtimes.int8.fallback import write_bearable
 
@@ -21,7 +20,19 @@ LAYERS = {
     "groups": lambda: nn.Conv2d(4, 8, 3, groups=2),
     "transposed": lambda: nn.ConvTranspose2d(4, 6, 2, stride=2),
     "linear": lambda: nn.Sequential(nn.Flatten(), nn.Linear(4 * 64, 6)),
+    "twice": lambda: Twice(),
 }
+
+
+class Twice(nn.Module):
+    """One layer that reads twice: what is shifted differs, and the bias is the same."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, read):
+        return self.layer(self.layer(read).relu() + 3)
 
 
 class Model(nn.Module):
@@ -47,10 +58,10 @@ def shades(count):
     return [torch.rand(1, 3, 8, 8, generator=random) * (0.1 + 2 * place / count) for place in range(count)]
 
 
-def mean_differences(model, names, images, file):
+def mean_differences(model, names, images, file, into="onnx"):
     """Return how far each layer of the int8 file is from the model's, on average over the images."""
-    runtime("onnx").write(Exportable(model, names, images[0], {}, images), file)
-    call = open_onnx(file, 1)
+    runtime(into).write(Exportable(model, names, images[0], {}, images), file)
+    call = runtime(into).load(file, 1)
     with torch.no_grad():
         apart = [[a - b.numpy() for a, b in zip(call(i.numpy()), model(i), strict=True)] for i in images]
     return {
@@ -59,14 +70,26 @@ def mean_differences(model, names, images, file):
     }
 
 
-def test_an_int8_file_is_right_on_average(tmp_path, monkeypatch):
-    names, images = list(LAYERS), shades(64)
+@pytest.mark.parametrize(("into", "correcting", "most"), [("onnx", int8, 0.5), ("executorch", pt2e, 0.7)])
+def test_an_int8_file_is_right_on_average(into, correcting, most, tmp_path, monkeypatch):
+    pytest.importorskip(runtime(into).package)
+    names, images = [name for name in LAYERS if (into, name) != ("executorch", "twice")], shades(64)
     model = Model(names).eval()
     monkeypatch.setattr(int8, "write_bearable", partial(write_bearable, bound=inf))
-    corrected = mean_differences(model, names, images, tmp_path / "model.onnx")
-    monkeypatch.setattr(int8, "correct", lambda file, by: None)
-    usual = mean_differences(model, names, images, tmp_path / "usual.onnx")
-    assert {name: corrected[name] < 0.5 * usual[name] for name in names} == dict.fromkeys(names, True)
+    corrected = mean_differences(model, names, images, tmp_path / "corrected", into)
+    monkeypatch.setattr(correcting, "correct", lambda file, by: None)
+    usual = mean_differences(model, names, images, tmp_path / "usual", into)
+    assert {name: corrected[name] < most * usual[name] for name in names} == dict.fromkeys(names, True)
+
+
+def test_a_layer_that_reads_twice_has_two_biases_in_executorch(tmp_path):
+    """With one for both, XNNPACK does not load the file."""
+    pytest.importorskip(runtime("executorch").package)
+    model, images = Model(["twice"]).eval(), shades(16)
+    differences = mean_differences(model, ["twice"], images, tmp_path / "model.pte", "executorch")
+    with torch.no_grad():
+        size = torch.cat([model(image)[0] for image in images]).std()
+    assert differences["twice"] < 0.1 * size
 
 
 def test_the_shift_is_what_the_layer_makes_of_what_rounding_took_away(tmp_path):
