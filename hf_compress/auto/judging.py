@@ -42,6 +42,10 @@ INT8_EFFORT = 0.5
 """A MAC in int8 counts as half a MAC: by this the search goes, and by times that are measured the answer is chosen."""
 
 
+def silent(line: str) -> None:
+    """Say nothing: what a candidate's steps have to say would drown what the search says."""
+
+
 @dataclass
 class Point:
     """A candidate that was judged.
@@ -80,19 +84,17 @@ class Bench:
     Attributes:
         prepared: of the run, with a spread part of its validation images.
         round_to: what widths are multiples of.
-        log: told what the trainings of finalists say; what else candidates say would drown what the search says.
     """
 
     prepared: Prepared
     folder: RunFolder
     round_to: int
-    log: Callable[[str], None]
 
     @classmethod
-    def of(cls, prepared: Prepared, folder: RunFolder, round_to: int, log: Callable[[str], None]) -> Bench:
+    def of(cls, prepared: Prepared, folder: RunFolder, round_to: int) -> Bench:
         validation = prepared.data.validation
         few = validation.subset(evenly_spread(len(validation), JUDGED))
-        return cls(replace(prepared, data=replace(prepared.data, validation=few)), folder, round_to, log)
+        return cls(replace(prepared, data=replace(prepared.data, validation=few)), folder, round_to)
 
     @property
     def metric(self) -> Metric:
@@ -121,12 +123,18 @@ class Bench:
         return self.units(number).folder.exists()
 
     def judge(
-        self, number: int, choice: Choice, kind: str = REPAIRED, training: dict[str, Any] | None = None
+        self,
+        number: int,
+        choice: Choice,
+        kind: str = REPAIRED,
+        training: dict[str, Any] | None = None,
+        log: Callable[[str], None] = silent,
     ) -> Point:
         """Make a candidate, write its file, and measure that.
 
         Args:
             training: options of the step `distill` that comes last.
+            log: told what the steps say.
 
         Raises:
             RunError: it cannot be had; the reason is kept, too.
@@ -135,7 +143,7 @@ class Bench:
 
         def work(new: Path, _: Path) -> None:
             try:
-                found = self._measured(self._taken(choice, kind, recipe), recipe.deploy[0], new)
+                found = self._measured(self._taken(choice, kind, recipe, log), recipe.deploy[0], new)
             except CompressError as error:
                 found = {"failed": str(error)}
             write_json(new / POINT, found)
@@ -149,9 +157,8 @@ class Bench:
         """Return what a point is made of."""
         return self._taken(point.choice, point.kind, point.recipe)
 
-    def _taken(self, choice: Choice, kind: str, recipe: Recipe) -> Taken:
+    def _taken(self, choice: Choice, kind: str, recipe: Recipe, log: Callable[[str], None] = silent) -> Taken:
         """Take the steps of a candidate's recipe, those that are not done."""
-        log = self.log if kind == TRAINED else _silent
         return take_steps(replace(self.prepared, recipe=recipe), self.folder, self.made(choice, kind), log)
 
     def _measured(self, taken: Taken, section: DeploySection, folder: Path) -> dict[str, Any]:
@@ -210,7 +217,3 @@ class Bench:
             ]
             first, second = time_in_turns(calls, TURNS * measure.repeats, what)
         return {"teacher_ms": first["p50_ms"], "latency_ms": second["p50_ms"]}
-
-
-def _silent(line: str) -> None:
-    """Say nothing."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_compress.auto.deciding import Decision
-from hf_compress.auto.judging import BRIEF, REPAIRED, TRAINED, Bench, Point
+from hf_compress.auto.judging import BRIEF, REPAIRED, TRAINED, Bench, Point, silent
 from hf_compress.auto.offers import offered
 from hf_compress.auto.prediction import Prediction
 from hf_compress.auto.proposals import explore
@@ -69,7 +69,7 @@ def find_best(
         folder.remember(wishes=request.facts)
         prepared = prepare_run(recipe, folder, log)
         options = offered(request.space, prepared)
-        search = Search(request, Bench.of(prepared, folder, options.round_to, log), options, log)
+        search = Search(request, Bench.of(prepared, folder, options.round_to), options, log)
         winner = search.run()
         return _finish(search, winner, prepared, folder, log)
 
@@ -249,7 +249,8 @@ class Search:
         files = [point for point in self.points if point.choice.made == chosen.choice.made]
         for file in sorted(files, key=lambda point: point is not chosen):
             try:
-                point = self.bench.judge(file.number, file.choice, TRAINED, training)
+                log = self.log if file is chosen else silent
+                point = self.bench.judge(file.number, file.choice, TRAINED, training, log)
             except RunError as error:
                 self.failed[f"{file.choice}, trained"] = str(error)
                 self.log(f"the training failed: {error}")

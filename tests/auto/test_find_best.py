@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 
 import pytest
+import torch
 import yaml
 
 from hf_compress import Recipe, cli, save
@@ -13,6 +14,8 @@ from hf_compress.auto import running, students
 from hf_compress.auto.request import Request
 from hf_compress.auto.running import find_best
 from hf_compress.ground.errors import RunError, UsageError
+from hf_compress.measure.cost import cost
+from hf_compress.models.load import load
 from hf_compress.models.students import STUDENTS, Checkpoint, build_registered
 from hf_compress.report.gallery import write_gallery
 from hf_compress.report.run import Run
@@ -96,6 +99,20 @@ def test_it_is_killed_goes_on_and_leaves_a_run_with_its_front(teacher, tmp_path,
     assert same.report == run.report
     with pytest.raises(UsageError, match="holds another run"):
         find_best(request(teacher, minutes=6, space=space), run.folder, resume=True, log=lines.append)
+
+
+@pytest.mark.long
+def test_what_is_left_of_the_limits_is_used(teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "FINALISTS", 0)
+    macs = cost(load(teacher).model, torch.zeros(1, 3, 16, 16))["macs"]
+    space = SPACE | {"macs": [share / 10 for share in range(9)]}
+    asked = request(teacher, wish={"macs": 0.62 * macs}, space=space, candidates=5)
+    *proposed, step = find_best(asked, tmp_path / "found", log=lambda line: None).report["search"]["points"]
+    pruned = "{}% of the MACs pruned by l1"
+    assert [point["what"] for point in proposed] == ["as it is", *map(pruned.format, (40, 10, 60))]
+    within = {share: proposed[place] for share, place in ((40, 1), (60, 3))}
+    best = max(within, key=lambda share: within[share]["quality"])
+    assert step["what"] == pruned.format(best - 10)
 
 
 @pytest.mark.long
