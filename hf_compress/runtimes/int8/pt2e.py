@@ -19,16 +19,34 @@ aten = torch.ops.aten
 CHANNELS = {aten.conv2d.default: 1, aten.conv_transpose2d.input: 1, aten.linear.default: -1}
 """By what layers call with an input, weights and a bias: the dimension of what they give that has their channels."""
 
+BOUNDED = {aten.hardtanh.default, aten.hardtanh_.default}
+
 
 @torch.no_grad()
 def quantized(model: Exportable, quantizer: Quantizer) -> torch.export.ExportedProgram:
     """Return a program in int8, whose activations have the ranges that the calibration images show."""
-    observed = prepare_pt2e(model.program(dynamic_batch=False).module(), quantizer)
+    observed = fused(prepare_pt2e(model.program(dynamic_batch=False).module(), quantizer))
     for image in model.calibration:
         observed(image)
     converted = convert_pt2e(copy.deepcopy(observed))
     correct(converted, shifts(observed, converted, model.calibration))
     return torch.export.export(converted, (model.image,))
+
+
+def fused(observed: fx.GraphModule) -> fx.GraphModule:
+    """Let bounded activations read what the layer before gives as it is: they are computed as one.
+
+    Quantizers know this of ReLU alone. Of ReLU6 they would round what is cut off, too, in steps as wide as that takes.
+    """
+    for node in [node for node in observed.graph.nodes if node.target in BOUNDED]:
+        between = node.args[0]
+        if between.op == "call_module" and len(between.users) == 1:
+            layer = between.args[0]
+            if layer.target in CHANNELS and len(layer.users) == 1:
+                node.replace_input_with(between, layer)
+                observed.graph.erase_node(between)
+    observed.recompile()
+    return observed
 
 
 def shifts(floats: fx.GraphModule, int8: fx.GraphModule, images: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -63,9 +81,8 @@ def correct(int8: fx.GraphModule, by: dict[str, Tensor]) -> None:
     for node in int8.graph.nodes:
         if node.name in by:
             name = f"{node.name}_corrected_bias"  # one of its own: layers may share theirs
-            int8.register_parameter(
-                name, nn.Parameter(_value(int8, node.args[2]) + by[node.name], requires_grad=False)
-            )
+            corrected = int8.get_parameter(str(node.args[2].target)) + by[node.name]
+            int8.register_parameter(name, nn.Parameter(corrected, requires_grad=False))
             with int8.graph.inserting_before(node):
                 node.update_arg(2, int8.graph.get_attr(name))
     int8.graph.eliminate_dead_code()
@@ -83,8 +100,3 @@ class _Layers(fx.Interpreter):
         if n.target in CHANNELS and len(n.args) > 2 and isinstance(n.args[2], fx.Node):
             self.see(n, *self.fetch_args_kwargs_from_env(n)[0])
         return super().run_node(n)
-
-
-def _value(module: fx.GraphModule, node: fx.Node) -> Tensor:
-    """Return the parameter that a node fetches."""
-    return module.get_parameter(str(node.target))

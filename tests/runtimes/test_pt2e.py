@@ -1,0 +1,40 @@
+"""int8 programs for ExecuTorch: what is computed as one is rounded once."""
+
+import pytest
+import torch
+from torch import nn
+
+from hf_compress.runtimes import Exportable, runtime
+from hf_compress.runtimes.int8 import pt2e
+
+
+class Bounded(nn.Module):
+    """Cuts off most of what a layer gives."""
+
+    def __init__(self, cut):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.last, self.cut = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1), cut
+        self.layer.weight.data *= 300
+
+    def forward(self, pixel_values):
+        return self.last(self.cut(self.layer(pixel_values))).flatten(1)
+
+
+def error(model, images, file):
+    runtime("executorch").write(Exportable(model, ["x"], images[0], {}, images), file)
+    call = runtime("executorch").load(file, 1)
+    with torch.no_grad():
+        apart = [torch.tensor(call(image.numpy())[0]) - model(image) for image in images]
+        said = torch.cat([model(image) for image in images])
+    return (torch.cat(apart).square().mean() / said.var()).item()
+
+
+@pytest.mark.parametrize("cut", [nn.ReLU6(), nn.Hardtanh()])
+def test_a_bounded_activation_is_computed_with_the_layer_before(cut, tmp_path, monkeypatch):
+    pytest.importorskip(runtime("executorch").package)
+    model = Bounded(cut).eval()
+    images = [torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(place)) for place in range(16)]
+    fused = error(model, images, tmp_path / "fused.pte")
+    monkeypatch.setattr(pt2e, "fused", lambda observed: observed)
+    assert fused < 0.3 * error(model, images, tmp_path / "apart.pte")
