@@ -3,7 +3,7 @@
 As files in int8 have it: weights symmetric, with a range for each output channel; activations with one range each.
 Because each channel of weights has its own range, a batch norm that is folded into them would not change how they are
 rounded (Krishnamoorthi, 2018, section 3.2.2), so none is folded here. Batch norms keep their statistics, as folded
-ones do.
+ones do. What rounded weights shift on average is made good in each channel, as corrected biases of files do.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from torch.utils.hooks import RemovableHandle
 ROUNDED_LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 ABSORBED = (nn.BatchNorm2d, nn.ReLU, nn.Hardtanh, nn.Identity, nn.Dropout)  # runtimes make them part of the layer
 PASSING = {"pad", "flatten", "reshape", "view", "transpose", "permute", "squeeze", "unsqueeze", "contiguous"}
+FOLLOWED = 0.01  # of each batch by moving averages, as torch's observers of ranges do
 SEVEN_BITS = 64  # as ONNX Runtime's files have them; see `hf_compress.runtimes.int8.onnx`
 
 
@@ -37,15 +38,20 @@ class Simulation:
     Attributes:
         layers: names of the layers that compute with rounded weights.
         ranges: of the activations: moving averages of what they were in training.
-        calibrating: whether ranges are also learnt in eval mode.
+        shifts: of the channels of layers, because of rounded weights: moving averages, too.
+        calibrating: whether ranges and shifts are also learnt in eval mode.
         hooks: all that is in the model.
     """
 
     def __init__(self, layers: list[str]):
         self.layers = layers
-        self.ranges = nn.ModuleList()
+        self.ranges, self.shifts = nn.ModuleList(), nn.ModuleList()
         self.calibrating = True
         self.hooks: list[RemovableHandle] = []
+
+    def new_shift(self, layer: nn.Module) -> nn.Module:
+        self.shifts.append(Shift(layer))
+        return self.shifts[-1]
 
     def new_range(self) -> nn.Module:
         self.ranges.append(
@@ -59,9 +65,14 @@ class Simulation:
         )
         return self.ranges[-1]
 
+    @property
+    def learnt(self) -> nn.Module:
+        """All that is learnt beside the weights."""
+        return nn.ModuleList([self.ranges, self.shifts])
+
     def begin(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
         learn = model.training or self.calibrating
-        for each in self.ranges:
+        for each in (*self.ranges, *self.shifts):
             each.enable_observer(learn)
 
     def end(self) -> None:
@@ -70,10 +81,39 @@ class Simulation:
             hook.remove()
 
 
-class RoundedWeights:
-    """Lets a layer compute with rounded weights: an attribute hides the parameter, which stays as it is."""
+class Shift(nn.Module):
+    """What each channel of a layer gives less, on average, because of rounded weights."""
 
     def __init__(self, layer: nn.Module):
+        super().__init__()
+        linear = isinstance(layer, nn.Linear)
+        self.at, self.learning = -1 if linear else 1, True
+        self.register_buffer("mean", torch.full((layer.out_features if linear else layer.out_channels,), torch.nan))
+
+    def enable_observer(self, enabled: bool) -> None:
+        self.learning = enabled
+
+    @torch.no_grad()
+    def learn(self, taken: Tensor) -> None:
+        """Follow what a batch shows; the first one is taken as it is."""
+        new = taken.float().movedim(self.at, 0).flatten(1).mean(1)
+        self.mean = torch.where(self.mean.isnan(), new, self.mean + FOLLOWED * (new - self.mean))
+
+    def forward(self, output: Tensor) -> Tensor:
+        shape = [1] * output.dim()
+        shape[self.at] = -1
+        return output + self.mean.nan_to_num().to(output.dtype).view(shape)
+
+
+class RoundedWeights:
+    """Lets a layer compute with rounded weights: an attribute hides the parameter, which stays as it is.
+
+    Args:
+        shift: makes good on average what that changes, where the layer's file has a bias that can.
+    """
+
+    def __init__(self, layer: nn.Module, shift: Shift | None = None):
+        self.shift = shift
         self.rounding = FakeQuantize(  # the fused kernel has another scale, which moves the largest weight most
             MovingAveragePerChannelMinMaxObserver,
             quant_min=-SEVEN_BITS,
@@ -87,8 +127,24 @@ class RoundedWeights:
     def before(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         vars(layer)["weight"] = _rounded(layer.weight, self.rounding)
 
-    def after(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        vars(layer).pop("weight", None)
+    def after(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+        rounded = vars(layer).pop("weight", None)
+        if self.shift is None or rounded is None or not isinstance(output, Tensor):
+            return output
+        if self.shift.learning:
+            self.shift.learn(self._of_what_was_taken(layer, inputs, rounded))
+        return self.shift(output)
+
+    @torch.no_grad()
+    def _of_what_was_taken(self, layer: nn.Module, inputs: tuple[Any, ...], rounded: Tensor) -> Tensor:
+        """Return what the layer makes of its inputs by what rounding took from its weights."""
+        hidden = {"weight": layer.weight - rounded, "bias": None}
+        vars(layer).update(hidden)
+        try:
+            return type(layer).forward(layer, *inputs)
+        finally:
+            for name in hidden:
+                del vars(layer)[name]
 
 
 class RoundedValues:
@@ -114,11 +170,13 @@ class Places:
 
     Attributes:
         ends: by layer, the last module that becomes part of it, and what that gives.
+        normed: layers of which a batch norm becomes a part, and so a bias.
         reads: by layer, what it reads.
     """
 
     often: set[nn.Module]
     ends: dict[nn.Module, tuple[nn.Module, Tensor]] = field(default_factory=dict)
+    normed: set[nn.Module] = field(default_factory=set)
     reads: dict[nn.Module, Tensor] = field(default_factory=dict)
     made: dict[int, tuple[nn.Module, Tensor]] = field(default_factory=dict)  # keeps tensors, so that ids stay theirs
     passed: list[tuple[Tensor, Tensor]] = field(default_factory=list)
@@ -131,6 +189,8 @@ class Places:
             self.reads[module] = inputs[0]
         elif isinstance(module, ABSORBED) and id(inputs[0]) in self.made:
             layer, _ = self.made[id(inputs[0])]
+            if isinstance(module, nn.BatchNorm2d):
+                self.normed.add(layer)
         else:
             return
         self.ends[layer] = module, output
@@ -183,7 +243,7 @@ def simulate_int8(
         show: runs the model on such a batch.
     """
     first, *others = images
-    reading, giving = _places(model, first[:1], show)
+    reading, giving, biased = _places(model, first[:1], show)
     layers = {module: name for name, module in model.named_modules() if isinstance(module, ROUNDED_LAYERS)}
     simulation = Simulation(list(layers.values()))
     hooks = simulation.hooks
@@ -192,7 +252,7 @@ def simulate_int8(
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             hooks.append(module.register_forward_pre_hook(_keep_statistics))
     for layer in layers:
-        weights = RoundedWeights(layer)
+        weights = RoundedWeights(layer, simulation.new_shift(layer) if layer in biased else None)
         hooks.append(layer.register_forward_pre_hook(weights.before))
         hooks.append(layer.register_forward_hook(weights.after, always_call=True))
     hooks += [layer.register_forward_pre_hook(RoundedValues(simulation.new_range()).read) for layer in reading]
@@ -221,8 +281,8 @@ def int8_simulated(model: nn.Module, images: Iterable[Tensor]) -> Iterator[Simul
 @torch.no_grad()
 def _places(
     model: nn.Module, image: Tensor, show: Callable[[nn.Module, Tensor], Any]
-) -> tuple[list[nn.Module], list[nn.Module]]:
-    """Return the layers that read, and the modules that give, what is rounded."""
+) -> tuple[list[nn.Module], list[nn.Module], set[nn.Module]]:
+    """Return the layers that read, and the modules that give, what is rounded; and the layers that have biases."""
     calls: Counter[nn.Module] = Counter()
 
     def count(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -238,7 +298,8 @@ def _places(
     places = Places({module for module, number in calls.items() if number > 1})
     with WatchFunctions(places.see_function):
         watched(places.see)
-    return places.read_from_elsewhere, [module for module, _ in places.ends.values()]
+    biased = {layer for layer in model.modules() if isinstance(layer, ROUNDED_LAYERS) and layer.bias is not None}
+    return places.read_from_elsewhere, [module for module, _ in places.ends.values()], biased | places.normed
 
 
 def _rounded(values: Tensor, rounding: nn.Module) -> Tensor:

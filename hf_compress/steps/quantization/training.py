@@ -42,7 +42,7 @@ def train_for_int8(model: PreTrainedModel, context: Context, config: QuantizeSec
     in_floats = _validated(model, context)
     with int8_simulated(model, (batch["pixel_values"] for batch in shown)) as simulation:
         context.log(f"int8 in {len(simulation.layers)} layers: validation {metric.words} {in_floats:.4f} in floats")
-        details = train(model, context, config, teacher=teacher, ranges=simulation.ranges)
+        details = train(model, context, config, teacher=teacher, ranges=simulation.learnt)
     before, after = details["began"][f"validation_{metric.name}"], quality_kept(details, metric)
     found = {"layers": len(simulation.layers), "in_floats": in_floats, "before": before, "after": after}
     return details | {"simulated_int8": found}
