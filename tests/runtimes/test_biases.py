@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from hf_compress.runtimes import Exportable, runtime
-from hf_compress.runtimes.int8 import biases, pt2e
+from hf_compress.runtimes.int8 import biases
 from hf_compress.runtimes.int8 import onnx as int8
 from hf_compress.runtimes.int8.fallback import write_bearable
 
@@ -70,18 +70,22 @@ def mean_differences(model, names, images, file, into="onnx"):
     }
 
 
-@pytest.mark.parametrize(("into", "correcting", "most"), [("onnx", int8, 0.5), ("executorch", pt2e, 0.7)])
+@pytest.mark.parametrize(("into", "correcting", "most"), [
+    ("onnx", "int8.onnx.correct", 0.5),
+    pytest.param("executorch", "int8.pt2e._correct", 0.8, marks=pytest.mark.long),
+])  # fmt: skip
 def test_an_int8_file_is_right_on_average(into, correcting, most, tmp_path, monkeypatch):
     pytest.importorskip(runtime(into).package)
     names, images = [name for name in LAYERS if (into, name) != ("executorch", "twice")], shades(64)
     model = Model(names).eval()
     monkeypatch.setattr(int8, "write_bearable", partial(write_bearable, bound=inf))
     corrected = mean_differences(model, names, images, tmp_path / "corrected", into)
-    monkeypatch.setattr(correcting, "correct", lambda file, by: None)
+    monkeypatch.setattr(f"hf_compress.runtimes.{correcting}", lambda file, by: None)
     usual = mean_differences(model, names, images, tmp_path / "usual", into)
     assert {name: corrected[name] < most * usual[name] for name in names} == dict.fromkeys(names, True)
 
 
+@pytest.mark.long
 def test_a_layer_that_reads_twice_has_two_biases_in_executorch(tmp_path):
     """With one for both, XNNPACK does not load the file."""
     pytest.importorskip(runtime("executorch").package)

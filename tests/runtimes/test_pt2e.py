@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from hf_compress.runtimes import Exportable, runtime
 from hf_compress.runtimes.int8 import pt2e
@@ -30,6 +31,7 @@ def error(model, images, file):
     return (torch.cat(apart).square().mean() / said.var()).item()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cut", [nn.ReLU6(), nn.Hardtanh()])
 def test_a_bounded_activation_is_computed_with_the_layer_before(cut, tmp_path, monkeypatch):
     pytest.importorskip(runtime("executorch").package)
@@ -38,3 +40,27 @@ def test_a_bounded_activation_is_computed_with_the_layer_before(cut, tmp_path, m
     fused = error(model, images, tmp_path / "fused.pte")
     monkeypatch.setattr(pt2e, "fused", lambda observed: observed)
     assert fused < 0.3 * error(model, images, tmp_path / "apart.pte")
+
+
+class Computed(nn.Module):
+    """Computes the bias of a layer, as BEiT does."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.part = nn.Parameter(torch.randn(6, 192)), nn.Parameter(torch.randn(3))
+
+    def forward(self, pixel_values):
+        return F.linear(pixel_values.flatten(1), self.weight, torch.cat([self.part, torch.zeros(3)]))
+
+
+def test_a_bias_that_is_computed_stays():
+    pytest.importorskip(runtime("executorch").package)
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+        XNNPACKQuantizer,
+        get_symmetric_quantization_config,
+    )
+
+    model, images = Computed().eval(), [torch.rand(1, 3, 8, 8) for _ in range(8)]
+    quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
+    program = pt2e.quantized(Exportable(model, ["x"], images[0], {}, images), quantizer)
+    assert torch.allclose(program.module()(images[0]), model(images[0]), atol=0.5)

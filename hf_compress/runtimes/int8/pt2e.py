@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,7 +30,7 @@ def quantized(model: Exportable, quantizer: Quantizer) -> torch.export.ExportedP
     for image in model.calibration:
         observed(image)
     converted = convert_pt2e(copy.deepcopy(observed))
-    correct(converted, shifts(observed, converted, model.calibration))
+    _correct(converted, _shifts(observed, converted, model.calibration))
     return torch.export.export(converted, (model.image,))
 
 
@@ -49,7 +50,7 @@ def fused(observed: fx.GraphModule) -> fx.GraphModule:
     return observed
 
 
-def shifts(floats: fx.GraphModule, int8: fx.GraphModule, images: Sequence[Tensor]) -> dict[str, Tensor]:
+def _shifts(floats: fx.GraphModule, int8: fx.GraphModule, images: Sequence[Tensor]) -> dict[str, Tensor]:
     """Return what each channel of the layers gives less, on average over the images, because of rounded weights.
 
     Args:
@@ -76,12 +77,12 @@ def shifts(floats: fx.GraphModule, int8: fx.GraphModule, images: Sequence[Tensor
     return found
 
 
-def correct(int8: fx.GraphModule, by: dict[str, Tensor]) -> None:
-    """Add to the biases of a program what `shifts` found (Nagel et al., 2019)."""
+def _correct(int8: fx.GraphModule, by: dict[str, Tensor]) -> None:
+    """Add to the biases of a program what `_shifts` found (Nagel et al., 2019)."""
     for node in int8.graph.nodes:
         if node.name in by:
             name = f"{node.name}_corrected_bias"  # one of its own: layers may share theirs
-            corrected = int8.get_parameter(str(node.args[2].target)) + by[node.name]
+            corrected = attrgetter(node.args[2].target)(int8) + by[node.name]
             int8.register_parameter(name, nn.Parameter(corrected, requires_grad=False))
             with int8.graph.inserting_before(node):
                 node.update_arg(2, int8.graph.get_attr(name))
@@ -90,13 +91,13 @@ def correct(int8: fx.GraphModule, by: dict[str, Tensor]) -> None:
 
 
 class _Layers(fx.Interpreter):
-    """Runs a graph, and shows what its layers with biases are called with."""
+    """Runs a graph, and shows what its layers with biases are called with; those that are computed count as none."""
 
     def __init__(self, graph: fx.GraphModule, see: Callable[..., None]):
         super().__init__(graph)
         self.see = see
 
     def run_node(self, n: fx.Node) -> Any:
-        if n.target in CHANNELS and len(n.args) > 2 and isinstance(n.args[2], fx.Node):
+        if n.target in CHANNELS and len(n.args) > 2 and getattr(n.args[2], "op", None) == "get_attr":
             self.see(n, *self.fetch_args_kwargs_from_env(n)[0])
         return super().run_node(n)

@@ -131,9 +131,10 @@ class RoundedWeights:
         rounded = vars(layer).pop("weight", None)
         if self.shift is None or rounded is None or not isinstance(output, Tensor):
             return output
-        if self.shift.learning:
-            self.shift.learn(self._of_what_was_taken(layer, inputs, rounded))
-        return self.shift(output)
+        shift = self.shift.to(output.device)
+        if shift.learning:
+            shift.learn(self._of_what_was_taken(layer, inputs, rounded))
+        return shift(output)
 
     @torch.no_grad()
     def _of_what_was_taken(self, layer: nn.Module, inputs: tuple[Any, ...], rounded: Tensor) -> Tensor:
