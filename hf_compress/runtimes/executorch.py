@@ -26,10 +26,10 @@ class ExecuTorch(Runtime):
         )
         from executorch.exir import to_edge_transform_and_lower
 
-        from hf_compress.runtimes.int8.pt2e import quantized
+        from hf_compress.runtimes.int8.pt2e import quantized_program
 
         per_channel = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
-        program = quantized(model, per_channel) if model.calibration else model.program(dynamic_batch=False)
+        program = quantized_program(model, per_channel) if model.calibration else model.program(dynamic_batch=False)
         lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
         with open(file, "wb") as target:
             lowered.to_executorch().write_to_file(target)

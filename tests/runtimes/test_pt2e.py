@@ -62,5 +62,5 @@ def test_a_bias_that_is_computed_stays():
 
     model, images = Computed().eval(), [torch.rand(1, 3, 8, 8) for _ in range(8)]
     quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
-    program = pt2e.quantized(Exportable(model, ["x"], images[0], {}, images), quantizer)
+    program = pt2e.quantized_program(Exportable(model, ["x"], images[0], {}, images), quantizer)
     assert torch.allclose(program.module()(images[0]), model(images[0]), atol=0.5)

@@ -24,7 +24,7 @@ BOUNDED = {aten.hardtanh.default, aten.hardtanh_.default}
 
 
 @torch.no_grad()
-def quantized(model: Exportable, quantizer: Quantizer) -> torch.export.ExportedProgram:
+def quantized_program(model: Exportable, quantizer: Quantizer) -> torch.export.ExportedProgram:
     """Return a program in int8, whose activations have the ranges that the calibration images show."""
     observed = fused(prepare_pt2e(model.program(dynamic_batch=False).module(), quantizer))
     for image in model.calibration:
