@@ -32,7 +32,7 @@ from hf_compress.training.tracking import require_tracker
 EXPLORED, SEARCHED = 0.3, 0.4  # shares of the minutes after which no more candidates are proposed, and judged
 SPOILT = 0.5  # share of the quality
 FINALISTS = 3
-KEPT_BACK = 4  # a quarter of the candidates is kept for steps from the best one
+KEPT_BACK = 0.25  # share of the candidates, for steps from the best one
 WASTED = 0.15  # minutes for which no training is begun
 EPOCHS = 60  # of a training, at most
 TRAINING = {"loss": "kl_ce", "temperature": 2.0, "average": 0.999}  # as recovery after pruning
@@ -130,7 +130,7 @@ class Search:
         request = self.request
         self.log(f"search: {request.wish}, in {request.runtime}")
         first = self.options.first(self.decision.share_left, request.wish.falls_with_pixels)
-        most = request.candidates - request.candidates // KEPT_BACK
+        most = request.candidates - int(KEPT_BACK * request.candidates)
         explore(self.options, first, self._judged, most, request.recipe.seed, partial(self._is_late, EXPLORED))
 
     def _use_what_is_left(self) -> None:

@@ -140,10 +140,11 @@ def start(rental: Rental) -> JobInfo:
         UsageError: this login may not.
         RunError: the Hub does not answer, or not well.
     """
-    with _in_one_sentence("whether the job has started is unknown, and the same command finds it if so"):
-        api = HfApi()
+    api = HfApi()
+    with _in_one_sentence("nothing was started"):
         owner = patiently(api.whoami)["name"]
         patiently(api.create_bucket, f"{owner}/{BUCKET}", private=True, exist_ok=True)
+    with _in_one_sentence("whether the job has started is unknown, and the same command finds it if so"):
         return api.run_job(
             image=DEFAULT_UV_IMAGE,
             command=rental.command,
@@ -153,6 +154,7 @@ def start(rental: Rental) -> JobInfo:
             timeout=rental.seconds,
             labels=rental.labels,
             volumes=[rental.volume(owner)],
+            namespace=owner,
         )
 
 

@@ -20,16 +20,11 @@ class ExecuTorch(Runtime):
 
     def write(self, model: Exportable, file: Path) -> None:
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-        from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
-            XNNPACKQuantizer,
-            get_symmetric_quantization_config,
-        )
         from executorch.exir import to_edge_transform_and_lower
 
         from hf_compress.runtimes.int8.pt2e import quantized_program
 
-        per_channel = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
-        program = quantized_program(model, per_channel) if model.calibration else model.program(dynamic_batch=False)
+        program = quantized_program(model) if model.calibration else model.program(dynamic_batch=False)
         lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
         with open(file, "wb") as target:
             lowered.to_executorch().write_to_file(target)

@@ -145,13 +145,13 @@ class Budget:
         _remove(trial.folder)
         run(one, trial)
         _remove(trial.folder)
-        # what the training begins with is evaluated, too
-        foreseen = processes.from_main(trial.steps_within(self._left() - trial.after, most, views, asking))
-        epochs = math.ceil(foreseen / trial.epoch_steps)
+
+        def fitting(epochs: int, *teacher: float) -> int:  # what the training begins with is evaluated, too
+            return processes.from_main(trial.steps_within(self._left() - trial.after, epochs, *teacher))
+
+        epochs = math.ceil(fitting(most, views, asking) / trial.epoch_steps)
         shown = ask(images, epochs=epochs)
-        self.steps = processes.from_main(
-            trial.steps_within(self._left() - trial.after, epochs if epochs < views else most)
-        )
+        self.steps = fitting(epochs if epochs < views else most)
         self.epochs = self.steps / trial.epoch_steps
         if processes.is_main():
             folder.mkdir(parents=True, exist_ok=True)

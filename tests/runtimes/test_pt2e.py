@@ -6,7 +6,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from hf_compress.runtimes import Exportable, runtime
-from hf_compress.runtimes.int8 import pt2e
+
+
+@pytest.fixture
+def pt2e():
+    pytest.importorskip(runtime("executorch").package)
+    from hf_compress.runtimes.int8 import pt2e
+
+    return pt2e
 
 
 class Bounded(nn.Module):
@@ -33,8 +40,7 @@ def error(model, images, file):
 
 @pytest.mark.long
 @pytest.mark.parametrize("cut", [nn.ReLU6(), nn.Hardtanh()])
-def test_a_bounded_activation_is_computed_with_the_layer_before(cut, tmp_path, monkeypatch):
-    pytest.importorskip(runtime("executorch").package)
+def test_a_bounded_activation_is_computed_with_the_layer_before(cut, pt2e, tmp_path, monkeypatch):
     model = Bounded(cut).eval()
     images = [torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(place)) for place in range(16)]
     fused = error(model, images, tmp_path / "fused.pte")
@@ -53,14 +59,7 @@ class Computed(nn.Module):
         return F.linear(pixel_values.flatten(1), self.weight, torch.cat([self.part, torch.zeros(3)]))
 
 
-def test_a_bias_that_is_computed_stays():
-    pytest.importorskip(runtime("executorch").package)
-    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
-        XNNPACKQuantizer,
-        get_symmetric_quantization_config,
-    )
-
+def test_a_bias_that_is_computed_stays(pt2e):
     model, images = Computed().eval(), [torch.rand(1, 3, 8, 8) for _ in range(8)]
-    quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
-    program = pt2e.quantized_program(Exportable(model, ["x"], images[0], {}, images), quantizer)
+    program = pt2e.quantized_program(Exportable(model, ["x"], images[0], {}, images))
     assert torch.allclose(program.module()(images[0]), model(images[0]), atol=0.5)

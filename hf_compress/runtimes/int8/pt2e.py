@@ -1,20 +1,18 @@
-"""int8 programs of torch.export, for runtimes whose quantizers torchao takes (PT2E), with corrected biases."""
+"""int8 programs of torch.export (PT2E) as ExecuTorch's XNNPACK computes them, with corrected biases."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import XNNPACKQuantizer, get_symmetric_quantization_config
 from torch import Tensor, fx, nn
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
 from hf_compress.runtimes.base import Exportable
-
-if TYPE_CHECKING:
-    from torchao.quantization.pt2e.quantizer import Quantizer
 
 aten = torch.ops.aten
 CHANNELS = {aten.conv2d.default: 1, aten.conv_transpose2d.input: 1, aten.linear.default: -1}
@@ -24,8 +22,9 @@ BOUNDED = {aten.hardtanh.default, aten.hardtanh_.default}
 
 
 @torch.no_grad()
-def quantized_program(model: Exportable, quantizer: Quantizer) -> torch.export.ExportedProgram:
-    """Return a program in int8, whose activations have the ranges that the calibration images show."""
+def quantized_program(model: Exportable) -> torch.export.ExportedProgram:
+    """Quantise weights per channel, and activations with the ranges that the calibration images show."""
+    quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
     observed = fused(prepare_pt2e(model.program(dynamic_batch=False).module(), quantizer))
     for image in model.calibration:
         observed(image)
@@ -37,7 +36,7 @@ def quantized_program(model: Exportable, quantizer: Quantizer) -> torch.export.E
 def fused(observed: fx.GraphModule) -> fx.GraphModule:
     """Let bounded activations read what the layer before gives as it is: they are computed as one.
 
-    Quantizers know this of ReLU alone. Of ReLU6 they would round what is cut off, too, in steps as wide as that takes.
+    The quantizer knows this of ReLU alone. Of ReLU6 it would round what is cut off, too, in wide steps.
     """
     for node in [node for node in observed.graph.nodes if node.target in BOUNDED]:
         between = node.args[0]
