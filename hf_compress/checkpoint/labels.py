@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from hf_compress.ground.errors import RunError, UsageError
@@ -67,6 +68,22 @@ def positions(names: list[str], order: list[str]) -> list[int] | None:
     return found
 
 
+def among(names: list[str], more: list[str]) -> list[int] | None:
+    """Return where each of `names` stands among `more` names than these; None where one is not there, or not one alone.
+
+    Names match as in `positions`; where one does not match as a whole, it may be one of several between commas, as
+    `tench` is of ImageNet's `tench, Tinca tinca`.
+    """
+    if not names or len(names) >= len(more) or numbered(names):
+        return None
+    exact = _places(more, lambda name: {name})
+    folded = _places(more, lambda name: {_folded(name)})
+    parts = _places(more, lambda name: set(map(_folded, name.split(","))))
+    found = [exact.get(name) or folded.get(_folded(name)) or parts.get(_folded(name)) or [] for name in names]
+    alone = [places[0] for places in found if len(places) == 1]
+    return alone if len(set(alone)) == len(names) else None
+
+
 def numbered(names: list[str]) -> bool:
     """Return whether these are no names, but the classes' numbers: `0`, `1`, ... or transformers' `LABEL_0`, ..."""
     return all(name in (str(index), f"LABEL_{index}") for index, name in enumerate(names))
@@ -105,6 +122,15 @@ def reordered(logits: Tensor, order: list[int] | None) -> Tensor:
 def some_labels(names: list[str]) -> str:
     """Return the first names, and how many there are."""
     return ", ".join(names[:3]) + (f" ... ({len(names)} in all)" if len(names) > 3 else "")
+
+
+def _places(names: list[str], keys: Callable[[str], set[str]]) -> dict[str, list[int]]:
+    """Return where each key stands of these names."""
+    places: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        for key in keys(name):
+            places.setdefault(key, []).append(index)
+    return places
 
 
 def _folded(name: str) -> str:

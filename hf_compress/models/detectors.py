@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoModelForObjectDetection, PreTrainedModel
 
-from hf_compress.checkpoint.labels import label_names, label_options, numbered, positions, some_labels
+from hf_compress.checkpoint.labels import among, label_names, label_options, numbered, positions, some_labels
 from hf_compress.data.images import example_input, refuse_many_sizes
 from hf_compress.ground.errors import CompressError, RunError
 from hf_compress.models.load import LoadedModel, open_model, other_classes
@@ -22,18 +23,19 @@ def load_detector(
 ) -> LoadedModel:
     """Load an object detector in float32, in eval mode; see `models.load.load` for the arguments and errors.
 
-    Where the wanted classes are the checkpoint's in another order, its class heads are put into that order; with other
-    names they are new and untrained.
+    Where the wanted classes are the checkpoint's in another order, or some of them, its class heads keep these alone in
+    that order; with other names they are new and untrained.
     """
     known: list[str] = []
-    opened = open_model(
+    opening = partial(
+        open_model,
         name,
         AutoModelForObjectDetection,
         "is no object detector: transformers has none of the type",
         pretrained=pretrained,
-        changes=other_classes(labels, known),
         **options,
     )
+    opened = opening(changes=other_classes(labels, known))
     model, wanted = opened.model, known if labels is None else labels
     by_class = class_dimensions(model) if opened.missing or wanted != known else {}
     if lacking := sorted(opened.missing - by_class.keys()):
@@ -42,15 +44,17 @@ def load_detector(
             f"'{lacking[0]}'"
         )
     _refuse_other_outputs(name, model, opened.processor)
-    new_head = bool(not pretrained or opened.missing or len(wanted) != len(known))
-    order = positions(wanted, known)
-    if not new_head and order is None and not (numbered(wanted) and numbered(known)):
+    order, some = positions(wanted, known), among(wanted, known) if pretrained else None
+    new_head = bool(not pretrained or opened.missing or (len(wanted) != len(known) and some is None))
+    if some is not None:
+        take_detected(model, opening().model, by_class, some)
+    elif not new_head and order is None and not (numbered(wanted) and numbered(known)):
         renew_detected(model, by_class)
         new_head = True
     elif not new_head and order is not None:
-        permute_detected(model, by_class, order)
+        take_detected(model, model, by_class, order)
     model.config.update(label_options(wanted))
-    return LoadedModel(model, opened.processor, name, opened.commit, new_head)
+    return LoadedModel(model, opened.processor, name, opened.commit, new_head, None if some is None else len(known))
 
 
 def class_dimensions(model: PreTrainedModel) -> dict[str, int]:
@@ -74,11 +78,14 @@ def class_dimensions(model: PreTrainedModel) -> dict[str, int]:
 
 
 @torch.no_grad()
-def permute_detected(model: nn.Module, by_class: dict[str, int], order: list[int]) -> None:
-    """Let class `order[i]` be class i, by moving slices of weights; see `class_dimensions`."""
+def take_detected(
+    model: PreTrainedModel, whole: PreTrainedModel, by_class: dict[str, int], classes: list[int]
+) -> None:
+    """Let class i be class `classes[i]` of a model with as many classes or more; see `class_dimensions`."""
     for name, parameter in _each_once(model, by_class).items():
-        rest = range(len(order), parameter.shape[by_class[name]])
-        parameter.copy_(parameter.index_select(by_class[name], torch.tensor([*order, *rest])))
+        theirs = whole.get_parameter(name)
+        rest = range(whole.config.num_labels, theirs.shape[by_class[name]])
+        parameter.copy_(theirs.index_select(by_class[name], torch.tensor([*classes, *rest])))
 
 
 @torch.no_grad()

@@ -90,10 +90,25 @@ def permute_classes(model: PreTrainedModel, processor: BaseImageProcessor, order
         for name, dimension in head.items():
             parameter = model.get_parameter(name)
             parameter.copy_(parameter.index_select(dimension, torch.tensor(order)))
-        if not torch.allclose(_logits(model, processor), wanted, rtol=1e-3, atol=1e-4 * wanted.abs().max().item()):
-            raise RunError(
-                f"the labels of {type(model).__name__} cannot be put into another order: not only its head has one"
-            )
+        _require(model, processor, wanted, "be put into another order")
+
+
+def take_classes(
+    model: PreTrainedModel, whole: PreTrainedModel, processor: BaseImageProcessor, classes: list[int]
+) -> None:
+    """Give a model the classifier of one that has more classes: logit i becomes logit `classes[i]` of `whole`.
+
+    Args:
+        model: the same as `whole` but for its classes.
+
+    Raises:
+        RunError: `whole` has no such classifier, or something else in it depends on the number of classes.
+    """
+    with torch.no_grad():
+        for name, dimension in find_head(whole, processor).items():
+            kept = whole.get_parameter(name).index_select(dimension, torch.tensor(classes))
+            model.get_parameter(name).copy_(kept)
+        _require(model, processor, _logits(whole, processor)[:, classes], "be taken from more")
 
 
 def renew_head(model: PreTrainedModel, processor: BaseImageProcessor) -> None:
@@ -110,6 +125,12 @@ def renew_head(model: PreTrainedModel, processor: BaseImageProcessor) -> None:
                 parameter.normal_(0, deviation)
             else:
                 parameter.fill_(parameter.mean())
+
+
+def _require(model: PreTrainedModel, processor: BaseImageProcessor, wanted: Tensor, what: str) -> None:
+    """Raise RunError where a model does not give these logits of the pictures of noise."""
+    if not torch.allclose(_logits(model, processor), wanted, rtol=1e-3, atol=1e-4 * wanted.abs().max().item()):
+        raise RunError(f"the labels of {type(model).__name__} cannot {what}: not only its head has them")
 
 
 def _is_still(module: nn.Module) -> bool:

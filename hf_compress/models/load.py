@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,14 +22,14 @@ from transformers import (
 )
 
 from hf_compress.checkpoint.code import is_generated
-from hf_compress.checkpoint.labels import label_names, label_options, numbered, positions, set_labels
+from hf_compress.checkpoint.labels import among, label_names, label_options, numbered, positions, set_labels
 from hf_compress.checkpoint.quantizer import rebuild
 from hf_compress.ground.errors import CompressError, RunError, UsageError
 from hf_compress.ground.files import missing_folder, user_path
 from hf_compress.ground.hub_failures import limit_waits, not_loaded
 from hf_compress.ground.tensors import use_torch_momentum
 from hf_compress.models.declared import refuse_huge, refuse_huge_pictures, refuse_outside
-from hf_compress.models.head import permute_classes, renew_head
+from hf_compress.models.head import permute_classes, renew_head, take_classes
 from hf_compress.models.torchvision_weights import is_of_torchvision, torchvision_folder
 
 
@@ -40,6 +42,7 @@ class LoadedModel:
         label_names: class names in the order of the logits.
         commit: commit of the Hub repository, None for a folder.
         new_head: whether the classifier, or the pooling layer of a backbone, is untrained.
+        classes_before: how many its checkpoint has, where its own are some of them.
         projector: maps a backbone's embeddings to its teacher's where their widths differ.
     """
 
@@ -48,6 +51,7 @@ class LoadedModel:
     name: str
     commit: str | None = None
     new_head: bool = False
+    classes_before: int | None = None
     projector: torch.nn.Linear | None = None
 
     @property
@@ -176,8 +180,8 @@ def load(
             weights of torchvision (`torchvision:resnet18`, or a file such as `resnet18-mine.pth`).
         revision: branch, tag or commit.
         trust_remote_code: run Python code of the repository.
-        labels: wanted class names; where they are the checkpoint's in another order, its classifier is put into that
-            order, and with other names it is new and untrained.
+        labels: wanted class names; where they are the checkpoint's in another order, or some of them, its classifier
+            gives these alone in that order, and with other names it is new and untrained.
         pretrained: False gives the architecture, with the widths of a pruned one, with random weights.
 
     Raises:
@@ -185,15 +189,16 @@ def load(
         RunError: the repository is gated or out of reach, or holds no such model.
     """
     known: list[str] = []
-    opened = open_model(
+    opening = partial(
+        open_model,
         name,
         kind.auto,
         f"is not {kind.noun}: transformers has none of the type",
         revision=revision,
         trust_remote_code=trust_remote_code,
         pretrained=pretrained,
-        changes=other_classes(labels, known),
     )
+    opened = opening(changes=other_classes(labels, known))
     model, processor = opened.model, opened.processor
     new_head = bool(
         not pretrained or opened.missing or opened.mismatched or (labels is not None and len(labels) != len(known))
@@ -205,10 +210,16 @@ def load(
             "to learn from the embeddings of a backbone, set 'task: features' (recipe distill-features)"
         )
     _refuse_other_inputs(name, model, processor, kind)
-    if labels is not None and not new_head:
+    classes = among(labels, known) if labels is not None and pretrained else None
+    if classes is not None:
+        with suppress(RunError):  # not found: the classifier stays a new one
+            take_classes(model, opening().model, processor, classes)
+            new_head = False
+    if labels is not None and not new_head and classes is None:
         new_head = _relabel(model, processor, known, labels)
     set_labels(model.config, known if labels is None else labels)
-    return LoadedModel(model, processor, name, opened.commit, new_head)
+    before = None if classes is None or new_head else len(known)
+    return LoadedModel(model, processor, name, opened.commit, new_head, before)
 
 
 def other_classes(labels: list[str] | None, known: list[str]) -> Callable[[PretrainedConfig], dict[str, Any]]:

@@ -15,7 +15,7 @@ from hf_compress.ground.errors import UsageError
 from hf_compress.models.load import LoadedModel
 from hf_compress.run.folder import RunFolder
 from hf_compress.run.recipe import Recipe
-from hf_compress.run.remarks import logged, no_int8_file, not_trained
+from hf_compress.run.remarks import fewer_classes, logged, no_int8_file, not_trained
 from hf_compress.run.seeds import Seeds
 from hf_compress.run.student import foreseen_student, with_checkpoints
 from hf_compress.run.teacher import as_teacher, is_trained, load_teachers, train_teachers
@@ -74,6 +74,7 @@ def prepare_run(recipe: Recipe, folder: RunFolder, log) -> Prepared:
     )
     recipe, remarks = with_checkpoints(recipe, data, folder.units, log)
     _foresee(recipe, data, teachers)
+    remarks += logged(fewer_classes(teachers), log)
     remarks += logged(not_trained(recipe, teachers, data), log)
     logged(no_int8_file(recipe), log)
     trained = train_teachers(recipe, teachers, data, seeds.teachers, folder.units, log, folder.tracking())

@@ -35,6 +35,16 @@ def logged(remarks: Iterable[str], log: Callable[[str], None]) -> list[str]:
     return said
 
 
+def fewer_classes(teachers: list[LoadedModel]) -> Iterator[str]:
+    """Say which teachers have more classes than the data."""
+    for teacher in teachers:
+        if teacher.classes_before is not None:
+            yield (
+                f"of the {teacher.classes_before:,} classes of teacher {teacher.name} its classifier keeps the "
+                f"{len(teacher.label_names)} of the data"
+            )
+
+
 def not_trained(recipe: Recipe, teachers: list[LoadedModel], data: ImageData) -> Iterator[str]:
     """Say which teachers stay as they are although the recipe has a training for them."""
     for (key, section), teacher in zip(recipe.teachers.items(), teachers, strict=True):

@@ -60,12 +60,12 @@ def load_teachers(recipe: Recipe, data: ImageData, seeds: list[int], log) -> tup
 
 
 def is_trained(section: TeacherSection, teacher: LoadedModel, data: ImageData, task: Task) -> bool:
-    """Return whether a run trains a teacher: one that knows the data's classes by name is only asked.
+    """Return whether a run trains a teacher: one that has the data's classes, by name, and no others is only asked.
 
     Args:
         data: as `load_teachers` returns it.
     """
-    ready = task.classes and data.named and not teacher.new_head
+    ready = task.classes and data.named and not teacher.new_head and teacher.classes_before is None
     return section.finetune is not None and (section.finetune.always or not ready)
 
 
@@ -192,12 +192,14 @@ def _with_labels_of(data: ImageData, section: TeacherSection, task: Task) -> tup
         return teacher, data
     if (aligned := data.aligned(teacher.label_names)) is not None:
         return teacher, aligned
+    renamed = build_model(section, data.label_names, task)
+    if renamed.classes_before is not None:
+        return renamed, data
     if section.finetune is None:
         raise RunError(
             f"{_label_mismatch(teacher, data.label_names, 'the data')}: add 'teacher.finetune' to train a new head, "
             "for example --set teacher.finetune.epochs=5"
         )
-    renamed = build_model(section, data.label_names, task)
     return replace(renamed, new_head=True), data  # where both have mere numbers, the old one that nobody vouches for
 
 

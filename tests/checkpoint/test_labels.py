@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 from transformers import PretrainedConfig, TimmWrapperConfig, TrainingArguments
 
-from hf_compress.checkpoint.labels import label_names, order_of, positions, set_labels
+from hf_compress.checkpoint.labels import among, label_names, order_of, positions, set_labels
 from hf_compress.data import load_data
 from hf_compress.data.images import IGNORED_LABEL
 from hf_compress.ground.errors import UsageError
@@ -45,6 +45,44 @@ NUMBERS, DEFAULTS = ["0", "1", "2"], ["LABEL_0", "LABEL_1", "LABEL_2"]
 )
 def test_exact_names_match_first_and_folded_ones_where_they_are_unique(names, order, expected):
     assert positions(names, order) == expected
+
+
+IMAGENET = ["tench, Tinca tinca", "French horn, horn", "crane", "crane", "maillot", "maillot, tank suit", "Sun_glasses"]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["French horn", "tench"], [1, 0]),
+        (["french_horn", "Tinca Tinca"], [1, 0]),
+        (["tench, Tinca tinca", "sun glasses"], [0, 6]),
+        (["maillot", "tank suit"], [4, 5]),
+        (["tench", "crane"], None),
+        (["tench", "Tinca tinca"], None),
+        (["tench", "pike"], None),
+        (["ten"], None),
+        (["horn, French"], None),
+        ([], None),
+        (IMAGENET, None),
+    ],
+)
+def test_classes_are_found_among_more_where_each_is_there_alone(names, expected):
+    assert among(names, IMAGENET) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "more", "expected"),
+    [
+        (["A", "a"], ["b", "a", "A"], [2, 1]),
+        (["A"], ["a ", "A", "a"], [1]),
+        (["A"], ["a ", "a"], None),
+        (["0", "1"], ["0", "1", "2"], None),
+        (["LABEL_0"], ["LABEL_0", "b"], None),
+        (["3", "7"], list("0123456789"), [3, 7]),
+    ],
+)
+def test_case_decides_among_more_only_where_it_must_and_mere_numbers_are_no_names(names, more, expected):
+    assert among(names, more) == expected
 
 
 @pytest.mark.parametrize(

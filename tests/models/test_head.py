@@ -9,13 +9,14 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from hf_compress import load, save
 from hf_compress.ground.errors import RunError
-from hf_compress.models.head import find_head, head_alone, permute_classes
+from hf_compress.models.head import find_head, head_alone, permute_classes, take_classes
 from hf_compress.models.students import build_registered
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
 
 DIGITS = [str(digit) for digit in range(10)]
 ORDER = [*range(3, 10), 2, 0, 1]
+SOME = [7, 3, 4]
 WANTED = [
     "resnet", "mobilenet_v2", "vit", "beit", "swin", "swiftformer", "clip", "perceiver", "timm resnet18",
     "timm vit_tiny_patch16_224", "timm efficientformer_l1", "resnet56-cifar10 (custom code)",
@@ -89,6 +90,26 @@ def test_other_labels_of_the_same_number_make_a_new_head_and_leave_the_body(chec
     assert logits(after, images).isfinite().all()
 
 
+def test_some_of_the_labels_keep_their_rows(checkpoint, tmp_path):
+    folder, options, images = checkpoint
+    whole = load(folder, **options)
+    names = [whole.label_names[index] for index in SOME]
+    some = load(folder, labels=names, **options)
+    assert (some.label_names, some.new_head, some.classes_before) == (names, False, 10)
+    wanted = logits(whole, images)[:, SOME]
+    assert torch.allclose(logits(some, images), wanted, rtol=1e-3, atol=1e-4 * wanted.abs().max())
+    save(some.model, tmp_path, some.processor)
+    again = load(str(tmp_path), **options)
+    assert again.label_names == names and again.classes_before is None
+    assert torch.allclose(logits(again, images), logits(some, images))
+
+
+@pytest.mark.parametrize(("names", "pretrained"), [(["7", "eleven"], True), (["7", "3"], False)])
+def test_a_class_that_is_not_there_or_weights_that_are_not_wanted_make_a_new_head(names, pretrained, pruned):
+    loaded = load(str(pruned[0]), labels=names, pretrained=pretrained)
+    assert loaded.new_head and loaded.classes_before is None
+
+
 def test_the_head_alone_learns_all_of_it_and_nothing_else_changes(checkpoint):
     folder, options, images = checkpoint
     loaded = load(folder, **options)
@@ -151,8 +172,8 @@ class Odd(PreTrainedModel):
 
     def __init__(self, config, kind):
         super().__init__(config)
-        self.layer, self.kind = nn.Linear(3, 3), kind
-        self.register_buffer("weights", torch.tensor([1.0, 2.0, 3.0]))
+        self.layer, self.kind = nn.Linear(3, config.num_labels), kind
+        self.register_buffer("weights", torch.arange(1.0, config.num_labels + 1))
 
     def forward(self, pixel_values):
         if self.kind == "no gradients":
@@ -174,3 +195,21 @@ def test_a_classifier_that_cannot_be_reordered_is_refused(kind, message):
     processor = build_registered("resnet18", DIGITS, width=0.125, image_size=8).processor
     with pytest.raises(RunError, match=message):
         permute_classes(Odd(PretrainedConfig(num_labels=3), kind).eval(), processor, [2, 0, 1])
+
+
+def test_a_classifier_of_which_no_part_can_be_taken_is_refused():
+    processor = build_registered("resnet18", DIGITS, width=0.125, image_size=8).processor
+    whole, some = (Odd(PretrainedConfig(num_labels=count), "class weights").eval() for count in (3, 2))
+    with pytest.raises(RunError, match="labels of Odd cannot be taken from more"):
+        take_classes(some, whole, processor, [2, 0])
+
+
+def test_where_no_part_can_be_taken_the_classifier_is_a_new_one(monkeypatch, tmp_path):
+    def none(*arguments):
+        raise RunError("it was not found")
+
+    monkeypatch.setattr("hf_compress.models.load.take_classes", none)
+    built = build_registered("resnet18", list("abcd"), width=0.125, image_size=32)
+    save(built.model, tmp_path, built.processor)
+    loaded = load(str(tmp_path), labels=["b", "a"])
+    assert loaded.new_head and loaded.classes_before is None and loaded.label_names == ["b", "a"]

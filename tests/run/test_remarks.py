@@ -1,16 +1,18 @@
 """What is said before a distillation: the teacher's figure, and why nothing can come of it; and who is not trained."""
 
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 
-from hf_compress import Recipe, save
+from hf_compress import Recipe, load, save
 from hf_compress.data import load_data
+from hf_compress.data.images import noise, preprocess
 from hf_compress.models.students import build_registered
-from hf_compress.run.remarks import before_distilling, no_int8_file, not_trained
+from hf_compress.run.remarks import before_distilling, fewer_classes, no_int8_file, not_trained
 from hf_compress.run.teacher import is_trained, load_teachers, train_teachers
 from hf_compress.sections.data import DataSection
 from hf_compress.tasks.base import Predictions
@@ -221,13 +223,36 @@ def test_a_teacher_that_knows_the_classes_is_not_trained_unless_asked(checkpoint
     assert_keys_exist(found, advised([remarks[0].replace(name, "")]))
 
 
+WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+MORE = ["ten", *WORDS[::-1], "a dozen, twelve"]
+
+
+@pytest.mark.parametrize(("finetune", "trained"), [(None, False), ({"epochs": 1}, True)])
+def test_a_teacher_of_more_classes_keeps_those_of_the_data_and_is_trained_where_asked(checkpoint, finetune, trained):
+    teacher = checkpoint(MORE) | {"finetune": finetune}
+    found = recipe(teacher=teacher)
+    data = replace(load_data(found.data, seed=0), label_names=WORDS)
+    (some,), same = load_teachers(found, data, [0], log=lambda line: None)
+    assert same.label_names == some.label_names == WORDS and same.train.labels == data.train.labels
+    whole = load(teacher["model"])
+    picture = preprocess(whole.processor, noise(1))
+    with torch.no_grad():
+        expected, answer = (each.model(pixel_values=picture).logits for each in (whole, some))
+    torch.testing.assert_close(answer, expected[:, 1:11].flip(1))
+    assert is_trained(found.teacher, some, data, CLASSIFICATION) == trained
+    assert list(not_trained(found, [some], data)) == []
+    assert list(fewer_classes([some, whole])) == [
+        f"of the 12 classes of teacher {teacher['model']} its classifier keeps the 10 of the data"
+    ]
+
+
 def test_models_with_random_weights_are_trained_and_each_member_is_named(checkpoint):
     ensemble = {"ensemble": [TINY | {"finetune": {}}, checkpoint(DIGITS), PRETRAINED]}
     found = recipe(teacher=ensemble)
     members = found.teacher.members
     data = load_data(DataSection(path="digits", splits=SPLITS), seed=0)
     random = build_registered("resnet18", DIGITS, width=0.125, image_size=16)
-    loaded = SimpleNamespace(name="loaded", new_head=False)
+    loaded = SimpleNamespace(name="loaded", new_head=False, classes_before=None)
     assert [is_trained(each, random, data, CLASSIFICATION) for each in members] == [True, True, False]
     (remark,) = not_trained(found, [random, loaded, loaded], data)
     assert "'teacher.ensemble.1.finetune.always: true' would train it" in remark

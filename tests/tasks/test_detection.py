@@ -1,5 +1,6 @@
 """Object detection: from a recipe to a folder that `pipeline` reads, and what is taught on the way."""
 
+import copy
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from transformers.loss.loss_for_object_detection import generalized_box_iou
 
 from hf_compress import Recipe, compress
 from hf_compress.checkpoint import save
+from hf_compress.checkpoint.labels import label_options
 from hf_compress.data.boxes import make_boxes, object_rows
 from hf_compress.data.geometry import moved
 from hf_compress.data.images import IGNORED_LABEL
@@ -262,6 +264,27 @@ def test_classes_in_another_order_move_and_other_names_are_new(folders, pixels, 
         renamed = DETECTION.load(folders[kind], labels=names)
         assert renamed.new_head and renamed.label_names == names
         assert DETECTION.answer(renamed.model, pixels)["logits"].shape[-1] == len(names)
+
+
+@pytest.mark.parametrize("build", [rt_detr, yolos])
+def test_some_of_the_classes_keep_their_weights(build, pixels, tmp_path):
+    model = build()
+    config = copy.deepcopy(model.config)
+    config.update(label_options(["red", "green", "blue", "white"]))
+    folder = saved_detector(type(model)(config), tmp_path)
+    whole, some = DETECTION.load(folder), DETECTION.load(folder, labels=["Blue", "red"])
+    assert (some.new_head, some.classes_before, some.label_names) == (False, 4, ["Blue", "red"])
+    theirs, changed = whole.model.state_dict(), []
+    for name, tensor in some.model.state_dict().items():
+        kept = theirs[name]
+        if tensor.shape != kept.shape:
+            kept = kept[[2, 0, *range(4, len(kept))]]  # and what stands for no object
+            changed.append(name)
+        assert torch.equal(tensor, kept)
+    assert changed
+    if build is yolos:  # an RT-DETR chooses by its classes where it looks
+        said, expected = (DETECTION.answer(loaded.model, pixels)["logits"] for loaded in (some, whole))
+        torch.testing.assert_close(said, expected[..., [2, 0]])
 
 
 def test_what_is_no_detector_is_refused(folders, tmp_path):
