@@ -98,15 +98,16 @@ def labels_of(model: nn.Module | None) -> list[str] | None:
 def order_of(teacher: list[str] | None, student: list[str] | None) -> list[int] | None:
     """Return the index, among a teacher's logits, of each class of its student; None where they have one order.
 
-    Classes match by name. Mere numbers on either side, and models that name no classes, match by number.
+    Classes match by name, and the teacher may have more, see `among`. Mere numbers on either side, and models that name no classes, match by number.
 
     Raises:
         UsageError: the classes differ.
     """
     if teacher is None or student is None:
         return None
-    order = positions(student, teacher)
-    if len(teacher) != len(student) or (order is None and not numbered(teacher) and not numbered(student)):
+    order = positions(student, teacher) or among(student, teacher)
+    by_number = len(teacher) == len(student) and (numbered(teacher) or numbered(student))
+    if order is None and not by_number:
         raise UsageError(
             f"the labels of the teacher ({some_labels(teacher)}) are not those of the student "
             f"({some_labels(student)}): give both the same names, in any order, in 'id2label' of their configs"

@@ -274,6 +274,8 @@ def test_some_of_the_classes_keep_their_weights(build, pixels, tmp_path):
     folder = saved_detector(type(model)(config), tmp_path)
     whole, some = DETECTION.load(folder), DETECTION.load(folder, labels=["Blue", "red"])
     assert (some.new_head, some.classes_before, some.label_names) == (False, 4, ["Blue", "red"])
+    new = DETECTION.load(folder, labels=["Blue", "red"], pretrained=False)
+    assert new.new_head and new.classes_before is None
     theirs, changed = whole.model.state_dict(), []
     for name, tensor in some.model.state_dict().items():
         kept = theirs[name]
