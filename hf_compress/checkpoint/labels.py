@@ -69,7 +69,7 @@ def positions(names: list[str], order: list[str]) -> list[int] | None:
 
 
 def among(names: list[str], more: list[str]) -> list[int] | None:
-    """Return where each of `names` stands among `more` names than these; None where one is not there, or not one alone.
+    """Return where each of `names` stands among `more` names; None where one is not there, or not one alone.
 
     Names match as in `positions`; where one does not match as a whole, it may be one of several between commas, as
     `tench` is of ImageNet's `tench, Tinca tinca`.
@@ -98,7 +98,8 @@ def labels_of(model: nn.Module | None) -> list[str] | None:
 def order_of(teacher: list[str] | None, student: list[str] | None) -> list[int] | None:
     """Return the index, among a teacher's logits, of each class of its student; None where they have one order.
 
-    Classes match by name, and the teacher may have more, see `among`. Mere numbers on either side, and models that name no classes, match by number.
+    Classes match by name, and the teacher may have more, see `among`. Mere numbers on either side, and models that
+    name no classes, match by number.
 
     Raises:
         UsageError: the classes differ.

@@ -23,8 +23,8 @@ def load_detector(
 ) -> LoadedModel:
     """Load an object detector in float32, in eval mode; see `models.load.load` for the arguments and errors.
 
-    Where the wanted classes are the checkpoint's in another order, or some of them, its class heads keep these alone in
-    that order; with other names they are new and untrained.
+    Where the wanted classes are the checkpoint's in another order, or some of them, its class heads keep these alone,
+    in that order; with other names they are new and untrained.
     """
     known: list[str] = []
     opening = partial(

@@ -47,7 +47,15 @@ def test_exact_names_match_first_and_folded_ones_where_they_are_unique(names, or
     assert positions(names, order) == expected
 
 
-IMAGENET = ["tench, Tinca tinca", "French horn, horn", "crane", "crane", "maillot", "maillot, tank suit", "Sun_glasses"]
+IMAGENET = [
+    "tench, Tinca tinca",
+    "French horn, horn",
+    "crane",
+    "crane",
+    "maillot",
+    "maillot, tank suit",
+    "Sun_glasses",
+]
 
 
 @pytest.mark.parametrize(
