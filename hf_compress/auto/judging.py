@@ -186,8 +186,8 @@ class Bench:
         return self.units(point.number).value("rate", lambda: bearable_rate(student.model, calibration), alone=True)
 
     def time(self, point: Point) -> None:
-        """Measure the latency of a point's file in turn with the teacher's, once."""
-        found = self.units(point.number).value(f"time {point.kind}", partial(self._time, point), alone=True)
+        """Measure the latency of a candidate's file in turn with the teacher's, once: a training leaves it as it is."""
+        found = self.units(point.number).value("time", partial(self._time, point), alone=True)
         point.costs["latency_ms"], point.teacher_ms = found["latency_ms"], found["teacher_ms"]
 
     def _time(self, point: Point) -> dict[str, float]:

@@ -225,15 +225,17 @@ class Search:
             chosen = self._most_promising(left)
             if chosen is None:
                 break
-            minutes = self.bench.units(chosen.number).value("minutes", partial(self._minutes, place))
+            rest = [point for point in left if point.choice.made != chosen.choice.made and not self._is_spoilt(point)]
+            is_last = place == FINALISTS - 1 or self._most_promising(rest) is None
+            minutes = self.bench.units(chosen.number).value("minutes", partial(self._minutes, is_last))
             if minutes < WASTED:
                 break
             tried.add(chosen.choice.made)
             self._train_one(chosen, minutes)
 
-    def _minutes(self, place: int) -> float:
+    def _minutes(self, is_last: bool) -> float:
         """Return how long a finalist is trained: half of what is left, the last one all of it."""
-        return round(max(0.0, self._minutes_left) / (1 if place == FINALISTS - 1 else 2), 2)
+        return round(max(0.0, self._minutes_left) / (1 if is_last else 2), 2)
 
     @property
     def _minutes_left(self) -> float:

@@ -6,7 +6,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from statistics import mean
+from statistics import median
 from time import monotonic as now
 from typing import Any
 
@@ -21,6 +21,7 @@ from hf_compress.sections.base import TrainingConfig
 
 WARM, TRIED = 3, 20  # steps of a trial: the first are not counted
 LONGEST = 0.05  # share of the time after which a trial ends
+LEAST = 2  # steps of a trial that are no first of an epoch, however long they take
 SPARE = 0.05  # share of the time that is left for what takes longer later
 VALIDATED = 1024  # images of a trial's evaluation, most
 
@@ -66,7 +67,8 @@ class TimeTrial(TrainerCallback):
         ended = now()
         self.next.append(ended - self.last)
         self.last, self.next = ended, self.others
-        enough = state.global_step >= WARM + TRIED or ended - self.began > LONGEST * self.seconds
+        known = len(self.others) >= LEAST or self.epoch_steps == 1
+        enough = state.global_step >= WARM + TRIED or (known and ended - self.began > LONGEST * self.seconds)
         if processes.from_main(enough):
             control.should_epoch_stop = True
             control.should_training_stop |= len(self.firsts) > 1
@@ -90,7 +92,7 @@ class TimeTrial(TrainerCallback):
             views: for each but the first of them, a teacher is asked before the training.
             asking: seconds that a view takes.
         """
-        first, other = self.firsts[-1], mean(self.others[WARM:] or self.others or self.firsts[-1:])
+        first, other = self.firsts[-1], median(self.others[WARM:] or self.others[-1:] or self.firsts[-1:])
         left = seconds - max(0.0, self.firsts[0] - first)  # the training starts as the trial did
         for whole in range(epochs):
             left -= first + self.after + (asking if 0 < whole < views else 0.0)

@@ -134,6 +134,20 @@ def test_the_minutes_end_a_search_in_which_nothing_keeps_the_wish_yet(teacher, t
 
 
 @pytest.mark.long
+def test_an_only_finalist_gets_all_the_time_and_a_candidate_is_timed_once(teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "EPOCHS", 2)
+    lines, wish = [], {"parameters": 150_000, "latency_ms": 1000}
+    points = find_best(request(teacher, wish=wish), tmp_path / "found", log=lines.append).report["search"]["points"]
+    (said,) = (line for line in lines if line.startswith("training candidate"))
+    assert float(re.match(r"training candidate 1 for ([\d.]+) minutes", said)[1]) > 4
+    _, untrained, trained = points
+    assert trained["trained"] and not untrained["trained"]
+    assert [trained[key] for key in ("latency_ms", "teacher_ms")] == [
+        untrained[key] for key in ("latency_ms", "teacher_ms")
+    ]
+
+
+@pytest.mark.long
 def test_interrupted_it_finishes_the_best_so_far(teacher, tmp_path):
     def stop(line):
         if line.startswith("candidate 1"):

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import datasets
 import pytest
@@ -139,10 +140,34 @@ def test_the_schedule_is_that_of_the_steps_that_fit(context, clock):
 def test_an_epoch_that_takes_longer_than_the_minutes_is_made_in_part(context, clock):
     config = TrainingConfig(minutes=2.5, batch_size=4, learning_rate=0.01)
     details = train(clock.watch(vit()), context, config)
-    assert details["time_budget"] == {"minutes": 2.5, "steps": 6, "epochs": 0.375}
+    assert details["time_budget"] == {"minutes": 2.5, "steps": 4, "epochs": 0.25}
     assert [row["epoch"] for row in details["epochs"]] == [1]
     assert clock() < 150
     assert train(clock.watch(vit()), context, TrainingConfig(minutes=0.01))["time_budget"]["steps"] == 1
+
+
+def test_a_trial_waits_for_steps_that_are_no_first_of_an_epoch(clock):
+    """The first one takes longer than a trial may, the others a second."""
+    measured = TimeTrial(100, None)
+    measured.scale = 1
+    args, state = SimpleNamespace(num_train_epochs=9), SimpleNamespace(max_steps=36, global_step=0)
+    control = SimpleNamespace(should_epoch_stop=False, should_training_stop=False)
+    measured.on_train_begin(args, state, control)
+    for durations in ([40, 1, 1], [40]):
+        measured.on_epoch_begin(args, state, control)
+        control.should_epoch_stop = False
+        for seconds in durations:
+            assert not control.should_epoch_stop
+            clock.time += seconds
+            state.global_step += 1
+            measured.on_step_end(args, state, control)
+        assert control.should_epoch_stop
+        measured.on_epoch_end(args, state, control)
+    assert control.should_training_stop and control.should_evaluate
+    clock.time += 7
+    measured.on_evaluate(args, state, control)
+    measured.on_save(args, state, control)
+    assert measured.steps_within(3 * (40 + 3 + 7), epochs=9) == 12
 
 
 @pytest.mark.parametrize(
