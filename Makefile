@@ -1,4 +1,4 @@
-.PHONY: demo test test-long test-litert mutants lint docs bench bench-peers bench-distillation
+.PHONY: demo test test-long test-litert mutants lint docs bench bench-peers bench-distillation bench-int8
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -37,6 +37,11 @@ bench-distillation: .venv-peers/installed  # two minutes; PEERS="--data DATA --t
 	.venv-peers/bin/python benchmarks/distillation_quality.py $(PEERS) > benchmarks/results/distillation_quality.md
 	cat benchmarks/results/distillation_quality.md
 
+bench-int8: .venv-optimum/installed  # ten minutes; PEERS="MODEL DATA FILE.onnx ..." names what is compared
+	mkdir -p benchmarks/results
+	.venv-optimum/bin/python benchmarks/int8_peers.py $(PEERS) > benchmarks/results/int8_peers.md
+	cat benchmarks/results/int8_peers.md
+
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -63,4 +68,10 @@ BESIDE := import site; here = site.getsitepackages()[0]; there = here.replace(".
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --quiet torch torchvision
 	.venv-peers/bin/python -m pip install --quiet --editable . torch-pruning==1.6.1 nvidia-modelopt==0.47.0 torchprofile==0.0.4 torchdistill==1.1.5 requests
+	touch $@
+
+.venv-optimum/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-optimum
+	.venv-optimum/bin/python -m pip install --quiet torch torchvision
+	.venv-optimum/bin/python -m pip install --quiet 'optimum-onnx[onnxruntime]==0.1.0' 'datasets<5' 'huggingface-hub<1' pillow
 	touch $@

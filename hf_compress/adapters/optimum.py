@@ -27,7 +27,7 @@ from hf_compress.models.origin import sources_with_roles
 from hf_compress.report.card import CARD, HUB_TAG, TAGS, card_of
 from hf_compress.report.run import Run
 from hf_compress.run.pipeline import compress
-from hf_compress.run.recipe import Recipe, model_overrides
+from hf_compress.run.recipe import Recipe, model_overrides, with_declared_task
 from hf_compress.sections.base import Section, TrainingConfig, sentence
 from hf_compress.sections.distillation import DistillSection
 from hf_compress.steps.pruning.config import PruneSection
@@ -379,7 +379,8 @@ def _recipe(config: CompressionConfig | _StepConfig | dict | str | Path, overrid
         return Recipe.load(config, overrides)
     if isinstance(config, _StepConfig):
         config = CompressionConfig([config])
-    return (CompressionConfig(**config) if isinstance(config, dict) else config).to_recipe(overrides)
+    config = CompressionConfig(**config) if isinstance(config, dict) else config
+    return config.to_recipe(overrides if hasattr(config, "task") else with_declared_task(overrides))
 
 
 def _listed(names: str | list[str] | None) -> list[str]:

@@ -186,7 +186,7 @@ class Bench:
         return self.units(point.number).value("rate", lambda: bearable_rate(student.model, calibration), alone=True)
 
     def time(self, point: Point) -> None:
-        """Measure the latency of a candidate's file in turn with the teacher's, once: a training leaves it as it is."""
+        """Measure the latency of a candidate's file in turn with the teacher's, once: training does not change it."""
         found = self.units(point.number).value("time", partial(self._time, point), alone=True)
         point.costs["latency_ms"], point.teacher_ms = found["latency_ms"], found["teacher_ms"]
 

@@ -8,7 +8,7 @@ from typing import Any
 from hf_compress.auto.space import Space
 from hf_compress.auto.wish import Wish
 from hf_compress.ground.errors import UsageError
-from hf_compress.run.recipe import Recipe, model_overrides
+from hf_compress.run.recipe import Recipe, model_overrides, with_declared_task
 from hf_compress.runtimes import RUNTIMES
 from hf_compress.sections.base import MOST, validate
 from hf_compress.sections.deploy import DeploySection
@@ -65,7 +65,8 @@ class Request:
             raise UsageError(f"'minutes' cannot be {minutes:g}: give more than 0")
         if not 2 <= candidates <= 1000:
             raise UsageError(f"'candidates' cannot be {candidates}: from 2 to 1000 can be judged")
-        task = str((overrides or {}).get("task", "classification"))
+        asked = model_overrides("teacher", model) | (overrides or {})
+        task = str(asked.get("task"))
         if task in TASKS and not TASKS.get(task).general_steps:
             raise UsageError(f"'task: {task}' has no pruning, by which candidates are made: name another task")
         deployed = validate(DeploySection, {"to": ALIASES.get(runtime, runtime)}, "runtime")
@@ -75,8 +76,8 @@ class Request:
                 f"export the result: hf-compress export FOLDER --to {deployed.to}"
             )
         sections = {"data": data, "steps": [], "deploy": [deployed.model_dump()], "seed": seed}
-        recipe = Recipe.from_dict(sections, model_overrides("teacher", model) | (overrides or {}))
-        return cls(recipe, validate(Wish, wish, "wish"), validate(Space, space or {}, "space"), minutes, candidates)
+        wishes, choices = validate(Wish, wish, "wish"), validate(Space, space or {}, "space")
+        return cls(Recipe.from_dict(sections, with_declared_task(asked)), wishes, choices, minutes, candidates)
 
     @property
     def runtime(self) -> str:

@@ -23,7 +23,7 @@ from hf_compress.cli.options import (
 from hf_compress.cli.run import run_recipe
 from hf_compress.cli.sections import Group, options_from
 from hf_compress.ground.errors import UsageError
-from hf_compress.run.recipe import Recipe, model_overrides
+from hf_compress.run.recipe import Recipe, model_overrides, with_declared_task
 from hf_compress.sections.data import DataSection
 from hf_compress.sections.distillation import DistillSection
 from hf_compress.sections.models import StudentSection
@@ -73,7 +73,8 @@ def command(models: Callable[..., dict[str, Any]]) -> Callable[..., None]:
     ) -> None:
         finetune = {} if finetune_epochs is None else {"teacher.finetune.epochs": finetune_epochs}
         sections = {"data": dataset, "steps": [models.__name__], "control": control, "track": track, "seed": seed}
-        recipe = Recipe.from_dict(sections, models(**named) | finetune | values | assignments(set_))
+        asked = with_declared_task(models(**named) | finetune | values | assignments(set_))
+        recipe = Recipe.from_dict(sections, asked)
         _refuse_idle(recipe, values)
         options = {"trust_remote_code": trust_remote_code, "publish": publish}
         run_recipe(recipe, output, json_, overwrite=overwrite, resume=resume, **options)

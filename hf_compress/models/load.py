@@ -207,7 +207,8 @@ def load(
     if new_head and labels is None and pretrained:
         raise RunError(
             f"{name} is not {kind.noun}: its checkpoint lacks the weights of the classification head; "
-            "to learn from the embeddings of a backbone, set 'task: features' (recipe distill-features)"
+            "where it was made for another task, set 'task' (segmentation, detection, depth); to learn from the "
+            "embeddings of a backbone, 'task: features' (recipe distill-features)"
         )
     _refuse_other_inputs(name, model, processor, kind)
     classes = among(labels, known) if labels is not None and pretrained else None

@@ -25,6 +25,7 @@ from hf_compress.sections.values import is_study, overridden, read_recipe
 from hf_compress.steps import STEPS
 from hf_compress.tasks import TASKS
 from hf_compress.tasks.base import TaskName
+from hf_compress.tasks.declared import declared_task
 from hf_compress.training.tracking import Tracker
 
 logger = logging.getLogger(__name__)
@@ -321,6 +322,13 @@ def model_overrides(section: str, model: str) -> dict[str, str]:
     """Return the overrides that name a model (ID or ID@REVISION) in the section `teacher` or `student`."""
     name, _, revision = model.partition("@")
     return {f"{section}.model": name} | ({f"{section}.revision": revision} if revision else {})
+
+
+def with_declared_task(overrides: dict[str, Any]) -> dict[str, Any]:
+    """Return overrides that say which task it is, if they do not: the one that the teacher they name was made for."""
+    if "task" in overrides:
+        return overrides
+    return overrides | {"task": declared_task(overrides["teacher.model"], overrides.get("teacher.revision")).name}
 
 
 def _without_chain(values: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from hf_compress.ground.errors import UsageError
 from hf_compress.measure.cost import cost
 from hf_compress.models.load import LoadedModel
 from hf_compress.tasks import TASKS, Task
-from hf_compress.tasks.classification import CLASSIFICATION
+from hf_compress.tasks.declared import declared_task
 from hf_compress.tools.own_data import data_section, own_recipe
 from hf_compress.training.predicting import predictor
 
@@ -54,9 +54,9 @@ def evaluate_folder(
 
 
 def saved_task(name: str) -> Task:
-    """Return the task of a run folder; whatever else has a name is a classifier."""
+    """Return the task of a run folder, or of whatever else has a name: see `declared_task`."""
     recipe = own_recipe(name)
-    return CLASSIFICATION if recipe is None else TASKS.get(recipe.task)
+    return declared_task(name) if recipe is None else TASKS.get(recipe.task)
 
 
 def load_with_data(

@@ -1,0 +1,50 @@
+"""Which task a checkpoint was made for, where nobody says it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from huggingface_hub import hf_hub_download
+
+from hf_compress.ground.errors import CompressError
+from hf_compress.ground.files import missing_folder, read_json, user_path
+from hf_compress.ground.hub_failures import limit_waits
+from hf_compress.models.students import STUDENTS
+from hf_compress.tasks.base import TASKS, Task
+from hf_compress.tasks.classification import CLASSIFICATION
+
+CONFIG = "config.json"
+
+
+def declared_task(name: str, revision: str | None = None) -> Task:
+    """Return the task of the model that a checkpoint's config names; of all else classification.
+
+    Args:
+        name: Hub id, folder, or the name of a registered student. What cannot be read is for classification, too:
+            loading it says what is wrong.
+    """
+    made = [STUDENTS.get(name).auto_class] if name in STUDENTS else _made(_config(name, revision))
+    for task in map(TASKS.get, TASKS):
+        kind = task.auto_class.removeprefix("AutoModel")
+        if kind and any(each.endswith(kind) for each in made):
+            return task
+    return CLASSIFICATION
+
+
+def _made(config: Any) -> list[str]:
+    """Return the names of the classes that a config names: auto classes that custom code has, and its own."""
+    said = [config.get(key) for key in ("auto_map", "architectures")] if isinstance(config, dict) else []
+    return [each for names in said if isinstance(names, dict | list) for each in names if isinstance(each, str)]
+
+
+def _config(name: str, revision: str | None) -> Any:
+    """Return what the config of a checkpoint says; nothing where it cannot be read."""
+    try:
+        if (file := user_path(name) / CONFIG).is_file():
+            return read_json(file)
+        if missing_folder(name):
+            return None
+        limit_waits()
+        return read_json(hf_hub_download(name, CONFIG, revision=revision))
+    except (CompressError, OSError, ValueError):
+        return None
