@@ -239,7 +239,7 @@ class CompressionTrainer(DistillationTrainer):
     Batches are those of an ordinary script: `pixel_values` and `labels`. The teacher sees `teacher_pixel_values` where
     the batch has them, otherwise the same `pixel_values`. Without a teacher the loss is the Trainer's own. Epochs,
     learning rate and the like are those of `args`. The classes of teacher and model match by the names in their
-    configs, whatever the order; where one side has mere numbers (`LABEL_0`), by number.
+    configs, whatever the order, and the teacher may have more; where one side has mere numbers (`LABEL_0`), by number.
 
     Args:
         args, kwargs: those of `transformers.Trainer`.
