@@ -214,7 +214,10 @@ def _place(target: Target, folder: Path) -> Path:
 
 
 def _refusal(target: Target, error: Exception) -> str:
-    reason = str(error).strip().splitlines() or [type(error).__name__]
+    cause: BaseException = error
+    while cause.__cause__ is not None:  # exporters wrap what stopped them in advice
+        cause = cause.__cause__
+    reason = str(cause).strip().splitlines() or [type(cause).__name__]
     return f"the model cannot be exported to {target.section.stage}: {reason[0]}"
 
 

@@ -36,7 +36,7 @@ class Broken(Runtime):
 
     def write(self, model, file):
         file.write_text("half of it")
-        raise ValueError("no such operator\nand much more")
+        raise RuntimeError("it did not work: take these steps") from ValueError("no such operator\nand much more")
 
     def load(self, file, threads): ...
 

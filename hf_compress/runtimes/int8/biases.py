@@ -13,6 +13,8 @@ from hf_compress.device.opening import open_onnx
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto, TensorProto
 
+WITH_BIAS = {"Conv", "ConvTranspose", "Gemm"}  # the second dimension of what they give is that of the channels
+
 
 def shifts(floats: Path, int8: Path, images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     """Return what each channel of the layers gives less, on average over the images, because of rounded weights.
@@ -75,7 +77,7 @@ def correct(int8: Path, by: Mapping[str, np.ndarray]) -> None:
 def _rounded_layers(
     graph: GraphProto, tensors: Mapping[str, TensorProto]
 ) -> Iterator[tuple[NodeProto, NodeProto, Sequence[str]]]:
-    """Yield the layers whose weights and biases are integers.
+    """Yield the layers whose weights and biases are integers; norms, whose are, too, multiply nothing with each other.
 
     With each comes what makes floats of its weights, and the names of the values, scale and zero point of its bias.
     """
@@ -83,7 +85,8 @@ def _rounded_layers(
         node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in tensors
     }
     for node in graph.node:
-        if len(node.input) == 3 and node.input[1] in makers and node.input[2] in makers:
+        with_bias = node.op_type in WITH_BIAS and len(node.input) == 3
+        if with_bias and node.input[1] in makers and node.input[2] in makers:
             yield node, makers[node.input[1]], makers[node.input[2]].input
 
 

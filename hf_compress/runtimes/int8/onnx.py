@@ -15,6 +15,7 @@ from hf_compress.runtimes.int8.biases import correct, shifts
 from hf_compress.runtimes.int8.fallback import OTHERS, divergence, write_bearable
 
 LAYERS = {"Conv", "ConvTranspose", "MatMul", "Gemm"}
+GROUP_NORM = "InstanceNormalization"  # always in floats: ONNX Runtime cannot quantise what a Reshape gives it
 
 
 def quantized(model: Exportable, file: Path) -> tuple[Path, dict[str, Any]]:
@@ -28,28 +29,30 @@ def quantized(model: Exportable, file: Path) -> tuple[Path, dict[str, Any]]:
     prepared, result = file.with_suffix(".prepared.onnx"), file.with_suffix(".int8.onnx")
     quant_pre_process(file, prepared, skip_symbolic_shape=True)
     units = _units(prepared)
+    norms = units.pop(GROUP_NORM, [])
     images = [image.numpy() for image in model.calibration]
     threads = 0  # as many as there are cores
     error = divergence(open_onnx(prepared, threads), partial(open_onnx, result, threads), images)
-    _quantize(prepared, result, images, [])
+    _quantize(prepared, result, images, norms)
     lost = shifts(prepared, result, images)
 
     def write(in_floats: list[str]) -> None:
-        _quantize(prepared, result, images, in_floats)
+        _quantize(prepared, result, images, [*in_floats, *norms])
         correct(result, lost)
 
     return result, write_bearable(units, write, error)
 
 
 def _units(file: Path) -> dict[str, list[str]]:
-    """Name all nodes, and return those of each layer, and the others."""
+    """Name all nodes, and return those of each layer, the group norms, and the others."""
     import onnx
 
     graph = onnx.load(file)
     units: dict[str, list[str]] = {}
     for number, node in enumerate(graph.graph.node):
         node.name = node.name or f"{node.op_type}_{number}"
-        units.setdefault(node.name if node.op_type in LAYERS else OTHERS, []).append(node.name)
+        alone = node.name if node.op_type in LAYERS else GROUP_NORM if node.op_type == GROUP_NORM else OTHERS
+        units.setdefault(alone, []).append(node.name)
     onnx.save(graph, file)
     return units
 
