@@ -72,6 +72,8 @@ def test_a_search_is_for_what_the_model_was_made_for(segmenter, tmp_path):
     assert Request.of(segmenter, "./masks", {"faster": 2}).recipe.task == "segmentation"
     detector = saved_detector(rt_detr(), tmp_path)
     assert Request.of(detector, "./boxes", {"faster": 2}).recipe.task == "detection"
+    asked = Request.of(segmenter, "./masks", {"faster": 2}, overrides={"task": "classification"})
+    assert asked.recipe.task == "classification"
     with pytest.raises(UsageError, match="'task: features' has no pruning"):
         Request.of(segmenter, "./masks", {"faster": 2}, overrides={"task": "features"})
 
