@@ -53,4 +53,13 @@ def _export(model: Exportable, file: Path) -> None:
             custom_translation_table={torch.ops.aten._is_all_true.default: all_true},
             verbose=False,
         )
+    _keep_constants(program.model.graph)
     program.save(file)
+
+
+def _keep_constants(graph: Any) -> None:
+    """Put back the bounds of clips that an optimisation of the exporter loses where several clip the same tensor."""
+    for node in graph:
+        for value in node.inputs:
+            if value is not None and value.const_value is not None and value.producer() is None:
+                graph.initializers.setdefault(value.name, value)
