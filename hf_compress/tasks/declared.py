@@ -6,9 +6,8 @@ from typing import Any
 
 from huggingface_hub import hf_hub_download
 
-from hf_compress.ground.errors import CompressError
 from hf_compress.ground.files import missing_folder, read_json, user_path
-from hf_compress.ground.hub_failures import limit_waits
+from hf_compress.ground.hub_failures import RETRIED, limit_waits
 from hf_compress.models.students import STUDENTS
 from hf_compress.tasks.base import TASKS, Task
 from hf_compress.tasks.classification import CLASSIFICATION
@@ -46,5 +45,5 @@ def _config(name: str, revision: str | None) -> Any:
             return None
         limit_waits()
         return read_json(hf_hub_download(name, CONFIG, revision=revision))
-    except (CompressError, OSError, ValueError):
+    except (OSError, ValueError, *RETRIED):
         return None
