@@ -267,13 +267,13 @@ def test_with_this_package_no_code_of_a_folder_runs(models, tmp_path):
     weights = made["shapes"].state_dict()
     for model in (plain, allowed):
         assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
-        with torch.no_grad():  # strides of weights are no part of a file, and kernels are chosen by them
+        with torch.no_grad():  # where weights lie in memory is no part of a file, and some kernels add otherwise there
             torch.testing.assert_close(model(IMAGE).logits, made["shapes"](IMAGE).logits, rtol=0, atol=1e-6)
 
 
 @pytest.mark.long
 def test_in_a_process_that_cannot_import_the_package(models):
-    """Plain transformers loads every folder to the bit; without leave to run code it says what to do."""
+    """Plain transformers loads every folder as it was; without leave to run code it says what to do."""
     root, made = models
     made = {name: made[name] for name in FOLDERS} | {"backbone": with_zeros(built(VIT).vit)}
     save(made["backbone"], root / "backbone")
@@ -297,7 +297,7 @@ def test_in_a_process_that_cannot_import_the_package(models):
     for name, model in made.items():
         with torch.no_grad():
             said = model(IMAGE).last_hidden_state if name == "backbone" else model(IMAGE).logits
-        assert torch.equal(found[name], said), name
+        torch.testing.assert_close(found[name], said, rtol=0, atol=1e-6, msg=name)
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines if not line.startswith(("[", "\t"))][:2] == ["REFUSED", "REFUSED"]
     assert [len(json.loads(line)) for line in lines[-2:]] == [4, 4]
