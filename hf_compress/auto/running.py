@@ -215,23 +215,20 @@ class Search:
         """Train the most promising candidates, one after the other, in the time that is left."""
         tried: set[Choice] = set()
         for place in range(FINALISTS):
-            left = [
-                point
-                for point in self.points
-                if point.choice.is_changed
-                and point.choice.made not in tried
-                and not (tried and self._is_spoilt(point))
-            ]
-            chosen = self._most_promising(left)
+            chosen = self._most_promising(self._finalists(tried))
             if chosen is None:
                 break
-            rest = [point for point in left if point.choice.made != chosen.choice.made and not self._is_spoilt(point)]
-            is_last = place == FINALISTS - 1 or self._most_promising(rest) is None
+            tried.add(chosen.choice.made)
+            is_last = place == FINALISTS - 1 or self._most_promising(self._finalists(tried)) is None
             minutes = self.bench.units(chosen.number).value("minutes", partial(self._minutes, is_last))
             if minutes < WASTED:
                 break
-            tried.add(chosen.choice.made)
             self._train_one(chosen, minutes)
+
+    def _finalists(self, tried: set[Choice]) -> list[Point]:
+        """Return what a training may make better; once something was tried, nothing that is spoilt."""
+        changed = [point for point in self.points if point.choice.is_changed and point.choice.made not in tried]
+        return [point for point in changed if not (tried and self._is_spoilt(point))]
 
     def _minutes(self, is_last: bool) -> float:
         """Return how long a finalist is trained: half of what is left, the last one all of it."""

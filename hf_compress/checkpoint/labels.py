@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -51,21 +50,7 @@ def positions(names: list[str], order: list[str]) -> list[int] | None:
     """
     if names == order:
         return list(range(len(order)))
-    if len(names) != len(order) or len(set(names)) < len(names):
-        return None
-    exact = {name: index for index, name in enumerate(order)}
-    folded = {_folded(name): index for index, name in enumerate(order)}
-    mine, theirs = Counter(map(_folded, names)), Counter(map(_folded, order))
-    found = []
-    for name in names:
-        key = _folded(name)
-        if name in exact:
-            found.append(exact[name])
-        elif mine[key] == theirs[key] == 1:
-            found.append(folded[key])
-        else:
-            return None
-    return found
+    return _found(names, order) if len(names) == len(order) else None
 
 
 def among(names: list[str], more: list[str]) -> list[int] | None:
@@ -76,12 +61,7 @@ def among(names: list[str], more: list[str]) -> list[int] | None:
     """
     if not names or len(names) >= len(more) or numbered(names):
         return None
-    exact = _places(more, lambda name: {name})
-    folded = _places(more, lambda name: {_folded(name)})
-    parts = _places(more, lambda name: set(map(_folded, name.split(","))))
-    found = [exact.get(name) or folded.get(_folded(name)) or parts.get(_folded(name)) or [] for name in names]
-    alone = [places[0] for places in found if len(places) == 1]
-    return alone if len(set(alone)) == len(names) else None
+    return _found(names, more, synonyms=True)
 
 
 def numbered(names: list[str]) -> bool:
@@ -124,6 +104,20 @@ def reordered(logits: Tensor, order: list[int] | None) -> Tensor:
 def some_labels(names: list[str]) -> str:
     """Return the first names, and how many there are."""
     return ", ".join(names[:3]) + (f" ... ({len(names)} in all)" if len(names) > 3 else "")
+
+
+def _found(names: list[str], order: list[str], synonyms: bool = False) -> list[int] | None:
+    """Return where each of `names` stands in `order`; None where one is not there, not one alone, or two are the same.
+
+    Args:
+        synonyms: a name may be one of several between commas, too.
+    """
+    exact = _places(order, lambda name: {name})
+    folded = _places(order, lambda name: {_folded(name)})
+    parts = _places(order, lambda name: set(map(_folded, name.split(",")))) if synonyms else {}
+    found = [exact.get(name) or folded.get(_folded(name)) or parts.get(_folded(name)) or [] for name in names]
+    alone = [places[0] for places in found if len(places) == 1]
+    return alone if len(set(alone)) == len(names) else None
 
 
 def _places(names: list[str], keys: Callable[[str], set[str]]) -> dict[str, list[int]]:

@@ -84,13 +84,7 @@ def permute_classes(model: PreTrainedModel, processor: BaseImageProcessor, order
     Raises:
         RunError: the model has no such classifier, or something else in it depends on the order.
     """
-    head = find_head(model, processor)
-    with torch.no_grad():
-        wanted = _logits(model, processor)[:, order]
-        for name, dimension in head.items():
-            parameter = model.get_parameter(name)
-            parameter.copy_(parameter.index_select(dimension, torch.tensor(order)))
-        _require(model, processor, wanted, "be put into another order")
+    _take(model, model, processor, order, "be put into another order")
 
 
 def take_classes(
@@ -104,11 +98,7 @@ def take_classes(
     Raises:
         RunError: `whole` has no such classifier, or something else in it depends on the number of classes.
     """
-    with torch.no_grad():
-        for name, dimension in find_head(whole, processor).items():
-            kept = whole.get_parameter(name).index_select(dimension, torch.tensor(classes))
-            model.get_parameter(name).copy_(kept)
-        _require(model, processor, _logits(whole, processor)[:, classes], "be taken from more")
+    _take(model, whole, processor, classes, "be taken from more")
 
 
 def renew_head(model: PreTrainedModel, processor: BaseImageProcessor) -> None:
@@ -127,8 +117,15 @@ def renew_head(model: PreTrainedModel, processor: BaseImageProcessor) -> None:
                 parameter.fill_(parameter.mean())
 
 
-def _require(model: PreTrainedModel, processor: BaseImageProcessor, wanted: Tensor, what: str) -> None:
-    """Raise RunError where a model does not give these logits of the pictures of noise."""
+@torch.no_grad()
+def _take(
+    model: PreTrainedModel, whole: PreTrainedModel, processor: BaseImageProcessor, classes: list[int], what: str
+) -> None:
+    """Make logit `classes[i]` of `whole`, which may be the model itself, logit i; `what` failed where it is not."""
+    head, wanted = find_head(whole, processor), _logits(whole, processor)[:, classes]
+    for name, dimension in head.items():
+        kept = whole.get_parameter(name).index_select(dimension, torch.tensor(classes))
+        model.get_parameter(name).copy_(kept)
     if not torch.allclose(_logits(model, processor), wanted, rtol=1e-3, atol=1e-4 * wanted.abs().max().item()):
         raise RunError(f"the labels of {type(model).__name__} cannot {what}: not only its head has them")
 

@@ -216,7 +216,7 @@ def load(
         with suppress(RunError):  # not found: the classifier stays a new one
             take_classes(model, opening().model, processor, classes)
             new_head = False
-    if labels is not None and not new_head and classes is None:
+    elif labels is not None and not new_head:
         new_head = _relabel(model, processor, known, labels)
     set_labels(model.config, known if labels is None else labels)
     before = None if classes is None or new_head else len(known)

@@ -6,7 +6,7 @@ from typing import Any
 
 from huggingface_hub import hf_hub_download
 
-from hf_compress.ground.files import missing_folder, read_json, user_path
+from hf_compress.ground.files import read_json, user_path
 from hf_compress.ground.hub_failures import RETRIED, limit_waits
 from hf_compress.models.students import STUDENTS
 from hf_compress.tasks.base import TASKS, Task
@@ -41,8 +41,6 @@ def _config(name: str, revision: str | None) -> Any:
     try:
         if (file := user_path(name) / CONFIG).is_file():
             return read_json(file)
-        if missing_folder(name):
-            return None
         limit_waits()
         return read_json(hf_hub_download(name, CONFIG, revision=revision))
     except (OSError, ValueError, *RETRIED):

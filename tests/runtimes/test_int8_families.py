@@ -37,6 +37,6 @@ def test_all_of_it_is_written_in_int8_and_as_far_from_the_model_as_is_told(famil
     asked, found = (np.concatenate([ask(image.numpy())[place] for image in images]) for ask in (model.call, call))
     assert found.shape == asked.shape and np.isfinite(found).all()
     differences = np.square(asked - asked.mean(axis=0)).mean()
-    if differences > 1e-12:  # the random weights of an EfficientNet say the same of all pictures
+    if differences > 1e-12:  # the random weights of a MobileViT say the same of all pictures
         error = np.square(found - asked).mean() / differences
         assert error <= 1.01 * told["int8_error"] + 1e-3  # that of the output that differs most
