@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from huggingface_hub import hf_hub_download
-
 from hf_compress.ground.files import read_json, user_path
-from hf_compress.ground.hub_failures import RETRIED, limit_waits
 from hf_compress.models.students import STUDENTS
 from hf_compress.tasks.base import TASKS, Task
 from hf_compress.tasks.classification import CLASSIFICATION
@@ -38,6 +35,10 @@ def _made(config: Any) -> list[str]:
 
 def _config(name: str, revision: str | None) -> Any:
     """Return what the config of a checkpoint says; nothing where it cannot be read."""
+    from huggingface_hub import hf_hub_download  # here, or it is imported before --quiet can silence it
+
+    from hf_compress.ground.hub_failures import RETRIED, limit_waits
+
     try:
         if (file := user_path(name) / CONFIG).is_file():
             return read_json(file)
