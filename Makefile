@@ -17,8 +17,8 @@ test-long: .venv/installed
 test-litert: .venv-litert/installed  # LiteRT's converter and ExecuTorch want other versions of typing-extensions
 	.venv-litert/bin/python -m pytest -m '' -k litert tests/runtimes tests/tools/test_export.py tests/device
 
-mutants: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants
+mutants: .venv/installed  # PART=2/3 tries a third
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants --part $(or $(PART),1/1)
 
 BENCHMARKS := start_up distillation_step distillation_peers cached_distillation input_pipeline selection_of_weights channel_removal
 

@@ -14,6 +14,8 @@ from hf_compress.device.opening import OPENERS
 from hf_compress.device.pictures import preprocessed
 from hf_compress.ground.errors import UsageError
 
+CLASSIFIES = "image-classification"
+
 
 @dataclass(frozen=True)
 class DeviceModel:
@@ -42,6 +44,9 @@ class DeviceModel:
         """
         file = Path(file)
         row, described = _described(file)
+        if (task := described.get("task", CLASSIFIES)) != CLASSIFIES:
+            instead = f": python {file.with_name(Path(row['script']).name)} IMAGE ..." if "script" in row else ""
+            raise UsageError(f"'{file}' is no classifier, but for {task}{instead}")
         if "script" not in row:
             reason = row.get("no_script", "it is of an earlier version")
             raise UsageError(f"'{file}' cannot be used without PyTorch: {reason}; give its run folder instead")

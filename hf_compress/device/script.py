@@ -1,9 +1,11 @@
-"""The script beside a deployed file: it classifies pictures without this package."""
+"""The script beside a deployed file: it says what is on pictures, without this package."""
 
 import inspect
+import json
 from pathlib import Path
 
 from hf_compress.device import pictures
+from hf_compress.device.answers import ANSWERS
 from hf_compress.device.opening import OPENERS
 
 NEEDS = {"onnx": "onnxruntime", "litert": "ai-edge-litert", "pt2": "torch"}  # what is not called as its runtime
@@ -24,10 +26,9 @@ def main(names):
     described = json.loads(Path(f"{{file}}.json").read_text(encoding="utf-8"))
     run = {opener}(file, threads=1)
     for name in names:
-        logits = run(preprocessed(read_picture(name), described["preprocessing"]))[{output}][0]
-        shares = np.exp(logits - logits.max())
-        best = int(logits.argmax())
-        print(f"{{name}}\\t{{described['labels'][best]}}\\t{{shares[best] / shares.sum():.4f}}")
+        picture = read_picture(name)
+        outputs = dict(zip({outputs}, run(preprocessed(picture, described["preprocessing"]))))
+        {say}(name, picture, outputs, described["labels"])
 
 
 if __name__ == "__main__":
@@ -39,15 +40,17 @@ def script_name(runtime: str, int8: bool) -> str:
     return f"predict_{runtime}{'_int8' * int8}.py"
 
 
-def script(runtime: str, file: str, name: str, output: int) -> str:
+def script(runtime: str, task: str, file: str, name: str, outputs: list[str]) -> str:
     """Return the text of the script called `name` for a file in the same folder.
 
     Args:
         runtime: one of `OPENERS`.
-        output: which of the file's outputs the logits are.
+        task: one of `ANSWERS`.
+        outputs: names of the file's.
     """
     text = Path(pictures.__file__).read_text(encoding="utf-8")
     read, opener = text[text.index("\nimport ") + 1 :], OPENERS[runtime]
     head = HEAD.format(file=file, script=name, needs=NEEDS.get(runtime, runtime))
-    main = MAIN.format(file=file, opener=opener.__name__, output=output)
-    return f"{head}{read}\n\n{inspect.getsource(opener)}{main}"
+    says = ANSWERS[task]
+    main = MAIN.format(file=file, opener=opener.__name__, outputs=json.dumps(outputs), say=says[-1].__name__)
+    return head + "\n\n".join([read, *map(inspect.getsource, (opener, *says))]) + main

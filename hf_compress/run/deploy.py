@@ -36,6 +36,7 @@ from hf_compress.runtimes import Exportable, Runtime, runtime
 from hf_compress.runtimes.int8.fallback import divergence
 from hf_compress.sections.deploy import DeploySection
 from hf_compress.sections.measure import MeasureSection
+from hf_compress.tasks.declared import task_of_class
 
 FOLDER, RESULT = "deploy", "deployed.json"
 CHECK_IMAGES, CHECK_BATCH = 2000, 32
@@ -119,11 +120,12 @@ def open_file(row: dict[str, Any], folder: Path, loaded: LoadedModel) -> LoadedM
 def describe_files(rows: list[dict[str, Any]], folder: Path, loaded: LoadedModel) -> None:
     """Write beside each export a script that uses it, and a JSON file: labels, preprocessing, its row, environment."""
     for row in rows:
-        write_script(row, folder, loaded)
+        described = _description(loaded, row["max_difference"])
+        write_script(row, folder, loaded, described["task"])
         found = environment()
         with suppress(PackageNotFoundError):  # a module may come from a package of another name
             found[row["runtime"]] = version(runtime(row["runtime"]).package.partition(".")[0])
-        _describe(folder, row, _description(loaded, row["max_difference"]), found)
+        _describe(folder, row, described, found)
 
 
 def deploy(
@@ -229,7 +231,12 @@ def _describe(folder: Path, row: dict[str, Any], described: dict[str, Any], foun
 def _description(loaded: LoadedModel, outputs: Iterable[str]) -> dict[str, Any]:
     """Return what a program needs beside the weights."""
     labels = loaded.label_names if "logits" in outputs else []
-    return {"labels": labels, "preprocessing": json.loads(loaded.processor.to_json_string())}
+    task = task_of_class(*(kind.__name__ for kind in type(loaded.model).__mro__))
+    return {
+        "task": task.pipeline_tag if task else None,
+        "labels": labels,
+        "preprocessing": json.loads(loaded.processor.to_json_string()),
+    }
 
 
 def _test_images(data: ImageData, loaded: LoadedModel) -> Iterator[torch.Tensor]:

@@ -9,36 +9,48 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_compress.data.images import preprocess
+from hf_compress.data.images import example_input, preprocess
+from hf_compress.device.answers import ANSWERS, found_objects
+from hf_compress.device.model import CLASSIFIES
 from hf_compress.device.opening import OPENERS
 from hf_compress.device.pictures import preprocessed
 from hf_compress.device.script import script, script_name
 from hf_compress.ground.files import write_text
+from hf_compress.measure.detections import CONFIDENT, detections
 from hf_compress.models.load import LoadedModel
 
 SHAPES = (64, 96), (96, 64), (333, 500), (1000, 611)
 
 
-def write_script(row: dict[str, Any], folder: Path, loaded: LoadedModel) -> None:
-    """Write the script of a deployed file; the row gets its path as `script`, or why there is none as `no_script`."""
+def write_script(row: dict[str, Any], folder: Path, loaded: LoadedModel, task: str | None) -> None:
+    """Write the script of a deployed file; the row gets its path as `script`, or why there is none as `no_script`.
+
+    Args:
+        task: the Hub's name of what the model is for, if it has one.
+    """
     file = folder / row["file"]
-    if reason := _obstacle(row, loaded):
+    if reason := _obstacle(row["runtime"], loaded, task):
         row["no_script"] = reason
         return
     name = script_name(row["runtime"], row["precision"] == "int8")
-    output = list(row["max_difference"]).index("logits")
-    write_text(file.with_name(name), script(row["runtime"], file.name, name, output))
+    write_text(file.with_name(name), script(row["runtime"], task, file.name, name, list(row["max_difference"])))
     row["script"] = Path(row["file"]).with_name(name).as_posix()
 
 
-def _obstacle(row: dict[str, Any], loaded: LoadedModel) -> str | None:
-    if not type(loaded.model).__name__.endswith("ForImageClassification"):
-        return "it names no class for a picture"
-    if row["runtime"] not in OPENERS:
-        return f"the runtime {row['runtime']} is another package's"
+def _obstacle(runtime: str, loaded: LoadedModel, task: str | None) -> str | None:
+    kind = type(loaded.processor).__name__
+    if task not in ANSWERS:
+        return "none is made for models of its kind"
+    if runtime not in OPENERS:
+        return f"the runtime {runtime} is another package's"
     if not is_portable(loaded.processor):
-        kind = type(loaded.processor).__name__
         return f"{kind} makes of pictures what NumPy and Pillow do not make to the bit"
+    if task != CLASSIFIES and getattr(loaded.processor, "do_center_crop", False):
+        return f"{kind} cuts the edges of pictures off, of which the model says nothing"
+    if len(loaded.label_names) > 256 and task == "image-segmentation":
+        return "it has more than the 256 classes that a PNG holds"
+    if task == "object-detection" and not _finds_the_same(loaded):
+        return f"{kind} finds other objects in what the model says than NumPy does"
     return None
 
 
@@ -55,3 +67,17 @@ def is_portable(processor: Any) -> bool:
     except Exception:  # settings of other processors have other keys and forms
         return False
     return True
+
+
+def _finds_the_same(loaded: LoadedModel) -> bool:
+    """Return whether `device.answers` finds in answers what the image processor of a detector finds."""
+    with torch.no_grad():
+        shape = loaded.model(pixel_values=example_input(loaded.processor)).logits.shape
+    generator = torch.Generator().manual_seed(0)
+    logits, boxes = torch.full((1, 9, shape[-1]), -6.0), torch.rand(1, 9, 4, generator=generator)
+    sure = torch.randint(len(loaded.label_names), (9,), generator=generator)
+    logits[0, range(9), sure] = torch.linspace(-8, 8, 9)
+    rows = detections(loaded.processor, logits, boxes)[0]
+    asked = rows[rows[:, 0] >= CONFIDENT].numpy()
+    found = found_objects(logits[0].numpy(), boxes[0].numpy(), len(loaded.label_names))
+    return found.shape == asked.shape and np.allclose(found, asked, atol=1e-5)

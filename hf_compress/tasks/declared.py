@@ -20,11 +20,16 @@ def declared_task(name: str, revision: str | None = None) -> Task:
             loading it says what is wrong.
     """
     made = [STUDENTS.get(name).auto_class] if name in STUDENTS else _made(_config(name, revision))
+    return task_of_class(*made) or CLASSIFICATION
+
+
+def task_of_class(*names: str) -> Task | None:
+    """Return the task that the name of one of these classes ends in, as in DetrForObjectDetection."""
     for task in map(TASKS.get, TASKS):
         kind = task.auto_class.removeprefix("AutoModel")
-        if kind and any(each.endswith(kind) for each in made):
+        if kind and any(each.endswith(kind) for each in names):
             return task
-    return CLASSIFICATION
+    return None
 
 
 def _made(config: Any) -> list[str]:

@@ -8,20 +8,12 @@ from pathlib import Path
 import pytest
 
 import hf_compress
-
-BLOCKED = ("torch", "torchvision", "transformers", "hf_compress", "wrapt")
-ALONE = f"""
-import runpy, sys
-sys.modules.update(dict.fromkeys({BLOCKED!r}))
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
+from tests.without_torch import said_alone
 
 
-def said(command, images):
-    """Return the labels that a command prints for images."""
-    result = subprocess.run([*command, *map(str, images)], capture_output=True, text=True, check=True)
-    return [line.split("\t")[1] for line in result.stdout.splitlines()]
+def said(script, images):
+    """Return the labels that a script prints for images."""
+    return [label for _, label, _ in said_alone(script, images)]
 
 
 def accuracy(labels, images):
@@ -32,7 +24,7 @@ def accuracy(labels, images):
 def test_a_script_alone_repeats_the_accuracy_of_the_report_to_the_last_image(run, which):
     made, images = run
     row = made.report["deployed"][which]
-    labels = said([sys.executable, "-c", ALONE, str(made.folder / row["script"])], images)
+    labels = said(made.folder / row["script"], images)
     assert accuracy(labels, images) == pytest.approx(row["quality"]["accuracy"], abs=1e-9)
     assert len(set(labels)) > 5
 
@@ -52,7 +44,7 @@ def test_a_script_of_litert_alone_repeats_the_accuracy_too(run, tmp_path):
     pytest.importorskip("litert_torch", reason="`make test-litert` has an environment for it")
     made, images = run
     for row in hf_compress.export(made.folder, "litert", int8=True, output=tmp_path):
-        labels = said([sys.executable, "-c", ALONE, str(tmp_path / row["script"])], images)
+        labels = said(tmp_path / row["script"], images)
         assert accuracy(labels, images) == pytest.approx(row["quality"]["accuracy"], abs=1e-9)
         assert abs(row["quality"]["accuracy"] - made.report["rows"][-1]["quality"]["accuracy"]) < 0.05
 

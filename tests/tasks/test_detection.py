@@ -7,11 +7,13 @@ import sys
 import pytest
 import torch
 from detectors import NAMES, SIDE, rt_detr, saved_detector, write_squares, yolos
+from PIL import Image
 from torch.nn import functional as F
 from torchvision.transforms import v2
 from transformers import ResNetConfig, ResNetForImageClassification, RTDetrImageProcessor, ViTImageProcessor
 from transformers.loss.loss_for_object_detection import generalized_box_iou
 
+import hf_compress
 from hf_compress import Recipe, compress
 from hf_compress.checkpoint import save
 from hf_compress.checkpoint.labels import label_options
@@ -27,6 +29,7 @@ from hf_compress.sections.data import DataSection
 from hf_compress.tasks.base import Predictions
 from hf_compress.tasks.detection import DETECTION
 from hf_compress.tools.evaluation import evaluate_folder
+from tests.without_torch import said_alone
 
 FAST = {"epochs": 1, "batch_size": 12, "learning_rate": 0.001}
 CHILD = """
@@ -67,6 +70,35 @@ def run(squares, folders, tmp_path_factory):
         }
     )
     return compress(recipe, tmp_path_factory.mktemp("run") / "run", log=lambda line: None)
+
+
+@pytest.mark.parametrize("kind", [pytest.param("rt_detr", marks=pytest.mark.long), "yolos"])
+def test_the_script_beside_its_file_finds_what_a_detector_finds(kind, squares, tmp_path):
+    detector = {"rt_detr": rt_detr, "yolos": yolos}[kind]()
+    for name, layer in detector.named_modules():
+        if "class_" in name and getattr(layer, "out_features", 9) <= 3:  # or nothing would be sure
+            torch.nn.init.normal_(layer.weight, std={2: 1, 3: 9}[layer.out_features])
+            torch.nn.init.zeros_(layer.bias)
+            torch.nn.init.constant_(layer.bias[2:], -99)  # no object
+    if kind == "yolos":
+        torch.nn.init.normal_(detector.vit.embeddings.detection_tokens)  # or all queries were alike
+    folder = saved_detector(detector, tmp_path / "detector")
+    (row,) = hf_compress.export(folder, "onnx", data=squares, output=tmp_path / "file")
+    pictures = [f"{squares}/test/{number}.png" for number in range(8)]
+    found = said_alone(tmp_path / "file" / row["script"], pictures)
+    loaded = DETECTION.load(folder)
+    asked = []
+    for picture in pictures:
+        inputs = loaded.processor(Image.open(picture), return_tensors="pt")
+        with torch.no_grad():
+            output = loaded.model(pixel_values=inputs["pixel_values"])
+        (objects,) = loaded.processor.post_process_object_detection(output, threshold=0.4, target_sizes=[(48, 80)])
+        for score, label, box in zip(*(objects[key].tolist() for key in ("scores", "labels", "boxes")), strict=True):
+            asked.append((picture, NAMES[label], score, box))
+    assert len(found) == len(asked) > 16
+    for picture, label, score, *edges in found:
+        said = picture, label, pytest.approx(float(score), abs=1e-3), pytest.approx(list(map(float, edges)), abs=0.06)
+        asked.remove(next(each for each in asked if each == said))
 
 
 @pytest.mark.long

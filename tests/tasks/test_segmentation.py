@@ -5,14 +5,17 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from shapes import NAMES, PROCESSOR, draw_folder, saved_segmenter, tiny_segmenter
 from torch.nn import functional as F
 from transformers import MobileNetV2ImageProcessor
 
 from hf_compress import Recipe, compress
 from hf_compress.data.images import IGNORED_LABEL
+from hf_compress.device.model import DeviceModel
 from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.losses.criterion import DistillationCriterion
 from hf_compress.losses.layer_maps import Answer
@@ -26,6 +29,7 @@ from hf_compress.tasks.base import Predictions
 from hf_compress.tasks.segmentation import SEGMENTATION
 from hf_compress.tools.evaluation import evaluate_folder
 from hf_compress.training.predicting import predictor
+from tests.without_torch import said_alone
 
 FAST = {"epochs": 6, "batch_size": 6, "learning_rate": 0.01}
 CHILD = """
@@ -71,6 +75,30 @@ def test_a_recipe_of_masks_becomes_a_smaller_model_that_names_pixels(run):
     assert file["quality"]["mean_iou"] == pytest.approx(rows["2 prune"]["quality"]["mean_iou"], abs=1e-3)
     again = evaluate_folder(str(run.folder), None)["quality"]
     assert again == pytest.approx(rows["2 prune"]["quality"], abs=1e-6)
+
+
+def test_the_script_beside_its_file_names_the_pixels_of_a_picture_in_its_own_size(run, root, tmp_path):
+    pictures = [shutil.copy(root / "test" / "images" / f"{number}.png", tmp_path) for number in range(16)]
+    said = said_alone(run.folder / run.report["deployed"][0]["script"], pictures)
+    loaded, same, seen = SEGMENTATION.load(str(run.folder)), [], set()
+    for picture, (name, file, shares) in zip(pictures, said, strict=True):
+        assert (name, file) == (picture, f"{picture}.classes.png")
+        inputs = loaded.processor(Image.open(picture), return_tensors="pt")
+        with torch.no_grad():
+            output = loaded.model(**inputs)
+        (asked,) = loaded.processor.post_process_semantic_segmentation(output, target_sizes=[(40, 48)])
+        found = np.asarray(Image.open(file))
+        same.append((found == asked.numpy()).mean())
+        best = int(np.bincount(found.ravel()).argmax())
+        assert shares.startswith(f"{loaded.label_names[best]} {(found == best).mean():.1%}")
+        seen |= set(np.unique(found))
+    assert np.mean(same) > 0.999 and seen == {0, 1, 2}
+    card = (run.folder / "README.md").read_text()
+    assert "python deploy/predict_onnx.py photo.jpg" in card and "uses it without PyTorch" in card
+    with pytest.raises(
+        UsageError, match=r"is no classifier, but for image-segmentation: python .*predict_onnx.py IMAGE"
+    ):
+        DeviceModel.open(run.folder / "deploy" / "model.onnx")
 
 
 def test_its_card_tells_of_pixels(run):

@@ -1,0 +1,82 @@
+"""What a script beside a deployed file says of a picture, by the Hub's name of the task.
+
+Of each task the last function says it; all stand alone, for that script. `outputs` are those of the file for one
+picture by name, `labels` the names of the classes, `picture` is uint8 (height, width, 3).
+"""
+
+import numpy as np
+from PIL import Image
+
+
+def say_class(name, picture, outputs, labels):
+    """Print the most probable class and its probability."""
+    logits = outputs["logits"][0]
+    shares = np.exp(logits - logits.max())
+    best = int(logits.argmax())
+    print(f"{name}\t{labels[best]}\t{shares[best] / shares.sum():.4f}")
+
+
+def class_of_pixels(logits, height, width):
+    """Return the class of every pixel, uint8 (height, width), of logits (classes, rows, columns): bilinear between."""
+
+    def between(length, size):
+        place = np.maximum((np.arange(size) + 0.5) * length / size - 0.5, 0)
+        first = place.astype(int)
+        return first, np.minimum(first + 1, length - 1), (place - first).astype(np.float32)
+
+    left, right, share = between(logits.shape[2], width)
+    wide = logits[:, :, left] * (1 - share) + logits[:, :, right] * share
+    above, below, share = between(logits.shape[1], height)
+    classes = np.empty((height, width), np.uint8)
+    for row in range(height):  # all at once might not fit into the memory
+        line = wide[:, above[row]] * (1 - share[row]) + wide[:, below[row]] * share[row]
+        classes[row] = line.argmax(axis=0)
+    return classes
+
+
+def say_pixels(name, picture, outputs, labels):
+    """Write a PNG beside the picture whose numbers are the classes of its pixels; print its name and their shares."""
+    classes = class_of_pixels(outputs["logits"][0], *picture.shape[:2])
+    image = Image.fromarray(classes)
+    image.putpalette(np.random.default_rng(0).integers(0, 256, (256, 3), dtype=np.uint8).tobytes())
+    image.save(f"{name}.classes.png")
+    counts = np.bincount(classes.ravel())
+    shares = [f"{labels[each]} {counts[each] / classes.size:.1%}" for each in np.argsort(-counts) if counts[each]]
+    print(f"{name}\t{name}.classes.png\t{', '.join(shares)}")
+
+
+def found_objects(logits, boxes, classes):
+    """Return what is found with a score of 0.4 or more, the best first, and no more than there are queries.
+
+    Args:
+        logits: (queries, classes), each of a sigmoid; or with one of no object behind them, of one softmax.
+        boxes: (queries, 4): centre, width and height as shares of the picture's.
+
+    Returns:
+        (found, 6): score, class, left, top, right and bottom as shares.
+    """
+    if logits.shape[1] == classes:
+        scores = 1 / (1 + np.exp(-logits))
+    else:
+        scores = np.exp(logits - logits.max(axis=1, keepdims=True))
+        scores = (scores / scores.sum(axis=1, keepdims=True))[:, :-1]
+        scores = scores * (np.arange(classes) == scores.argmax(axis=1)[:, None])  # a query finds one object
+    query, number = np.nonzero(scores >= 0.4)
+    centre, size = boxes[query, :2], boxes[query, 2:]
+    found = np.column_stack([scores[query, number], number, centre - size / 2, centre + size / 2])
+    return found[np.argsort(-found[:, 0], kind="stable")][: len(logits)]
+
+
+def say_objects(name, picture, outputs, labels):
+    """Print each object on a line: its class, its score, and left, top, right and bottom in pixels."""
+    height, width = picture.shape[:2]
+    for score, number, *box in found_objects(outputs["logits"][0], outputs["pred_boxes"][0], len(labels)):
+        pixels = "\t".join(f"{edge:.1f}" for edge in np.multiply(box, (width, height, width, height)))
+        print(f"{name}\t{labels[int(number)]}\t{score:.4f}\t{pixels}")
+
+
+ANSWERS = {
+    "image-classification": (say_class,),
+    "image-segmentation": (class_of_pixels, say_pixels),
+    "object-detection": (found_objects, say_objects),
+}
