@@ -4,7 +4,7 @@ import pytest
 import torch
 from detectors import SIDE, rt_detr, yolos
 from shapes import PROCESSOR, tiny_segmenter
-from transformers import MobileNetV2ImageProcessor, RTDetrImageProcessor, YolosImageProcessor
+from transformers import MobileNetV2ImageProcessor, RTDetrImageProcessor, ViTImageProcessor, YolosImageProcessor
 
 from hf_compress.models.load import LoadedModel
 from hf_compress.run.scripts import write_script
@@ -33,8 +33,8 @@ def test_objects_are_found_as_the_processor_finds_them_or_not_at_all(model, tmp_
     processor = (YolosImageProcessor if softmax else RTDetrImageProcessor)(size=SIZE)
     assert written(model(), processor, OBJECTS, tmp_path) == "predict_onnx.py"
     (tmp_path / "predict_onnx.py").unlink()
-    other = (RTDetrImageProcessor if softmax else Elsewhere)(size=SIZE)
-    assert "finds other objects in what the model says" in written(model(), other, OBJECTS, tmp_path)
+    for other in (RTDetrImageProcessor if softmax else Elsewhere), ViTImageProcessor:
+        assert "finds other objects in what the model says" in written(model(), other(size=SIZE), OBJECTS, tmp_path)
 
 
 @pytest.mark.parametrize(
