@@ -18,7 +18,7 @@ test-litert: .venv-litert/installed  # LiteRT's converter and ExecuTorch want ot
 	.venv-litert/bin/python -m pytest -m '' -k litert tests/runtimes tests/tools/test_export.py tests/device
 
 mutants: .venv/installed  # PART=2/3 tries a third
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants --part $(or $(PART),1/1)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants $(addprefix --part ,$(PART))
 
 BENCHMARKS := start_up distillation_step distillation_peers cached_distillation input_pipeline selection_of_weights channel_removal
 

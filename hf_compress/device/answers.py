@@ -7,6 +7,8 @@ picture by name, `labels` the names of the classes, `picture` is uint8 (height, 
 import numpy as np
 from PIL import Image
 
+CLASSIFIES, SEGMENTS, DETECTS = "image-classification", "image-segmentation", "object-detection"
+
 
 def say_class(name, picture, outputs, labels):
     """Print the most probable class and its probability."""
@@ -76,7 +78,7 @@ def say_objects(name, picture, outputs, labels):
 
 
 ANSWERS = {
-    "image-classification": (say_class,),
-    "image-segmentation": (class_of_pixels, say_pixels),
-    "object-detection": (found_objects, say_objects),
+    CLASSIFIES: (say_class,),
+    SEGMENTS: (class_of_pixels, say_pixels),
+    DETECTS: (found_objects, say_objects),
 }

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from hf_compress.device.answers import CLASSIFIES
 from hf_compress.device.opening import OPENERS
 from hf_compress.device.pictures import preprocessed
 from hf_compress.ground.errors import UsageError
-
-CLASSIFIES = "image-classification"
 
 
 @dataclass(frozen=True)

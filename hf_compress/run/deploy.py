@@ -118,7 +118,7 @@ def open_file(row: dict[str, Any], folder: Path, loaded: LoadedModel) -> LoadedM
 
 
 def describe_files(rows: list[dict[str, Any]], folder: Path, loaded: LoadedModel) -> None:
-    """Write beside each export a script that uses it, and a JSON file: labels, preprocessing, its row, environment."""
+    """Write beside each export a script that uses it, and a JSON file: see `docs/on-device.md`."""
     for row in rows:
         described = _description(loaded, row["max_difference"])
         write_script(row, folder, loaded, described["task"])

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 
 from hf_compress.data.images import example_input, preprocess
-from hf_compress.device.answers import ANSWERS, found_objects
-from hf_compress.device.model import CLASSIFIES
+from hf_compress.device.answers import ANSWERS, CLASSIFIES, DETECTS, SEGMENTS, found_objects
 from hf_compress.device.opening import OPENERS
 from hf_compress.device.pictures import preprocessed
 from hf_compress.device.script import script, script_name
@@ -47,9 +46,9 @@ def _obstacle(runtime: str, loaded: LoadedModel, task: str | None) -> str | None
         return f"{kind} makes of pictures what NumPy and Pillow do not make to the bit"
     if task != CLASSIFIES and getattr(loaded.processor, "do_center_crop", False):
         return f"{kind} cuts the edges of pictures off, of which the model says nothing"
-    if len(loaded.label_names) > 256 and task == "image-segmentation":
+    if len(loaded.label_names) > 256 and task == SEGMENTS:
         return "it has more than the 256 classes that a PNG holds"
-    if task == "object-detection" and not _finds_the_same(loaded):
+    if task == DETECTS and not _finds_the_same(loaded):
         return f"{kind} finds other objects in what the model says than NumPy does"
     return None
 
