@@ -25,11 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pruning_cases import CASES, material, prepare
+from pruning_cases import CASES, Material, material, prepare
 from pruning_methods import METHODS
 from pruning_recovery import accuracy, placed, recover
 from pruning_table import write_table
 
+from hf_compress.ground.processor import device_name
 from hf_compress.measure.cost import count_macs, count_parameters
 from hf_compress.models.folding import restate_batch_norms
 from hf_compress.training.batch_norms import has_batch_norms
@@ -81,11 +82,11 @@ def run(job: Job, shared: Path, out: Path, quick: bool, device: torch.device) ->
     row = {
         **vars(job),
         "epochs": min(1, job.epochs) if quick else job.epochs,
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else _processor(),
         "macs": count_macs(pruned, given.image) / count_macs(given.model, given.image),
         "parameters": count_parameters(pruned) / count_parameters(given.model),
         "seconds": seconds,
-        "unpruned": accuracy(given, whole, given.test),
+        "unpruned": _unpruned(given, whole, out),
         "before": accuracy(given, small, given.test),
         "held_out_before": accuracy(given, small, given.held_out),
     }
@@ -97,6 +98,18 @@ def run(job: Job, shared: Path, out: Path, quick: bool, device: torch.device) ->
     begun = time.perf_counter()
     row |= recover(given, pruned, row["epochs"], job.seed, LOOKED_AT)
     return row | {"training": time.perf_counter() - begun}
+
+
+def _processor() -> str:
+    return f"{device_name()}, {os.cpu_count()} cores"
+
+
+def _unpruned(given: Material, whole: torch.nn.Module, out: Path) -> float:
+    """Return the whole model's accuracy, which the first job of a model writes down for all others."""
+    file = out / f"{given.case.model}-{len(given.test)}.txt"
+    if not file.is_file():
+        file.write_text(str(accuracy(given, whole, given.test)))
+    return float(file.read_text())
 
 
 def work(job: Job, shared: Path, out: Path, quick: bool) -> None:

@@ -32,8 +32,17 @@ Rows = list[dict[str, Any]]
 
 
 def write_table(found: Path, results: Path) -> None:
-    """Read the lines of all jobs in a folder and write `pruning_peers.md`, `.svg` and `.png`."""
-    rows = [json.loads(file.read_text()) for file in sorted(found.glob("*.json"))]
+    """Add the lines of all jobs in a folder to `pruning_peers.jsonl`, and write its table and figure (`.svg`, `.png`).
+
+    A job's new line takes the place of an old one; a line of more epochs that of a line of fewer.
+    """
+    known, kept = results / "pruning_peers.jsonl", {}
+    texts = known.read_text().splitlines() if known.is_file() else []
+    for row in map(json.loads, texts + [file.read_text() for file in sorted(found.glob("*.json"))]):
+        job = (row["case"], row["amount"], list(NAMES).index(row["method"]), row["seed"], row["epochs"] > 8)
+        if job not in kept or "error" in kept[job] or row["epochs"] >= kept[job]["epochs"]:
+            kept[job] = row
+    rows = [kept[job] for job in sorted(kept)]
     done = [row for row in rows if "error" not in row]
     lines = [f"# Pruning at equal MACs\n\n{', '.join(sorted({row['device'] for row in done}))}\n"]
     for name, case in CASES.items():
@@ -47,6 +56,7 @@ def write_table(found: Path, results: Path) -> None:
     lines += ["## Not measured", *LEFT_OUT]
     lines += [f"- {method}, {case}: {error}" for method, case, error in sorted(errors)]
     results.mkdir(exist_ok=True)
+    known.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     (results / "pruning_peers.md").write_text("\n".join(lines).rstrip() + "\n")
     _draw([row for row in done if row["epochs"] <= 8], results)
 
@@ -60,12 +70,13 @@ def _groups(rows: Rows) -> list[Rows]:
 
 
 def _short(rows: Rows) -> list[str]:
-    columns = ["MACs", "method", "before training", "norms re-estimated", *map(_epochs, AFTER), "pruning"]
+    columns = ["MACs", "method", "before training", "norms re-estimated", *map(_epochs, AFTER), "pruning", "on"]
     lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     for group in _groups(rows):
         after = [_mean([row.get("after", {}) for row in group], epoch) for epoch in AFTER]
         cells = [f"{100 * group[0]['macs']:.1f} %", NAMES[group[0]["method"]], _mean(group, "before")]
         cells += [_mean(group, "re_estimated"), *after, f"{statistics.mean(row['seconds'] for row in group):.0f} s"]
+        cells.append(group[0]["device"])
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 

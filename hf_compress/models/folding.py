@@ -9,7 +9,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from hf_compress.data import ImageData
 from hf_compress.data.images import batches, spread
-from hf_compress.ground.outputs import output_tensors
+from hf_compress.ground.outputs import deployed_tensors, in_like_order
 from hf_compress.models.load import LoadedModel
 
 STATISTICS_IMAGES, STATISTICS_BATCH = 256, 32
@@ -60,7 +60,8 @@ def _pairs(model: nn.Module, image: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNor
 def _same_outputs(first: nn.Module, second: nn.Module, image: Tensor) -> bool:
     noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        ones, others = (output_tensors(model(pixel_values=noise)) for model in (first, second))
+        others, ones = (deployed_tensors(model(pixel_values=noise)) for model in (second, first))
+    ones = in_like_order(others, ones)
     return all(
         torch.allclose(ones[name], other, rtol=1e-3, atol=1e-3 * other.abs().max().item())
         for name, other in others.items()

@@ -185,7 +185,7 @@ def written(
 
 
 def _int8_error(model: Exportable, file: DeployedModel, images: Sequence[torch.Tensor]) -> float:
-    return divergence(model.call, lambda: file.call, [image.numpy() for image in images])()
+    return divergence(model.outputs, model.call, lambda: file.call, [image.numpy() for image in images])()
 
 
 def _write_unrun(loaded: LoadedModel, targets: Sequence[Target], folder: Path, problems: list[str]) -> list[str]:

@@ -44,3 +44,23 @@ class Twice(nn.Module):
 def test_a_convolution_that_is_read_twice_is_not_folded():
     model = Twice().eval()
     assert isinstance(fold_batch_norms(model, torch.zeros(1, 3, 8, 8)).norm, nn.BatchNorm2d)
+
+
+class Selecting(nn.Module):
+    """A detector of two queries that score alike: rounding, which folding changes, decides their order."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, pixel_values):
+        boxes = self.norm(self.convolution(pixel_values)).mean(dim=(2, 3)).sigmoid()
+        queries = torch.stack([boxes, boxes.flip(1)], dim=1)
+        if not isinstance(self.norm, nn.BatchNorm2d):
+            queries = queries.flip(1)
+        return {"logits": queries[..., :2], "pred_boxes": queries, "last_hidden_state": queries}
+
+
+def test_queries_in_another_order_are_no_other_outputs():
+    model = Selecting().eval()
+    assert isinstance(fold_batch_norms(model, torch.zeros(1, 3, 8, 8)).norm, nn.Identity)

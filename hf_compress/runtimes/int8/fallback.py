@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from hf_compress.ground.outputs import in_like_order
 from hf_compress.ground.progress import track
 from hf_compress.runtimes.base import Call
 
@@ -56,24 +57,28 @@ def write_bearable(
     return {"int8_error": tried(order[:enough]), "float_layers": order[:enough]}
 
 
-def divergence(floats: Call, load: Callable[[], Call], images: Sequence[np.ndarray]) -> Callable[[], float]:
-    """Return what measures how far the outputs of a file, which `load` opens, are from those in floats.
+def divergence(
+    names: Sequence[str], floats: Call, load: Callable[[], Call], images: Sequence[np.ndarray]
+) -> Callable[[], float]:
+    """Return what measures how far the outputs `names` of a file, which `load` opens, are from those in floats.
 
     It is the mean squared difference of the output that differs most, in shares of its variance, over at most 32 of
-    the images, spread evenly.
+    the images, spread evenly; a detector's queries may come in another order.
     """
     images = images[:: -(-len(images) // SHOWN)]
 
-    def answers(call: Call) -> list[np.ndarray]:
-        return [np.concatenate(outputs).astype(float) for outputs in zip(*map(call, images), strict=True)]
+    def answers(call: Call) -> dict[str, np.ndarray]:
+        outputs = zip(*map(call, images), strict=True)
+        return {name: np.concatenate(parts).astype(float) for name, parts in zip(names, outputs, strict=True)}
 
     asked = answers(floats)
 
     def error() -> float:
+        found = in_like_order(asked, answers(load()))
         worst = 0.0
-        for true, found in zip(asked, answers(load()), strict=True):
+        for name, true in asked.items():
             spread = np.square(true - (true.mean(axis=0) if len(true) > 1 else 0)).mean()
-            worst = max(worst, float(np.square(found - true).mean() / max(spread, np.finfo(float).tiny)))
+            worst = max(worst, float(np.square(found[name] - true).mean() / max(spread, np.finfo(float).tiny)))
         return worst
 
     return error

@@ -25,7 +25,7 @@ def write_int8(model: Exportable, floats: Path, to: Path) -> dict[str, Any]:
         What `write_bearable` tells for the report; a layer is named by its operation and the place of that.
     """
     images = [image.numpy() for image in model.calibration]
-    error = divergence(open_litert(floats, 1), partial(open_litert, to, 1), images)
+    error = divergence(model.outputs, open_litert(floats, 1), partial(open_litert, to, 1), images)
     return write_bearable(_units(floats), partial(_quantize, floats, to, _ranges(floats, images)), error)
 
 

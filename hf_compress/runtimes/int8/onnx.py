@@ -32,7 +32,7 @@ def quantized(model: Exportable, file: Path) -> tuple[Path, dict[str, Any]]:
     norms = units.pop(GROUP_NORM, [])
     images = [image.numpy() for image in model.calibration]
     threads = 0  # as many as there are cores
-    error = divergence(open_onnx(prepared, threads), partial(open_onnx, result, threads), images)
+    error = divergence(model.outputs, open_onnx(prepared, threads), partial(open_onnx, result, threads), images)
     _quantize(prepared, result, images, norms)
     lost = shifts(prepared, result, images)
 
