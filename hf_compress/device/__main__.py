@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from pathlib import Path
 
 from hf_compress.device.model import DeviceModel
 from hf_compress.device.tables import benchmark_table, predictions_table
@@ -17,7 +18,8 @@ def main() -> None:
     asking = commands.add_parser("predict", help="say what is on pictures")
     asking.add_argument("file", help="a deployed file")
     asking.add_argument("images", nargs="+", help="pictures, or folders of them")
-    asking.add_argument("--top", type=int, default=1, help="classes a picture")
+    asking.add_argument("--top", type=int, default=1, help="classes a picture, of a classifier")
+    asking.add_argument("--masks", type=Path, help="folder for the classes of each picture's pixels, of a segmenter")
     timing = commands.add_parser("benchmark", help="compare deployed files on pictures")
     timing.add_argument("files", nargs="+", help="deployed files")
     timing.add_argument("--images", nargs="+", required=True, help="pictures, or folders of them")
@@ -35,7 +37,8 @@ def main() -> None:
 
 def _done(given: argparse.Namespace) -> str:
     if given.command == "predict":
-        rows = predictions(DeviceModel.open(given.file, given.threads), pictures_in(given.images), given.top)
+        model, pictures = DeviceModel.open(given.file, given.threads), pictures_in(given.images)
+        rows = predictions(model, pictures, given.top, given.masks)
         return json.dumps(rows, indent=2) if given.json else predictions_table(rows)
     models, others = [DeviceModel.open(file, given.threads) for file in given.files], Others()
     rows = benchmark(models, pictures_in(given.images), given.repeats)

@@ -36,12 +36,17 @@ def class_of_pixels(logits, height, width):
     return classes
 
 
+def write_classes(classes, file):
+    """Write the classes of pixels as a PNG whose numbers they are, each in a colour of its own."""
+    image = Image.fromarray(classes)
+    image.putpalette(np.random.default_rng(0).integers(0, 256, (256, 3), dtype=np.uint8).tobytes())
+    image.save(file)
+
+
 def say_pixels(name, picture, outputs, labels):
     """Write a PNG beside the picture whose numbers are the classes of its pixels; print its name and their shares."""
     classes = class_of_pixels(outputs["logits"][0], *picture.shape[:2])
-    image = Image.fromarray(classes)
-    image.putpalette(np.random.default_rng(0).integers(0, 256, (256, 3), dtype=np.uint8).tobytes())
-    image.save(f"{name}.classes.png")
+    write_classes(classes, f"{name}.classes.png")
     counts = np.bincount(classes.ravel())
     shares = [f"{labels[each]} {counts[each] / classes.size:.1%}" for each in np.argsort(-counts) if counts[each]]
     print(f"{name}\t{name}.classes.png\t{', '.join(shares)}")
@@ -79,6 +84,6 @@ def say_objects(name, picture, outputs, labels):
 
 ANSWERS = {
     CLASSIFIES: (say_class,),
-    SEGMENTS: (class_of_pixels, say_pixels),
+    SEGMENTS: (class_of_pixels, write_classes, say_pixels),
     DETECTS: (found_objects, say_objects),
 }

@@ -1,4 +1,4 @@
-"""A deployed file, ready to classify pictures."""
+"""A deployed file, ready to be asked about pictures."""
 
 from __future__ import annotations
 
@@ -18,20 +18,22 @@ from hf_compress.ground.errors import UsageError
 
 @dataclass(frozen=True)
 class DeviceModel:
-    """A classifier.
+    """A classifier, a segmenter or a detector.
 
     Attributes:
         name: its file or folder.
+        task: one of `TELLING`.
         labels: in the order of the logits.
         see: makes `pixel_values` (1, 3, height, width) of a picture, uint8 (height, width, 3).
-        logits: makes an array (1, classes) of these.
+        outputs: makes arrays of these, by name, the picture along their first dimension.
         bytes: of its file; 0 where it has none.
     """
 
     name: str
+    task: str
     labels: list[str]
     see: Callable[[np.ndarray], np.ndarray]
-    logits: Callable[[np.ndarray], np.ndarray]
+    outputs: Callable[[np.ndarray], dict[str, np.ndarray]]
     bytes: int = 0
 
     @classmethod
@@ -39,13 +41,10 @@ class DeviceModel:
         """Open a file that `deploy` or `hf-compress export` has written, beside which its JSON file must lie.
 
         Raises:
-            UsageError: it is none, its runtime is not installed, or it is no classifier that works without PyTorch.
+            UsageError: it is none, its runtime is not installed, or it does not work without PyTorch.
         """
         file = Path(file)
         row, described = _described(file)
-        if (task := described.get("task", CLASSIFIES)) != CLASSIFIES:
-            instead = f": python {file.with_name(Path(row['script']).name)} IMAGE ..." if "script" in row else ""
-            raise UsageError(f"'{file}' is no classifier, but for {task}{instead}")
         if "script" not in row:
             reason = row.get("no_script", "it is of an earlier version")
             raise UsageError(f"'{file}' cannot be used without PyTorch: {reason}; give its run folder instead")
@@ -55,12 +54,12 @@ class DeviceModel:
             raise UsageError(f"'{file}' needs the runtime {row['runtime']}: {error}; install it by pip") from None
         except Exception as error:  # runtimes raise whatever their parsers raise
             raise UsageError(f"'{file}' cannot be opened by {row['runtime']}: {str(error).splitlines()[0]}") from None
-        output = list(row["max_difference"]).index("logits")
         return cls(
             str(file),
+            described.get("task", CLASSIFIES),
             described["labels"],
             lambda picture: preprocessed(picture, described["preprocessing"]),
-            lambda pixel_values: call(pixel_values)[output],
+            lambda pixel_values: dict(zip(row["max_difference"], call(pixel_values), strict=True)),
             row["cost"]["bytes"],
         )
 
@@ -79,4 +78,4 @@ def _described(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             return row, described
     except (ValueError, KeyError, TypeError):
         pass
-    raise UsageError(f"'{beside}' describes no classifier of a runtime that is known here: {', '.join(OPENERS)}")
+    raise UsageError(f"'{beside}' describes no model of a runtime that is known here: {', '.join(OPENERS)}")

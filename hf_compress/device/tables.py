@@ -4,15 +4,26 @@ from typing import Any
 
 
 def predictions_table(rows: list[dict[str, Any]]) -> str:
-    """Return a line a picture: its name, and labels with their probabilities."""
-    return _aligned(
-        [row["image"], *(f"{each['label']} {each['probability']:.4f}" for each in row["classes"])] for row in rows
-    )
+    """Return a line a picture, or one for each of its objects: its name, and what is said of it."""
+    return _aligned(line for row in rows for line in _lines(row))
+
+
+def _lines(row: dict[str, Any]) -> list[list[str]]:
+    image = row["image"]
+    if "objects" in row:
+        lines = [
+            [image, each["label"], f"{each['score']:.4f}", *(f"{edge:.1f}" for edge in each["box"])]
+            for each in row["objects"]
+        ]
+        return lines or [[image, "nothing"]]
+    if "pixels" in row:
+        return [[image, *(f"{each['label']} {each['share']:.1%}" for each in row["pixels"])]]
+    return [[image, *(f"{each['label']} {each['probability']:.4f}" for each in row["classes"])]]
 
 
 def benchmark_table(rows: list[dict[str, Any]]) -> str:
     """Return a line a file; times are of one picture, and compared with the first file."""
-    headings = ["file", "size", "p50", "p95", "speed", "noise", "same class", "accuracy"]
+    headings = ["file", "size", "p50", "p95", "speed", "noise", "agreement", "accuracy"]
     first = rows[0]["p50_ms"]
     lines = [
         [

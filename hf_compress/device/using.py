@@ -1,7 +1,8 @@
-"""Predictions and benchmarks of classifiers, whatever runs them."""
+"""Predictions and benchmarks of models, whatever runs them."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from hf_compress.device.answers import CLASSIFIES, SEGMENTS, write_classes
 from hf_compress.device.model import DeviceModel
 from hf_compress.device.pictures import read_picture
+from hf_compress.device.telling import TELLING
 from hf_compress.device.timing import of_times, timed_in_turns
 from hf_compress.ground.errors import UsageError
 
@@ -18,42 +21,74 @@ ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".
 TIMED = 16  # pictures, each of which is timed again and again
 
 
-def predictions(model: DeviceModel, images: Iterable[Path], top: int = 1) -> list[dict[str, Any]]:
-    """Return for each picture `image` and `classes`: the `top` most probable, each `label` and `probability`.
+def predictions(
+    model: DeviceModel, images: Sequence[Path], top: int = 1, masks: Path | None = None
+) -> list[dict[str, Any]]:
+    """Return for each picture `image` and what a model says of it.
+
+    Of a classifier `classes`, the `top` most probable, each `label` and `probability`; of a segmenter `pixels`, each
+    `label` and `share`, the largest first; of a detector `objects`, each `label`, `score` and `box`: left, top, right
+    and bottom in pixels.
+
+    Args:
+        masks: a folder, which gets the classes of the pixels of each picture, as a PNG of its size.
 
     Raises:
-        UsageError: a file is no picture.
+        UsageError: a file is no picture; masks are asked of what is no segmenter.
     """
-    found = []
+    if masks and model.task != SEGMENTS:
+        raise UsageError(f"'{model.name}' is for {model.task}: only a model for {SEGMENTS} has masks")
+    tells, found = TELLING[model.task], []
+    above = os.path.commonpath([image.absolute().parent for image in images]) if masks else ""
     for image in images:
-        (logits,) = model.logits(model.see(_picture(image)))
-        shares = np.exp(logits - logits.max(), dtype=float)
-        best = np.argsort(-shares, kind="stable")[:top]
-        classes = [{"label": model.labels[each], "probability": float(shares[each] / shares.sum())} for each in best]
-        found.append({"image": str(image), "classes": classes})
+        picture = _picture(image)
+        answer = tells.answer(model.outputs(model.see(picture)), picture.shape, model.labels)
+        found.append({"image": str(image)} | tells.row(answer, model.labels, top))
+        if masks:
+            place = masks / image.absolute().relative_to(above)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_classes(answer, place.with_name(f"{place.name}.classes.png"))
     return found
 
 
 def benchmark(models: Sequence[DeviceModel], images: Sequence[Path], repeats: int = 50) -> list[dict[str, Any]]:
-    """Compare classifiers on pictures: all are asked about each, and timed in turn, one picture at a time.
+    """Compare models for one task on pictures: all are asked about each, and timed in turn, one picture at a time.
 
     Returns:
-        For each `file`, `bytes`, `p50_ms`, `p95_ms` and `noise` (see `of_times`); `agreement` with the first,
-        the fraction of pictures with the same best class; `accuracy`, where the folders of all pictures are labels.
+        For each `file`, `bytes`, `p50_ms`, `p95_ms` and `noise` (see `of_times`); `agreement` with the first: the
+        fraction of pictures with the same best class, of pixels of the same class, of objects that both find; and of
+        classifiers `accuracy`, where the folders of all pictures are labels.
+
+    Raises:
+        UsageError: a file is no picture; the models are for several tasks.
     """
-    pictures = [_picture(image) for image in images]
-    answers = [[model.labels[int(model.logits(model.see(each)).argmax())] for each in pictures] for model in models]
-    seen = [[model.see(each) for each in pictures[:TIMED]] for model in models]
+    first = models[0]
+    if other := next((model for model in models if model.task != first.task), None):
+        raise UsageError(
+            f"'{first.name}' is for {first.task}, '{other.name}' for {other.task}: compare models for one"
+        )
+    tells, known = TELLING[first.task], {label: number for number, label in enumerate(first.labels)}
+    numbers = [np.array([known.get(label, -1) for label in model.labels]) for model in models]
+    seen: list[list[np.ndarray]] = [[] for _ in models]
+    agreed, right = np.zeros((2, len(models)))
+    for count, image in enumerate(images):
+        picture, answers = _picture(image), []
+        for model, kept in zip(models, seen, strict=True):
+            pixel_values = model.see(picture)
+            kept += [pixel_values] if count < TIMED else []
+            answers.append(tells.answer(model.outputs(pixel_values), picture.shape, model.labels))
+        for place, answer in enumerate(answers):
+            agreed[place] += tells.agreement(answer, answers[0], numbers[place])
+            if first.task == CLASSIFIES:
+                right[place] += models[place].labels[answer.argmax()] == image.parent.name
     seconds = timed_in_turns([partial(_ask_all, *each) for each in zip(models, seen, strict=True)], repeats)
-    times = list(map(of_times, seconds))
-    true = [image.parent.name for image in images]
-    rows = []
-    for model, said, took in zip(models, answers, times, strict=True):
-        per_image = {key: took[key] / min(TIMED, len(pictures)) for key in ("p50_ms", "p95_ms")}
+    rows, folders = [], {image.parent.name for image in images}
+    for place, (model, took) in enumerate(zip(models, map(of_times, seconds), strict=True)):
+        per_image = {key: took[key] / len(seen[place]) for key in ("p50_ms", "p95_ms")}
         row = {"file": model.name, "bytes": model.bytes, **per_image, "noise": took["noise"]}
-        row["agreement"] = _share(said, answers[0])
-        if set(true) <= set(model.labels):
-            row["accuracy"] = _share(said, true)
+        row["agreement"] = agreed[place] / len(images)
+        if first.task == CLASSIFIES and folders <= set(model.labels):
+            row["accuracy"] = right[place] / len(images)
         rows.append(row)
     return rows
 
@@ -82,8 +117,4 @@ def _picture(image: Path) -> np.ndarray:
 
 def _ask_all(model: DeviceModel, seen: list[np.ndarray]) -> None:
     for pixel_values in seen:
-        model.logits(pixel_values)
-
-
-def _share(said: list[str], true: list[str]) -> float:
-    return sum(one == other for one, other in zip(said, true, strict=True)) / len(true)
+        model.outputs(pixel_values)

@@ -37,15 +37,28 @@ def write_script(row: dict[str, Any], folder: Path, loaded: LoadedModel, task: s
 
 
 def _obstacle(runtime: str, loaded: LoadedModel, task: str | None) -> str | None:
-    kind = type(loaded.processor).__name__
-    if task not in ANSWERS:
-        return "none is made for models of its kind"
     if runtime not in OPENERS:
         return f"the runtime {runtime} is another package's"
+    if reason := unsaid(loaded, task):
+        return reason
     if not is_portable(loaded.processor):
+        kind = type(loaded.processor).__name__
         return f"{kind} makes of pictures what NumPy and Pillow do not make to the bit"
+    return None
+
+
+def unsaid(loaded: LoadedModel, task: str | None) -> str | None:
+    """Return why `device.answers` cannot say what a model says of a picture; None where it can.
+
+    Args:
+        task: the Hub's name of what the model is for, if it has one.
+    """
+    kind = type(loaded.processor).__name__
+    if task not in ANSWERS:
+        return "what models of its kind say is not known here"
     if task != CLASSIFIES and getattr(loaded.processor, "do_center_crop", False):
-        return f"{kind} cuts the edges of pictures off, of which the model says nothing"
+        advice = "'do_center_crop: false' and a 'size' of height and width in preprocessor_config.json show it all"
+        return f"{kind} cuts the edges of pictures off, of which the model says nothing ({advice})"
     if len(loaded.label_names) > 256 and task == SEGMENTS:
         return "it has more than the 256 classes that a PNG holds"
     if task == DETECTS and not _finds_the_same(loaded):

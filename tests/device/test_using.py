@@ -34,9 +34,9 @@ def constant(name, logits):
         return picture[:1, :1, :1].astype(np.float32)
 
     def answer(pixel):
-        return np.array([[logits[0] + pixel.item(), *logits[1:]]], float)
+        return {"logits": np.array([[logits[0] + pixel.item(), *logits[1:]]], float)}
 
-    return DeviceModel(name, ["cat", "dog", "owl"], see, answer)
+    return DeviceModel(name, "image-classification", ["cat", "dog", "owl"], see, answer)
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_what_is_no_deployed_file_is_one_sentence(tmp_path, images):
         DeviceModel.open(file)
     beside = tmp_path / "model.onnx.json"
     beside.write_text("[]")
-    with pytest.raises(UsageError, match="describes no classifier of a runtime that is known here"):
+    with pytest.raises(UsageError, match="describes no model of a runtime that is known here"):
         DeviceModel.open(file)
     row = {"runtime": "onnx", "max_difference": {"logits": 0.1}, "cost": {"bytes": 1}}
     described = {"labels": ["a"], "preprocessing": {"do_resize": False}, "export": row | {"no_script": "it is odd"}}

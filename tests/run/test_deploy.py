@@ -143,7 +143,7 @@ def test_a_backbone_is_deployed_with_all_its_outputs(tmp_path):
     assert row["max_difference"].keys() == {"last_hidden_state", "pooler_output"}
     assert row["quality"] == pytest.approx(report["rows"][-1]["quality"], abs=1e-4)
     assert "top1_agreement" not in row
-    assert row["no_script"] == "none is made for models of its kind"
+    assert row["no_script"] == "what models of its kind say is not known here"
 
 
 def test_the_step_of_earlier_versions_is_a_deployment(caplog):

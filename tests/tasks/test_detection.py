@@ -12,11 +12,13 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 from transformers import ResNetConfig, ResNetForImageClassification, RTDetrImageProcessor, ViTImageProcessor
 from transformers.loss.loss_for_object_detection import generalized_box_iou
+from typer.testing import CliRunner
 
 import hf_compress
 from hf_compress import Recipe, compress
 from hf_compress.checkpoint import save
 from hf_compress.checkpoint.labels import label_options
+from hf_compress.cli import app
 from hf_compress.data.boxes import make_boxes, object_rows
 from hf_compress.data.geometry import moved
 from hf_compress.data.images import IGNORED_LABEL
@@ -99,6 +101,9 @@ def test_the_script_beside_its_file_finds_what_a_detector_finds(kind, squares, t
     for picture, label, score, *edges in found:
         said = picture, label, pytest.approx(float(score), abs=1e-3), pytest.approx(list(map(float, edges)), abs=0.06)
         asked.remove(next(each for each in asked if each == said))
+    for model in (tmp_path / "file" / row["file"], folder):
+        lines = CliRunner().invoke(app, ["predict", str(model), *pictures]).stdout.splitlines()
+        assert [line.split()[1] for line in lines if "nothing" not in line] == [line[1] for line in found]
 
 
 @pytest.mark.long

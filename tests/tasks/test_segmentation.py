@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from PIL import Image
 from shapes import NAMES, PROCESSOR, draw_folder, saved_segmenter, tiny_segmenter
 from torch.nn import functional as F
 from transformers import MobileNetV2ImageProcessor
+from typer.testing import CliRunner
 
 from hf_compress import Recipe, compress
+from hf_compress.cli import app
 from hf_compress.data.images import IGNORED_LABEL
-from hf_compress.device.model import DeviceModel
 from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.losses.criterion import DistillationCriterion
 from hf_compress.losses.layer_maps import Answer
@@ -95,10 +97,30 @@ def test_the_script_beside_its_file_names_the_pixels_of_a_picture_in_its_own_siz
     assert np.mean(same) > 0.999 and seen == {0, 1, 2}
     card = (run.folder / "README.md").read_text()
     assert "python deploy/predict_onnx.py photo.jpg" in card and "uses it without PyTorch" in card
-    with pytest.raises(
-        UsageError, match=r"is no classifier, but for image-segmentation: python .*predict_onnx.py IMAGE"
-    ):
-        DeviceModel.open(run.folder / "deploy" / "model.onnx")
+
+
+def test_predict_says_what_the_script_says_of_file_and_folder(run, root, tmp_path):
+    pictures = [root / "test" / "images" / f"{number}.png" for number in range(4)]
+    copies = [shutil.copy(picture, tmp_path) for picture in pictures]
+    said_alone(run.folder / run.report["deployed"][0]["script"], copies)
+    said = {}
+    for name in ("deploy/model.onnx", "."):
+        command = ["predict", str(run.folder / name), *map(str, pictures), "--masks", str(tmp_path / name), "--json"]
+        said[name] = json.loads(CliRunner().invoke(app, command).stdout)
+        for copy in copies:
+            mask = tmp_path / name / f"{Path(copy).name}.classes.png"
+            assert np.array_equal(Image.open(mask), Image.open(f"{copy}.classes.png"))
+    for row, other in zip(*said.values(), strict=True):
+        assert row == other and sum(each["share"] for each in row["pixels"]) == pytest.approx(1)
+    command = [
+        "benchmark",
+        str(run.folder),
+        str(run.folder / "deploy/model.onnx"),
+        "--images",
+        str(pictures[0].parent),
+    ]
+    whole, file = json.loads(CliRunner().invoke(app, [*command, "--repeats", "2", "--json"]).stdout)
+    assert file["agreement"] > 0.999 and "accuracy" not in file and whole["p50_ms"] > 0
 
 
 def test_its_card_tells_of_pixels(run):

@@ -1,0 +1,106 @@
+"""What models say of a picture, by the Hub's name of their task: as JSON has it, and compared with each other."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hf_compress.device.answers import CLASSIFIES, DETECTS, SEGMENTS, class_of_pixels, found_objects
+
+OVERLAP = 0.5  # of the union of two boxes, from which on they show one object
+Outputs = dict[str, np.ndarray]
+
+
+class Tells(ABC):
+    """Makes an answer of the outputs of one kind of model."""
+
+    @abstractmethod
+    def answer(self, outputs: Outputs, shape: tuple[int, ...], labels: Sequence[str]) -> Any:
+        """Return what is said of a picture of a shape (height, width, 3)."""
+
+    @abstractmethod
+    def row(self, answer: Any, labels: Sequence[str], top: int) -> dict[str, Any]:
+        """Return an answer as JSON has it."""
+
+    @abstractmethod
+    def agreement(self, answer: Any, first: Any, numbers: np.ndarray) -> float:
+        """Return how far an answer is that of the first model, 0 to 1.
+
+        Args:
+            numbers: of each class in the answer, its number in the first model's; -1 where that does not have it.
+        """
+
+
+class TellsClass(Tells):
+    """Probabilities, an array (classes,); the most probable one counts."""
+
+    def answer(self, outputs: Outputs, shape: tuple[int, ...], labels: Sequence[str]) -> np.ndarray:
+        logits = outputs["logits"][0]
+        shares = np.exp(logits - logits.max(), dtype=float)
+        return shares / shares.sum()
+
+    def row(self, answer: np.ndarray, labels: Sequence[str], top: int) -> dict[str, Any]:
+        best = np.argsort(-answer, kind="stable")[:top]
+        return {"classes": [{"label": labels[each], "probability": float(answer[each])} for each in best]}
+
+    def agreement(self, answer: np.ndarray, first: np.ndarray, numbers: np.ndarray) -> float:
+        return float(numbers[answer.argmax()] == first.argmax())
+
+
+class TellsPixels(Tells):
+    """The class of every pixel, uint8 (height, width)."""
+
+    def answer(self, outputs: Outputs, shape: tuple[int, ...], labels: Sequence[str]) -> np.ndarray:
+        return class_of_pixels(outputs["logits"][0], *shape[:2])
+
+    def row(self, answer: np.ndarray, labels: Sequence[str], top: int) -> dict[str, Any]:
+        shares = np.bincount(answer.ravel()) / answer.size
+        found = [each for each in np.argsort(-shares, kind="stable") if shares[each]]
+        return {"pixels": [{"label": labels[each], "share": float(shares[each])} for each in found]}
+
+    def agreement(self, answer: np.ndarray, first: np.ndarray, numbers: np.ndarray) -> float:
+        return float((numbers[answer] == first).mean())
+
+
+class TellsObjects(Tells):
+    """Objects, (found, 6), as `found_objects` returns them, boxes in pixels."""
+
+    def answer(self, outputs: Outputs, shape: tuple[int, ...], labels: Sequence[str]) -> np.ndarray:
+        found = found_objects(outputs["logits"][0], outputs["pred_boxes"][0], len(labels))
+        height, width = shape[:2]
+        return found * (1, 1, width, height, width, height)
+
+    def row(self, answer: np.ndarray, labels: Sequence[str], top: int) -> dict[str, Any]:
+        return {
+            "objects": [
+                {"label": labels[int(number)], "score": float(score), "box": list(map(float, box))}
+                for score, number, *box in answer
+            ]
+        }
+
+    def agreement(self, answer: np.ndarray, first: np.ndarray, numbers: np.ndarray) -> float:
+        """Return twice the objects that both have, of one class and overlapping by half the union, by all of both."""
+        free, both = list(first), 0
+        for _, number, *box in answer:
+            same = [
+                place
+                for place, (_, other, *theirs) in enumerate(free)
+                if numbers[int(number)] == other and _overlap(box, theirs) >= OVERLAP
+            ]
+            if same:
+                both += 1
+                free.pop(max(same, key=lambda place: _overlap(box, free[place][2:])))
+        return 2 * both / (len(answer) + len(first)) if len(answer) + len(first) else 1.0
+
+
+TELLING: dict[str, Tells] = {CLASSIFIES: TellsClass(), SEGMENTS: TellsPixels(), DETECTS: TellsObjects()}
+
+
+def _overlap(one: Sequence[float], other: Sequence[float]) -> float:
+    """Return the intersection of two boxes (left, top, right, bottom) by their union."""
+    wide, high = (max(0.0, min(one[i + 2], other[i + 2]) - max(one[i], other[i])) for i in (0, 1))
+    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
+    return wide * high / (areas - wide * high) if wide * high else 0.0

@@ -1,0 +1,114 @@
+"""What is said of a picture by models of each kind, and how far two agree."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from hf_compress.cli import app
+from hf_compress.device.model import DeviceModel
+from hf_compress.device.tables import predictions_table
+from hf_compress.device.telling import TELLING
+from hf_compress.device.using import benchmark, pictures_in, predictions
+from hf_compress.ground.errors import UsageError
+
+CLASSES, PIXELS, OBJECTS = "image-classification", "image-segmentation", "object-detection"
+SURE, UNSURE = [9.0, -9.0], [-9.0, -9.0]
+
+
+def model(task, labels=("cat", "dog"), name="m", **outputs):
+    """A model that says the same of every picture."""
+    said = {key: np.array([value], np.float32) for key, value in outputs.items()}
+    return DeviceModel(name, task, list(labels), lambda picture: picture[None], lambda pixel_values: said)
+
+
+@pytest.fixture
+def images(tmp_path):
+    for name in ("a/x.png", "b/x.png"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True)
+        Image.new("RGB", (40, 20)).save(tmp_path / "photos" / name)
+    return tmp_path / "photos"
+
+
+HALVES = model(PIXELS, logits=[[[5, 5, 5, 0, 0, 0]], [[0, 0, 0, 5, 5, 5]]])
+
+
+def test_pixels_are_shares_and_masks_that_keep_their_folders_apart(images, tmp_path):
+    rows = predictions(HALVES, pictures_in([images]), masks=tmp_path / "masks")
+    half = [{"label": "cat", "share": 0.5}, {"label": "dog", "share": 0.5}]
+    assert rows == [{"image": str(images / name), "pixels": half} for name in ("a/x.png", "b/x.png")]
+    assert "a/x.png  cat 50.0%  dog 50.0%" in predictions_table(rows)
+    for name in ("a/x.png", "b/x.png"):
+        mask = np.asarray(Image.open(tmp_path / "masks" / f"{name}.classes.png"))
+        assert mask.shape == (20, 40) and (mask[:, :20] == 0).all() and (mask[:, 20:] == 1).all()
+
+
+def test_objects_are_boxes_in_pixels(images):
+    detector = model(OBJECTS, logits=[SURE, UNSURE], pred_boxes=[[0.5, 0.5, 0.5, 0.5], [0, 0, 0, 0]])
+    rows = predictions(detector, pictures_in([images / "a"]))
+    (found,) = rows[0]["objects"]
+    assert (found["label"], found["box"]) == ("cat", [10, 5, 30, 15])
+    assert found["score"] == pytest.approx(1 / (1 + np.exp(-9)))
+    json.dumps(rows)
+    assert predictions_table(rows).split()[1:] == ["cat", "0.9999", "10.0", "5.0", "30.0", "15.0"]
+    nothing = model(OBJECTS, logits=[UNSURE], pred_boxes=[[0.5, 0.5, 0.5, 0.5]])
+    assert predictions_table(predictions(nothing, pictures_in([images / "a"]))).split()[1:] == ["nothing"]
+
+
+@pytest.mark.parametrize("masks_of", [CLASSES, OBJECTS])
+def test_only_a_segmenter_has_masks(masks_of, images, tmp_path):
+    with pytest.raises(UsageError, match=f"'m' is for {masks_of}: only a model for image-segmentation has masks"):
+        predictions(model(masks_of, logits=[1, 2]), pictures_in([images]), masks=tmp_path / "masks")
+
+
+def test_classes_in_another_order_are_the_same_classes(images):
+    turned = model(PIXELS, ["dog", "cat"], logits=[[[0, 0, 0, 5, 5, 5]], [[5, 5, 5, 0, 0, 0]]])
+    other = model(PIXELS, ["dog", "owl"], logits=[[[0, 0, 0, 0, 0, 5]], [[5, 5, 5, 5, 5, 0]]])
+    rows = benchmark([HALVES, turned, other], pictures_in([images]), repeats=1)
+    assert [row["agreement"] for row in rows] == [1, 1, pytest.approx(1 / 6, abs=0.05)]
+    assert "accuracy" not in rows[0]
+
+
+def boxes(*found):
+    """Objects as an answer holds them: class, left, top, right, bottom."""
+    return np.array([[0.9, *each] for each in found], float).reshape(-1, 6)
+
+
+CAT, NEAR, FAR = (0, 0, 0, 10, 10), (0, 0, 0, 10, 20), (0, 0, 0, 10, 21)
+
+
+@pytest.mark.parametrize(
+    ("found", "first", "agreement"),
+    [
+        (boxes(CAT), boxes(CAT), 1),
+        (boxes(NEAR), boxes(CAT), 1),  # half of the union
+        (boxes(FAR), boxes(CAT), 0),
+        (boxes((1, 0, 0, 10, 10)), boxes(CAT), 0),  # another class
+        (boxes(CAT, CAT), boxes(CAT), 2 / 3),  # an object is found once
+        (boxes(NEAR, CAT), boxes(CAT, NEAR), 1),  # each with the box that is nearest
+        (boxes(), boxes(CAT), 0),
+        (boxes(), boxes(), 1),
+    ],
+)
+def test_objects_agree_by_class_and_overlap(found, first, agreement):
+    assert TELLING[OBJECTS].agreement(found, first, np.array([0, 1])) == pytest.approx(agreement)
+
+
+def test_models_for_several_tasks_are_not_compared(images):
+    detector = model(OBJECTS, name="d", logits=[SURE], pred_boxes=[[0.5] * 4])
+    with pytest.raises(UsageError, match="'m' is for image-segmentation, 'd' for object-detection: compare models"):
+        benchmark([HALVES, detector], pictures_in([images]))
+
+
+def test_a_model_of_depth_is_refused_in_a_sentence(images, tmp_path):
+    from shapes import PROCESSOR
+    from transformers import DPTConfig, DPTForDepthEstimation
+
+    config = DPTConfig(hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=16, image_size=32)
+    DPTForDepthEstimation(config).save_pretrained(tmp_path / "depth")
+    PROCESSOR.save_pretrained(tmp_path / "depth")
+    result = CliRunner().invoke(app, ["predict", str(tmp_path / "depth"), str(images)])
+    assert result.exit_code == 1 and isinstance(result.exception, UsageError)
+    assert "cannot be asked about pictures: what models of its kind say is not known here" in str(result.exception)
