@@ -46,7 +46,7 @@ def cards(
     if json_:
         show_json({"page": str(output), "runs": number})
     else:
-        show(f"{number} runs: {output}")
+        show(f"{number} run{'s' * (number != 1)}: {output}")
 
 
 @examples(

@@ -14,7 +14,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from reports import report
+from reports import deployed, report
 
 from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.report.differing import differing, settings
@@ -109,7 +109,7 @@ def test_the_columns_tell_what_differs_between_recipes(tmp_path):
     write_gallery(str(tmp_path), tmp_path / "cards.html")
     page = (tmp_path / "cards.html").read_text()
     assert "distill.<wbr>loss" in page and "finetune" not in page and "repeats" not in page
-    assert re.findall(r'<td class="text">([^<]*)</td>', page)[:8] == ["mse", "0.5", "kl", "0.25", "", "", "", ""]
+    assert re.findall(r'<td class="text given">([^<]*)</td>', page)[:8] == ["mse", "0.5", "kl", "0.25", "", "", "", ""]
 
 
 def test_the_table_begins_with_the_front_the_cheapest_first(tmp_path):
@@ -250,6 +250,45 @@ def test_a_browser_filters_and_compares(page, tmp_path):
     assert lines["run"][0] == "a"
     assert (faint, left) == (6, "1 of 3"), "a mark and a number in each of three plots"
     assert hidden == 0, "pixels of the page, or of a table in it, that 1280 do not show"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_runs_that_differ_in_much_fit_1280_pixels_and_no_word_is_cut(tmp_path):
+    sure = {"against": "teacher", "ratio": 1.0, "low": 0.87, "high": 1.16}
+    lost = {"metric": "accuracy", "against": "teacher", "difference": -0.0056, "low": -0.0333, "high": 0.0222}
+    for name, values in (
+        ("quickstart", (0, 0.25, "teacher", "mse")),
+        ("auto", (1e-3, 1.0, "microsoft/resnet-50", "kl")),
+    ):
+        drop, width, model, loss = values
+        made = run_report(0.9, 874_380, 12.46, deployed=[deployed(quality={"accuracy": 0.9})])
+        made["rows"][-1]["latency"]["batch_1"]["speedup"] = sure
+        made["rows"][-1]["differences"] = [lost]
+        save(tmp_path / "runs" / name, made)
+        recipe = {
+            "teacher": {"model": model, "width": width},
+            "student": {"model": model, "width": width},
+            "steps": [{"prune": {"importance": loss, "max_drop": drop}}, {"distill": {"loss": loss}}],
+        }
+        (tmp_path / "runs" / name / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    output = tmp_path / "cards.html"
+    write_gallery(str(tmp_path / "runs"), output)
+    asked = """<script>
+    const box = document.querySelector(".scroll"), range = document.createRange();
+    const cut = [...box.querySelectorAll("td, small")].flatMap(cell => [...cell.childNodes])
+      .filter(node => node.nodeType === 3).flatMap(node => [...node.data.matchAll(/[a-z]+/g)].filter(word => {
+        range.setStart(node, word.index);
+        range.setEnd(node, word.index + word[0].length);
+        return range.getClientRects().length > 1;
+      }).map(word => word[0]));
+    document.title = JSON.stringify([box.scrollWidth - box.clientWidth, cut]);
+    </script>"""
+    output.write_text(output.read_text() + asked)
+    dom = browse(output, tmp_path, "--dump-dom")
+    hidden, cut = json.loads(unescape(re.search("<title>(.*?)</title>", dom).group(1)))
+    assert "recommended" in dom and "(0.87 to" in dom and "teacher.<wbr>width" in dom
+    assert hidden == 0, "pixels of the table that 1280 do not show"
+    assert cut == []
 
 
 THERE = {
