@@ -30,7 +30,7 @@ from hf_compress.measure.latency import cpu_threads, repeated, time_in_turns
 from hf_compress.models.exporting import DeployedModel, exportable
 from hf_compress.models.load import LoadedModel
 from hf_compress.run.recipe import Recipe
-from hf_compress.run.scripts import write_script
+from hf_compress.run.scripts import unscripted, write_script
 from hf_compress.run.stages import Stages
 from hf_compress.runtimes import Exportable, Runtime, runtime
 from hf_compress.runtimes.int8.fallback import divergence
@@ -119,9 +119,11 @@ def open_file(row: dict[str, Any], folder: Path, loaded: LoadedModel) -> LoadedM
 
 def describe_files(rows: list[dict[str, Any]], folder: Path, loaded: LoadedModel) -> None:
     """Write beside each export a script that uses it, and a JSON file: see `docs/on-device.md`."""
+    task = _task_tag(loaded)
+    obstacle = unscripted(loaded, task) if rows else None
     for row in rows:
         described = _description(loaded, row["max_difference"])
-        write_script(row, folder, loaded, described["task"])
+        write_script(row, folder, task, obstacle)
         found = environment()
         with suppress(PackageNotFoundError):  # a module may come from a package of another name
             found[row["runtime"]] = version(runtime(row["runtime"]).package.partition(".")[0])
@@ -228,12 +230,17 @@ def _describe(folder: Path, row: dict[str, Any], described: dict[str, Any], foun
     write_text(_beside(folder / row["file"]), json.dumps(whole, indent=2, allow_nan=False) + "\n")
 
 
+def _task_tag(loaded: LoadedModel) -> str | None:
+    """Return the Hub's name of what a model is for, if it has one."""
+    task = task_of_class(*(kind.__name__ for kind in type(loaded.model).__mro__))
+    return task.pipeline_tag if task else None
+
+
 def _description(loaded: LoadedModel, outputs: Iterable[str]) -> dict[str, Any]:
     """Return what a program needs beside the weights."""
     labels = loaded.label_names if "logits" in outputs else []
-    task = task_of_class(*(kind.__name__ for kind in type(loaded.model).__mro__))
     return {
-        "task": task.pipeline_tag if task else None,
+        "task": _task_tag(loaded),
         "labels": labels,
         "preprocessing": json.loads(loaded.processor.to_json_string()),
     }

@@ -21,29 +21,28 @@ from hf_compress.models.load import LoadedModel
 SHAPES = (64, 96), (96, 64), (333, 500), (1000, 611)
 
 
-def write_script(row: dict[str, Any], folder: Path, loaded: LoadedModel, task: str | None) -> None:
+def write_script(row: dict[str, Any], folder: Path, task: str | None, obstacle: str | None) -> None:
     """Write the script of a deployed file; the row gets its path as `script`, or why there is none as `no_script`.
 
     Args:
         task: the Hub's name of what the model is for, if it has one.
+        obstacle: why no file of the model can have one, see `unscripted`.
     """
-    file = folder / row["file"]
-    if reason := _obstacle(row["runtime"], loaded, task):
+    runtime, file = row["runtime"], folder / row["file"]
+    if reason := obstacle if runtime in OPENERS else f"the runtime {runtime} is another package's":
         row["no_script"] = reason
         return
-    name = script_name(row["runtime"], row["precision"] == "int8")
-    write_text(file.with_name(name), script(row["runtime"], task, file.name, name, list(row["max_difference"])))
+    name = script_name(runtime, row["precision"] == "int8")
+    write_text(file.with_name(name), script(runtime, task, file.name, name, list(row["max_difference"])))
     row["script"] = Path(row["file"]).with_name(name).as_posix()
 
 
-def _obstacle(runtime: str, loaded: LoadedModel, task: str | None) -> str | None:
-    if runtime not in OPENERS:
-        return f"the runtime {runtime} is another package's"
+def unscripted(loaded: LoadedModel, task: str | None) -> str | None:
+    """Return why no script can say what a model says of a picture, whatever its runtime; None where one can."""
     if reason := unsaid(loaded, task):
         return reason
     if not is_portable(loaded.processor):
-        kind = type(loaded.processor).__name__
-        return f"{kind} makes of pictures what NumPy and Pillow do not make to the bit"
+        return f"{type(loaded.processor).__name__} makes of pictures what NumPy and Pillow do not make to the bit"
     return None
 
 

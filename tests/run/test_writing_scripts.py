@@ -7,7 +7,7 @@ from shapes import PROCESSOR, tiny_segmenter
 from transformers import MobileNetV2ImageProcessor, RTDetrImageProcessor, ViTImageProcessor, YolosImageProcessor
 
 from hf_compress.models.load import LoadedModel
-from hf_compress.run.scripts import write_script
+from hf_compress.run.scripts import unscripted, write_script
 
 PIXELS, OBJECTS = "image-segmentation", "object-detection"
 SIZE = {"height": SIDE, "width": SIDE}
@@ -22,7 +22,7 @@ class Elsewhere(RTDetrImageProcessor):
 def written(model, processor, task, folder, runtime="onnx"):
     """Return what the row of a file says of its script."""
     row = {"runtime": runtime, "precision": "float32", "file": "model.onnx", "max_difference": {"logits": 0.0}}
-    write_script(row, folder, LoadedModel(model, processor, "m"), task)
+    write_script(row, folder, task, unscripted(LoadedModel(model, processor, "m"), task))
     assert ("script" in row) == (folder / "predict_onnx.py").is_file()
     return row.get("no_script", row.get("script"))
 
