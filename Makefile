@@ -15,7 +15,7 @@ test-long: .venv/installed
 	$(BIN)/python -m pytest tests/data/test_random_layouts.py --hypothesis-profile=thorough
 
 test-litert: .venv-litert/installed  # LiteRT's converter and ExecuTorch want other versions of typing-extensions
-	.venv-litert/bin/python -m pytest -m '' -k litert tests/runtimes tests/tools/test_export.py tests/device
+	.venv-litert/bin/python -m pytest -m '' -k litert tests/runtimes tests/models/test_exporting.py tests/tools/test_export.py tests/device
 
 mutants: .venv/installed  # PART=2/3 tries a third
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants $(addprefix --part ,$(PART))

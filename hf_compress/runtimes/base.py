@@ -48,7 +48,7 @@ class Exportable:
         return [tensor.numpy() for tensor in (made if isinstance(made, tuple) else [made])]
 
     def program(self, dynamic_batch: bool) -> torch.export.ExportedProgram:
-        """Return the model as a graph.
+        """Return the model as a graph, without the paths of the code that it came from.
 
         Args:
             dynamic_batch: the graph takes batches of any size; otherwise of one image.
@@ -59,9 +59,13 @@ class Exportable:
         shapes = {INPUT: {0: torch.export.Dim.DYNAMIC}} if dynamic_batch else None
         with torch.no_grad():
             try:
-                return torch.export.export(self.module, (batch,), dynamic_shapes=shapes)
+                program = torch.export.export(self.module, (batch,), dynamic_shapes=shapes)
             except torch._dynamo.exc.UserError:  # code that asks for the `len` of a batch gets a number, unless traced
-                return torch.export.export(self.module, (batch,), dynamic_shapes=shapes, strict=True)
+                program = torch.export.export(self.module, (batch,), dynamic_shapes=shapes, strict=True)
+        for part in program.graph_module.modules():
+            for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
+                node.meta.pop("stack_trace", None)
+        return program
 
 
 class Runtime(ABC):

@@ -27,6 +27,8 @@ class Onnx(Runtime):
             if model.calibration:
                 written, told = quantized(model, written)
             graph = onnx.load(written)
+        for value in graph.graph.value_info:
+            value.ClearField("metadata_props")
         onnx.helper.set_model_props(graph, model.metadata)
         onnx.save(graph, file)
         return told
@@ -37,6 +39,7 @@ class Onnx(Runtime):
 
 def _export(model: Exportable, file: Path) -> None:
     import torch
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
     from onnxscript import BOOL, INT32, opset18
 
     def all_true(values):  # detectors check their inputs so; nothing reads it in the file
@@ -54,6 +57,7 @@ def _export(model: Exportable, file: Path) -> None:
             verbose=False,
         )
     _keep_constants(program.model.graph)
+    ClearMetadataAndDocStringPass()(program.model)  # where each node came from: code and paths of this machine
     program.save(file)
 
 

@@ -1,14 +1,19 @@
 """All tensors that a model gives go into its file and come out of it."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import ResNetConfig, ResNetModel, ViTImageProcessor
 
+import hf_compress
 from hf_compress.ground.outputs import output_tensors
 from hf_compress.ground.tensors import use_channels_last
 from hf_compress.models.exporting import DeployedModel, exportable
 from hf_compress.models.load import LoadedModel
 from hf_compress.runtimes import runtime
+from hf_compress.runtimes.base import RUNTIMES
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +28,7 @@ def loaded():
     "name", ["onnx", "pt2", "openvino", pytest.param("executorch", marks=pytest.mark.long), "ncnn"]
 )
 def test_a_file_gives_all_outputs_of_a_model(loaded, name, tmp_path):
-    pytest.importorskip({"pt2": "torch", "onnx": "onnxruntime"}.get(name, name))
+    pytest.importorskip(RUNTIMES.get(name).package)
     model, chosen = exportable(loaded.model, torch.zeros(1, 3, 32, 32)), runtime(name)
     assert model.outputs == ["last_hidden_state", "pooler_output"]
     chosen.write(model, tmp_path / f"model{chosen.suffix}")
@@ -34,6 +39,24 @@ def test_a_file_gives_all_outputs_of_a_model(loaded, name, tmp_path):
         torch.testing.assert_close(
             output_tensors(deployed(images)), output_tensors(loaded.model(images)), rtol=1e-3, atol=1e-4
         )
+
+
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    ["onnx", "pt2", "openvino", pytest.param("executorch", marks=pytest.mark.long), "ncnn", "coreml", "litert"],
+)
+def test_no_file_tells_where_the_code_lies_that_it_came_from(loaded, name, int8, tmp_path):
+    pytest.importorskip(RUNTIMES.get(name).package)
+    model, chosen = exportable(loaded.model, torch.zeros(1, 3, 32, 32)), runtime(name)
+    if int8 and not chosen.int8:
+        pytest.skip("it has no int8")
+    images = [torch.randn(1, 3, 32, 32) for _ in range(4 * int8)]
+    chosen.write(replace(model, calibration=images), tmp_path / f"model{chosen.suffix}")
+    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert written
+    for module in (hf_compress, torch):
+        assert not any(str(Path(module.__file__).parents[1]).encode() in content for content in written)
 
 
 def test_channels_last_weights_become_ordinary_ones_in_the_copy_that_is_exported(loaded):
