@@ -119,9 +119,6 @@ class Bench:
         name = sha256(f"{choice.made!r}{BRIEF if kind == BRIEF else ''}".encode()).hexdigest()[:16]
         return Units(self.folder.units.folder / SEARCH / name, self.prepared.recipe.seed)
 
-    def was_begun(self, number: int) -> bool:
-        return self.units(number).folder.exists()
-
     def judge(
         self,
         number: int,

@@ -29,7 +29,7 @@ from hf_compress.run.preparing import Prepared, prepare_run
 from hf_compress.runtimes import runtime
 from hf_compress.training.tracking import require_tracker
 
-EXPLORED, SEARCHED = 0.3, 0.4  # shares of the minutes after which no more candidates are proposed, and judged
+EXPLORED, SEARCHED = 0.3, 0.4  # shares of the minutes after which no candidates are proposed, and none judged
 SPOILT = 0.5  # share of the quality
 FINALISTS = 3
 KEPT_BACK = 0.25  # share of the candidates, for steps from the best one
@@ -109,6 +109,7 @@ class Search:
         self.decision = Decision(self.request.wish, self.bench.metric, self.teacher, self.prediction)
         self.students = competing(self.request, self.bench, self.options, self.teacher, self.log)
         self._until_interrupted(self._explore)
+        self._until_interrupted(self._come_within)
         self._until_interrupted(self._use_what_is_left)
         self._until_interrupted(self._train_students_briefly)
         self._until_interrupted(self._train)
@@ -133,6 +134,25 @@ class Search:
         most = request.candidates - int(KEPT_BACK * request.candidates)
         explore(self.options, first, self._judged, most, request.recipe.seed, partial(self._is_late, EXPLORED))
 
+    def _come_within(self) -> None:
+        """Judge what is farther from the whole model than what is nearest to the limits, until something keeps them.
+
+        What is spoilt is no way: what lies behind it is spoilt, too.
+        """
+        while not self._is_late(SEARCHED) and self._next < self.request.candidates and not self._has_answer():
+            sound = [point for point in self.points if not self._is_spoilt(point)]
+            known = {point.choice for point in self.points}
+            steps = (
+                choice
+                for point in sorted(sound, key=self.decision.excess)
+                for choice in self.options.farther(point.choice, self.decision.excess(point))
+                if choice not in known and str(choice) not in self.failed
+            )
+            choice = next(steps, None)
+            if choice is None:
+                break
+            self._judged(choice)
+
     def _use_what_is_left(self) -> None:
         """Judge what is a step nearer to the whole model than the best within limits, as long as that is better."""
         if not self.request.wish.has_limits:
@@ -151,15 +171,22 @@ class Search:
         return next((point for point in self.decision.in_order(points) if self._fits(point)), None)
 
     def _is_late(self, share: float) -> bool:
-        """Tell whether the time for candidates is over: the minutes, and a share of them once one may be the answer.
+        """Tell whether a share of the minutes is over, and for what comes within the limits all of them.
 
-        What was judged before an interruption is told again whatever the time.
+        What the clock said is kept, candidate by candidate: a search that goes on takes the same way.
         """
-        if self.bench.was_begun(self._next) or self._minutes_left > (1 - share) * self.request.minutes:
+        clock = self.bench.units(self._next)
+        left = clock.value(f"minutes left, {share}", lambda: self._minutes_left, alone=True)
+        if left > (1 - share) * self.request.minutes:
             return False
-        of_students = SHARE * self.request.minutes if self.students else 0.0
-        self.ran_out = self._minutes_left <= of_students
-        return self.ran_out or any(self._fits(point) and not self._is_spoilt(point) for point in self.points)
+        if share == EXPLORED:
+            return True
+        self.ran_out = left <= (SHARE * self.request.minutes if self.students else 0.0)
+        return self.ran_out or self._has_answer()
+
+    def _has_answer(self) -> bool:
+        """Tell whether something keeps the limits that is worth a training."""
+        return any(self._fits(point) and not self._is_spoilt(point) for point in self.points)
 
     def _left(self) -> str:
         return f"{self._minutes_left:.0f} min left" if self._minutes_left >= 0 else "time is over"

@@ -241,6 +241,26 @@ class Options:
                 found.append(self.plain(replace(choice, **{name: choices[place - 1]})))
         return found
 
+    def farther(self, choice: Choice, excess: float) -> list[Choice]:
+        """Return what is farther from the whole model in one of the choices that have an order, as far as is needed.
+
+        Args:
+            excess: how many times what it may cost the choice costs. MACs are taken for it, as in `first`.
+        """
+        left = {
+            "image_size": lambda size: ((size or self.side) / self.side) ** 2,
+            "macs": lambda share: 1 - share,
+            "blocks": lambda share: 1 - share,
+            "width": lambda width: width**2,
+        }
+        found = []
+        for name, of in left.items() if not choice.student else ():
+            value, choices = getattr(choice, name), getattr(self, name)
+            rest = choices[choices.index(value) + 1 :]
+            enough = [each for each in rest if of(each) * excess <= of(value)] or rest[-1:]
+            found += [self.plain(replace(choice, **{name: each})) for each in enough[:1]]
+        return [each for each in dict.fromkeys(found) if each != choice]
+
     def _amount(self, size: int | None, left: float) -> float:
         """Return the share of the MACs to prune at a size of the input, so that about `left` of the model's stay."""
         of_size = ((size or self.side) / self.side) ** 2

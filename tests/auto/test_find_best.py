@@ -115,6 +115,28 @@ def test_what_is_left_of_the_limits_is_used(teacher, tmp_path, monkeypatch):
     assert step["what"] == pruned.format(best - 10)
 
 
+def test_when_the_search_is_over_steps_lead_within_the_limits_and_a_resumed_one_takes_the_same_way(
+    teacher, tmp_path, monkeypatch
+):
+    """A search would begin with 50 %; what the limit needs of the whole model at once is 80 %."""
+    monkeypatch.setattr(running, "FINALISTS", 0)
+    own = cost(load(teacher).model, torch.zeros(1, 3, 16, 16))["parameters"]
+    asked = request(
+        teacher, wish={"parameters": 0.45 * own}, space=SPACE | {"macs": [0.0, 0.2, 0.5, 0.8]}, candidates=4
+    )
+
+    def killed(line):
+        if line.startswith("candidate 1"):
+            raise RuntimeError("killed")
+
+    with monkeypatch.context() as late:
+        late.setattr(running.Search, "_minutes_left", 3.4)  # of five 32 % are over
+        with pytest.raises(RuntimeError, match="killed"):
+            find_best(asked, tmp_path / "found", log=killed)
+    points = find_best(asked, tmp_path / "found", resume=True, log=lambda line: None).report["search"]["points"]
+    assert [point["what"] for point in points[:2]] == ["as it is", "80% of the MACs pruned by l1"]
+
+
 @pytest.mark.long
 def test_a_wish_that_nothing_meets_names_the_nearest(teacher, tmp_path):
     wish = {"parameters": 5000}

@@ -78,6 +78,20 @@ def test_a_step_nearer_to_the_whole_model_is_one_level_of_each_choice_that_has_a
     assert OPTIONS.nearer(Choice(student=(("model", "resnet18"),))) == []
 
 
+@pytest.mark.parametrize(
+    ("choice", "excess", "steps"),
+    [
+        (Choice(), 1.0, [Choice(image_size=24), Choice(0.1), Choice(blocks=0.25), Choice(width=0.75)]),
+        (Choice(), 1.5, [Choice(image_size=24), Choice(0.4), Choice(blocks=0.5), Choice(width=0.75)]),
+        (Choice(0.6), 1.3, [Choice(0.6, image_size=24), Choice(0.7), Choice(0.6, blocks=0.25), Choice(width=0.75)]),
+        (Choice(0.8, image_size=24), 9.0, [Choice(0.8, blocks=0.5, image_size=24), Choice(width=0.25, image_size=24)]),
+        (Choice(student=(("model", "resnet18"),)), 2.0, []),
+    ],
+)
+def test_a_step_towards_the_limits_is_as_far_as_is_needed(choice, excess, steps):
+    assert OPTIONS.farther(choice, excess) == steps
+
+
 def test_no_candidate_is_judged_twice_and_one_seed_gives_one_search():
     asked = []
     found = explore(OPTIONS, FIRST, lambda choice: asked.append(choice) or judged(choice), 30, seed=3)
