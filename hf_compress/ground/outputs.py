@@ -1,16 +1,14 @@
 """Everything that a model says, whatever it is for."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-T = TypeVar("T", Tensor, np.ndarray)
+from hf_compress.ground.queries import BOXES
 
 WHOLE = "output"
-BOXES = "pred_boxes"
 FOR_LOSSES = ("auxiliary_", "enc_", "init", "intermediate_")
 """Of a detector's output, how the names begin of what its own loss alone reads."""
 
@@ -41,31 +39,6 @@ def deployed_tensors(output: Any) -> dict[str, Tensor]:
     """Return what a file for a runtime gives of a model's output: of a detector logits and boxes, of others all."""
     tensors = output_tensors(output)
     return {name: tensors[name] for name in ("logits", BOXES)} if BOXES in tensors else tensors
-
-
-def in_like_order(expected: Mapping[str, T], found: Mapping[str, T]) -> Mapping[str, T]:
-    """Return what a file says, a detector's queries in the order in which they differ least from the expected ones.
-
-    Detectors that select their queries (RT-DETR, D-FINE, DEIM) give two that score alike in either order.
-
-    Args:
-        expected, found: outputs by name, tensors on the CPU or arrays, (images, queries, numbers) of a detector.
-    """
-    if BOXES not in expected:
-        return found
-    from scipy.optimize import linear_sum_assignment
-    from scipy.spatial.distance import cdist
-
-    orders = []
-    for image in range(len(expected[BOXES])):
-        cost: Any = 0.0
-        for name, values in expected.items():
-            true, said = np.asarray(values[image], float), np.asarray(found[name][image], float)
-            cost = cost + cdist(true, said, "sqeuclidean") / max(true.var() * true.shape[1], 1e-12)
-        alike = np.fmin(cost, 1.0)  # a query that has no like takes that of no other
-        orders.append(linear_sum_assignment(alike)[1])
-    images, order = np.arange(len(orders))[:, None], np.stack(orders)
-    return {name: found[name][images, order] for name in expected}
 
 
 @torch.no_grad()

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_compress.ground.outputs import BOXES, deployed_tensors, in_like_order
+from hf_compress.ground.outputs import deployed_tensors
+from hf_compress.ground.queries import BOXES, in_like_order
 from hf_compress.models.exporting import DeployedModel
 
 QUERIES = 1000  # of a detector's, one of which may differ: selected in place of another that scores alike

@@ -9,7 +9,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from hf_compress.data import ImageData
 from hf_compress.data.images import batches, spread
-from hf_compress.ground.outputs import deployed_tensors, in_like_order
+from hf_compress.ground.outputs import deployed_tensors
+from hf_compress.ground.queries import in_like_order
 from hf_compress.models.load import LoadedModel
 
 STATISTICS_IMAGES, STATISTICS_BATCH = 256, 32

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_compress.ground.outputs import in_like_order
+from hf_compress.ground.queries import in_like_order
 from hf_compress.measure.agreement import Agreement
 from hf_compress.runtimes.int8.fallback import divergence
 

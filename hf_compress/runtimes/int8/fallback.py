@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from hf_compress.ground.outputs import in_like_order
 from hf_compress.ground.progress import track
+from hf_compress.ground.queries import in_like_order
 from hf_compress.runtimes.base import Call
 
 BOUND = 0.05  # of the outputs' variance
