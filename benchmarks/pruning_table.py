@@ -27,7 +27,10 @@ LEFT_OUT = (
     "- NNCF 3.4: all modes of `nncf.prune` zero single weights, so that as many MACs are left as before.",
 )
 AFTER = ["1", "2", "4", "8"]
-MOMENTS = {"before training": lambda row: row["before"], "after 8 epochs": lambda row: row.get("after", {}).get("8")}
+MOMENTS = {
+    "without training": lambda row: max(row["before"], row.get("re_estimated", 0.0)),
+    "after 8 epochs": lambda row: row.get("after", {}).get("8"),
+}
 Rows = list[dict[str, Any]]
 
 
@@ -109,6 +112,7 @@ def _draw(rows: Rows, results: Path) -> None:
 
     cases = [name for name in CASES if any(row["case"] == name for row in rows)]
     figure, axes = pyplot.subplots(2, len(cases), figsize=(5 * len(cases), 7), squeeze=False)
+    shown: dict[str, Any] = {}
     for column, name in enumerate(cases):
         for axis, (words, of) in zip(axes[:, column], MOMENTS.items(), strict=True):
             of_case = [row for row in rows if row["case"] == name]
@@ -120,14 +124,15 @@ def _draw(rows: Rows, results: Path) -> None:
                     if (values := [value for row in group if (value := of(row)) is not None])
                 ]
                 if points:
-                    style = {"marker": "o", "label": NAMES[method], "color": f"C{number}"}
-                    axis.plot(*zip(*points, strict=True), **style, linewidth=2.5 if method == "ours" else 1.2)
+                    style = {"marker": "o", "color": f"C{number}", "linewidth": 2.5 if method == "ours" else 1.2}
+                    (shown[NAMES[method]],) = axis.plot(*zip(*points, strict=True), **style)
+            axis.set_visible(bool(axis.lines))
             axis.axhline(100 * of_case[0]["unpruned"], color="grey", linestyle=":", linewidth=1)
             axis.set_title(f"{CASES[name].title}\n{words}", fontsize=9)
             axis.set_xlabel("MACs left, %")
             axis.set_ylabel("accuracy, %")
             axis.grid(alpha=0.3)
-    axes[0, 0].legend(fontsize=7)
+    figure.legend(shown.values(), shown.keys(), loc="lower right", fontsize=9)
     figure.tight_layout()
     for suffix in ("svg", "png"):
         figure.savefig(results / f"pruning_peers.{suffix}", dpi=150)
