@@ -1,5 +1,6 @@
 """Predictions and benchmarks as text."""
 
+from itertools import zip_longest
 from typing import Any
 
 
@@ -43,7 +44,7 @@ def benchmark_table(rows: list[dict[str, Any]]) -> str:
 
 def _aligned(rows) -> str:
     rows = [list(row) for row in rows]
-    widths = [max(len(row[column]) for row in rows) for column in range(max(map(len, rows)))]
+    widths = [max(map(len, column)) for column in zip_longest(*rows, fillvalue="")]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows
     )

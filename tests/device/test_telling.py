@@ -57,6 +57,17 @@ def test_objects_are_boxes_in_pixels(images):
     assert predictions_table(predictions(nothing, pictures_in([images / "a"]))).split()[1:] == ["nothing"]
 
 
+def test_lines_of_a_table_may_have_any_number_of_cells():
+    found = {"label": "a dog", "score": 0.5, "box": [1, 2, 3, 4]}
+    rows = [{"image": "empty.png", "objects": []}, {"image": "x.png", "objects": [found, found]}]
+    assert predictions_table(rows).splitlines() == [
+        "empty.png  nothing",
+        *["x.png      a dog    0.5000  1.0  2.0  3.0  4.0"] * 2,
+    ]
+    shares = [{"image": name, "pixels": [{"label": "cat", "share": 1 / n}] * n} for n, name in enumerate("abc", 1)]
+    assert predictions_table(shares).splitlines()[1] == "b  cat 50.0%   cat 50.0%"
+
+
 @pytest.mark.parametrize("masks_of", [CLASSES, OBJECTS])
 def test_only_a_segmenter_has_masks(masks_of, images, tmp_path):
     with pytest.raises(UsageError, match=f"'m' is for {masks_of}: only a model for image-segmentation has masks"):
