@@ -34,10 +34,12 @@ def predictions(
         masks: a folder, which gets the classes of the pixels of each picture, as a PNG of its size.
 
     Raises:
-        UsageError: a file is no picture; masks are asked of what is no segmenter.
+        UsageError: a file is no picture; masks are asked of what is no segmenter, or into a file.
     """
     if masks and model.task != SEGMENTS:
         raise UsageError(f"'{model.name}' is for {model.task}: only a model for {SEGMENTS} has masks")
+    if masks and masks.exists() and not masks.is_dir():
+        raise UsageError(f"'{masks}' is no folder: name one for the masks, it is made where there is none")
     tells, found = TELLING[model.task], []
     above = os.path.commonpath([image.absolute().parent for image in images]) if masks else ""
     for image in images:

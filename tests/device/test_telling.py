@@ -74,6 +74,11 @@ def test_only_a_segmenter_has_masks(masks_of, images, tmp_path):
         predictions(model(masks_of, logits=[1, 2]), pictures_in([images]), masks=tmp_path / "masks")
 
 
+def test_masks_do_not_go_into_a_file(images):
+    with pytest.raises(UsageError, match=r"x\.png' is no folder: name one for the masks"):
+        predictions(HALVES, pictures_in([images]), masks=images / "a" / "x.png")
+
+
 def test_classes_in_another_order_are_the_same_classes(images):
     turned = model(PIXELS, ["dog", "cat"], logits=[[[0, 0, 0, 5, 5, 5]], [[5, 5, 5, 0, 0, 0]]])
     other = model(PIXELS, ["dog", "owl"], logits=[[[0, 0, 0, 0, 0, 5]], [[5, 5, 5, 5, 5, 0]]])
