@@ -23,7 +23,7 @@ HUB_CACHE = tempfile.TemporaryDirectory(prefix="hf-compress-tests-", ignore_clea
 os.environ["HF_HOME"] = HUB_CACHE.name
 os.environ["HF_HUB_OFFLINE"] = "1"
 settings.register_profile("quick", deadline=None, max_examples=50)
-settings.register_profile("thorough", deadline=None, max_examples=2000)  # pytest --hypothesis-profile=thorough
+settings.register_profile("thorough", deadline=None, max_examples=1000)  # pytest --hypothesis-profile=thorough
 settings.load_profile("quick")
 
 
