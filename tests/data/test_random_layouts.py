@@ -1,6 +1,6 @@
 """Folders of random layout: no file is lost, no picture changes its split or class, or the folder is refused.
 
-What is right is computed here a second time, from the paths alone. 50 layouts are tried; 2,000 of them with
+What is right is computed here a second time, from the paths alone. 50 layouts are tried; 1,000 of them with
 `--hypothesis-profile=thorough`.
 """
 
