@@ -108,7 +108,9 @@ def _unpruned(given: Material, whole: torch.nn.Module, out: Path) -> float:
     """Return the whole model's accuracy, which the first job of a model writes down for all others."""
     file = out / f"{given.case.model}-{len(given.test)}.txt"
     if not file.is_file():
-        file.write_text(str(accuracy(given, whole, given.test)))
+        partial = file.with_suffix(f".{os.getpid()}")  # another job may look for it meanwhile
+        partial.write_text(str(accuracy(given, whole, given.test)))
+        partial.replace(file)
     return float(file.read_text())
 
 

@@ -132,21 +132,20 @@ class Search:
         self.log(f"search: {request.wish}, in {request.runtime}")
         first = self.options.first(self.decision.share_left, request.wish.falls_with_pixels)
         most = request.candidates - int(KEPT_BACK * request.candidates)
-        explore(self.options, first, self._judged, most, request.recipe.seed, partial(self._is_late, EXPLORED))
+        explore(self.options, first, self._judged, most, request.recipe.seed, partial(self._has_passed, EXPLORED))
 
     def _come_within(self) -> None:
         """Judge what is farther from the whole model than what is nearest to the limits, until something keeps them.
 
         What is spoilt is no way: what lies behind it is spoilt, too.
         """
-        while not self._is_late(SEARCHED) and self._next < self.request.candidates and not self._has_answer():
+        while not self._is_late() and self._next < self.request.candidates and not self._has_answer():
             sound = [point for point in self.points if not self._is_spoilt(point)]
-            known = {point.choice for point in self.points}
             steps = (
                 choice
                 for point in sorted(sound, key=self.decision.excess)
                 for choice in self.options.farther(point.choice, self.decision.excess(point))
-                if choice not in known and str(choice) not in self.failed
+                if self._is_new(choice)
             )
             choice = next(steps, None)
             if choice is None:
@@ -159,30 +158,34 @@ class Search:
             return
         best = None
         while (found := self._most_promising(self.points)) and found is not best:
-            best, known = found, {point.choice for point in self.points}
+            best = found
             for choice in self.options.nearer(best.choice):
-                if self._next >= self.request.candidates or self._is_late(SEARCHED):
+                if self._next >= self.request.candidates or self._is_late():
                     return
-                if choice not in known and str(choice) not in self.failed:
+                if self._is_new(choice):
                     self._judged(choice)
 
     def _most_promising(self, points: list[Point]) -> Point | None:
         """Return what is expected to be the best of points within the limits; as many are timed as that takes."""
         return next((point for point in self.decision.in_order(points) if self._fits(point)), None)
 
-    def _is_late(self, share: float) -> bool:
-        """Tell whether a share of the minutes is over, and for what comes within the limits all of them.
-
-        What the clock said is kept, candidate by candidate: a search that goes on takes the same way.
-        """
-        clock = self.bench.units(self._next)
-        left = clock.value(f"minutes left, {share}", lambda: self._minutes_left, alone=True)
-        if left > (1 - share) * self.request.minutes:
+    def _is_late(self) -> bool:
+        """Tell whether the time for candidates is over: a share of the minutes, or all while there is no answer."""
+        if not self._has_passed(SEARCHED):
             return False
-        if share == EXPLORED:
-            return True
-        self.ran_out = left <= (SHARE * self.request.minutes if self.students else 0.0)
+        self.ran_out = self._clock <= (SHARE * self.request.minutes if self.students else 0.0)
         return self.ran_out or self._has_answer()
+
+    def _has_passed(self, share: float) -> bool:
+        return self._clock <= (1 - share) * self.request.minutes
+
+    @property
+    def _clock(self) -> float:
+        """The minutes left before the next candidate; kept, so that a search that goes on takes the same way."""
+        return self.bench.units(self._next).value("minutes left", lambda: self._minutes_left, alone=True)
+
+    def _is_new(self, choice: Choice) -> bool:
+        return str(choice) not in self.failed and all(point.choice != choice for point in self.points)
 
     def _has_answer(self) -> bool:
         """Tell whether something keeps the limits that is worth a training."""

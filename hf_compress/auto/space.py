@@ -248,7 +248,7 @@ class Options:
             excess: how many times what it may cost the choice costs. MACs are taken for it, as in `first`.
         """
         left = {
-            "image_size": lambda size: ((size or self.side) / self.side) ** 2,
+            "image_size": self._share_of_pixels,
             "macs": lambda share: 1 - share,
             "blocks": lambda share: 1 - share,
             "width": lambda width: width**2,
@@ -263,8 +263,11 @@ class Options:
 
     def _amount(self, size: int | None, left: float) -> float:
         """Return the share of the MACs to prune at a size of the input, so that about `left` of the model's stay."""
-        of_size = ((size or self.side) / self.side) ** 2
+        of_size = self._share_of_pixels(size)
         return min(self.macs, key=lambda macs: abs((1 - macs) * of_size - left))
+
+    def _share_of_pixels(self, size: int | None) -> float:
+        return ((size or self.side) / self.side) ** 2
 
 
 def _in_words(student: dict[str, Any]) -> str:

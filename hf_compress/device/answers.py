@@ -10,12 +10,17 @@ from PIL import Image
 CLASSIFIES, SEGMENTS, DETECTS = "image-classification", "image-segmentation", "object-detection"
 
 
+def class_shares(logits):
+    """Return the probability of each class, of logits (classes,)."""
+    shares = np.exp(logits - logits.max(), dtype=float)
+    return shares / shares.sum()
+
+
 def say_class(name, picture, outputs, labels):
     """Print the most probable class and its probability."""
     logits = outputs["logits"][0]
-    shares = np.exp(logits - logits.max())
     best = int(logits.argmax())
-    print(f"{name}\t{labels[best]}\t{shares[best] / shares.sum():.4f}")
+    print(f"{name}\t{labels[best]}\t{class_shares(logits)[best]:.4f}")
 
 
 def class_of_pixels(logits, height, width):
@@ -83,7 +88,7 @@ def say_objects(name, picture, outputs, labels):
 
 
 ANSWERS = {
-    CLASSIFIES: (say_class,),
+    CLASSIFIES: (class_shares, say_class),
     SEGMENTS: (class_of_pixels, write_classes, say_pixels),
     DETECTS: (found_objects, say_objects),
 }

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_compress.device.answers import CLASSIFIES, DETECTS, SEGMENTS, class_of_pixels, found_objects
+from hf_compress.device.answers import CLASSIFIES, DETECTS, SEGMENTS, class_of_pixels, class_shares, found_objects
 
 OVERLAP = 0.5  # of the union of two boxes, from which on they show one object
 Outputs = dict[str, np.ndarray]
@@ -38,9 +38,7 @@ class TellsClass(Tells):
     """Probabilities, an array (classes,); the most probable one counts."""
 
     def answer(self, outputs: Outputs, shape: tuple[int, ...], labels: Sequence[str]) -> np.ndarray:
-        logits = outputs["logits"][0]
-        shares = np.exp(logits - logits.max(), dtype=float)
-        return shares / shares.sum()
+        return class_shares(outputs["logits"][0])
 
     def row(self, answer: np.ndarray, labels: Sequence[str], top: int) -> dict[str, Any]:
         best = np.argsort(-answer, kind="stable")[:top]

@@ -77,7 +77,8 @@ def benchmark(models: Sequence[DeviceModel], images: Sequence[Path], repeats: in
         picture, answers = _picture(image), []
         for model, kept in zip(models, seen, strict=True):
             pixel_values = model.see(picture)
-            kept += [pixel_values] if count < TIMED else []
+            if count < TIMED:
+                kept.append(pixel_values)
             answers.append(tells.answer(model.outputs(pixel_values), picture.shape, model.labels))
         for place, answer in enumerate(answers):
             agreed[place] += tells.agreement(answer, answers[0], numbers[place])

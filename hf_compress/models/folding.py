@@ -61,11 +61,11 @@ def _pairs(model: nn.Module, image: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNor
 def _same_outputs(first: nn.Module, second: nn.Module, image: Tensor) -> bool:
     noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        others, ones = (deployed_tensors(model(pixel_values=noise)) for model in (second, first))
-    ones = in_like_order(others, ones)
+        expected, found = (deployed_tensors(model(pixel_values=noise)) for model in (second, first))
+    found = in_like_order(expected, found)
     return all(
-        torch.allclose(ones[name], other, rtol=1e-3, atol=1e-3 * other.abs().max().item())
-        for name, other in others.items()
+        torch.allclose(found[name], value, rtol=1e-3, atol=1e-3 * value.abs().max().item())
+        for name, value in expected.items()
     )
 
 
