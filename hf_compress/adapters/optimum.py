@@ -26,7 +26,8 @@ from hf_compress.models.load import load
 from hf_compress.models.origin import sources_with_roles
 from hf_compress.report.card import CARD, HUB_TAG, TAGS, card_of
 from hf_compress.report.run import Run
-from hf_compress.run.pipeline import compress
+from hf_compress.run.permissions import permitted
+from hf_compress.run.pipeline import make, send
 from hf_compress.run.recipe import Recipe, model_overrides, with_declared_task
 from hf_compress.sections.base import Section, TrainingConfig, sentence
 from hf_compress.sections.distillation import DistillSection
@@ -190,11 +191,13 @@ class Compressor(OptimumQuantizer):
         if dataset is not None:
             key, value = ("data", dataset) if isinstance(dataset, dict) else ("data.path", str(dataset))
             overrides[key] = value
-        recipe = _recipe(config, overrides)
-        run = compress(recipe, save_dir, overwrite, resume, trust_remote_code=self.trust_remote_code, publish=publish)
+        recipe = permitted(_recipe(config, overrides), self.trust_remote_code, publish)
+        run = make(recipe, save_dir, overwrite, resume, print)
         if processes.is_main():
+            repeatable = recipe.model_copy(update={"publish": None, "track": None})
             with adding(run.folder) as new:
-                CompressionConfig.from_recipe(recipe).save_pretrained(new)
+                CompressionConfig.from_recipe(repeatable).save_pretrained(new)
+        send(run, recipe, self.trust_remote_code, print)
         return run
 
     def auto(

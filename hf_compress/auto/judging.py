@@ -119,6 +119,10 @@ class Bench:
         name = sha256(f"{choice.made!r}{BRIEF if kind == BRIEF else ''}".encode()).hexdigest()[:16]
         return Units(self.folder.units.folder / SEARCH / name, self.prepared.recipe.seed)
 
+    def finishing(self, point: Point) -> Units:
+        """Return where a winner is measured: a search that goes on after an interruption may find another one."""
+        return Units(self.units(point.number).folder / f"finishing-{point.kind}", self.prepared.recipe.seed)
+
     def judge(
         self,
         number: int,

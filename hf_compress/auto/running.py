@@ -18,9 +18,9 @@ from hf_compress.auto.results import facts, recipes
 from hf_compress.auto.space import Choice, Options
 from hf_compress.auto.students import SHARE, competing, short_training
 from hf_compress.ground import processes
-from hf_compress.ground.errors import RunError, Settled, UsageError
+from hf_compress.ground.errors import RunError, Settled
 from hf_compress.ground.machine import in_one_sentence
-from hf_compress.report.run import REPORT, Run
+from hf_compress.report.run import Run
 from hf_compress.report.scatter import pareto
 from hf_compress.run.finishing import finish
 from hf_compress.run.folder import RunFolder
@@ -62,10 +62,10 @@ def find_best(
     log = processes.begin(log)
     runtime(recipe.deploy[0].to)
     require_tracker(recipe.track)
-    if resume and (finished := _finished(request, Path(output))):
-        log(f"'{output}' is finished: nothing is left to do")
-        return finished
-    with in_one_sentence(), RunFolder(output, recipe, overwrite, resume) as folder:
+    with in_one_sentence(), RunFolder(output, recipe, overwrite, resume, partial(_unlike, request)) as folder:
+        if folder.finished is not None:
+            log(f"'{output}' is finished: nothing is left to do")
+            return folder.finished
         folder.remember(wishes=request.facts)
         prepared = prepare_run(recipe, folder, log)
         options = offered(request.space, prepared)
@@ -324,23 +324,16 @@ class Search:
         return f"{point.costs['latency_ms']:.2f} ms in {self.request.runtime}"
 
 
-def _finished(request: Request, folder: Path) -> Run | None:
-    """Return the run where the same search has ended already.
-
-    Raises:
-        UsageError: another one has.
-    """
-    if not (folder / REPORT).is_file() or folder.with_name(folder.name + ".partial").exists():
-        return None
-    run = Run.open(folder)
-    if run.report.get("search", {}).get("request") != request.facts:
-        raise UsageError(f"output '{folder}' holds another run: pass --overwrite to replace it, or choose another")
-    return run
+def _unlike(request: Request, folder: Path) -> str:
+    """Return in what a finished run differs from the result of a search, in words; empty where it does not."""
+    found = Run.open(folder).report.get("search", {}).get("request")
+    return "" if found == request.facts else "another search" if found else "no search"
 
 
 def _finish(search: Search, winner: Point, prepared: Prepared, folder: RunFolder, log: Callable[[str], None]) -> Run:
     """Look at the test images, once, and write the run folder of the winner."""
     taken = search.bench.taken(winner)
+    taken.stages.units = search.bench.finishing(winner)
     missed = search.decision.missed(winner, search.points)
     if missed is not None:
         log(missed)

@@ -112,7 +112,7 @@ class Space(Section):
         description="How groups of channels compete, as `scope` of the step `prune` says. Without this key: `cost` "
         "and `damage`, the one first that serves models of the task better.",
     )
-    blocks: list[Share] = Field(
+    blocks: list[Annotated[float, Field(ge=0, le=0.9)]] = Field(
         [0.0, 0.25, 0.5], min_length=1, description="Shares of the residual blocks that are dropped."
     )
     width: list[Annotated[float, Field(gt=0, le=1)]] = Field(
@@ -235,11 +235,15 @@ class Options:
         """Return what is one step nearer to the whole model in one of the choices that have an order."""
         found = []
         for name in self.names if not choice.student else []:
-            choices = getattr(self, name)
-            place = 0 if name in KINDS else choices.index(getattr(choice, name))
-            if place:
-                found.append(self.plain(replace(choice, **{name: choices[place - 1]})))
+            before = [] if name in KINDS else self._around(name, choice)[0]
+            found += [self.plain(replace(choice, **{name: each})) for each in before[-1:]]
         return found
+
+    def _around(self, name: str, choice: Choice) -> tuple[list[Any], list[Any]]:
+        """Return what is nearer to the whole model, and what is farther; nothing for a choice outside the space."""
+        value, choices = getattr(choice, name), getattr(self, name)
+        place = choices.index(value) if value in choices else None
+        return ([], []) if place is None else (choices[:place], choices[place + 1 :])
 
     def farther(self, choice: Choice, excess: float) -> list[Choice]:
         """Return what is farther from the whole model in one of the choices that have an order, as far as is needed.
@@ -255,8 +259,7 @@ class Options:
         }
         found = []
         for name, of in left.items() if not choice.student else ():
-            value, choices = getattr(choice, name), getattr(self, name)
-            rest = choices[choices.index(value) + 1 :]
+            value, rest = getattr(choice, name), self._around(name, choice)[1]
             enough = [each for each in rest if of(each) * excess <= of(value)] or rest[-1:]
             found += [self.plain(replace(choice, **{name: each})) for each in enough[:1]]
         return [each for each in dict.fromkeys(found) if each != choice]

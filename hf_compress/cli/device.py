@@ -19,14 +19,14 @@ logger = logging.getLogger(__name__)
 @examples(
     "hf-compress predict runs/quickstart photo.jpg",
     "hf-compress predict runs/quickstart/deploy/model.int8.onnx ./photos --top 3 --json",
-    "hf-compress predict runs/segmenter ./photos --masks ./masks",
+    "hf-compress predict runs/segmenter ./photos --maps ./maps",
 )
 def predict(
     model: Model,
     images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
     top: Annotated[int, typer.Option(min=1, help="Classes a picture, of a classifier.")] = 1,
-    masks: Annotated[
-        Path | None, typer.Option(help="Folder for PNGs: the classes of each picture's pixels, of a segmenter.")
+    maps: Annotated[
+        Path | None, typer.Option(help="Folder for PNGs: the classes or the depths of each picture's pixels.")
     ] = None,
     threads: Threads = 1,
     json_: Json = False,
@@ -34,7 +34,8 @@ def predict(
 ) -> None:
     """Say what is on pictures, by a deployed file in its runtime, or by a saved model in PyTorch.
 
-    Of a classifier the classes, of a segmenter each class's share of the pixels, of a detector the objects.
+    Of a classifier the classes, of a segmenter each class's share of the pixels, of a model for depth the smallest and
+    the largest, of a detector the objects.
     `python -m hf_compress.device predict` does the same for files, without PyTorch.
     """
     pictures = _there([model], images)
@@ -42,7 +43,7 @@ def predict(
     from hf_compress.device.tables import predictions_table
     from hf_compress.tools.device_models import device_model
 
-    rows = using.predictions(device_model(model, threads, trust_remote_code), pictures, top, masks)
+    rows = using.predictions(device_model(model, threads, trust_remote_code), pictures, top, maps)
     show_json(rows) if json_ else show(predictions_table(rows))
 
 
@@ -60,7 +61,8 @@ def benchmark(
 ) -> None:
     """Compare models for one task on pictures: time of one picture, in turn, and agreement with the first.
 
-    Agreement is the share of pictures of the same class, of pixels, or of objects. A classifier's accuracy is known
+    Agreement is the share of pictures of the same class, of pixels of the same class or depth, or of objects. A
+    classifier's accuracy is known
     where each picture lies in a folder that is called like its label. `noise` tells how far apart the medians of five
     rounds lie. `python -m hf_compress.device benchmark` does the same for files, without PyTorch.
     """

@@ -77,7 +77,9 @@ def run(
     given = {"data.path": data, "track": track}
     overrides = {key: value for key, value in given.items() if value is not None} | assignments(set_)
     target = output or Path("runs") / Path(recipe).stem
-    values = _with_models(read_recipe(recipe), teacher=teacher, student=student)
+    values = read_recipe(recipe)
+    _refuse_own_models(values, teacher=teacher, student=student)
+    values = _with_models(values, teacher=teacher, student=student)
     options = {"overwrite": overwrite, "resume": resume, "trust_remote_code": trust_remote_code}
     job = {"time_limit": time_limit, "package": package, "yes": yes}
     if on is not None:
@@ -96,6 +98,18 @@ def run(
         raise UsageError("--publish is for one recipe: publish the run folders of a study by `hf-compress publish`")
     else:
         show_study(Study.from_dict(values, overrides), target, json_, **options)
+
+
+def _refuse_own_models(values: Any, **models: str | None) -> None:
+    """Refuse a model for all runs of a study some of which name their own: it would change the others alone."""
+    runs = values["runs"] if is_study(values) and isinstance(values["runs"], dict) else {}
+    for section, model in models.items():
+        own = [name for name, run in runs.items() if isinstance(run, dict) and {section, "chain"} & run.keys()]
+        if model is not None and own:
+            raise UsageError(
+                f"--{section} is for recipes: of this study, the runs {', '.join(own)} name a {section} of their own; "
+                f"change it by --set runs.{own[0]}.{section}.model=..."
+            )
 
 
 def _with_models(values: Any, **models: str | None) -> Any:

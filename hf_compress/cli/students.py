@@ -12,7 +12,7 @@ from rich.table import Column, Table
 from hf_compress.cli.options import Json, TrustRemoteCode, assignments, examples
 from hf_compress.cli.output import show, show_json
 from hf_compress.ground.errors import UsageError
-from hf_compress.ground.files import missing_folder
+from hf_compress.ground.files import missing_folder, split_revision
 from hf_compress.sections.base import validate
 from hf_compress.sections.models import BudgetSection
 
@@ -121,7 +121,7 @@ def _teacher(name: str, trust_remote_code: bool) -> LoadedModel:
     from hf_compress.sections.models import TeacherSection
     from hf_compress.tasks.classification import CLASSIFICATION
 
-    model, _, revision = name.partition("@")
+    model, revision = split_revision(name)
     section = TeacherSection(model=model, revision=revision or None, trust_remote_code=trust_remote_code)
     return build_model(section, TEN_CLASSES if model in STUDENTS else None, CLASSIFICATION)
 

@@ -16,7 +16,7 @@ from hf_compress.data.sources import image_column_of, load_raw
 from hf_compress.data.voc import find_voc, load_voc
 from hf_compress.ground.errors import UsageError, shown
 from hf_compress.ground.files import user_path
-from hf_compress.sections.data import DataSection
+from hf_compress.sections.data import DataSection, PicturesSection
 
 
 class BoxReader(Reader):
@@ -25,13 +25,13 @@ class BoxReader(Reader):
     def open(self, section: DataSection) -> Source:
         folder = user_path(section.path)
         if not os.path.isdir(folder) or section.path == "digits":
-            return load_raw(section, "data")
+            return load_raw(PicturesSection.of(section), "data")
         try:
             found = scan(Path(os.path.abspath(folder)))
             source = _annotated(found, section) if found.of_kind("picture") else None
         except FolderError as error:
             raise UsageError(f"'data.path': in {shown(section.path)}, {error}") from None
-        return source or load_raw(section, "data")
+        return source or load_raw(PicturesSection.of(section), "data")
 
     def image_column(self, rows, section):
         return image_column_of(rows, section, "data")
@@ -55,5 +55,21 @@ def _annotated(folder: Folder, section: DataSection) -> Source | None:
     elif voc := find_voc(folder):
         rows, left_out = load_voc(folder, voc)
     else:
+        _refuse_yolo(folder)
         return None
     return Source(rows, left_out=left_out)
+
+
+def _refuse_yolo(folder: Folder) -> None:
+    """Refuse pictures of which at least half have a text file of their own."""
+    names = {os.path.splitext(file.parts[-1])[0] for file in folder.of_kind("picture")}
+    own = {
+        name: file
+        for file in folder.files
+        if file.ending == ".txt" and (name := os.path.splitext(file.parts[-1])[0]) in names
+    }
+    if len(own) * 2 >= len(names):
+        raise FolderError(
+            f"the pictures have a text file each such as {next(iter(own.values())).name!r}, as YOLO has it, which is "
+            "not read: write the boxes as COCO's JSON (annotations/instances_train.json), or move the texts out"
+        )

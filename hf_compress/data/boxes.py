@@ -30,6 +30,7 @@ CATEGORIES = ("category", "category_id", "label")
 CROWDS = ("iscrowd", "is_crowd")
 SIDEWAYS = (5, 6, 7, 8)  # orientations of EXIF that exchange height and width
 PADDING = -100.0  # as `transformers` pads the targets of several batches
+UNKNOWN = -1.0  # in place of the class in the one row of a picture of which nothing is known
 OUTSIDE = 2  # pixels by which rounding may carry a box out of its picture
 logger = logging.getLogger(__name__)
 
@@ -90,11 +91,12 @@ def object_rows(items: list[dict[str, Any]], processor: Any) -> Tensor:
     """Return the objects of a batch where an image processor puts them, by its own code.
 
     Args:
-        items: of an `ImageSplit`; those without a label have no objects here.
+        items: of an `ImageSplit`.
 
     Returns:
         Float32 (batch, most objects, 6), at least one row a picture: class, whether it is a crowd, and centre x and y,
-        width and height as shares of the model's input; rows of -100 are no objects.
+        width and height as shares of the model's input; rows of -100 are no objects. The first class of a picture
+        without a label is -1.
     """
     views, annotations = [], []
     for item in items:
@@ -104,9 +106,11 @@ def object_rows(items: list[dict[str, Any]], processor: Any) -> Tensor:
         annotations.append({"image_id": 0, "annotations": _as_coco(parts, view.shape[-2:])})
     made = processor(images=views, annotations=annotations, return_tensors="pt")["labels"]
     rows = torch.full((len(made), max([1, *(len(each["boxes"]) for each in made)]), 6), PADDING)
-    for row, each in zip(rows, made, strict=True):
+    for row, each, item in zip(rows, made, items, strict=True):
         codes = each["class_labels"][:, None]
         row[: len(codes)] = torch.cat([codes // 2, codes % 2, each["boxes"]], dim=1)
+        if isinstance(item["label"], int):
+            row[0, 0] = UNKNOWN
     return rows
 
 
@@ -160,15 +164,27 @@ def read_boxes(raw: datasets.DatasetDict, column: str, image_column: str) -> tup
     Raises:
         UsageError: boxes are written in another way, or classes differ between splits.
     """
+    try:
+        return _read_boxes(raw, column, image_column)
+    except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:
+        raise UsageError(
+            f"column '{column}' cannot be read: a picture needs as many categories, names or whole numbers from 0, as "
+            f"boxes [x, y, width, height] ({error or type(error).__name__})"
+        ) from None
+
+
+def _read_boxes(
+    raw: datasets.DatasetDict, column: str, image_column: str
+) -> tuple[list[Boxes | int], list[str], bool]:
     place, category, crowd, kind = _parts(features_of(raw)[column])
-    rows = {split: list(map(_as_lists, part[column])) for split, part in raw.items()}
-    every = [row for part in rows.values() for row in part if row is not None]
+    rows = {split: [_as_lists(row, place, category) for row in part[column]] for split, part in raw.items()}
+    categories = [value for part in rows.values() for row in part if row for value in row[category]]
     if isinstance(kind, datasets.ClassLabel):
         names, named = list(kind.names), True
     elif kind.dtype in TEXT:
-        names, named = sorted({text for row in every for text in row[category] if text}), True
+        names, named = sorted({text for text in categories if text}), True
     else:
-        most = max((number for row in every for number in row[category] if number is not None), default=-1)
+        most = max((_whole(number) for number in categories if number is not None), default=-1)
         refuse_many(most + 1, column)
         names, named = [str(number) for number in range(most + 1)], False
     refuse_many(len(names), column)
@@ -186,7 +202,7 @@ def read_boxes(raw: datasets.DatasetDict, column: str, image_column: str) -> tup
             lost += without
     if lost:
         logger.warning("column '%s': left out %d objects without extent or category", column, lost)
-    _refuse_corners(found, column)
+    _refuse_other_units(found, column)
     return found, names, named
 
 
@@ -204,11 +220,18 @@ def _parts(feature: Any) -> tuple[str, str, str, Any] | None:
     return place, category, next((name for name in CROWDS if name in inner), CROWDS[0]), kind
 
 
-def _as_lists(row: Any) -> dict[str, list[Any]] | None:
+def _as_lists(row: Any, place: str, category: str) -> dict[str, list[Any]] | None:
+    """Return lists of what the objects of a picture have; None where the boxes or their categories are not known."""
     if isinstance(row, list):
-        names = row[0] if row else (*PLACES, *CATEGORIES)
+        names = row[0] if row else (place, category)
         return {name: [item[name] for item in row] for name in names}
-    return row if row is None or all(values is not None for values in row.values()) else None
+    return None if row is None or row[place] is None or row[category] is None else row
+
+
+def _whole(number: Any) -> int:
+    if int(number) != number:
+        raise ValueError(f"category {number}")
+    return int(number)
 
 
 def _numbers(kind: Any, names: list[str], column: str, split: str):
@@ -224,11 +247,13 @@ def _numbers(kind: Any, names: list[str], column: str, split: str):
         return lambda value: -1 if value is None or value < 0 else own[value]
     if kind.dtype in TEXT:
         return lambda value: index.get(value, -1)
-    return lambda value: -1 if value is None else int(value)
+    return lambda value: -1 if value is None else _whole(value)
 
 
 def _boxes(places: list[Any], kinds: list[int], crowd: list[Any] | None, size: tuple[int, int]) -> tuple[Boxes, int]:
     """Return the objects that have an extent and a category, and how many have not."""
+    if any(len(place) != 4 for place in places) or len(places) != len(kinds):
+        raise ValueError(f"{len(places)} boxes and {len(kinds)} categories, the first box: {places[:1]}")
     whole = make_boxes(places, kinds, crowd, size)
     good = np.isfinite(whole.places).all(axis=1) & (whole.places[:, 2:] > 0).all(axis=1) & (whole.kinds >= 0)
     return Boxes(whole.places[good], whole.kinds[good], whole.crowd[good], size), int((~good).sum())
@@ -250,9 +275,14 @@ def _size(picture: dict[str, Any]) -> tuple[int, int]:
         return 1, 1
 
 
-def _refuse_corners(found: list[Boxes | int], column: str) -> None:
-    """Raise UsageError where many boxes leave their pictures: they are corners, or of pictures of another size."""
-    known = [boxes for boxes in found if isinstance(boxes, Boxes) and boxes.size != (1, 1)]
+def _refuse_other_units(found: list[Boxes | int], column: str) -> None:
+    """Raise UsageError where boxes are shares of their pictures, or many leave these, as corners do."""
+    known = [boxes for boxes in found if isinstance(boxes, Boxes) and boxes.size != (1, 1) and len(boxes)]
+    if known and max(boxes.places.max() for boxes in known) <= 1:
+        raise UsageError(
+            f"column '{column}': no box is larger than a pixel; boxes are [x, y, width, height] in pixels of the "
+            "stored picture, and these may be shares of it: multiply them by its width and height"
+        )
     ends = [boxes.places[:, :2] + boxes.places[:, 2:] - np.array(boxes.size[::-1]) for boxes in known]
     outside = sum(int((end > OUTSIDE).any(axis=1).sum()) for end in ends)
     total = sum(map(len, ends))

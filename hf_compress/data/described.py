@@ -1,12 +1,15 @@
 """Pictures whose labels stand in a metadata.csv, metadata.jsonl or metadata.parquet, as `datasets` reads it."""
 
+import csv
 import glob
+import io
 import os
+import re
 from collections.abc import Iterator
 
 import datasets
 
-from hf_compress.data.addresses import local_copy
+from hf_compress.data.addresses import local_copy, opened
 from hf_compress.data.folders import File, Folder, FolderError, LeftOut, some
 from hf_compress.data.layout import PathParts, in_order, pictures_under
 from hf_compress.sections.data import SourceSection
@@ -21,10 +24,14 @@ def load_described(
         FolderError: there have to be labels and no column has any, or a metadata file does not belong to one split.
     """
     files = _metadata_files(folder, bases)
-    if section.wants_labels and not files.get("train", True):
+    if section.wants_classes and not files.get("train", True):
         raise FolderError("the split 'train' has no metadata file, but others have: add it")
     sources = {split: [glob.escape(folder.path(file)) for file in found] for split, found in files.items() if found}
     rows = datasets.load_dataset("imagefolder", data_files=sources)
+    for split, part in rows.items():
+        tables = [file for file in sources[split] if file.endswith(".csv")]
+        if tables and "image" in part.features:
+            rows[split] = _with_words(part, tables)
     for split, part in rows.items():
         if len(sources[split]) > 1:  # which `datasets` reads in any order
             names = list(_image_paths(part))
@@ -33,7 +40,7 @@ def load_described(
         beside = copy.removesuffix("/".join(first.parts))
         rows = datasets.DatasetDict({split: _addressed(part, beside, folder) for split, part in rows.items()})
     features = next(iter(rows.values())).features
-    if section.wants_labels:
+    if section.wants_classes:
         _refuse_without_labels(folder, features, section.label_column)
     named = {os.path.normpath(path) for part in rows.values() for path in _image_paths(part)}
     paths = {file: os.path.normpath(folder.path(file)) for file in folder.files}
@@ -45,6 +52,35 @@ def load_described(
         used += alone
     reasons = dict.fromkeys(folder.of_kind("picture"), "pictures that no metadata file names")
     return datasets.DatasetDict(in_order(rows)), folder.left_out(used, reasons)
+
+
+def _with_words(rows: datasets.Dataset, files: list[str]) -> datasets.Dataset:
+    """Put back the words that pandas takes for nothing (None, NA, null, nan, ...), where a column holds words.
+
+    Args:
+        files: the escaped paths of the metadata.csv files that `datasets` read.
+    """
+    texts = [name for name, kind in rows.features.items() if getattr(kind, "dtype", None) in ("string", "null")]
+    gone = {name: values for name in texts if None in (values := list(rows[name]))}
+    if not gone:
+        return rows
+    written: dict[str, dict[str, str]] = {}
+    for address in map(_unescaped, files):
+        with opened(address) as file:
+            lines = list(csv.DictReader(io.TextIOWrapper(file, "utf-8-sig", newline="")))
+        beside = os.path.dirname(local_copy(address) or address)
+        written |= {os.path.normpath(os.path.join(beside, line.get("file_name") or "")): line for line in lines}
+    pictures = rows.select_columns("image").cast_column("image", datasets.Image(decode=False))["image"]
+    lines = [written.get(os.path.normpath(picture["path"]), {}) for picture in pictures]
+    for name, values in gone.items():
+        words = [line.get(name) or None if value is None else value for value, line in zip(values, lines, strict=True)]
+        rows = rows.remove_columns(name).add_column(name, words, feature=datasets.Value("string"))
+    return rows
+
+
+def _unescaped(pattern: str) -> str:
+    """Return what `glob.escape` was given."""
+    return re.sub(r"\[([*?[])\]", r"\1", pattern)
 
 
 def _addressed(rows: datasets.Dataset, copy: str, folder: Folder) -> datasets.Dataset:

@@ -8,7 +8,7 @@ from typing import Any
 from hf_compress.checkpoint.labels import MOST_LABELS
 from hf_compress.data.folders import File, Folder, FolderError, reasons_in_words, shown_path, some
 from hf_compress.data.splits import USUAL_NAMES
-from hf_compress.sections.data import SourceSection
+from hf_compress.sections.data import SourceSection, UnlabelledSection
 
 PathParts = tuple[str, ...]
 OTHER = "other"  # images without labels beside the splits
@@ -47,8 +47,8 @@ def find_splits(folder: Folder, section: SourceSection) -> dict[str, PathParts]:
     Raises:
         FolderError: folders that are no splits lie beside splits, two folders are the same split, or one is empty.
     """
-    wanted, labelled = section.wanted_splits, section.wants_labels
-    if not labelled and not wanted:
+    wanted, labelled = section.wanted_splits, section.wants_classes
+    if isinstance(section, UnlabelledSection) and not wanted:
         return {"train": ()}
     pictures = folder.of_kind("picture", "foreign")
     base = _around(pictures, wanted)

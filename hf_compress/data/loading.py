@@ -22,7 +22,7 @@ from hf_compress.data.sources import features_of, image_column_of, load_raw
 from hf_compress.data.splits import USUAL_NAMES, choose, choose_to_evaluate, labelled_splits, sizes_of
 from hf_compress.data.streaming import ImageStream, open_stream, split_names
 from hf_compress.ground.errors import RunError, UsageError
-from hf_compress.sections.data import DataSection
+from hf_compress.sections.data import DataSection, PicturesSection
 
 
 @dataclass
@@ -77,17 +77,18 @@ class ImageData:
         Returns:
             None when the two sets of names differ.
         """
-        if not self.named:
-            return replace(self, label_names=list(names)) if len(names) == len(self.label_names) else None
-        new = positions(self.label_names, names)
-        if new is None:
+        new = positions(self.label_names, names) if self.named else list(range(len(self.label_names)))
+        if new is None or len(names) != len(new):
             return None
+        facts = _renamed(self.facts, {old: names[number] for old, number in zip(self.label_names, new, strict=True)})
+        if not self.named:
+            return replace(self, label_names=list(names), facts=facts)
         splits = {
             role: images.with_labels([_renumbered(label, new) for label in images.labels])
             for role, images in self.splits.items()
         }
         stream = self.stream and self.stream.renumbered(new)
-        return replace(self, **splits, stream=stream, label_names=list(names))
+        return replace(self, **splits, stream=stream, label_names=list(names), facts=facts)
 
     def augmented(self, name: str, *processors: BaseImageProcessor) -> ImageData:
         """Return the same images, those that train mixed, and augmented in the largest size that a processor makes."""
@@ -117,6 +118,9 @@ class _Classes(Reader):
 
 class PlainPictures(_Classes):
     """Pictures alone, whatever else the data set holds."""
+
+    def open(self, section):
+        return load_raw(PicturesSection.of(section), "data")
 
     def read(self, source, image_column, section):
         return FoundLabels(None, [], False)
@@ -218,6 +222,18 @@ def _load_stream(section: DataSection, seed: int) -> ImageData:
         "images_by_class": {},
     }
     return data
+
+
+def _renamed(facts: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    """Return facts for the report with other names for the classes."""
+    splits = {
+        role: split | {"images_by_class": {names[old]: count for old, count in split["images_by_class"].items()}}
+        for role, split in facts["splits"].items()
+    }
+    conflicts = [
+        conflict | {"labels": [names[old] for old in conflict["labels"]]} for conflict in facts["conflicting_labels"]
+    ]
+    return facts | {"splits": splits, "conflicting_labels": conflicts}
 
 
 def _renumbered(label: Any, new: list[int]) -> Any:

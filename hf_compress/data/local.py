@@ -88,9 +88,9 @@ def load_files(folder: Folder, section: SourceSection, streaming: bool) -> Sourc
 def _load_pictures(
     folder: Folder, bases: dict[str, PathParts], section: SourceSection
 ) -> tuple[datasets.DatasetDict, list[LeftOut]]:
-    if section.wants_labels:
+    if section.wants_classes:
         _refuse_labels_elsewhere(folder, bases)
-    pictures, classes, labels = lay_out(folder, bases, section.wants_labels)
+    pictures, classes, labels = lay_out(folder, bases, section.wants_classes)
     features = datasets.Features({"image": datasets.Image()})
     if classes:
         features["label"] = datasets.ClassLabel(names=classes)

@@ -9,6 +9,7 @@ from pathlib import Path
 import datasets
 import huggingface_hub
 import numpy as np
+from huggingface_hub.errors import EntryNotFoundError
 
 from hf_compress.data.annotations import FoundLabels, Reader
 from hf_compress.data.folders import File, Folder, FolderError, scan
@@ -18,11 +19,12 @@ from hf_compress.data.masks import VOID, look_at_masks
 from hf_compress.data.sources import features_of, load_raw, undecoded
 from hf_compress.ground.errors import RunError, UsageError, shown
 from hf_compress.ground.files import read_json, user_path
-from hf_compress.sections.data import DataSection
+from hf_compress.sections.data import DataSection, PicturesSection
 
 NAMES = "id2label.json"
-IMAGES = ("images", "image", "imgs")
-MASKS = ("masks", "mask", "labels", "annotations")
+IMAGES = ("images", "image", "imgs", "img", "pictures", "photos", "jpegimages")
+MASKS = ("masks", "mask", "labels", "annotations", "segmentationclass")
+SORT = "put pictures into 'images/' and masks into 'masks/'"
 IMAGE_COLUMNS = ("image", "images", "img", "picture", "pixel_values")
 MASK_COLUMNS = ("label", "labels", "mask", "masks", "annotation", "segmentation", "semantic_segmentation")
 logger = logging.getLogger(__name__)
@@ -34,14 +36,17 @@ class MaskReader(Reader):
     def open(self, section):
         folder = user_path(section.path)
         if not os.path.isdir(folder):
-            return load_raw(section, "data")
+            return load_raw(PicturesSection.of(section), "data")
         try:
             files = scan(Path(os.path.abspath(folder)))
-            if any(_place(file, IMAGES) for file in files.of_kind("picture")):
+            pictures = files.of_kind("picture")
+            if any(_place(file, IMAGES) for file in pictures):
                 return load_pairs(files, section)
+            if mask := next((file for file in pictures if _place(file, MASKS)), None):
+                raise FolderError(f"{mask.name!r} seems to be a mask, but no folder is called 'images': {SORT}")
         except FolderError as error:
             raise UsageError(f"'data.path': in {shown(section.path)}, {error}") from None
-        return load_raw(section, "data")
+        return load_raw(PicturesSection.of(section), "data")
 
     def image_column(self, rows, section):
         return columns_of(rows, section)[0]
@@ -89,7 +94,7 @@ def load_pairs(folder: Folder, section: DataSection) -> Source:
                 pair[column] = file
     pairs = {key: pair for key, pair in found.items() if "image" in pair}
     if len(pairs) < len(found) and not any("label" in pair for pair in pairs.values()):
-        raise FolderError("no mask has the name of a picture: put pictures into 'images/' and masks into 'masks/'")
+        raise FolderError(f"no mask has the name of a picture: {SORT}")
     splits: dict[str | None, list[dict[str, File]]] = {}
     for key, pair in sorted(pairs.items()):
         role = next((role for part in key[:-1] if (role := role_of(part, section.wanted_splits))), None)
@@ -144,11 +149,13 @@ def class_names(section: DataSection, source: Source) -> list[str] | None:
     """
     file = user_path(section.path) / NAMES
     if not file.is_file():
-        if source.commit is None or not huggingface_hub.file_exists(
-            section.path, NAMES, repo_type="dataset", revision=source.commit
-        ):
+        if source.commit is None:
             return None
-        file = Path(huggingface_hub.hf_hub_download(section.path, NAMES, repo_type="dataset", revision=source.commit))
+        try:
+            found = huggingface_hub.hf_hub_download(section.path, NAMES, repo_type="dataset", revision=source.commit)
+        except EntryNotFoundError:  # also where there is no connection, and the file is not in the cache
+            return None
+        file = Path(found)
     try:
         found = {int(number): str(name) for number, name in read_json(file).items()}
     except (ValueError, AttributeError):

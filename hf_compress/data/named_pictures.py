@@ -16,8 +16,8 @@ class NamedPictures:
     def __init__(self, folder: Folder):
         self.by_name: dict[str, list[File]] = defaultdict(list)
         for file in folder.of_kind("picture"):
-            self.by_name[file.parts[-1]].append(file)
-            self.by_name[_stem(file.parts[-1])].append(file)
+            for name in {file.parts[-1], _stem(file.parts[-1])}:
+                self.by_name[name].append(file)
 
     def find(self, name: str, annotation: File, split: str) -> File | None:
         """Return the picture of a name, which may have folders and may lack its ending; None where there is none.

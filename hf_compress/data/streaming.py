@@ -105,13 +105,9 @@ class ImageStream(torch.utils.data.IterableDataset):
             rows.set_epoch(turn)
             views = corrupt = leaked = 0
             for row in rows:
-                picture = with_bytes(row[self.image_column])
-                if self.held_out and hashlib.sha256(picture["bytes"]).digest() in self.held_out:
-                    leaked += 1
-                    self._tell_leak(picture, first=leaked == 1)
-                    if self.on_leak == "drop":
-                        continue
+                picture = row[self.image_column]
                 try:
+                    picture = with_bytes(picture)
                     view = decode(picture)
                 except Exception as error:  # a damaged file makes Pillow raise anything
                     if failure_of(error) is not None:
@@ -119,6 +115,11 @@ class ImageStream(torch.utils.data.IterableDataset):
                     corrupt += 1
                     self._tell(picture, error, first=corrupt == 1)
                     continue
+                if self.held_out and hashlib.sha256(picture["bytes"]).digest() in self.held_out:
+                    leaked += 1
+                    self._tell_leak(picture, first=leaked == 1)
+                    if self.on_leak == "drop":
+                        continue
                 views += 1
                 yield {"view": self.augment(view) if self.augment else view, "label": self._label(row)}
             if not views:
@@ -128,8 +129,8 @@ class ImageStream(torch.utils.data.IterableDataset):
         label = _class_index(row[self.label_column] if self.label_column else None)
         return self.order[label] if self.order and label != IGNORED_LABEL else label
 
-    def _tell(self, picture: dict[str, Any], error: Exception, first: bool) -> None:
-        where = f"{picture['path'] or 'a picture'} ({error})"
+    def _tell(self, picture: dict[str, Any] | None, error: Exception, first: bool) -> None:
+        where = f"{(picture or {}).get('path') or 'a picture'} ({error})"
         if self.on_corrupt == "stop":
             raise RunError(f"the stream of training images has a corrupt one: {where}; 'data.on_corrupt: skip'")
         if first:
@@ -170,7 +171,7 @@ def open_stream(
     parts, room = Parts({}, {"train": f"stream of split {names['train']}"}, {}), Room(section.cache_mb * 2**20)
     for role, (rows, most) in kept.items():
         found = datasets.Dataset.from_list(
-            [row | {image_column: with_bytes(row[image_column])} for row in rows.take(most)], features=rows.features
+            [row | {image_column: _kept(row[image_column])} for row in rows.take(most)], features=rows.features
         )
         good, decoded = read_pictures(found, image_column, section.on_corrupt, f"split '{role}'", room)
         held = found.select(np.flatnonzero(good))
@@ -181,6 +182,16 @@ def open_stream(
             first = f"the first {MOST_HELD_OUT} images of " if len(found) == MOST_HELD_OUT else ""
             parts.origin[role] = f"{first}split {names[role]}"
     return stream, parts
+
+
+def _kept(picture: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return a picture with its bytes; one that cannot be read as it is, which is told where pictures are decoded."""
+    try:
+        return with_bytes(picture)
+    except Exception as error:  # of whatever reads addresses
+        if failure_of(error) is not None:
+            raise
+        return picture
 
 
 def _class_index(label: int | None) -> int:

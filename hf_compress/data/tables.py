@@ -34,7 +34,8 @@ def open_tables(
     ending = files[0].ending
     splits = table_splits(files, section).items()
     paths = {split: [glob.escape(folder.path(file)) for file in found] for split, found in splits}
-    options = {"sep": "\t"} if ending == ".tsv" else {}
+    texts = {"keep_default_na": False, "na_values": [""]}  # or a class called None, NA or null is no class
+    options = texts | ({"sep": "\t"} if ending == ".tsv" else {}) if ending in (".csv", ".tsv") else {}
     builder = datasets.load_dataset_builder(TABLES[ending], data_files=paths, **options)
     unused = dict.fromkeys(folder.of_kind("picture", "table"), f"files beside those that are read ({ending})")
     return builder, folder.left_out(files, unused)
@@ -48,7 +49,7 @@ def table_splits(files: list[File], section: SourceSection) -> dict[str, list[Fi
     others = splits.pop(None, [])
     if not splits:
         return {"train": others}
-    if others and section.wants_labels:
+    if others and section.wants_classes:
         raise FolderError(
             f"{some(file.name for file in others)} beside the splits {some(splits)} names no split: rename it to one "
             "(train, validation, test), name it in 'data.splits', or move it out of the folder"

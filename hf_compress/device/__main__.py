@@ -19,7 +19,9 @@ def main() -> None:
     asking.add_argument("file", help="a deployed file")
     asking.add_argument("images", nargs="+", help="pictures, or folders of them")
     asking.add_argument("--top", type=int, default=1, help="classes a picture, of a classifier")
-    asking.add_argument("--masks", type=Path, help="folder for the classes of each picture's pixels, of a segmenter")
+    asking.add_argument(
+        "--maps", type=Path, help="folder for PNGs: the classes or the depths of each picture's pixels"
+    )
     timing = commands.add_parser("benchmark", help="compare deployed files on pictures")
     timing.add_argument("files", nargs="+", help="deployed files")
     timing.add_argument("--images", nargs="+", required=True, help="pictures, or folders of them")
@@ -38,7 +40,7 @@ def main() -> None:
 def _done(given: argparse.Namespace) -> str:
     if given.command == "predict":
         model, pictures = DeviceModel.open(given.file, given.threads), pictures_in(given.images)
-        rows = predictions(model, pictures, given.top, given.masks)
+        rows = predictions(model, pictures, given.top, given.maps)
         return json.dumps(rows, indent=2) if given.json else predictions_table(rows)
     models, others = [DeviceModel.open(file, given.threads) for file in given.files], Others()
     rows = benchmark(models, pictures_in(given.images), given.repeats)

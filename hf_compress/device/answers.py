@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 CLASSIFIES, SEGMENTS, DETECTS = "image-classification", "image-segmentation", "object-detection"
+SEES_DEPTH = "depth-estimation"
 
 
 def class_shares(logits):
@@ -23,14 +24,15 @@ def say_class(name, picture, outputs, labels):
     print(f"{name}\t{labels[best]}\t{class_shares(logits)[best]:.4f}")
 
 
+def between(length, size):
+    """Return for each of `size` pixels the two of `length` that it lies between, and the share of the second."""
+    place = np.maximum((np.arange(size) + 0.5) * length / size - 0.5, 0)
+    first = place.astype(int)
+    return first, np.minimum(first + 1, length - 1), (place - first).astype(np.float32)
+
+
 def class_of_pixels(logits, height, width):
     """Return the class of every pixel, uint8 (height, width), of logits (classes, rows, columns): bilinear between."""
-
-    def between(length, size):
-        place = np.maximum((np.arange(size) + 0.5) * length / size - 0.5, 0)
-        first = place.astype(int)
-        return first, np.minimum(first + 1, length - 1), (place - first).astype(np.float32)
-
     left, right, share = between(logits.shape[2], width)
     wide = logits[:, :, left] * (1 - share) + logits[:, :, right] * share
     above, below, share = between(logits.shape[1], height)
@@ -55,6 +57,27 @@ def say_pixels(name, picture, outputs, labels):
     counts = np.bincount(classes.ravel())
     shares = [f"{labels[each]} {counts[each] / classes.size:.1%}" for each in np.argsort(-counts) if counts[each]]
     print(f"{name}\t{name}.classes.png\t{', '.join(shares)}")
+
+
+def depth_of_pixels(depths, height, width):
+    """Return the depth of every pixel, float32 (height, width), of depths (rows, columns): bilinear between."""
+    left, right, share = between(depths.shape[1], width)
+    wide = depths[:, left] * (1 - share) + depths[:, right] * share
+    above, below, share = between(depths.shape[0], height)
+    return wide[above] * (1 - share[:, None]) + wide[below] * share[:, None]
+
+
+def write_depths(depths, file):
+    """Write depths as a PNG of 16 bits: 0 is the smallest of the picture, 65535 the largest."""
+    shares = (depths - depths.min()) / max(depths.max() - depths.min(), np.finfo(np.float32).tiny)
+    Image.fromarray(np.rint(shares * 65535).astype(np.uint16)).save(file)
+
+
+def say_depth(name, picture, outputs, labels):
+    """Write a PNG beside the picture of the depths of its pixels; print its name, the smallest and the largest."""
+    depths = depth_of_pixels(outputs["predicted_depth"][0], *picture.shape[:2])
+    write_depths(depths, f"{name}.depths.png")
+    print(f"{name}\t{name}.depths.png\t{depths.min():.4g}\t{depths.max():.4g}")
 
 
 def found_objects(logits, boxes, classes):
@@ -89,6 +112,7 @@ def say_objects(name, picture, outputs, labels):
 
 ANSWERS = {
     CLASSIFIES: (class_shares, say_class),
-    SEGMENTS: (class_of_pixels, write_classes, say_pixels),
+    SEGMENTS: (between, class_of_pixels, write_classes, say_pixels),
+    SEES_DEPTH: (between, depth_of_pixels, write_depths, say_depth),
     DETECTS: (found_objects, say_objects),
 }

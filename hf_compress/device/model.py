@@ -18,12 +18,12 @@ from hf_compress.ground.errors import UsageError
 
 @dataclass(frozen=True)
 class DeviceModel:
-    """A classifier, a segmenter or a detector.
+    """A deployed file, or a model that PyTorch runs.
 
     Attributes:
         name: its file or folder.
         task: one of `TELLING`.
-        labels: in the order of the logits.
+        labels: in the order of the logits, where it has any.
         see: makes `pixel_values` (1, 3, height, width) of a picture, uint8 (height, width, 3).
         outputs: makes arrays of these, by name, the picture along their first dimension.
         bytes: of its file; 0 where it has none.
@@ -73,8 +73,8 @@ def _described(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         described = json.loads(beside.read_text(encoding="utf-8"))
         row = described["export"]
-        complete = row["runtime"] in OPENERS and "logits" in row["max_difference"] and row["cost"]["bytes"] > 0
-        if complete and described["labels"] and described["preprocessing"]:
+        complete = row["runtime"] in OPENERS and row["max_difference"] and row["cost"]["bytes"] > 0
+        if complete and isinstance(described["labels"], list) and described["preprocessing"]:
             return row, described
     except (ValueError, KeyError, TypeError):
         pass

@@ -19,6 +19,8 @@ def _lines(row: dict[str, Any]) -> list[list[str]]:
         return lines or [[image, "nothing"]]
     if "pixels" in row:
         return [[image, *(f"{each['label']} {each['share']:.1%}" for each in row["pixels"])]]
+    if "depth" in row:
+        return [[image, f"{row['depth']['smallest']:.4g} to {row['depth']['largest']:.4g}"]]
     return [[image, *(f"{each['label']} {each['probability']:.4f}" for each in row["classes"])]]
 
 

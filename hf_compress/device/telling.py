@@ -4,18 +4,44 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hf_compress.device.answers import CLASSIFIES, DETECTS, SEGMENTS, class_of_pixels, class_shares, found_objects
+from hf_compress.device.answers import (
+    CLASSIFIES,
+    DETECTS,
+    SEES_DEPTH,
+    SEGMENTS,
+    class_of_pixels,
+    class_shares,
+    depth_of_pixels,
+    found_objects,
+    write_classes,
+    write_depths,
+)
 
 OVERLAP = 0.5  # of the union of two boxes, from which on they show one object
+NEAR, LEAST = (
+    1.25,
+    0.01,
+)  # of depths: the largest ratio of equal ones; the share of the largest from which on they count
 Outputs = dict[str, np.ndarray]
 
 
 class Tells(ABC):
-    """Makes an answer of the outputs of one kind of model."""
+    """Makes an answer of the outputs of one kind of model.
+
+    Attributes:
+        map_of: what an answer holds for each pixel, which `write_map` writes; None where it holds no such thing.
+    """
+
+    map_of: str | None = None
+
+    def write_map(self, answer: Any, file: Path) -> None:
+        """Write an answer as a PNG of the picture's size."""
+        raise NotImplementedError
 
     @abstractmethod
     def answer(self, outputs: Outputs, shape: tuple[int, ...], labels: Sequence[str]) -> Any:
@@ -51,6 +77,11 @@ class TellsClass(Tells):
 class TellsPixels(Tells):
     """The class of every pixel, uint8 (height, width)."""
 
+    map_of = "classes"
+
+    def write_map(self, answer: np.ndarray, file: Path) -> None:
+        write_classes(answer, file)
+
     def answer(self, outputs: Outputs, shape: tuple[int, ...], labels: Sequence[str]) -> np.ndarray:
         return class_of_pixels(outputs["logits"][0], *shape[:2])
 
@@ -61,6 +92,34 @@ class TellsPixels(Tells):
 
     def agreement(self, answer: np.ndarray, first: np.ndarray, numbers: np.ndarray) -> float:
         return float((numbers[answer] == first).mean())
+
+
+class TellsDepth(Tells):
+    """The depth of every pixel, float32 (height, width)."""
+
+    map_of = "depths"
+
+    def write_map(self, answer: np.ndarray, file: Path) -> None:
+        write_depths(answer, file)
+
+    def answer(self, outputs: Outputs, shape: tuple[int, ...], labels: Sequence[str]) -> np.ndarray:
+        return depth_of_pixels(outputs["predicted_depth"][0], *shape[:2])
+
+    def row(self, answer: np.ndarray, labels: Sequence[str], top: int) -> dict[str, Any]:
+        return {"depth": {"smallest": float(answer.min()), "largest": float(answer.max())}}
+
+    def agreement(self, answer: np.ndarray, first: np.ndarray, numbers: np.ndarray) -> float:
+        """Return the share of pixels less than a quarter off, after scale and shift were fitted by least squares.
+
+        Pixels of which the first model's depth is under a hundredth of its largest do not count.
+        """
+        said, true = answer.astype(float), first.astype(float)
+        centred = said - said.mean()
+        scale = (centred * true).sum() / max((centred**2).sum(), np.finfo(float).tiny)
+        least = LEAST * max(true.max(), np.finfo(float).tiny)
+        counted = true >= least
+        found, true = np.maximum(scale * centred + true.mean(), least)[counted], true[counted]
+        return float((np.maximum(found / true, true / found) < NEAR).mean()) if counted.any() else 0.0
 
 
 class TellsObjects(Tells):
@@ -94,7 +153,12 @@ class TellsObjects(Tells):
         return 2 * both / (len(answer) + len(first)) if len(answer) + len(first) else 1.0
 
 
-TELLING: dict[str, Tells] = {CLASSIFIES: TellsClass(), SEGMENTS: TellsPixels(), DETECTS: TellsObjects()}
+TELLING: dict[str, Tells] = {
+    CLASSIFIES: TellsClass(),
+    SEGMENTS: TellsPixels(),
+    SEES_DEPTH: TellsDepth(),
+    DETECTS: TellsObjects(),
+}
 
 
 def _overlap(one: Sequence[float], other: Sequence[float]) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_compress.device.answers import CLASSIFIES, SEGMENTS, write_classes
+from hf_compress.device.answers import CLASSIFIES
 from hf_compress.device.model import DeviceModel
 from hf_compress.device.pictures import read_picture
 from hf_compress.device.telling import TELLING
@@ -22,34 +22,35 @@ TIMED = 16  # pictures, each of which is timed again and again
 
 
 def predictions(
-    model: DeviceModel, images: Sequence[Path], top: int = 1, masks: Path | None = None
+    model: DeviceModel, images: Sequence[Path], top: int = 1, maps: Path | None = None
 ) -> list[dict[str, Any]]:
     """Return for each picture `image` and what a model says of it.
 
     Of a classifier `classes`, the `top` most probable, each `label` and `probability`; of a segmenter `pixels`, each
-    `label` and `share`, the largest first; of a detector `objects`, each `label`, `score` and `box`: left, top, right
-    and bottom in pixels.
+    `label` and `share`, the largest first; of a model for depth `depth`, the `smallest` and the `largest`; of a
+    detector `objects`, each `label`, `score` and `box`: left, top, right and bottom in pixels.
 
     Args:
-        masks: a folder, which gets the classes of the pixels of each picture, as a PNG of its size.
+        maps: a folder, which gets the classes or the depths of the pixels of each picture, as a PNG of its size.
 
     Raises:
-        UsageError: a file is no picture; masks are asked of what is no segmenter, or into a file.
+        UsageError: a file is no picture; maps are asked of what says nothing of pixels, or into a file.
     """
-    if masks and model.task != SEGMENTS:
-        raise UsageError(f"'{model.name}' is for {model.task}: only a model for {SEGMENTS} has masks")
-    if masks and masks.exists() and not masks.is_dir():
-        raise UsageError(f"'{masks}' is no folder: name one for the masks, it is made where there is none")
     tells, found = TELLING[model.task], []
-    above = os.path.commonpath([image.absolute().parent for image in images]) if masks else ""
+    if maps and tells.map_of is None:
+        having = " and ".join(task for task, each in TELLING.items() if each.map_of)
+        raise UsageError(f"'{model.name}' is for {model.task}: only models for {having} have maps")
+    if maps and maps.exists() and not maps.is_dir():
+        raise UsageError(f"'{maps}' is no folder: name one for the maps, it is made where there is none")
+    above = os.path.commonpath([image.absolute().parent for image in images]) if maps else ""
     for image in images:
         picture = _picture(image)
         answer = tells.answer(model.outputs(model.see(picture)), picture.shape, model.labels)
         found.append({"image": str(image)} | tells.row(answer, model.labels, top))
-        if masks:
-            place = masks / image.absolute().relative_to(above)
+        if maps:
+            place = maps / image.absolute().relative_to(above)
             place.parent.mkdir(parents=True, exist_ok=True)
-            write_classes(answer, place.with_name(f"{place.name}.classes.png"))
+            tells.write_map(answer, place.with_name(f"{place.name}.{tells.map_of}.png"))
     return found
 
 
@@ -58,8 +59,9 @@ def benchmark(models: Sequence[DeviceModel], images: Sequence[Path], repeats: in
 
     Returns:
         For each `file`, `bytes`, `p50_ms`, `p95_ms` and `noise` (see `of_times`); `agreement` with the first: the
-        fraction of pictures with the same best class, of pixels of the same class, of objects that both find; and of
-        classifiers `accuracy`, where the folders of all pictures are labels.
+        fraction of pictures with the same best class, of pixels of the same class, of pixels less than a quarter
+        nearer or farther, of objects that both find; and of classifiers `accuracy`, where the folders of all pictures
+        are labels.
 
     Raises:
         UsageError: a file is no picture; the models are for several tasks.

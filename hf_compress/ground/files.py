@@ -19,6 +19,12 @@ def user_path(text: str | Path) -> Path:
     return Path(os.path.expanduser(text))
 
 
+def split_revision(name: str) -> tuple[str, str]:
+    """Return id and revision of ID@REVISION; the path of something that is there is whole, whatever it holds."""
+    model, _, revision = name.partition("@")
+    return (name, "") if os.path.exists(user_path(name)) else (model, revision)
+
+
 def missing_folder(name: str) -> bool:
     """Tell whether a name, which may be a Hub id, can only be that of a folder, and there is nothing of that name."""
     is_path = name.startswith(("/", ".", "~")) or (name.count("/") > 1 and "://" not in name)

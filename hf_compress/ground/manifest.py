@@ -146,24 +146,42 @@ def adding(folder: Path, kind: Kind | None = None, runs: Iterable[str] = ()) -> 
     """Give an empty folder, from which all files move into `folder` and its manifest when they are whole; see `claim`.
 
     A process that is killed on the way leaves a manifest that names the old and the new files.
+
+    Raises:
+        UsageError: the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=NEW, dir=folder) as place:
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        made = tempfile.TemporaryDirectory(prefix=NEW, dir=folder)
+    with made as place:
         new = Path(place)
         yield new
-        sync_tree(new)
-        coming = {name: digest(new / name) for name in entries(new)}
-        claim(folder, coming)
-        manifest = Manifest.of(folder)
-        manifest.kind = kind or manifest.kind
-        manifest.runs = [*{*manifest.runs, *runs}]
-        manifest.files |= {name: [*manifest.files.get(name, []), sha] for name, sha in coming.items()}
-        write_text(folder / MANIFEST, manifest.text())
-        for name in coming:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(new / name, folder / name)
-        manifest.files |= {name: [sha] for name, sha in coming.items()}
-        write_text(folder / MANIFEST, manifest.text())
+        with _writing(folder):
+            _move(new, folder, kind, runs)
+
+
+def _move(new: Path, folder: Path, kind: Kind | None, runs: Iterable[str]) -> None:
+    sync_tree(new)
+    coming = {name: digest(new / name) for name in entries(new)}
+    claim(folder, coming)
+    manifest = Manifest.of(folder)
+    manifest.kind = kind or manifest.kind
+    manifest.runs = [*{*manifest.runs, *runs}]
+    manifest.files |= {name: [*manifest.files.get(name, []), sha] for name, sha in coming.items()}
+    write_text(folder / MANIFEST, manifest.text())
+    for name in coming:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(new / name, folder / name)
+    manifest.files |= {name: [sha] for name, sha in coming.items()}
+    write_text(folder / MANIFEST, manifest.text())
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"'{folder}' cannot be written: {error.strerror or error}") from None
 
 
 def record(folder: Path) -> None:

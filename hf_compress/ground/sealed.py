@@ -53,8 +53,7 @@ def refuse_damaged(path: Path, work: Path) -> None:
     file = next((name for name in sorted(found.keys() | sums) if found.get(name) != sums.get(name)), None)
     place = path if file is None else path / file
     raise RunError(
-        f"'{place}' was damaged since it was written: remove '{work}', so that --resume does that part again, or "
-        "start anew with --overwrite"
+        f"'{place}' was damaged since it was written: remove '{work}', so that --resume does that part again"
     )
 
 
@@ -71,7 +70,7 @@ def read_sealed(path: Path) -> Any:
             return content["value"]
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         pass
-    raise RunError(f"'{path}' is missing or was damaged: restore it, or start anew with --overwrite")
+    raise RunError(f"'{path}' is missing or was damaged: restore it, or move '{path.parent}' away to start anew")
 
 
 def _digest(value: Any) -> str:

@@ -13,6 +13,7 @@ from hf_compress.hub.contents import CARD, Contents, refuse_secrets
 from hf_compress.models.origin import publishable_license
 from hf_compress.report.quantized_card import quantized_card
 from hf_compress.report.run import Run
+from hf_compress.runtimes import runtime
 from hf_compress.sections.publish import PublishSection
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
@@ -42,6 +43,8 @@ def file_contents(folder: Path, section: PublishSection, file: str, base_model: 
         raise UsageError("a template is for the card of a run: leave it out for a single file")
     if base_model is None:
         raise UsageError("say of which repository the file is the int8 form: --base-model user/name")
+    if base_model == section.to:
+        raise UsageError(f"'{base_model}' is the repository of the model itself: send its int8 form to another one")
     try:
         validate_repo_id(base_model)
     except HFValidationError:
@@ -60,10 +63,10 @@ def file_contents(folder: Path, section: PublishSection, file: str, base_model: 
 
 def _beside(folder: Path, row: dict) -> list[str]:
     """Return the file and what was written with it: its data, its JSON, its script."""
-    manifest, file = Manifest.of(folder), PurePosixPath(row["file"])
-    start = f"{file.with_suffix('')}."
-    names = [name for name in manifest.files if name.startswith(start) or name == row.get("script")]
-    for name in {*names, row["file"]}:
+    manifest, file = Manifest.of(folder), Path(row["file"])
+    parts = [place.as_posix() for place in runtime(row["runtime"]).files(file)]
+    names = [*parts, f"{row['file']}.json", *([row["script"]] if "script" in row else [])]
+    for name in names:
         if not is_plain_file(folder, name) or digest(folder / name) not in manifest.files.get(name, []):
             raise UsageError(f"'{name}' in '{folder}' is not as it was measured: export it again")
     return names

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hf_compress.data.boxes import PADDING
+from hf_compress.data.boxes import PADDING, UNKNOWN
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,7 +80,7 @@ def mean_average_precision(found: Tensor, targets: Tensor, by_class: bool = Fals
     Args:
         found: see `detections`.
         targets: (images, most objects, 6): class, whether it is a crowd, and centre, width and height as shares;
-            rows of -100 are no objects.
+            rows of -100 are no objects, and pictures with a class of -1, of which nothing is known, do not count.
 
     Returns:
         `map` (IoU 0.50 to 0.95) and `map_50`; by class also `map_per_class` and `classes`. Values are -1 where no
@@ -92,6 +92,8 @@ def mean_average_precision(found: Tensor, targets: Tensor, by_class: bool = Fals
     metric = MeanAveragePrecision(class_metrics=by_class, backend="faster_coco_eval")
     metric.warn_on_many_detections = False
     for rows, objects in zip(found.float().cpu(), targets.float().cpu(), strict=True):
+        if (objects[:, 0] == UNKNOWN).any():
+            continue
         rows, objects = rows[rows[:, 0] >= 0], objects[objects[:, 0] >= 0]
         metric.update(
             [{"scores": rows[:, 0], "labels": rows[:, 1].long(), "boxes": rows[:, 2:]}],

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hf_compress.ground.errors import CompressError, UsageError
+from hf_compress.ground.files import user_path
 from hf_compress.ground.registry import Registry, did_you_mean
 from hf_compress.sections.models import TEACHER, StudentSection
 
@@ -140,6 +141,8 @@ def build_model(section: TeacherSection | StudentSection, labels: list[str] | No
     Raises:
         UsageError: options that do not fit the kind of model.
     """
+    from hf_compress.models.torchvision_weights import is_of_torchvision
+
     if section.model in STUDENTS:
         if isinstance(section, StudentSection) and isinstance(section.pretrained, str):
             return _build_pretrained(section, labels, kind)
@@ -147,7 +150,7 @@ def build_model(section: TeacherSection | StudentSection, labels: list[str] | No
         size: dict[str, Any] = {"width": section.width, "image_size": section.image_size}
         classes: dict[str, Any] = {"auto_class": kind.auto_class, "processor_class": kind.processor_class}
         return build_registered(section.model, names, **size, **classes)
-    if "/" not in section.model and not section.model.startswith((".", "~")):
+    if not is_of_torchvision(section.model) and "/" not in section.model and not user_path(section.model).exists():
         near = did_you_mean(section.model, STUDENTS)
         if "did you mean" in near:
             raise UsageError(f"unknown model '{section.model}'{near}")

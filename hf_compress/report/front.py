@@ -21,6 +21,8 @@ def front_figure(report: dict[str, Any]) -> Figure | None:
     if not found:
         return None
     shown = [key for key in AXES if sum(key in point for point in found["points"]) > 1]
+    if not shown:
+        return None
     figure, panels = make_panels(height=3.6, columns=len(shown))
     for axes, key in zip(panels, shown, strict=True):
         _draw(axes, [point for point in found["points"] if key in point], key)

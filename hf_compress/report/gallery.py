@@ -186,7 +186,7 @@ def _groups(entries: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             "main": {quality.heading, "MACs", *COSTS},
             "settings": unlike[:MOST_SETTINGS],
             "more_settings": unlike[MOST_SETTINGS:],
-            "least": quality.heading,
+            "quality": quality,
             "most": [(heading, *FILTERS[heading]) for heading in compared],
             "plots": [(title, svg) for title, svg in plots.items() if svg],
             "devices": devices,
@@ -198,7 +198,8 @@ def _by_front(members: list[dict[str, Any]], costs: list[Measure], quality: Meas
     cost = next((each for each in costs if all(each.of(entry["last"]) for entry in members)), None)
     if cost is None or any(quality.of(entry["last"]) is None for entry in members):
         return members
-    points = [(cost.of(entry["last"]), quality.of(entry["last"])) for entry in members]
+    sign = 1 if quality.higher_is_better else -1
+    points = [(cost.of(entry["last"]), sign * quality.of(entry["last"])) for entry in members]
     best = pareto(points)
     order = sorted(best, key=points.__getitem__) + sorted(set(range(len(points))) - best, key=lambda i: -points[i][1])
     return [members[index] for index in order]

@@ -42,6 +42,11 @@ class Measure:
         except KeyError:
             return None
 
+    @property
+    def higher_is_better(self) -> bool:
+        """Of a quality."""
+        return known_metrics()[self.metric].higher_is_better if self.metric in known_metrics() else True
+
     def text(self, row: dict[str, Any]) -> str:
         value = self.of(row)
         return "" if value is None else self.show(value)

@@ -41,7 +41,7 @@ def scatter(
     if not numbers:
         return None
     points = [(cost.of(rows[number - 1]), quality.of(rows[number - 1])) for number in numbers]
-    best = pareto(points)
+    best = pareto([(price, value if quality.higher_is_better else -value) for price, value in points])
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=SIZE, layout="constrained")
         axes = figure.subplots()

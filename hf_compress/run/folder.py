@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ class RunFolder:
         destination: the run folder to make.
         recipe: what to do.
         overwrite: replace an earlier run folder, and discard what an unfinished one has done.
-        resume: go on with what is done, if anything is.
+        resume: go on with what is done, if anything is; beside it `overwrite` discards nothing, as a study wants it.
+        unlike: tells of a finished run folder in what it differs from this run, in words; nothing where it does not.
 
     Attributes:
         finished: the run, when there is nothing left to do.
@@ -54,10 +56,19 @@ class RunFolder:
             another process is at work there.
     """
 
-    def __init__(self, destination: str | Path, recipe: Recipe, overwrite: bool = False, resume: bool = False):
+    def __init__(
+        self,
+        destination: str | Path,
+        recipe: Recipe,
+        overwrite: bool = False,
+        resume: bool = False,
+        unlike: Callable[[Path], str] | None = None,
+    ):
         self.destination = _place(destination)
         self.partial = self.destination.with_name(self.destination.name + ".partial")
         self.recipe, self.overwrite, self.resume = recipe, overwrite, resume
+        self.unlike = unlike or partial(other_recipe, recipe)
+        self.anew = f"remove '{self.partial}'" if overwrite and resume else "--overwrite"
         self.units = Units(self.partial / UNITS, recipe.seed)
         self.finished: Run | None = None
         self.resumed = False
@@ -93,7 +104,7 @@ class RunFolder:
         if error is not None and kept and not isinstance(error, Settled):
             error.add_note(
                 f"What is done is kept in '{self.partial}': the same command with --resume goes on from there "
-                "(in Python resume=True), with --overwrite it starts anew."
+                f"(in Python resume=True); {self.anew} to start anew."
             )
         if problem:
             raise error from cause
@@ -112,8 +123,8 @@ class RunFolder:
                 )
             if self._begun.setdefault(name, value) != value:
                 raise RunError(
-                    f"the {name} are not those with which '{self.partial}' was begun: restore them, or start anew "
-                    "with --overwrite"
+                    f"the {name} are not those with which '{self.partial}' was begun: restore them, or {self.anew} "
+                    "to start anew"
                 )
         self._write_begun()
 
@@ -201,14 +212,14 @@ class RunFolder:
         self._begun = read_sealed(self.partial / BEGUN)
         if different := changed_keys(self._begun["recipe"], comparable(self.recipe)):
             raise UsageError(
-                f"'{self.partial}' was begun with another recipe: {different}; take that one to go on, or --overwrite "
+                f"'{self.partial}' was begun with another recipe: {different}; take that one to go on, or {self.anew} "
                 "to start anew"
             )
         begun_with = self._begun["environment"].get("processes", 1)
         if begun_with != processes.count():
             raise UsageError(
                 f"'{self.partial}' was begun with {begun_with} processes, which are {processes.count()} now: start as "
-                "many to go on, or --overwrite to start anew"
+                f"many to go on, or {self.anew} to start anew"
             )
         self.overwrite = self.overwrite or self._begun["overwrite"]
         self._refuse_other_files(resumed=True)
@@ -245,16 +256,10 @@ class RunFolder:
             return
         if not finished:
             raise UsageError(f"output '{destination}' holds an earlier run: pass --overwrite to replace it")
-        earlier = Recipe.load(destination / RECIPE)
-        if self.recipe.student.model == AUTO:  # a finished run names the student that was selected
-            earlier.student = self.recipe.student
-        for then, now in zip(earlier.students.values(), self.recipe.students.values(), strict=False):
-            if now.pretrained == AUTO:  # as it names the checkpoint
-                then.pretrained = AUTO
-        if different := changed_keys(comparable(earlier), comparable(self.recipe), revisions=False):
+        if different := self.unlike(destination):
             raise UsageError(
                 f"output '{destination}' holds a finished run of another recipe: {different}; pass --overwrite to "
-                "replace it"
+                "replace it, or choose another --output"
             )
         self.finished = Run.open(destination)
 
@@ -357,6 +362,17 @@ def _place(destination: str | Path) -> Path:
     if not path.name:
         raise UsageError(f"output '{path}' cannot be a run folder: choose another --output")
     return path
+
+
+def other_recipe(recipe: Recipe, folder: Path) -> str:
+    """Return in which keys the recipe of a finished run differs from another, in words; empty when it does not."""
+    earlier = Recipe.load(folder / RECIPE)
+    if recipe.student.model == AUTO:  # a finished run names the student that was selected
+        earlier.student = recipe.student
+    for then, now in zip(earlier.students.values(), recipe.students.values(), strict=False):
+        if now.pretrained == AUTO:  # as it names the checkpoint
+            then.pretrained = AUTO
+    return changed_keys(comparable(earlier), comparable(recipe), revisions=False)
 
 
 def changed_keys(earlier: dict[str, Any], now: dict[str, Any], revisions: bool = True) -> str:

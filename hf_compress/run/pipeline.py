@@ -53,6 +53,13 @@ def compress(
         RunError: the run cannot go on. What is done stays in `<output>.partial`, for `resume`.
     """
     recipe = permitted(recipe, trust_remote_code, publish)
+    run = make(recipe, output, overwrite, resume, log)
+    send(run, recipe, trust_remote_code, log)
+    return run
+
+
+def make(recipe: Recipe, output: str | Path, overwrite: bool, resume: bool, log: Callable[[str], None]) -> Run:
+    """Run a recipe that is permitted, and publish nothing; see `compress`."""
     log = processes.begin(log)
     for name in ["onnx"] * ("onnxruntime" in recipe.measure.runtimes) + [section.to for section in recipe.deploy]:
         runtime(name)
@@ -62,15 +69,19 @@ def compress(
     with in_one_sentence(), RunFolder(output, recipe, overwrite, resume) as folder:
         if folder.finished is not None:
             log(f"'{output}' is finished: nothing is left to do{' but to publish it' if recipe.publish else ''}")
-            run = folder.finished
-        else:
-            _log_resumed(folder, output, log)
-            prepared = prepare_run(recipe, folder, log)
-            run = finish(prepared, take_steps(prepared, folder, folder.units, log), folder, log)
+            return folder.finished
+        _log_resumed(folder, output, log)
+        prepared = prepare_run(recipe, folder, log)
+        return finish(prepared, take_steps(prepared, folder, folder.units, log), folder, log)
+
+
+def send(run: Run, recipe: Recipe, trust_remote_code: bool, log: Callable[[str], None]) -> None:
+    """Publish a run where its recipe says, if it does."""
     if recipe.publish is not None:
         options = recipe.publish.model_dump() | {"trust_remote_code": trust_remote_code}
-        log(processes.on_main(lambda: str(publish_folder(run.folder, **options))))
-    return run
+        url = processes.on_main(lambda: str(publish_folder(run.folder, **options)))
+        if processes.is_main():
+            log(url)
 
 
 def _log_resumed(folder: RunFolder, output: str | Path, log: Callable[[str], None]) -> None:

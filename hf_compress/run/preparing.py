@@ -10,6 +10,7 @@ from typing import Any
 from transformers.utils import logging as transformers_logging
 
 from hf_compress.data import ImageData
+from hf_compress.data.annotations import classes_of
 from hf_compress.data.images import IGNORED_LABEL
 from hf_compress.ground.errors import UsageError
 from hf_compress.models.load import LoadedModel
@@ -98,12 +99,13 @@ def _foresee(recipe: Recipe, data: ImageData, teachers: list[LoadedModel]) -> No
     if recipe.control and not data.train.labelled:
         raise UsageError("'control' learns from labels alone, and no training image has one: leave it out")
     for role in ("validation", "test"):
-        missing = all(label == IGNORED_LABEL for label in data.splits[role].labels)
+        shown = {number for label in data.splits[role].labels for number in classes_of(label)}
+        missing = not shown - {IGNORED_LABEL}
         if task.needs_targets and data.labelled and missing:
             origin = data.facts["splits"][role]["from"]
             raise UsageError(
                 f"'data.splits.{role}': no image of {origin} has a label, so nothing can be measured on it: name a "
-                "split with labels, or leave the key out"
+                "split that shows something, or leave the key out"
             )
     for teacher, section in zip(teachers, recipe.teachers.values(), strict=True):
         if is_trained(section, teacher, data, task):

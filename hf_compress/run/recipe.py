@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, SerializeAsAny, field_validator, model_va
 from pydantic.json_schema import models_json_schema
 
 from hf_compress.ground.errors import UsageError, shown
+from hf_compress.ground.files import split_revision
 from hf_compress.ground.registry import did_you_mean
 from hf_compress.models.students import STUDENTS
 from hf_compress.run.bounds import refuse_endless
@@ -320,7 +321,7 @@ def recipe_schema() -> dict[str, Any]:
 
 def model_overrides(section: str, model: str) -> dict[str, str]:
     """Return the overrides that name a model (ID or ID@REVISION) in the section `teacher` or `student`."""
-    name, _, revision = model.partition("@")
+    name, revision = split_revision(model)
     return {f"{section}.model": name} | ({f"{section}.revision": revision} if revision else {})
 
 

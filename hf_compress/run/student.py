@@ -9,6 +9,7 @@ from typing import Any
 
 from hf_compress.checkpoint import load_like, save
 from hf_compress.data import ImageData
+from hf_compress.ground.errors import UsageError
 from hf_compress.ground.files import read_json, write_json
 from hf_compress.ground.units import Units
 from hf_compress.models.load import LoadedModel
@@ -35,10 +36,26 @@ def with_checkpoints(recipe: Recipe, data: ImageData, units: Units, log) -> tupl
     return recipe, said
 
 
+def _copyable(student: LoadedModel) -> LoadedModel:
+    """Return a copy of the teacher, unless it lacks what its class would make anew when the copy is loaded.
+
+    Raises:
+        UsageError: it came without its pooling layer, and a random one would scramble the copy's embeddings.
+    """
+    if getattr(student.model, "pooler", student) is None:
+        raise UsageError(
+            f"'student.model: teacher' cannot be thinner: {student.name} came without its pooling layer, with which "
+            "a copy would be loaded; name a registered student or a checkpoint"
+        )
+    return student
+
+
 def foreseen_student(recipe: Recipe, data: ImageData, teacher: LoadedModel | None) -> LoadedModel:
     """Return a model of the shape that the student will have, before the teacher is trained."""
     student = build_student(recipe.student, data.label_names, teacher, TASKS.get(recipe.task))
-    return replace(student, model=thinned(student, recipe.student)[0]) if recipe.student.is_thinner else student
+    if not recipe.student.is_thinner:
+        return student
+    return replace(_copyable(student), model=thinned(student, recipe.student)[0])
 
 
 def prepared_student(

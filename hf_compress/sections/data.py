@@ -43,18 +43,21 @@ class SourceSection(Section):
     image_column: str | None = Field(None, description="Found by its type when not given.")
 
     @property
-    def wants_labels(self) -> bool:
-        return not isinstance(self, UnlabelledSection)
+    def wants_classes(self) -> bool:
+        """Whether each picture has to have a class where some have, by its folder or beside it."""
+        return True
 
     @property
     def wanted_splits(self) -> set[str]:
         """The names of the splits that stand in the recipe."""
-        names = vars(self.splits).values() if self.wants_labels else [self.split]
+        names = [self.split] if isinstance(self, UnlabelledSection) else vars(self.splits).values()
         return {name.partition("[")[0] for name in names if isinstance(name, str)}
 
 
 class UnlabelledSection(SourceSection):
     """Images whose labels, if there are any, are not looked at."""
+
+    wants_classes = False
 
     split: str | None = Field(None, description="`train`, `unlabeled`, `train[:500]`, ...; all images when not given.")
 
@@ -132,3 +135,13 @@ class DataSection(SourceSection):
     def mixes(self) -> bool:
         """Whether training pictures are mixed."""
         return self.mixup > 0 or self.cutmix > 0
+
+
+class PicturesSection(DataSection):
+    """The same for tasks that find elsewhere what a picture shows, or nowhere."""
+
+    wants_classes = False
+
+    @classmethod
+    def of(cls, section: DataSection) -> "PicturesSection":
+        return cls.model_construct(section.model_fields_set, **dict(section))

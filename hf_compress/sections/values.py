@@ -7,9 +7,12 @@ from typing import Any
 
 from hf_compress.ground.bounded_yaml import MOST_CHARACTERS, MOST_LEVELS, read_yaml
 from hf_compress.ground.errors import UsageError, shown
-from hf_compress.ground.files import read_text, user_path
+from hf_compress.ground.files import read_text, split_revision, user_path
 from hf_compress.ground.registry import did_you_mean
 from hf_compress.ground.shipped import shipped_folders
+
+NAMED_BY = {"data": "path", "unlabelled": "path", "deploy": "to"}
+"""The keys that a string stands for; that of models is `model`."""
 
 
 def read_recipe(source: str | Path) -> Any:
@@ -55,7 +58,7 @@ def with_model(values: Any, section: str, name: str) -> tuple[Any, list[str]]:
     place, key = (chain, {"teacher": 0, "student": -1}[section]) if chain else (values, section)
     before = place[key] if chain else values.get(section)
     before = before if isinstance(before, dict) else {"model": before}
-    model, _, revision = name.partition("@")
+    model, revision = split_revision(name)
     named = {"model": model} | ({"revision": revision} if revision else {})
     if named.items() <= before.items():
         return values, []
@@ -88,7 +91,7 @@ def _override(values: dict, key: str, value: Any) -> None:
     if len(parents) > MOST_LEVELS:
         raise UsageError(f"cannot set {shown(key)}: it goes more than {MOST_LEVELS} levels deep")
     for depth, part in enumerate(parents):
-        node = _child(node, part, key, in_steps=parents[depth - 1 : depth] == ["steps"])
+        node = _child(node, part, key, within=parents[depth - 1] if depth else "")
         if not isinstance(node, dict | list):
             raise UsageError(f"cannot set {shown(key)}: {shown('.'.join(parents[: depth + 1]))} is a single value")
     if isinstance(node, list):
@@ -97,17 +100,21 @@ def _override(values: dict, key: str, value: Any) -> None:
         node[last] = value
 
 
-def _child(node: dict | list, part: str, key: str, in_steps: bool) -> Any:
-    """Return what `part` addresses; a section that is left out, or said by a string, becomes a mapping."""
+def _child(node: dict | list, part: str, key: str, within: str) -> Any:
+    """Return what `part` addresses; a section that is left out, or said by a string, becomes a mapping.
+
+    Args:
+        within: the key under which the node is found.
+    """
     if isinstance(node, list):
         index = _list_index(node, part, key)
         if isinstance(node[index], str):
-            node[index] = {node[index]: {}} if in_steps else {"model": node[index]}
+            node[index] = {node[index]: {}} if within == "steps" else {NAMED_BY.get(within, "model"): node[index]}
         if not isinstance(node[index], dict) or part not in node[index]:
             return node[index]
         node = node[index]
     if isinstance(node.get(part), str):
-        node[part] = {"path" if part == "data" else "model": node[part]}
+        node[part] = {NAMED_BY.get(part, "model"): node[part]}
     if node.get(part) is None:
         node[part] = {}
     return node[part]

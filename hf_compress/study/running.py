@@ -14,7 +14,7 @@ from hf_compress.ground.errors import CompressError, UsageError, shown
 from hf_compress.ground.files import user_path, write_text
 from hf_compress.measure.latency import measure_latency
 from hf_compress.report.run import REPORT, Run
-from hf_compress.run.folder import RunFolder, changed_keys, comparable, is_taken, refuse_other_work
+from hf_compress.run.folder import RunFolder, changed_keys, comparable, is_taken, other_recipe, refuse_other_work
 from hf_compress.run.inputs import refuse_overlap
 from hf_compress.run.permissions import permitted
 from hf_compress.run.pipeline import compress
@@ -63,7 +63,7 @@ def run_study(
 
     def open_folder() -> Finished:
         _prepare(study, folder, overwrite, resume)
-        finished = _finished(study, folder)
+        finished = _finished(study, folder, trust_remote_code)
         runs = [run_folder(folder, name, seed).name for name, seed in study.jobs()]
         with manifest.adding(folder, "study", runs) as new:
             write_text(new / STUDY, study.to_yaml())
@@ -142,18 +142,16 @@ def _remove(study: Study, folder: Path) -> None:
     manifest.remove_files(folder)
 
 
-def _finished(study: Study, folder: Path) -> Finished:
+def _finished(study: Study, folder: Path, trusted: bool) -> Finished:
     """Return the reports of runs that an earlier start finished; a run whose teacher is gone counts as unfinished.
 
     Raises:
         UsageError: one of them is not the run that the study asks for now.
     """
-    if not (folder / STUDY).is_file():
-        return {}
-    earlier = Study.load(folder / STUDY)
-    for name, seed in earlier.jobs():
+    earlier = Study.load(folder / STUDY) if (folder / STUDY).is_file() else None
+    for name, seed in (earlier or study).jobs():
         if (run_folder(folder, name, seed) / REPORT).is_file():
-            _refuse_change(study, earlier, name, seed, folder)
+            _refuse_change(study, earlier, name, seed, folder, trusted)
     finished: Finished = {}
     for name, seed in study.jobs():
         place = run_folder(folder, name, seed)
@@ -162,14 +160,18 @@ def _finished(study: Study, folder: Path) -> Finished:
     return finished
 
 
-def _refuse_change(study: Study, earlier: Study, name: str, seed: int, folder: Path) -> None:
+def _refuse_change(study: Study, earlier: Study | None, name: str, seed: int, folder: Path, trusted: bool) -> None:
+    """Raise UsageError where a finished run is another one now; without its earlier study, its own recipe tells."""
     if (name, seed) not in study.jobs():
         change = "the study lacks it now"
+    elif earlier is None:
+        recipe = permitted(study.recipe(name, seed, folder), trusted, publish=False)
+        change = other_recipe(recipe, run_folder(folder, name, seed))
     else:
         before, after = (comparable(which.recipe(name, seed, folder)) for which in (earlier, study))
         change = changed_keys(before, after)
-        if not change:
-            return
+    if not change:
+        return
     raise UsageError(
         f"run '{name}' of seed {seed} is finished in '{folder}', but {change}: undo the change, or choose another "
         "--output, or pass --overwrite to make every run anew"

@@ -199,7 +199,12 @@ class Task(ABC):
         Raises:
             RunError: they are none of its classes.
         """
-        aligned = data.aligned(loaded.label_names) if data.labelled else None
+        if not data.labelled:
+            raise RunError(
+                f"{data.facts['path']} has no labels, and a {self.noun} is measured by them: name data that has, in a "
+                f"form of docs/{'data' if self.name == 'classification' else self.name}.md"
+            )
+        aligned = data.aligned(loaded.label_names)
         if aligned is None:
             raise RunError(
                 f"the labels of {data.facts['path']} are not those of {loaded.name}: "
@@ -288,11 +293,23 @@ class Task(ABC):
         raise RunError(f"'task: {self.name}' needs labels, and the data has none: name data with labels")
 
     def labelled_by(self, teacher: LoadedModel, data: ImageData, predict: Predict) -> ImageData:
-        """Return data whose validation and test images have the teacher's answers as targets; none trains on these."""
+        """Return data whose validation and test images have the teacher's answers as targets; none trains on these.
+
+        Raises:
+            RunError: of a task with classes, the teacher names none in the images of a split.
+        """
+        from hf_compress.data.annotations import classes_of
+
         found = {
             role: images.with_labels(self.as_targets(predict(teacher, images, whole=self.answers_whole)))
             for role, images in (("validation", data.validation), ("test", data.test))
         }
+        for role, images in found.items():
+            if self.classes and not any(map(classes_of, images.labels)):
+                raise RunError(
+                    f"teacher {teacher.name} says nothing of the {role} images, so nothing can be measured on them: "
+                    "take pictures of what it knows, or data with labels"
+                )
         return replace(data, **found, label_names=teacher.label_names, by_teacher=True)
 
     def examiner(

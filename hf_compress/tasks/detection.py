@@ -99,9 +99,9 @@ class Detection(Task):
 
         from hf_compress.ground.choices import Choices
 
-        maps = _maps(model.config, pixel_values)
+        maps = _maps(_config(model), pixel_values)
         if not maps:
-            return _by_class(self.outputs(model(pixel_values=pixel_values)), model.config.num_labels)
+            return _by_class(self.outputs(model(pixel_values=pixel_values)), _config(model).num_labels)
         choices = Choices()
         with choices.recorded():
             said = self._said_and_selected(model, pixel_values)
@@ -117,7 +117,7 @@ class Detection(Task):
         """
         from hf_compress.measure.detections import as_objects, best_of_queries
 
-        images, config = batch["pixel_values"], model.config
+        images, config = batch["pixel_values"], _config(model)
         if said := self._said_there(model, images, teacher):
             return said
         output = model(pixel_values=images, labels=_as_dicts(as_objects(best_of_queries(teacher))))
@@ -139,14 +139,14 @@ class Detection(Task):
     def _said_and_selected(self, model, pixel_values):
         """Return what a model that selects its queries says at the end, and where it selects them."""
         output = model(pixel_values=pixel_values)
-        said = _by_class(self.outputs(output), model.config.num_labels)
+        said = _by_class(self.outputs(output), _config(model).num_labels)
         return said | {"enc_logits": output.enc_topk_logits, "enc_pred_boxes": output.enc_topk_bboxes}
 
     def _said_there(self, model, images, teacher):
         """Return what a student says at the surest places of its teacher; None where it has no such places."""
         from hf_compress.ground.choices import Choices
 
-        maps, queries = _maps(model.config, images), getattr(model.config, "num_queries", 0)
+        maps, queries = _maps(_config(model), images), getattr(_config(model), "num_queries", 0)
         same = maps and "maps" in teacher and teacher["maps"][0].int().tolist() == maps
         if not same or teacher["places"].shape[1] < queries:
             return None
@@ -284,6 +284,11 @@ def _apart(loss: Loss, student: dict[str, Tensor], teacher: dict[str, Tensor]) -
 def _selects(config: Any) -> bool:
     """Return whether a model of a config selects its queries from each image."""
     return bool(getattr(config, "two_stage", False)) or hasattr(config, "learn_initial_query")
+
+
+def _config(model: Any) -> PretrainedConfig:
+    """Return the config of a model, which may be wrapped by `DistributedDataParallel`."""
+    return getattr(model, "module", model).config
 
 
 def _maps(config: Any, pixel_values: Tensor) -> list[list[int]]:

@@ -20,6 +20,7 @@ from hf_compress.sections.deploy import DeploySection
 from hf_compress.sections.measure import MeasureSection
 from hf_compress.tasks import Task
 from hf_compress.tools.evaluation import load_with_data, saved_task
+from hf_compress.tools.own_data import data_section
 from hf_compress.training.predicting import predictor
 
 logger = logging.getLogger(__name__)
@@ -73,6 +74,9 @@ def export(
     task = saved_task(str(folder))
     loaded, images = load_with_data(task, str(folder), data, trust_remote_code)
     quality = _measure(task, loaded, images)
+    if report and not data_section(str(folder), data)[2]:
+        quality = dict  # nothing: the report tells of the images that the run did not learn from
+        logger.warning("the quality of the files is not measured: %s are not the images of the run's report", data)
     with adding(destination) as new:
         measure = _measure_section(destination) if report else MEASURE
         made = write_files(loaded, images, targets, new, measure)

@@ -134,6 +134,10 @@ def prune(
     """
     options = {"amount": amount, "importance": importance, "scope": scope, "floor": floor, "round_to": round_to}
     config = validate(PruneSection, options)
+    if scope == "damage":
+        raise UsageError(
+            "scope 'damage' asks the loss of a task, which a plain module has not: take layer, global or cost"
+        )
     image = _first(example_inputs)[:1].detach().cpu()
     unpruned = Plain(twin(module).cpu())
     _require_runs(unpruned, image)

@@ -115,10 +115,12 @@ def sensitivity(
         trust_remote_code: run Python code of the repository.
 
     Raises:
-        UsageError: files of these names are there that this package did not write, or that were changed since; or
-            models of this task are not pruned.
+        UsageError: a ratio is no fraction; files of these names are there that this package did not write, or that
+            were changed since; or models of this task are not pruned.
         RunError: the model's labels are not the data's, or nothing can be pruned.
     """
+    if wrong := [ratio for ratio in ratios if not 0 < ratio < 1]:
+        raise UsageError(f"'ratio' cannot be {wrong[0]:g}: a fraction lies between 0 and 1 (0.3: three tenths)")
     folder = user_path(output)
     claim(folder, ["sensitivity.csv", "sensitivity.png"])
     task = saved_task(name)

@@ -28,15 +28,16 @@ def reestimate_batch_norm(model: PreTrainedModel, context: Context, images: int 
         RunError: there is a single training image, or memory for no more.
     """
     chosen = spread(context.data.train, images)
+    device = next(model.parameters()).device
 
     def update(batch_size: int) -> None:
         require_pairs(model, chosen, batch_size)
         shown = Subset(chosen, range(without_single(len(chosen), batch_size)))
         loader = batches(shown, context.processor, batch_size)
         progress = track(loader, "Re-estimating batch norms")
-        torch.optim.swa_utils.update_bn((batch["pixel_values"] for batch in progress), model)
+        torch.optim.swa_utils.update_bn((batch["pixel_values"] for batch in progress), model, device)
 
-    in_fitting_batches(update, fitting_batch(context.processor, EVALUATION_BATCH))
+    in_fitting_batches(update, max(2, fitting_batch(context.processor, EVALUATION_BATCH)))
     model.eval()
 
 

@@ -164,7 +164,7 @@ class DistillationTrainer(Trainer):
         self.criterion.match_layers(self.model, self.teacher, show)
         held = {parameter for group in optimizer.param_groups for parameter in group["params"]}
         if added := [parameter for parameter in self.criterion.parameters() if parameter not in held]:
-            optimizer.add_param_group({"params": added})
+            optimizer.add_param_group({"params": added, "weight_decay": self.args.weight_decay})
         return optimizer
 
     def stop_unless_finite(self, loss: Tensor) -> None:

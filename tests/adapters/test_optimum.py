@@ -33,6 +33,7 @@ from hf_compress.steps.pruning.remove.weights import prunable_weights, sparsity
 
 pytest.importorskip("optimum.quantization_base")
 
+from hf_compress.adapters import optimum
 from hf_compress.adapters.optimum import (
     CompressionConfig,
     CompressionTrainer,
@@ -191,7 +192,7 @@ def test_the_configuration_goes_to_the_hub_and_comes_back(tmp_path):
 
 
 @pytest.mark.long
-def test_the_compressor_makes_the_run_that_the_recipe_makes(tmp_path):
+def test_the_compressor_makes_the_run_that_the_recipe_makes(tmp_path, monkeypatch):
     teacher = build_registered("resnet18", [str(digit) for digit in range(10)], width=0.125, image_size=32)
     save(teacher.model, tmp_path / "teacher", teacher.processor)
     recipe = Recipe.from_dict({"teacher": str(tmp_path / "teacher"), "steps": [{"prune": STEP}]} | SECTIONS)
@@ -212,6 +213,16 @@ def test_the_compressor_makes_the_run_that_the_recipe_makes(tmp_path):
     assert Manifest.of(run.folder).owns(run.folder, "compression_config.json")
     with pytest.raises(UsageError, match="earlier run"):
         compressor.quantize(tmp_path / "optimum", config=PruningConfig(), dataset="digits")
+    sent = []
+    monkeypatch.setattr(
+        optimum, "send", lambda run, recipe, *_: sent.append((recipe.publish.to, *run.folder.iterdir()))
+    )
+    monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")
+    config = CompressionConfig([PruningConfig(**STEP)], measure=SECTIONS["measure"], publish={"to": "ann/small"})
+    again = {"save_dir": tmp_path / "optimum", "overwrite": True, "publish": True}
+    run = compressor.compress(config, dataset=SECTIONS["data"], **again)
+    assert sent[0][0] == "ann/small" and run.folder / "compression_config.json" in sent[0]
+    assert "publish" not in json.loads((run.folder / "compression_config.json").read_text())
 
 
 def test_without_configurations_it_is_the_ordinary_trainer(tmp_path):

@@ -19,6 +19,7 @@ from hf_compress.models.load import load
 from hf_compress.models.students import STUDENTS, Checkpoint, build_registered
 from hf_compress.report.gallery import write_gallery
 from hf_compress.report.run import Run
+from hf_compress.run import finishing
 
 SPLITS = {"train": "train[:200]", "validation": "train[200:300]", "test": "train[300:400]"}
 MEASURE = {"repeats": 3, "batch_size": 2}
@@ -97,7 +98,7 @@ def test_it_is_killed_goes_on_and_leaves_a_run_with_its_front(teacher, tmp_path,
     again = {"runtime": "pt2", "space": space, "minutes": 5, "candidates": 2, "overrides": OVERRIDES}
     same = Compressor(teacher).auto({"parameters": 150_000}, "digits", run.folder, resume=True, **again)
     assert same.report == run.report
-    with pytest.raises(UsageError, match="holds another run"):
+    with pytest.raises(UsageError, match="holds a finished run of another recipe: another search"):
         find_best(request(teacher, minutes=6, space=space), run.folder, resume=True, log=lines.append)
 
 
@@ -178,6 +179,41 @@ def test_interrupted_it_finishes_the_best_so_far(teacher, tmp_path):
     run = find_best(request(teacher, 5), tmp_path / "found", log=stop)
     assert [point["winner"] for point in run.report["search"]["points"]] == [False, True]
     assert not any(point["trained"] for point in run.report["search"]["points"])
+
+
+@pytest.mark.long
+def test_interrupted_before_any_candidate_it_finishes_the_model_as_it_is(teacher, tmp_path):
+    def stop(line):
+        if line.startswith("search:"):
+            raise KeyboardInterrupt
+
+    run = find_best(request(teacher, 5, wish={"max_drop": 0.1}), tmp_path / "found", log=stop)
+    (point,) = run.report["search"]["points"]
+    assert point["winner"] and point["what"] == "as it is"
+    assert "figures/front.png" not in (run.folder / "README.md").read_text()
+
+
+@pytest.mark.long
+def test_after_an_interrupted_end_another_winner_is_measured_and_deployed_anew(teacher, tmp_path, monkeypatch):
+    """The first winner, repaired, was measured and deployed already; the search goes on, and a trained one wins."""
+
+    def stop(line):
+        if line.startswith("candidate 1"):
+            raise KeyboardInterrupt
+
+    def killed(*args):
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(running, "EPOCHS", 3)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(finishing, "check_reload", killed)
+        find_best(request(teacher, 5), tmp_path / "found", log=stop)
+    run = find_best(request(teacher, 5), tmp_path / "found", resume=True, log=lambda line: None)
+    (winner,) = [point for point in run.report["search"]["points"] if point["winner"]]
+    assert winner["trained"]
+    last, file = run.report["rows"][-1], run.report["deployed"][0]
+    assert last["stage"] == "2 distill" and last["latency"]["batch_1"]["p50_ms"] > 0
+    assert file["quality"] == pytest.approx(last["quality"], abs=0.01)
 
 
 @pytest.mark.long

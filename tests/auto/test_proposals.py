@@ -5,8 +5,10 @@ from dataclasses import replace
 import pytest
 
 from hf_compress.auto.proposals import explore
+from hf_compress.auto.request import Request
 from hf_compress.auto.space import Choice, Options
 from hf_compress.auto.wish import Wish
+from hf_compress.ground.errors import UsageError
 from hf_compress.run.recipe import Recipe
 from hf_compress.tasks import TASKS
 
@@ -76,6 +78,14 @@ def test_a_step_nearer_to_the_whole_model_is_one_level_of_each_choice_that_has_a
     ]
     assert OPTIONS.nearer(Choice(width=0.75)) == [Choice()] and OPTIONS.nearer(Choice(int8=True)) == []
     assert OPTIONS.nearer(Choice(student=(("model", "resnet18"),))) == []
+
+
+def test_a_space_may_lack_the_whole_model():
+    options = replace(OPTIONS, macs=[0.3, 0.5], image_size=[24, 16], blocks=[0.25], width=[0.5])
+    assert options.nearer(options.whole) == options.farther(options.whole, 2.0) == []
+    assert options.nearer(Choice(0.5, image_size=24)) == [Choice(0.3, image_size=24)]
+    with pytest.raises(UsageError, match=r"'space\.blocks\.1'"):
+        Request.of("a/b", "digits", {"faster": 2}, space={"blocks": [0.0, 0.95]})
 
 
 @pytest.mark.parametrize(

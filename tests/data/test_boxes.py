@@ -6,14 +6,19 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from transformers import DetrImageProcessor
 
-from hf_compress.data.boxes import box_column_of, read_boxes
+from hf_compress.data import load_data
+from hf_compress.data.box_reader import BoxReader
+from hf_compress.data.boxes import PADDING, UNKNOWN, box_column_of, make_boxes, object_rows, read_boxes
 from hf_compress.data.coco import find_coco, load_coco
 from hf_compress.data.folders import FolderError, scan
 from hf_compress.data.images import IGNORED_LABEL
 from hf_compress.data.voc import find_voc, load_voc
 from hf_compress.ground.errors import UsageError
+from hf_compress.measure.detections import mean_average_precision
 from hf_compress.sections.data import DataSection
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -76,6 +81,66 @@ def test_corners_are_refused():
     corners = {"bbox": [[20, 15, 38, 29]], "category": [0]}
     with pytest.raises(UsageError, match=r"3 of 3 boxes end outside .* may be corners"):
         read(train=rows([corners] * 3, datasets.Value("int64")))
+
+
+def test_shares_in_place_of_pixels_are_refused():
+    shares = {"bbox": [[0.4, 0.3, 0.2, 0.25], [0.1, 0.1, 0.9, 0.9]], "category": [0, 1]}
+    with pytest.raises(UsageError, match=r"no box is larger than a pixel; .* multiply them by its width and height"):
+        read(train=rows([shares, NONE], datasets.Value("int64")))
+
+
+def columns(objects, **kinds):
+    """Rows whose objects have these lists."""
+    features = {"image": datasets.Image(), "objects": {name: datasets.List(kind) for name, kind in kinds.items()}}
+    pictures = [Image.new("RGB", (40, 30)) for _ in objects]
+    return datasets.Dataset.from_dict({"image": pictures, "objects": objects}, features=datasets.Features(features))
+
+
+INTEGERS, NUMBERS = datasets.Value("int64"), datasets.List(datasets.Value("float32"))
+
+
+def test_a_list_beside_boxes_and_categories_may_be_missing():
+    known = TWO | {"area": None, "iscrowd": None}
+    found, *_ = read(train=columns([known], bbox=NUMBERS, category=INTEGERS, area=NUMBERS.feature, iscrowd=INTEGERS))
+    assert found[0].kinds.tolist() == [1, 0] and not found[0].crowd.any()
+
+
+@pytest.mark.parametrize(
+    ("objects", "kinds", "says"),
+    [
+        ({"bbox": [[1, 2, 3, 4, 5]], "category": [0]}, {}, "1 boxes and 1 categories"),
+        ({"bbox": [[1, 2, 3, 4]], "category": [0, 1]}, {}, "1 boxes and 2 categories"),
+        ({"bbox": [None], "category": [0]}, {}, "NoneType"),
+        ({"bbox": [{"x": 1, "y": 2}], "category": [0]}, {"bbox": {"x": INTEGERS, "y": INTEGERS}}, "1 boxes"),
+        ({"bbox": [[1, 2, 3, 4]], "category": [0.5]}, {"category": datasets.Value("float64")}, "category 0.5"),
+    ],
+)
+def test_objects_in_another_form_are_one_sentence(objects, kinds, says):
+    raw = columns([objects], **({"bbox": NUMBERS, "category": INTEGERS} | kinds))
+    with pytest.raises(UsageError, match=rf"column 'objects' cannot be read: .*{says}"):
+        read(train=raw)
+
+
+def test_whole_numbers_may_be_written_as_floats():
+    found, names, _ = read(train=columns([TWO], bbox=NUMBERS, category=datasets.Value("float64")))
+    assert (names, found[0].kinds.tolist()) == (["0", "1"], [1, 0])
+
+
+def test_pictures_that_nobody_looked_at_count_neither_way():
+    """A detection on a picture without boxes is wrong; on one of which nothing is known it is neither."""
+    items = [{"view": torch.zeros(3, 30, 40, dtype=torch.uint8), "label": label} for label in make_labels()]
+    targets = object_rows(items, DetrImageProcessor(size={"height": 30, "width": 40}))
+    assert targets[:, 0, 0].tolist() == [0, PADDING, UNKNOWN]
+    box = torch.tensor([[0.9, 0, 0.25, 0.2, 0.5, 0.8]])
+    found = torch.stack([box] * 3)
+    found[1, 0, 0], found[2, 0, 0] = 0.95, 0.99
+    measured = [mean_average_precision(found[part], targets[part])["map_50"].item() for part in ([0], [0, 2], [0, 1])]
+    assert measured == pytest.approx([1, 1, 0.5])
+
+
+def make_labels():
+    known = make_boxes([[10, 6, 10, 18]], [0], size=(30, 40))
+    return [known.parts(), make_boxes([], [], size=(30, 40)).parts(), IGNORED_LABEL]
 
 
 def test_a_column_that_holds_no_objects_is_refused():
@@ -151,6 +216,33 @@ def test_coco_files_that_say_nothing_are_refused(tmp_path):
     coco(tmp_path / "train.json", ["cell"], {"a.jpg": [([1, 2, 3, 4], 3, 0)]})
     with pytest.raises(FolderError, match=r"'train.json' is not written as COCO's files are: KeyError 10"):
         load(tmp_path)
+
+
+def test_pictures_may_have_names_without_an_ending(tmp_path):
+    picture(tmp_path / "0001.png")
+    (tmp_path / "0001.png").rename(tmp_path / "0001")
+    coco(tmp_path / "train.json", ["cell"], {"0001": [([1, 2, 3, 4], 0, 0)]})
+    assert len(load(tmp_path)[0]["train"]) == 1
+
+
+def test_the_hubs_own_file_of_objects_is_read(tmp_path):
+    lines = []
+    for number in range(30):
+        picture(tmp_path / f"{number}.png")
+        objects = {"bbox": [[1, 2, 3 + number, 4]], "category": [number % 2]}
+        lines.append(json.dumps({"file_name": f"{number}.png", "objects": objects}))
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    data = load_data(DataSection(path=str(tmp_path)), 0, reader=BoxReader())
+    assert data.label_names == ["0", "1"] and len(data.train) == 24
+
+
+def test_texts_of_yolo_are_refused_with_what_to_write(tmp_path):
+    for number in range(4):
+        picture(tmp_path / "images" / "train" / f"{number}.jpg")
+        (tmp_path / "labels" / "train").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "labels" / "train" / f"{number}.txt").write_text("0 0.5 0.5 0.1 0.1")
+    with pytest.raises(UsageError, match=r"as YOLO has it, .* write the boxes as COCO's JSON"):
+        load_data(DataSection(path=str(tmp_path)), 0, reader=BoxReader())
 
 
 def voc(path, name, objects):

@@ -472,6 +472,22 @@ METADATA = {
         {"train": ["a"], "test": [None, None]},
         0,
     ),
+    "with classes that are called like nothing": (
+        pictures("a", "1.png", "2.png", "3.png", "4.png", "5.png")
+        | {"a/metadata.csv": "file_name,label\n1.png,None\n2.png,NA\n3.png,crack\n4.png,\n5.png,null\n"},
+        {"train": ["None", "NA", "crack", None, "null"]},
+        0,
+    ),
+    "with that class alone": (
+        pictures("", "1.png", "2.png") | {"metadata.csv": "\ufefffile_name,label\n1.png,NA\n2.png,NA\n"},
+        {"train": ["NA", "NA"]},
+        0,
+    ),
+    "with numbers of which some are missing": (
+        pictures("", "1.png", "2.png") | {"metadata.csv": "file_name,label\n1.png,NA\n2.png,3\n"},
+        {"train": [None, 3.0]},
+        0,
+    ),
     "in every class folder": (
         pictures("a", "1.png")
         | pictures("b", "1.png")
@@ -586,6 +602,9 @@ def test_a_table_of_paths_is_read(tmp_path):
     frame = pandas.DataFrame({"image": ["a.png", "b.png"], "label": [0, 1]})
     frame.to_csv(tmp_path / "train.tsv", sep="\t", index=False)
     assert load(tmp_path).rows["train"].to_dict() == {"image": ["a.png", "b.png"], "label": [0, 1]}
+    (tmp_path / "train.tsv").rename(tmp_path / "train.csv")
+    (tmp_path / "train.csv").write_text("image,label\na.png,None\nb.png,NA\nc.png,\n")
+    assert load(tmp_path).rows["train"]["label"][:] == ["None", "NA", None]
 
 
 @pytest.mark.parametrize("streaming", [False, True])

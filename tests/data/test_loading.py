@@ -81,7 +81,9 @@ def test_a_parquet_folder_and_integer_labels(tmp_path):
     data = load(tmp_path)
     assert data.label_names == ["0", "1"]
     assert data.aligned(["no", "maybe", "yes"]) is None
-    assert data.aligned(["no", "yes"]).label_names == ["no", "yes"]
+    aligned = data.aligned(["no", "yes"])
+    assert aligned.label_names == ["no", "yes"]
+    assert aligned.facts["splits"]["test"]["images_by_class"] == {"no": 2, "yes": 2}
     assert data.label_names == ["0", "1"]
 
 
@@ -101,6 +103,9 @@ def test_labels_are_aligned_by_name(tmp_path):
     aligned = data.aligned(["Cow", "ant hill", "Bee"])
     assert aligned.train.labels == np.array([1, 2, 0])[before].tolist()
     assert aligned.label_names == ["Cow", "ant hill", "Bee"]
+    counts = aligned.facts["splits"]["train"]["images_by_class"]
+    assert counts.keys() == {"Cow", "ant hill", "Bee"} and set(counts.values()) == {16}
+    assert "Ant_Hill" in data.facts["splits"]["train"]["images_by_class"]
     assert data.train.labels == before.tolist()
     assert data.label_names == ["Ant_Hill", "bee", "cow"]
 

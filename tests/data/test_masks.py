@@ -2,8 +2,10 @@
 
 import io
 import json
+import shutil
 
 import datasets
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,8 @@ from shapes import NAMES, PROCESSOR, draw_folder, drawn
 
 from hf_compress.data import load_data
 from hf_compress.data.images import IGNORED_LABEL
-from hf_compress.data.mask_sets import MaskReader
+from hf_compress.data.local import Source
+from hf_compress.data.mask_sets import MaskReader, class_names
 from hf_compress.data.masks import AnsweredMask, decode_mask, masks_shown
 from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.sections.data import DataSection
@@ -62,6 +65,22 @@ def test_splits_may_lie_below_the_folders_and_pictures_without_a_mask_are_unlabe
     for kind in ("images", "masks"):
         for split in ("train", "test"):
             (tmp_path / "all" / kind / split).rename(root / split / kind)
+
+
+def test_folders_of_masks_without_one_of_images_are_refused(root, tmp_path):
+    shutil.copytree(root / "train", tmp_path / "voc")
+    for old, new in (("images", "JPEGImages"), ("masks", "SegmentationClass")):
+        (tmp_path / "voc" / old).rename(tmp_path / "voc" / new)
+    assert len(read(tmp_path / "voc").train) == 8
+    (tmp_path / "voc" / "JPEGImages").rename(tmp_path / "voc" / "shots")
+    with pytest.raises(UsageError, match=r"seems to be a mask, but no folder is called 'images': put pictures into"):
+        read(tmp_path / "voc")
+
+
+def test_names_of_classes_that_the_cache_lacks_are_not_known_without_a_connection(monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    assert class_names(DataSection(path="user/data"), Source(datasets.DatasetDict(), commit="0" * 40)) is None
 
 
 def rows(count=6, **columns):

@@ -1,6 +1,7 @@
 """Streams of training images: what they give, and how little they hold."""
 
 import io
+import shutil
 from collections import Counter
 
 import datasets
@@ -192,21 +193,20 @@ def test_a_stream_without_held_out_images_is_refused(folder, tmp_path):
         streamed(tmp_path)
 
 
-def generated(count, corrupt=()):
+def generated(count, corrupt=(), missing=()):
     """Pictures of 16 kB each, of which no two are the same object."""
     encoded = io.BytesIO()
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(encoded, "JPEG")
     for number in range(count):
         picture = encoded.getvalue() + number.to_bytes(8, "big") * 2048
-        yield {"image": {"bytes": b"no picture" if number in corrupt else picture, "path": None}, "label": number % 10}
+        stored = {"bytes": b"no picture" if number in corrupt else picture, "path": None}
+        yield {"image": None if number in missing else stored, "label": number % 10}
 
 
 def stream_of(count, **options):
     features = datasets.Features({"image": datasets.Image(decode=False), "label": datasets.Value("int64")})
-    corrupt = options.pop("corrupt", ())
-    rows = datasets.IterableDataset.from_generator(
-        generated, features=features, gen_kwargs={"count": count, "corrupt": corrupt}
-    )
+    bad = {name: options.pop(name, ()) for name in ("corrupt", "missing")}
+    rows = datasets.IterableDataset.from_generator(generated, features=features, gen_kwargs={"count": count} | bad)
     return ImageStream(rows, "image", "label", count, **options)
 
 
@@ -219,6 +219,20 @@ def test_corrupt_images_are_skipped_or_stop_the_run(caplog):
         list(stream_of(20, corrupt=(3,), on_corrupt="stop"))
     with pytest.raises(RunError, match="none that can be decoded"):
         list(stream_of(1, corrupt=(0,)))
+
+
+def test_rows_without_a_picture_are_corrupt_ones(folder, tmp_path, caplog):
+    stream = stream_of(20, missing=(3,))
+    stream.length = 19
+    assert sorted(item["label"] for item in stream) == sorted(n % 10 for n in range(20) if n != 3)
+    assert "has corrupt ones" in caplog.text
+    shutil.copytree(folder, tmp_path / "data")
+    rows = datasets.load_dataset("parquet", data_files=str(folder / "test.parquet"))["train"]
+    pictures = [None, *rows["image"][1:]]
+    rows = datasets.Dataset.from_dict({"image": pictures, "label": rows["label"]}, features=rows.features)
+    rows.to_parquet(tmp_path / "data" / "test.parquet")
+    data = streamed(tmp_path / "data")
+    assert len(data.test) == 39 and data.facts["splits"]["test"]["corrupt_images_skipped"] == 1
 
 
 def test_memory_does_not_grow_with_the_stream():

@@ -5,9 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from hf_compress.cli import app
 from hf_compress.device.model import DeviceModel
 from hf_compress.device.tables import predictions_table
 from hf_compress.device.telling import TELLING
@@ -15,6 +13,7 @@ from hf_compress.device.using import benchmark, pictures_in, predictions
 from hf_compress.ground.errors import UsageError
 
 CLASSES, PIXELS, OBJECTS = "image-classification", "image-segmentation", "object-detection"
+DEPTH = "depth-estimation"
 SURE, UNSURE = [9.0, -9.0], [-9.0, -9.0]
 
 
@@ -36,7 +35,7 @@ HALVES = model(PIXELS, logits=[[[5, 5, 5, 0, 0, 0]], [[0, 0, 0, 5, 5, 5]]])
 
 
 def test_pixels_are_shares_and_masks_that_keep_their_folders_apart(images, tmp_path):
-    rows = predictions(HALVES, pictures_in([images]), masks=tmp_path / "masks")
+    rows = predictions(HALVES, pictures_in([images]), maps=tmp_path / "masks")
     half = [{"label": "cat", "share": 0.5}, {"label": "dog", "share": 0.5}]
     assert rows == [{"image": str(images / name), "pixels": half} for name in ("a/x.png", "b/x.png")]
     assert "a/x.png  cat 50.0%  dog 50.0%" in predictions_table(rows)
@@ -68,15 +67,42 @@ def test_lines_of_a_table_may_have_any_number_of_cells():
     assert predictions_table(shares).splitlines()[1] == "b  cat 50.0%   cat 50.0%"
 
 
-@pytest.mark.parametrize("masks_of", [CLASSES, OBJECTS])
-def test_only_a_segmenter_has_masks(masks_of, images, tmp_path):
-    with pytest.raises(UsageError, match=f"'m' is for {masks_of}: only a model for image-segmentation has masks"):
-        predictions(model(masks_of, logits=[1, 2]), pictures_in([images]), masks=tmp_path / "masks")
+@pytest.mark.parametrize("maps_of", [CLASSES, OBJECTS])
+def test_only_what_speaks_of_pixels_has_maps(maps_of, images, tmp_path):
+    having = "only models for image-segmentation and depth-estimation have maps"
+    with pytest.raises(UsageError, match=f"'m' is for {maps_of}: {having}"):
+        predictions(model(maps_of, logits=[1, 2]), pictures_in([images]), maps=tmp_path / "maps")
 
 
-def test_masks_do_not_go_into_a_file(images):
-    with pytest.raises(UsageError, match=r"x\.png' is no folder: name one for the masks"):
-        predictions(HALVES, pictures_in([images]), masks=images / "a" / "x.png")
+def test_maps_do_not_go_into_a_file(images):
+    with pytest.raises(UsageError, match=r"x\.png' is no folder: name one for the maps"):
+        predictions(HALVES, pictures_in([images]), maps=images / "a" / "x.png")
+
+
+def test_depths_are_their_range_and_a_map_of_sixteen_bits(images, tmp_path):
+    slope = model(DEPTH, [], predicted_depth=[[2.0, 4.0], [2.0, 4.0]])
+    rows = predictions(slope, pictures_in([images / "a"]), maps=tmp_path / "maps")
+    assert rows == [{"image": str(images / "a/x.png"), "depth": {"smallest": 2, "largest": 4}}]
+    assert predictions_table(rows).endswith("x.png  2 to 4")
+    written = np.asarray(Image.open(tmp_path / "maps" / "x.png.depths.png"))
+    assert written.shape == (20, 40) and written.dtype == np.uint16
+    assert (written[:, 0] == 0).all() and (written[:, -1] == 65535).all()
+    assert written[0, 20] == round(65535 * (20.5 / 20 - 0.5))  # the middle of its pixel, in the map's
+
+
+@pytest.mark.parametrize(
+    ("found", "first", "agreement"),
+    [
+        ([1, 2, 3, 4], [1, 2, 3, 4], 1),
+        ([10, 7, 4, 1], [1, 2, 3, 4], 1),  # scale and shift do not count, not even nearer for farther
+        ([4, 3, 3, 4], [1, 2, 3, 4], 1 / 4),  # tells nothing: all are the mean, 2.5, of which one is a quarter off 3
+        ([1, 2, 3, 0], [1, 2, 3, 0], 1),  # what is too far away does not count
+        ([0, 0, 0, 0], [0, 0, 0, 0], 0),
+    ],
+)
+def test_depths_agree_without_scale_and_shift(found, first, agreement):
+    found, first = (np.array([each], np.float32) for each in (found, first))
+    assert TELLING[DEPTH].agreement(found, first, np.array([])) == pytest.approx(agreement)
 
 
 def test_classes_in_another_order_are_the_same_classes(images):
@@ -116,15 +142,3 @@ def test_models_for_several_tasks_are_not_compared(images):
     detector = model(OBJECTS, name="d", logits=[SURE], pred_boxes=[[0.5] * 4])
     with pytest.raises(UsageError, match="'m' is for image-segmentation, 'd' for object-detection: compare models"):
         benchmark([HALVES, detector], pictures_in([images]))
-
-
-def test_a_model_of_depth_is_refused_in_a_sentence(images, tmp_path):
-    from shapes import PROCESSOR
-    from transformers import DPTConfig, DPTForDepthEstimation
-
-    config = DPTConfig(hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=16, image_size=32)
-    DPTForDepthEstimation(config).save_pretrained(tmp_path / "depth")
-    PROCESSOR.save_pretrained(tmp_path / "depth")
-    result = CliRunner().invoke(app, ["predict", str(tmp_path / "depth"), str(images)])
-    assert result.exit_code == 1 and isinstance(result.exception, UsageError)
-    assert "cannot be asked about pictures: what models of its kind say is not known here" in str(result.exception)

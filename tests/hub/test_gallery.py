@@ -120,6 +120,22 @@ def test_the_table_begins_with_the_front_the_cheapest_first(tmp_path):
     assert sorted(("costly", "beaten", "cheap"), key=table.index) == ["cheap", "costly", "beaten"]
 
 
+def test_where_less_is_better_the_least_is_the_front_and_comes_first(tmp_path):
+    for name, error, milliseconds in (("exact", 0.1, 2.0), ("beaten", 0.3, 2.0), ("cheap", 0.2, 1.0)):
+        made = run_report(0.9, 100, milliseconds, task="depth")
+        for row in made["rows"]:
+            row["quality"] = {"abs_rel": error, "delta_1": 1 - error}
+            row.pop("classes"), row.pop("reliability")
+        save(tmp_path / name, made)
+    write_gallery(str(tmp_path), tmp_path / "cards.html")
+    page = (tmp_path / "cards.html").read_text()
+    table = page.partition("<tbody")[2]
+    assert sorted(("exact", "beaten", "cheap"), key=table.index) == ["cheap", "exact", "beaten"]
+    assert "relative error to the teacher&#39;s depth at most <input" in page and 'data-least="yes"' not in page
+    latency = page.partition("<svg")[2].partition("<svg")[0]
+    assert re.findall(r'style="fill: var\(--(best|panel)\); stroke', latency).count("panel") == 1
+
+
 def test_latencies_of_two_devices_make_no_front(tmp_path):
     for name, accuracy, milliseconds, parameters in (("slow device", 0.9, 9.0, 100), ("fast device", 0.8, 1.0, 200)):
         made = run_report(accuracy, parameters, milliseconds)

@@ -27,7 +27,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "small"
     with adding(folder) as new:
         (new / "deploy").mkdir()
-        for name in (*NAMES, "model.onnx", "predict_onnx.py"):
+        for name in (*NAMES, "model.onnx", "predict_onnx.py", "model.int8.pte", "model.int8.pte.json"):
             (new / "deploy" / name).write_text(f"this is {name}")
         for name, content in (("config.json", CONFIG), ("preprocessor_config.json", {"do_resize": True})):
             (new / name).write_text(json.dumps(content))
@@ -60,6 +60,7 @@ def test_what_is_sent_is_the_file_with_what_makes_it_usable(folder):
         ("deploy/model.onnx", "a/b", "is no int8 file of .*: they are deploy/model.int8.onnx"),
         (FILE, None, "say of which repository the file is the int8 form: --base-model"),
         (FILE, "no id", "'no id' is no repository of the Hub: name it user/name"),
+        (FILE, "alice/small-int8", "is the repository of the model itself: send its int8 form to another one"),
     ],
 )
 def test_what_is_refused(file, base, says, folder):

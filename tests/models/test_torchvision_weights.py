@@ -9,7 +9,10 @@ from torchvision import models
 from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.models.load import load
 from hf_compress.models.origin import origin
+from hf_compress.models.students import build_model
 from hf_compress.models.torchvision_weights import torchvision_folder
+from hf_compress.sections.models import TeacherSection
+from hf_compress.tasks.classification import CLASSIFICATION
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +54,16 @@ def test_a_name_takes_the_weights_from_the_cache_and_the_names_of_imagenet(tmp_p
     assert loaded.label_names[:2] == ["tench", "goldfish"]
     assert len(set(loaded.label_names)) == 1000
     assert loaded.processor.data_config["crop_pct"] == 224 / 256
+
+
+def test_a_recipe_may_name_them(file, monkeypatch):
+    monkeypatch.chdir(file.parent)
+    section = TeacherSection(model=file.name)
+    assert build_model(section, None, CLASSIFICATION).label_names == [f"LABEL_{index}" for index in range(7)]
+    with pytest.raises(UsageError, match="unknown model 'resnet19'; did you mean 'resnet18'"):
+        build_model(TeacherSection(model="resnet19"), None, CLASSIFICATION)
+    with pytest.raises(UsageError, match="torchvision"):
+        build_model(TeacherSection(model="torchvision:resnet19"), None, CLASSIFICATION)
 
 
 class Touch:

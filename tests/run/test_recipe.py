@@ -11,7 +11,7 @@ import yaml
 from hf_compress.ground.errors import UsageError
 from hf_compress.ground.progress import LIBRARIES
 from hf_compress.ground.registry import Registry
-from hf_compress.run.recipe import Recipe, recipe_schema
+from hf_compress.run.recipe import Recipe, model_overrides, recipe_schema
 from hf_compress.sections.measure import MeasureSection
 from hf_compress.sections.values import is_study, read_recipe, shipped_recipes, with_model
 
@@ -68,6 +68,22 @@ def test_overrides_by_number_and_by_step_name():
     assert recipe.steps[1]["prune"].recovery.loss == "kl"
     assert recipe.seed == 3
     assert VALUES["steps"][0]["distill"]["epochs"] == 3
+
+
+def test_overrides_reach_into_what_a_string_stands_for():
+    values = VALUES | {"deploy": ["onnx"], "data": {"path": "digits", "unlabelled": ["./more"]}}
+    recipe = Recipe.from_dict(values, {"deploy.0.int8": True, "data.unlabelled.0.split": "train"})
+    assert (recipe.deploy[0].to, recipe.deploy[0].int8) == ("onnx", True)
+    assert (recipe.data.unlabelled[0].path, recipe.data.unlabelled[0].split) == ("./more", "train")
+
+
+def test_a_folder_may_have_an_at_sign_in_its_path(tmp_path):
+    folder = tmp_path / "jo@corp.com" / "teacher"
+    folder.mkdir(parents=True)
+    named = {"model": str(folder)}
+    assert with_model({}, "teacher", str(folder))[0] == {"teacher": named}
+    assert model_overrides("teacher", str(folder)) == {"teacher.model": str(folder)}
+    assert model_overrides("teacher", "a/b@main") == {"teacher.model": "a/b", "teacher.revision": "main"}
 
 
 def test_yaml_round_trip():
@@ -174,6 +190,7 @@ def test_a_width_belongs_to_registered_architectures():
     ({"prune": {"iterative": False, "amount": 0.5, "target": {"macs": 0.3}}}, "amount does nothing here: the target"),
     ({"prune": {"pattern": "1:4", "amount": 0.5}}, "amount does nothing here: the pattern says how much goes"),
     ({"prune": {"n": 3}}, "n does nothing here: it is the order of importance 'ln', not of 'l1'"),
+    ({"prune": {"importance": "obs", "n": 3}}, "it is the order of importance 'ln', not of 'obs'"),
     ({"prune": {"recovery": {"loss": "ce", "temperature": 3}}}, "temperature does nothing here: it is of loss kl and"),
     ({"distill": {"loss": "kl", "ce_weight": 0.5}}, "ce_weight does nothing here: it is of loss mse_ce and kl_ce"),
     ({"distill": {"losses": [{"loss": "mse", "beta": 2}]}}, "beta does nothing here: it is of loss dkd and dist"),

@@ -1,10 +1,11 @@
 """Students that know something before they learn: a thinner teacher in a whole run, and what is refused."""
 
 import pytest
+import torch
 import yaml
-from transformers import AutoModelForImageClassification
+from transformers import AutoModelForImageClassification, ViTConfig, ViTImageProcessor, ViTModel
 
-from hf_compress import Recipe, compress
+from hf_compress import Recipe, compress, save
 from hf_compress.ground.errors import RunError, UsageError
 
 SPLITS = {"train": "train[:300]", "validation": "train[300:340]", "test": "train[400:600]"}
@@ -47,6 +48,29 @@ def test_what_the_teacher_does_not_have_is_refused_before_it_is_trained(tmp_path
         }
     )
     with pytest.raises(RunError, match=r"'student.depth' 0.5 cannot be had of mobilenet_v1"):
+        compress(recipe, tmp_path / "run", log=lambda line: None)
+
+
+def test_a_thinner_copy_of_a_backbone_without_its_pooling_layer_is_refused(tmp_path):
+    """Its class would make the layer anew, of random weights, when the copy is loaded."""
+    torch.manual_seed(0)
+    options = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    config = ViTConfig(image_size=16, patch_size=8, **options)
+    save(
+        ViTModel(config, add_pooling_layer=False),
+        tmp_path / "teacher",
+        ViTImageProcessor(size={"height": 16, "width": 16}),
+    )
+    recipe = Recipe.from_dict(
+        {
+            "task": "features",
+            "teacher": str(tmp_path / "teacher"),
+            "student": {"model": "teacher", "depth": 0.5},
+            "data": {"path": "digits", "splits": SPLITS},
+            "steps": ["distill_features"],
+        }
+    )
+    with pytest.raises(UsageError, match="came without its pooling layer"):
         compress(recipe, tmp_path / "run", log=lambda line: None)
 
 

@@ -44,7 +44,7 @@ def test_objects_are_found_as_the_processor_finds_them_or_not_at_all(model, tmp_
         (256, PROCESSOR, PIXELS, "onnx", "predict_onnx.py"),
         (257, PROCESSOR, PIXELS, "onnx", "more than the 256 classes"),
         (3, MobileNetV2ImageProcessor(), PIXELS, "onnx", "cuts the edges of pictures off"),
-        (3, PROCESSOR, "depth-estimation", "onnx", "what models of its kind say is not known here"),
+        (3, PROCESSOR, "image-feature-extraction", "onnx", "what models of its kind say is not known here"),
         (3, PROCESSOR, None, "onnx", "what models of its kind say is not known here"),
         (3, PROCESSOR, PIXELS, "another", "the runtime another is another package's"),
     ],

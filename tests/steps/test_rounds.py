@@ -9,6 +9,7 @@ from transformers import ResNetConfig, ResNetForImageClassification, ViTImagePro
 
 from hf_compress.data import load_data
 from hf_compress.data.images import IGNORED_LABEL, batches, spread
+from hf_compress.ground.errors import RunError
 from hf_compress.sections.data import DataSection
 from hf_compress.steps.pruning import loop
 from hf_compress.steps.pruning.config import PruneSection
@@ -67,6 +68,30 @@ def test_one_shot_is_kept_whatever_it_loses(model, context, monkeypatch):
     answers = iter([0.9, 0.1])
     monkeypatch.setattr(loop, "evaluate", lambda *_: {"accuracy": next(answers)})
     assert [row["kept"] for row in pruned(model, context, iterative=False).details["rounds"]] == [True]
+
+
+def test_rounds_that_were_kept_stay_where_the_model_does_not_run_when_more_goes(model, context, monkeypatch):
+    whole, said = loop._Rounds._round, []
+
+    def broken(self, number, *rest):
+        if number == 3:
+            raise RunError("the model does not run after the removal of channels")
+        return whole(self, number, *rest)
+
+    monkeypatch.setattr(loop._Rounds, "_round", broken)
+    result = pruned(model, replace(context, log=said.append), max_drop=1.0)
+    assert [row["kept"] for row in result.details["rounds"]] == [True, True]
+    assert said[-1] == "no further round: the model does not run after the removal of channels"
+    monkeypatch.setattr(loop._Rounds, "_round", lambda *_: broken(None, 3))
+    with pytest.raises(RunError):
+        pruned(model, replace(context, work_folder=context.work_folder / "again"), max_drop=1.0)
+
+
+def test_a_module_that_is_excluded_keeps_the_layers_in_it(model):
+    assert loop.excluded_layers(model, ["classifier"]) == {"classifier", "classifier.1"}
+    inside = loop.excluded_layers(model, ["*.stages.0.layers.0"])
+    assert "resnet.encoder.stages.0.layers.0.layer.1.convolution" in inside
+    assert not any(name.startswith("resnet.embedder") for name in inside)
 
 
 def test_the_last_round_prunes_no_more_than_the_target(model, context):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForImageClassification
 
-from hf_compress import Study, cli, run_study
+from hf_compress import Study, cli, compress, run_study
 from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.ground.manifest import MANIFEST
 from hf_compress.report.gallery import write_gallery
@@ -248,7 +248,31 @@ def test_runs_and_seeds_may_be_added(copied):
 
 def test_a_run_whose_teacher_is_gone_is_made_again(copied):
     shutil.rmtree(copied / "big-seed-0")
-    assert set(running._finished(study(), copied)) == {("big", 1), ("small", 1)}
+    assert set(running._finished(study(), copied, trusted=False)) == {("big", 1), ("small", 1)}
+
+
+def test_finished_runs_stay_where_the_file_of_the_study_was_moved_away(copied):
+    (copied / "study.yaml").unlink()
+    before, lines = files(copied), []
+    with pytest.raises(
+        UsageError, match=r"'big' of seed 0 is finished .* 'steps\.0\.finetune\.epochs' was 1 and is 2"
+    ):
+        run_study(study({"training.epochs": 2}), copied, resume=True, log=lines.append)
+    run_study(study(), copied, resume=True, log=lines.append)
+    assert sum(line.endswith("finished earlier") for line in lines) == 4
+    assert files(copied).keys() == before.keys()
+
+
+def test_another_recipe_for_an_unfinished_run_discards_that_run_alone(copied):
+    for name in ("big-seed-1", "small-seed-1"):
+        shutil.rmtree(copied / name)
+    with pytest.raises(Stop):
+        run_study(study(), copied, resume=True, log=stopping_at("step 1 of 1", []))
+    assert (copied / "big-seed-1.partial").is_dir()
+    with pytest.raises(
+        UsageError, match=r"was begun with another recipe: .* or remove '.*big-seed-1\.partial' to start"
+    ):
+        compress(study({"training.epochs": 2}).recipe("big", 1, copied), copied / "big-seed-1", True, True)
 
 
 def test_where_a_study_may_be_written(tmp_path, copied):
@@ -268,6 +292,17 @@ def test_a_run_that_fails_is_named(tmp_path):
     wrong = study({"runs.big.steps.finetune.learning_rate": 1e30, "runs.big.steps.finetune.optimizer": "sgd"})
     with pytest.raises(RunError, match=r"^run 'big', seed 0: the training loss became .*--resume"):
         run_study(wrong, tmp_path / "out", log=lambda line: None)
+
+
+@pytest.mark.parametrize(
+    ("section", "runs"), [("student", "small, big name a student"), ("teacher", "small name a teacher")]
+)
+def test_one_model_for_runs_that_name_their_own_is_refused(section, runs, tmp_path, capsys):
+    (tmp_path / "my-study.yaml").write_text(json.dumps(VALUES))
+    assert command("run", tmp_path / "my-study.yaml", f"--{section}", "resnet34") == 2
+    assert f"the runs {runs} of their own; change it by --set runs.small.{section}.model" in " ".join(
+        capsys.readouterr().err.split()
+    )
 
 
 def command(*arguments):

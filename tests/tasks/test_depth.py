@@ -4,18 +4,23 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config, DPTImageProcessor
+from typer.testing import CliRunner
 
 from hf_compress import Recipe, compress
 from hf_compress.checkpoint import save
+from hf_compress.cli import app
 from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.models.students import build_registered, build_student
+from hf_compress.sections.data import DataSection
 from hf_compress.sections.models import StudentSection
 from hf_compress.tasks.depth import DEPTH
 from hf_compress.tools.evaluation import evaluate_folder
+from tests.without_torch import said_alone
 
 FAST = {"epochs": 3, "batch_size": 8, "learning_rate": 0.002, "loss": "mse"}
 CHILD = """
@@ -110,6 +115,28 @@ def test_a_new_process_opens_the_folder_as_a_pipeline(run, tmp_path):
     assert json.loads(child.stdout.splitlines()[-1]) == [30, 40]
 
 
+@pytest.mark.long
+def test_its_script_and_predict_write_the_depths_of_the_model(run, tmp_path):
+    picture = tmp_path / "picture.png"
+    Image.effect_noise((40, 30), 80).convert("RGB").save(picture)
+    loaded = DEPTH.load(str(run.folder))
+    with torch.no_grad():
+        output = loaded.model(**loaded.processor(Image.open(picture), return_tensors="pt"))
+    asked = torch.nn.functional.interpolate(output.predicted_depth[None], (30, 40), mode="bilinear")[0, 0].numpy()
+    steps = (asked - asked.min()) / (asked.max() - asked.min()) * 65535
+    ((name, file, *ends),) = said_alone(run.folder / run.report["deployed"][0]["script"], [picture])
+    assert (name, file) == (str(picture), f"{picture}.depths.png")
+    assert list(map(float, ends)) == pytest.approx([asked.min(), asked.max()], rel=0.01)
+    assert np.abs(np.asarray(Image.open(file)) - steps).max() < 700  # a hundredth of the range
+    for each in (".", "deploy/model.onnx"):
+        command = ["predict", str(run.folder / each), str(picture), "--maps", str(tmp_path / each), "--json"]
+        (row,) = json.loads(CliRunner().invoke(app, command).stdout)
+        assert list(row["depth"].values()) == pytest.approx([asked.min(), asked.max()], rel=0.01)
+        assert np.abs(np.asarray(Image.open(tmp_path / each / "picture.png.depths.png")) - steps).max() < 700
+    command = ["benchmark", str(run.folder), str(run.folder / "deploy/model.onnx"), "--images", str(picture), "--json"]
+    assert [row["agreement"] for row in json.loads(CliRunner().invoke(app, command).stdout)] == [1, 1]
+
+
 def test_the_registered_student_is_the_published_one(tmp_path):
     """Yang et al., 2024, table 11: 24.8 M parameters."""
     with torch.device("meta"):
@@ -119,6 +146,19 @@ def test_the_registered_student_is_the_published_one(tmp_path):
     student = build_student(StudentSection(model="depth_anything_small", width=0.125), [], teacher, DEPTH)
     with torch.no_grad():
         assert student.model(torch.zeros(1, 3, 56, 56)).predicted_depth.shape == (1, 56, 56)
+
+
+def test_what_lies_beside_its_pictures_is_not_looked_at(tmp_path):
+    """One folder of pictures, folders of two depths, and a table: none of them means classes here."""
+    for split in ("train", "test"):
+        for number, place in enumerate(("2024", "2024/05")):
+            (tmp_path / split / place).mkdir(parents=True, exist_ok=True)
+            for value in range(12):
+                name = tmp_path / split / place / f"{value}.png"
+                Image.new("RGB", (8, 8), (value, 99 * number, len(split))).save(name)
+    (tmp_path / "train" / "train.csv").write_text("id,label\n0,a\n")
+    data = DEPTH.read(DataSection(path=str(tmp_path)), 0)
+    assert (len(data.train) + len(data.validation), len(data.test)) == (24, 24) and not data.labelled
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Object detection: from a recipe to a folder that `pipeline` reads, and what is taught on the way."""
 
 import copy
+import json
+import shutil
 import subprocess
 import sys
 
@@ -247,6 +249,44 @@ def test_a_student_is_asked_at_the_places_that_its_teacher_selected(pixels):
     assert apart.item() > 0 and apart.item() == pytest.approx(expected.item(), rel=0.01)
     apart.backward()
     assert student.model.enc_score_head.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("build", [rt_detr, yolos])
+def test_a_student_may_be_wrapped_as_several_processes_wrap_it(build, pixels):
+    student = build()
+    with torch.no_grad():
+        said = DETECTION.answer(torch.nn.DataParallel(student), pixels)
+        mine, wrapped = (
+            DETECTION.learn(each, {"pixel_values": pixels}, said) for each in (student, torch.nn.DataParallel(student))
+        )
+    torch.testing.assert_close(mine, wrapped)
+
+
+def test_held_out_pictures_without_objects_are_refused_before_the_first_training(squares, folders, tmp_path):
+    shutil.copytree(squares, tmp_path / "data")
+    file = tmp_path / "data" / "test" / "_annotations.coco.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"annotations": []}))
+    recipe = Recipe.from_dict(
+        {
+            "task": "detection",
+            "teacher": folders["rt_detr"],
+            "data": str(tmp_path / "data"),
+            "steps": [{"finetune": FAST}],
+        }
+    )
+    with pytest.raises(UsageError, match=r"'data\.splits\.test': no image of .* has a label"):
+        compress(recipe, tmp_path / "run", log=lambda line: None)
+
+
+def test_a_teacher_that_finds_nothing_is_no_measure(squares, folders):
+    data = DETECTION.read(DataSection(path=squares), 0)
+    teacher = DETECTION.load(folders["rt_detr"])
+
+    def nothing(loaded, images, whole=False):
+        return Predictions({"detections": torch.full((len(images), 100, 6), -1.0)}, torch.zeros(len(images)))
+
+    with pytest.raises(RunError, match="says nothing of the validation images"):
+        DETECTION.labelled_by(teacher, data, nothing)
 
 
 def test_a_student_of_fewer_queries_is_asked_at_the_surest_places(pixels):

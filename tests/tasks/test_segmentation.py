@@ -105,7 +105,7 @@ def test_predict_says_what_the_script_says_of_file_and_folder(run, root, tmp_pat
     said_alone(run.folder / run.report["deployed"][0]["script"], copies)
     said = {}
     for name in ("deploy/model.onnx", "."):
-        command = ["predict", str(run.folder / name), *map(str, pictures), "--masks", str(tmp_path / name), "--json"]
+        command = ["predict", str(run.folder / name), *map(str, pictures), "--maps", str(tmp_path / name), "--json"]
         said[name] = json.loads(CliRunner().invoke(app, command).stdout)
         for copy in copies:
             mask = tmp_path / name / f"{Path(copy).name}.classes.png"

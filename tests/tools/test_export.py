@@ -1,6 +1,8 @@
 """Every runtime says what PyTorch says, on real images; labels and preprocessing travel with the file."""
 
 import json
+import os
+import shutil
 import sys
 import tomllib
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from reports import report
 from torch import nn
 from transformers import ResNetConfig, ResNetForImageClassification
@@ -254,6 +257,32 @@ def test_how_far_int8_moves_the_outputs_is_told_of_every_runtime(folder, tmp_pat
     assert len(said) == 30, "at most 32 of the 60 training images, spread evenly"
     assert int8["int8_error"] == pytest.approx(0.01 / np.square(said - said.mean(axis=0)).mean(), rel=1e-3)
     assert "int8_error" not in floats
+
+
+def test_what_a_report_tells_is_of_its_own_test_images(folder, tmp_path, caplog):
+    shutil.copytree(folder, tmp_path / "run")
+    other = tmp_path / "other"
+    for label in DIGITS:
+        (other / label).mkdir(parents=True)
+        for number in range(6):
+            Image.new("L", (8, 8), 20 * int(label) + number).save(other / label / f"{number}.png")
+    (row,) = hf_compress.export(tmp_path / "run", "onnx", data=str(other))
+    assert row["quality"] == {} and "the quality of the files is not measured" in caplog.text
+    (row,) = hf_compress.export(tmp_path / "run", "onnx", data=str(other), output=tmp_path / "elsewhere")
+    assert row["quality"].keys() == {"accuracy", "roc_auc"}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_is_one_sentence(folder, tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(UsageError, match="cannot be written: Permission denied"):
+        hf_compress.export(folder, "onnx", output=tmp_path / "new")
+
+
+def test_a_folder_inside_a_file_is_one_sentence(folder, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UsageError, match=r"file/sub' cannot be written: Not a directory"):
+        hf_compress.export(folder, "onnx", output=tmp_path / "file" / "sub")
 
 
 @pytest.mark.parametrize(

@@ -148,3 +148,8 @@ def test_a_network_of_torchvision_comes_back(tmp_path):
     restored = hf_compress.restore(resnet18(), tmp_path / "resnet18").eval()
     with torch.no_grad():
         assert torch.equal(restored(image), pruned.module.eval()(image))
+
+
+def test_a_scope_that_needs_a_task_is_refused():
+    with pytest.raises(UsageError, match="scope 'damage' asks the loss of a task"):
+        hf_compress.prune(Own(), IMAGE, scope="damage", calibration=PHOTOS)

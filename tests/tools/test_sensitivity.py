@@ -172,3 +172,9 @@ def test_weights_lose_what_they_bear(tmp_path):
         pytest.approx(0.4, abs=0.01)
     )
     assert zeros[first] < 0.05 < 0.35 < min(share for name, share in zeros.items() if name != first)
+
+
+@pytest.mark.parametrize("ratio", [0, 1, 30, -0.5])
+def test_a_ratio_is_a_fraction(ratio, tmp_path):
+    with pytest.raises(UsageError, match="a fraction lies between 0 and 1"):
+        sensitivity("some/model", tmp_path, data="digits", ratios=[0.5, ratio])

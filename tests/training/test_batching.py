@@ -25,6 +25,7 @@ from hf_compress.steps.feature_distillation.training import distil_features
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.loop import prune_model
 from hf_compress.tasks.features import FEATURES
+from hf_compress.training.arguments import training_arguments
 from hf_compress.training.batch_norms import reestimate_batch_norm, without_single
 from hf_compress.training.context import Context
 from hf_compress.training.fitting import train
@@ -236,6 +237,25 @@ def test_batch_norms_are_re_estimated_without_a_single_image(context):
     reestimate_batch_norm(other, context(128))
     for name, tensor in model.state_dict().items():
         assert torch.equal(other.state_dict()[name], tensor)
+
+
+def test_batch_norms_are_re_estimated_where_the_model_is(context):
+    """Images come from the CPU; `meta` stands for another device, and computes nothing."""
+    model = classifier().to("meta")
+    reestimate_batch_norm(model, context(8))
+    assert {tensor.device.type for tensor in model.state_dict().values()} == {"meta"}
+
+
+def test_one_process_trains_on_one_device(context, tmp_path, monkeypatch):
+    """Of two, torch's DataParallel would take both, and twice the batch."""
+
+    def found(arguments):
+        arguments._n_gpu = 2
+        return torch.device("cpu")
+
+    monkeypatch.setattr(TrainingArguments, "_setup_devices", property(found))
+    arguments = training_arguments(TrainingConfig(epochs=1, batch_size=4), context(8), tmp_path)
+    assert (arguments.n_gpu, arguments.train_batch_size) == (1, 4)
 
 
 @pytest.mark.parametrize(

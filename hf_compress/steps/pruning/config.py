@@ -10,7 +10,7 @@ from hf_compress.sections.distillation import LossConfig
 from hf_compress.steps.pruning.score.criteria import CRITERIA
 
 Scope = Literal["layer", "global", "cost", "damage"]
-WITHOUT_ORDER = {"l1", "l2", "random"}  # criteria of other packages may read `n`
+WITHOUT_ORDER = {"l1", "l2", "random", "taylor", "obs"}  # criteria of other packages may read `n`
 
 
 class PruningTarget(Section):

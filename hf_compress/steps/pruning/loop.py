@@ -146,7 +146,13 @@ class _Rounds:
         for number in itertools.count(1):
             if reached or done >= limit:
                 break
-            candidate, row = self._round(number, best, done, min(done + step, limit))
+            try:
+                candidate, row = self._round(number, best, done, min(done + step, limit))
+            except RunError as error:
+                if not rows:
+                    raise
+                self.context.log(f"no further round: {error}")
+                break
             if row["unchanged"]:
                 done = row["amount"]
                 continue
@@ -323,16 +329,18 @@ def _fractions_gone(model: PreTrainedModel, image: Tensor, pruner: Pruner) -> Go
 
 
 def excluded_layers(model: PreTrainedModel, patterns: list[str]) -> set[str]:
-    """Return the layers whose names match a pattern.
+    """Return the modules whose names match a pattern, and the layers with weights in them.
 
     Raises:
         RunError: a pattern matches none.
     """
     names = [name for name, _ in model.named_modules() if name]
-    for pattern in patterns:
-        if not fnmatch.filter(names, pattern):
-            raise RunError(f"'exclude' pattern '{pattern}' matches no layer; layers are named like '{names[-1]}'")
-    return {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
+    found = {pattern: fnmatch.filter(names, pattern) for pattern in patterns}
+    if nothing := next((pattern for pattern in patterns if not found[pattern]), None):
+        raise RunError(f"'exclude' pattern '{nothing}' matches no layer; layers are named like '{names[-1]}'")
+    matches = {name for names in found.values() for name in names}
+    weighty = [name for name, module in model.named_modules() if any(True for _ in module.parameters(recurse=False))]
+    return matches | {name for name in weighty if name.startswith(tuple(f"{match}." for match in matches))}
 
 
 def _asked(config: PruneSection) -> dict[str, Any]:
