@@ -31,7 +31,7 @@ from hf_compress.sections.deploy import DeploySection
 from hf_compress.steps.pruning.recovery import IMAGES, bearable_rate
 from hf_compress.steps.pruning.score.calibration import Calibration
 from hf_compress.tasks import TASKS
-from hf_compress.tasks.base import AGREEMENT, Metric, known_metrics
+from hf_compress.tasks.base import Metric
 
 POINT, SEARCH = "point.json", "search"
 REPAIRED, BRIEF, TRAINED = "repaired", "brief", "trained"
@@ -98,8 +98,8 @@ class Bench:
 
     @property
     def metric(self) -> Metric:
-        """What decides: the task's metric, or where the teacher gave the targets, how often a model agrees with it."""
-        return known_metrics()[AGREEMENT] if self.prepared.data.by_teacher else self.task.deciding
+        """What decides: the task's metric, or where the teacher gave the targets, how far a model agrees with it."""
+        return self.task.judged_by(self.prepared.data.by_teacher)
 
     @property
     def task(self) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from hf_compress.auto.space import Options, Space, blocks_step, channels_step
+from hf_compress.auto.space import Choice, Options, Space, blocks_step, channels_step
 from hf_compress.data.images import input_size
 from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.models.load import LoadedModel
@@ -28,11 +28,12 @@ def offered(space: Space, prepared: Prepared) -> Options:
     sizes = dict.fromkeys(_multiple(share * side) if share < 1 else side for share in sorted(space.image_size)[::-1])
     at_size = [None if size == side else size for size in sizes if size == side or _has(prepared, image_size=size)]
     scopes = space.scope or list(TASKS.get(prepared.recipe.task).scopes)
-    macs, round_to = _prunable(space, scopes[0], teacher)
+    importance = _served(space, prepared)
+    macs, round_to = _prunable(space, importance[0], scopes[0], teacher)
     able = RUNTIMES.get(prepared.recipe.deploy[0].to).int8
     return Options(
         macs=macs,
-        importance=space.importance,
+        importance=importance,
         scope=scopes,
         blocks=[share for share in sorted(space.blocks) if not share or _loses(teacher, blocks_step(share))] or [0.0],
         width=[share for share in sorted(space.width)[::-1] if share == 1 or _has(prepared, width=share)] or [1.0],
@@ -43,11 +44,11 @@ def offered(space: Space, prepared: Prepared) -> Options:
     )
 
 
-def _prunable(space: Space, scope: str, teacher: LoadedModel) -> tuple[list[float], int]:
+def _prunable(space: Space, importance: str, scope: str, teacher: LoadedModel) -> tuple[list[float], int]:
     """Return the shares of the MACs that can go, and the multiple of channels at which they can."""
     found, round_to = [0.0], ROUNDED[0]
     for multiple in ROUNDED:
-        step = partial(channels_step, importance=space.importance[0], scope=scope, round_to=multiple)
+        step = partial(channels_step, importance=importance, scope=scope, round_to=multiple)
         shares = sorted(space.macs)
         while shares and shares[-1] and not _loses(teacher, step(shares[-1])):
             shares.pop()
@@ -65,6 +66,24 @@ def _loses(teacher: LoadedModel, step: dict[str, Any]) -> bool:
     except RunError:
         return False
     return True
+
+
+def _served(space: Space, prepared: Prepared) -> list[str]:
+    """Return the criteria that the task of a recipe takes.
+
+    Raises:
+        UsageError: it takes none of the space.
+    """
+    found, refused = [], None
+    for name in space.importance:
+        try:
+            Choice(macs=0.5, importance=name).recipe(prepared.recipe, round_to=1)
+            found.append(name)
+        except UsageError as error:
+            refused = error
+    if refused and not found:
+        raise refused
+    return found
 
 
 def _has(prepared: Prepared, **options: Any) -> bool:

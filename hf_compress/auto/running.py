@@ -30,7 +30,7 @@ from hf_compress.runtimes import runtime
 from hf_compress.training.tracking import require_tracker
 
 EXPLORED, SEARCHED = 0.3, 0.4  # shares of the minutes after which no candidates are proposed, and none judged
-SPOILT = 0.5  # share of the quality
+SPOILT = 0.5  # share of the quality; of an error, how much larger
 FINALISTS = 3
 KEPT_BACK = 0.25  # share of the candidates, for steps from the best one
 WASTED = 0.15  # minutes for which no training is begun
@@ -239,7 +239,8 @@ class Search:
 
     def _is_spoilt(self, point: Point) -> bool:
         """Tell whether a point has lost so much that a short training will not bring it back."""
-        return self.decision.lost(point) > SPOILT * abs(self.teacher.quality)
+        whole = abs(self.teacher.quality) if self.bench.metric.higher_is_better else 1.0
+        return self.decision.lost(point) > SPOILT * whole
 
     def _train(self) -> None:
         """Train the most promising candidates, one after the other, in the time that is left."""
@@ -327,7 +328,7 @@ class Search:
 def _unlike(request: Request, folder: Path) -> str:
     """Return in what a finished run differs from the result of a search, in words; empty where it does not."""
     found = Run.open(folder).report.get("search", {}).get("request")
-    return "" if found == request.facts else "another search" if found else "no search"
+    return "" if found == request.facts else "it comes from another search" if found else "it comes from no search"
 
 
 def _finish(search: Search, winner: Point, prepared: Prepared, folder: RunFolder, log: Callable[[str], None]) -> Run:

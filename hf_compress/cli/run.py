@@ -104,11 +104,12 @@ def _refuse_own_models(values: Any, **models: str | None) -> None:
     """Refuse a model for all runs of a study some of which name their own: it would change the others alone."""
     runs = values["runs"] if is_study(values) and isinstance(values["runs"], dict) else {}
     for section, model in models.items():
-        own = [name for name, run in runs.items() if isinstance(run, dict) and {section, "chain"} & run.keys()]
+        own = [name for name, run in runs.items() if isinstance(run, dict) and (run.get(section) or run.get("chain"))]
         if model is not None and own:
+            key = "chain" if runs[own[0]].get("chain") else section
             raise UsageError(
-                f"--{section} is for recipes: of this study, the runs {', '.join(own)} name a {section} of their own; "
-                f"change it by --set runs.{own[0]}.{section}.model=..."
+                f"--{section} would not change all runs of this study: {', '.join(own)} have their own; --set "
+                f"runs.{own[0]}.{key}=... changes one"
             )
 
 

@@ -11,12 +11,14 @@ from hf_compress.data.annotations import FoundLabels, Reader
 from hf_compress.data.boxes import Boxes, box_column_of, read_boxes
 from hf_compress.data.coco import find_coco, load_coco
 from hf_compress.data.folders import Folder, FolderError, scan
-from hf_compress.data.local import Source
+from hf_compress.data.local import Source, refuse_labels_beside
 from hf_compress.data.sources import image_column_of, load_raw
 from hf_compress.data.voc import find_voc, load_voc
 from hf_compress.ground.errors import UsageError, shown
 from hf_compress.ground.files import user_path
 from hf_compress.sections.data import DataSection, PicturesSection
+
+FORMS = "write boxes as COCO's JSON (annotations/instances_train.json) or Pascal VOC's XML, or move it out"
 
 
 class BoxReader(Reader):
@@ -55,21 +57,7 @@ def _annotated(folder: Folder, section: DataSection) -> Source | None:
     elif voc := find_voc(folder):
         rows, left_out = load_voc(folder, voc)
     else:
-        _refuse_yolo(folder)
+        if not folder.of_kind("metadata"):
+            refuse_labels_beside(folder, FORMS)
         return None
     return Source(rows, left_out=left_out)
-
-
-def _refuse_yolo(folder: Folder) -> None:
-    """Refuse pictures of which at least half have a text file of their own."""
-    names = {os.path.splitext(file.parts[-1])[0] for file in folder.of_kind("picture")}
-    own = {
-        name: file
-        for file in folder.files
-        if file.ending == ".txt" and (name := os.path.splitext(file.parts[-1])[0]) in names
-    }
-    if len(own) * 2 >= len(names):
-        raise FolderError(
-            f"the pictures have a text file each such as {next(iter(own.values())).name!r}, as YOLO has it, which is "
-            "not read: write the boxes as COCO's JSON (annotations/instances_train.json), or move the texts out"
-        )

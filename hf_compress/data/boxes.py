@@ -31,6 +31,7 @@ CROWDS = ("iscrowd", "is_crowd")
 SIDEWAYS = (5, 6, 7, 8)  # orientations of EXIF that exchange height and width
 PADDING = -100.0  # as `transformers` pads the targets of several batches
 UNKNOWN = -1.0  # in place of the class in the one row of a picture of which nothing is known
+UNSEEN = (float("nan"),) * 4
 OUTSIDE = 2  # pixels by which rounding may carry a box out of its picture
 logger = logging.getLogger(__name__)
 
@@ -252,7 +253,8 @@ def _numbers(kind: Any, names: list[str], column: str, split: str):
 
 def _boxes(places: list[Any], kinds: list[int], crowd: list[Any] | None, size: tuple[int, int]) -> tuple[Boxes, int]:
     """Return the objects that have an extent and a category, and how many have not."""
-    if any(len(place) != 4 for place in places) or len(places) != len(kinds):
+    places = [UNSEEN if place is None else place for place in places]
+    if any(len(place) != 4 for place in places) or len({len(places), len(kinds), len(crowd or kinds)}) > 1:
         raise ValueError(f"{len(places)} boxes and {len(kinds)} categories, the first box: {places[:1]}")
     whole = make_boxes(places, kinds, crowd, size)
     good = np.isfinite(whole.places).all(axis=1) & (whole.places[:, 2:] > 0).all(axis=1) & (whole.kinds >= 0)

@@ -1,15 +1,14 @@
 """Pictures whose labels stand in a metadata.csv, metadata.jsonl or metadata.parquet, as `datasets` reads it."""
 
-import csv
 import glob
-import io
 import os
 import re
 from collections.abc import Iterator
 
 import datasets
 
-from hf_compress.data.addresses import local_copy, opened
+from hf_compress.data.addresses import local_copy
+from hf_compress.data.csv_words import columns_of_numbers, lines_of
 from hf_compress.data.folders import File, Folder, FolderError, LeftOut, some
 from hf_compress.data.layout import PathParts, in_order, pictures_under
 from hf_compress.sections.data import SourceSection
@@ -60,19 +59,22 @@ def _with_words(rows: datasets.Dataset, files: list[str]) -> datasets.Dataset:
     Args:
         files: the escaped paths of the metadata.csv files that `datasets` read.
     """
-    texts = [name for name, kind in rows.features.items() if getattr(kind, "dtype", None) in ("string", "null")]
-    gone = {name: values for name in texts if None in (values := list(rows[name]))}
+    plain = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Value)]
+    gone = {name: values for name in plain if None in (values := list(rows[name]))}
     if not gone:
         return rows
     written: dict[str, dict[str, str]] = {}
+    of_numbers: set[str] = set()
     for address in map(_unescaped, files):
-        with opened(address) as file:
-            lines = list(csv.DictReader(io.TextIOWrapper(file, "utf-8-sig", newline="")))
+        lines = lines_of(address)
+        of_numbers |= columns_of_numbers(lines)
         beside = os.path.dirname(local_copy(address) or address)
         written |= {os.path.normpath(os.path.join(beside, line.get("file_name") or "")): line for line in lines}
     pictures = rows.select_columns("image").cast_column("image", datasets.Image(decode=False))["image"]
-    lines = [written.get(os.path.normpath(picture["path"]), {}) for picture in pictures]
+    lines = [written.get(os.path.normpath(picture["path"]), {}) if picture else {} for picture in pictures]
     for name, values in gone.items():
+        if name in of_numbers:
+            continue
         words = [line.get(name) or None if value is None else value for value, line in zip(values, lines, strict=True)]
         rows = rows.remove_columns(name).add_column(name, words, feature=datasets.Value("string"))
     return rows

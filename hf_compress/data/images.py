@@ -21,6 +21,7 @@ from hf_compress.device.pictures import read_picture
 from hf_compress.ground.errors import RunError
 
 IGNORED_LABEL = -100
+GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
 def decode(picture: dict[str, Any]) -> Tensor:
@@ -254,8 +255,15 @@ def fitting_batch(processor, most: int) -> int:
 
 
 def spread(split: ImageSplit, count: int) -> torch.utils.data.Subset:
-    """Return at most `count` images, spread evenly over a split, without augmentation."""
-    return torch.utils.data.Subset(split.without_augmentation(), evenly_spread(len(split), count))
+    """Return at most `count` images, spread evenly over a split, without augmentation.
+
+    They come mixed, the first of them spread as evenly as all: splits may be sorted by class, and what looks at
+    batches, or at a few images, is to see all classes.
+    """
+    chosen = evenly_spread(len(split), count)
+    places = sorted(range(len(chosen)), key=lambda place: place * GOLDEN_RATIO % 1)  # which spreads however many
+    mixed = [index for _, index in sorted(zip(places, chosen, strict=True))]
+    return torch.utils.data.Subset(split.without_augmentation(), mixed)
 
 
 def evenly_spread(total: int, count: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,7 +11,7 @@ import datasets
 from transformers import BaseImageProcessor
 
 from hf_compress.checkpoint.labels import positions
-from hf_compress.data.annotations import Annotation, FoundLabels, Reader
+from hf_compress.data.annotations import Annotation, FoundLabels, Reader, classes_of
 from hf_compress.data.augmentation import build_augmentation
 from hf_compress.data.decoded import Room
 from hf_compress.data.images import IGNORED_LABEL, ImageSplit, input_size
@@ -70,6 +71,15 @@ class ImageData:
     @property
     def labelled(self) -> bool:
         return bool(self.label_names)
+
+    @property
+    def digest(self) -> str:
+        """What identifies the stored pictures of all roles, their order, and which classes they show."""
+        digest = hashlib.sha256()
+        for images in [*self.splits.values(), *([self.unlabelled] if self.unlabelled else [])]:
+            digest.update(images.decoded.fingerprint.encode())
+            digest.update(repr([classes_of(label) for label in images.labels]).encode())
+        return digest.hexdigest()
 
     def aligned(self, names: list[str]) -> ImageData | None:
         """Return the same images with labels in the order of `names` (a model's labels), matched by name.

@@ -18,7 +18,6 @@ from hf_compress.sections.data import SourceSection
 
 MOST_SHARDS = 512  # of a stream: as many workers can read it
 SIDECARS = {".txt", ".json", ".xml"}
-DETECTION = "which are boxes or captions and no classes: sort the pictures into one folder a class, or move them out"
 
 
 @dataclass
@@ -105,24 +104,37 @@ def _refuse_labels_elsewhere(folder: Folder, bases: dict[str, PathParts]) -> Non
     """Refuse pictures without class folders that have a text file each, or a table beside them: labels, it seems."""
     pictures = folder.of_kind("picture")
     places = [{file.parts[:-1] for file in pictures if file.parts[: len(base)] == base} for base in bases.values()]
-    if any(len(place) > 1 for place in places):
-        return
-    stems = {_stem(file) for file in pictures}
+    if not any(len(place) > 1 for place in places):
+        place = f"of each split ({some(map('/'.join, bases.values()))})" if len(bases) > 1 else "of the pictures"
+        refuse_labels_beside(
+            folder,
+            "sort the pictures into one folder a class, or move it out",
+            f"save it as metadata.csv in the folder {place}, with a column file_name (the paths of the pictures from "
+            "there) and a column label, or move it out",
+        )
+
+
+def refuse_labels_beside(folder: Folder, advice: str, of_table: str | None = None) -> None:
+    """Refuse pictures of which at least half have a text file of their own, or that have a table beside them.
+
+    Args:
+        advice: what to do.
+        of_table: what to do with a CSV file, where that is something else.
+    """
+    stems = {_stem(file) for file in folder.of_kind("picture")}
     beside = [file for file in folder.files if file.ending in SIDECARS and file.kind != "none"]
     own = [file for file in beside if _stem(file) in stems]
     if len({_stem(file) for file in own}) * 2 >= len(stems):
-        raise FolderError(f"the pictures have a file each such as {own[0].name!r}, {DETECTION}")
+        raise FolderError(
+            f"the pictures have a file each such as {own[0].name!r}, which tells what they show, and is not read: "
+            f"{advice}"
+        )
     for table in folder.of_kind("table"):
         if table.ending == ".json":
-            raise FolderError(
-                f"the pictures have no classes, but there are annotations in {table.name!r}, {DETECTION}"
-            )
+            raise FolderError(f"there are annotations in {table.name!r}, which are not read: {advice}")
         if table.ending in (".csv", ".tsv"):
-            place = f"of each split ({some(map('/'.join, bases.values()))})" if len(bases) > 1 else "of the pictures"
             raise FolderError(
-                f"the pictures have no classes, but there is {table.name!r}: save it as metadata.csv in the folder "
-                f"{place}, with a column file_name (the paths of the pictures from there) and a column label, "
-                "or move it out"
+                f"what the pictures show is not known, but there is {table.name!r}: {of_table or advice}"
             )
 
 

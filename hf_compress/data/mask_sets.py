@@ -9,12 +9,12 @@ from pathlib import Path
 import datasets
 import huggingface_hub
 import numpy as np
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from hf_compress.data.annotations import FoundLabels, Reader
 from hf_compress.data.folders import File, Folder, FolderError, scan
 from hf_compress.data.layout import in_order, role_of
-from hf_compress.data.local import Source
+from hf_compress.data.local import Source, refuse_labels_beside
 from hf_compress.data.masks import VOID, look_at_masks
 from hf_compress.data.sources import features_of, load_raw, undecoded
 from hf_compress.ground.errors import RunError, UsageError, shown
@@ -39,11 +39,14 @@ class MaskReader(Reader):
             return load_raw(PicturesSection.of(section), "data")
         try:
             files = scan(Path(os.path.abspath(folder)))
-            pictures = files.of_kind("picture")
-            if any(_place(file, IMAGES) for file in pictures):
+            found = {kind: file for file in files.of_kind("picture") if (kind := _kind_and_place(file)[0])}
+            if "image" in found:
                 return load_pairs(files, section)
-            if mask := next((file for file in pictures if _place(file, MASKS)), None):
-                raise FolderError(f"{mask.name!r} seems to be a mask, but no folder is called 'images': {SORT}")
+            if not files.of_kind("metadata"):
+                if "label" in found:
+                    mask = found["label"].name
+                    raise FolderError(f"{mask!r} seems to be a mask, but no folder is called 'images': {SORT}")
+                refuse_labels_beside(files, SORT)
         except FolderError as error:
             raise UsageError(f"'data.path': in {shown(section.path)}, {error}") from None
         return load_raw(PicturesSection.of(section), "data")
@@ -85,13 +88,13 @@ def load_pairs(folder: Folder, section: DataSection) -> Source:
     """
     found: dict[tuple[str, ...], dict[str, File]] = {}
     for file in folder.of_kind("picture"):
-        for column, folders_of in (("image", IMAGES), ("label", MASKS)):
-            if (place := _place(file, folders_of)) is not None:
-                *folders, name = place
-                pair = found.setdefault((*folders, os.path.splitext(name)[0]), {})
-                if column in pair:
-                    raise FolderError(f"{pair[column].name!r} and {file.name!r} have one name: rename one")
-                pair[column] = file
+        column, place = _kind_and_place(file)
+        if column:
+            *folders, name = place
+            pair = found.setdefault((*folders, os.path.splitext(name)[0]), {})
+            if column in pair:
+                raise FolderError(f"{pair[column].name!r} and {file.name!r} have one name: rename one")
+            pair[column] = file
     pairs = {key: pair for key, pair in found.items() if "image" in pair}
     if len(pairs) < len(found) and not any("label" in pair for pair in pairs.values()):
         raise FolderError(f"no mask has the name of a picture: {SORT}")
@@ -153,7 +156,10 @@ def class_names(section: DataSection, source: Source) -> list[str] | None:
             return None
         try:
             found = huggingface_hub.hf_hub_download(section.path, NAMES, repo_type="dataset", revision=source.commit)
-        except EntryNotFoundError:  # also where there is no connection, and the file is not in the cache
+        except LocalEntryNotFoundError:
+            logger.warning("%s: whether it has a file %s is not known without a connection", section.path, NAMES)
+            return None
+        except EntryNotFoundError:
             return None
         file = Path(found)
     try:
@@ -173,9 +179,10 @@ def _only(names: list[str], usual: tuple[str, ...]) -> str | None:
     return next((found[0] for found in (names, known) if len(found) == 1), None)
 
 
-def _place(file: File, folders: tuple[str, ...]) -> tuple[str, ...] | None:
-    """Return the path of a file without the first folder of such a name; None where there is none."""
-    for depth, part in enumerate(file.parts[:-1]):
-        if part.lower() in folders:
-            return file.parts[:depth] + file.parts[depth + 1 :]
-    return None
+def _kind_and_place(file: File) -> tuple[str | None, tuple[str, ...]]:
+    """Return what the innermost folder around a file that tells it says it is, and its path without that folder."""
+    for depth in reversed(range(len(file.parts) - 1)):
+        for column, folders in (("image", IMAGES), ("label", MASKS)):
+            if file.parts[depth].lower() in folders:
+                return column, file.parts[:depth] + file.parts[depth + 1 :]
+    return None, file.parts

@@ -105,9 +105,8 @@ class ImageStream(torch.utils.data.IterableDataset):
             rows.set_epoch(turn)
             views = corrupt = leaked = 0
             for row in rows:
-                picture = row[self.image_column]
+                picture = row[self.image_column] and with_bytes(row[self.image_column])
                 try:
-                    picture = with_bytes(picture)
                     view = decode(picture)
                 except Exception as error:  # a damaged file makes Pillow raise anything
                     if failure_of(error) is not None:
@@ -171,7 +170,8 @@ def open_stream(
     parts, room = Parts({}, {"train": f"stream of split {names['train']}"}, {}), Room(section.cache_mb * 2**20)
     for role, (rows, most) in kept.items():
         found = datasets.Dataset.from_list(
-            [row | {image_column: _kept(row[image_column])} for row in rows.take(most)], features=rows.features
+            [row | {image_column: row[image_column] and with_bytes(row[image_column])} for row in rows.take(most)],
+            features=rows.features,
         )
         good, decoded = read_pictures(found, image_column, section.on_corrupt, f"split '{role}'", room)
         held = found.select(np.flatnonzero(good))
@@ -182,16 +182,6 @@ def open_stream(
             first = f"the first {MOST_HELD_OUT} images of " if len(found) == MOST_HELD_OUT else ""
             parts.origin[role] = f"{first}split {names[role]}"
     return stream, parts
-
-
-def _kept(picture: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return a picture with its bytes; one that cannot be read as it is, which is told where pictures are decoded."""
-    try:
-        return with_bytes(picture)
-    except Exception as error:  # of whatever reads addresses
-        if failure_of(error) is not None:
-            raise
-        return picture
 
 
 def _class_index(label: int | None) -> int:

@@ -2,14 +2,17 @@
 
 import glob
 import re
+from typing import Any
 
 import datasets
 
+from hf_compress.data.csv_words import NOTHING, columns_of_numbers, lines_of
 from hf_compress.data.folders import File, Folder, FolderError, LeftOut, some
 from hf_compress.data.formats import TABLES, holds_pictures, is_webdataset
 from hf_compress.data.layout import OTHER, in_order, role_of, roles_in
 from hf_compress.sections.data import SourceSection
 
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
 SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}.*")
 
 
@@ -34,11 +37,19 @@ def open_tables(
     ending = files[0].ending
     splits = table_splits(files, section).items()
     paths = {split: [glob.escape(folder.path(file)) for file in found] for split, found in splits}
-    texts = {"keep_default_na": False, "na_values": [""]}  # or a class called None, NA or null is no class
-    options = texts | ({"sep": "\t"} if ending == ".tsv" else {}) if ending in (".csv", ".tsv") else {}
+    options = _reading([folder.path(file) for file in files], ending) if ending in SEPARATORS else {}
     builder = datasets.load_dataset_builder(TABLES[ending], data_files=paths, **options)
     unused = dict.fromkeys(folder.of_kind("picture", "table"), f"files beside those that are read ({ending})")
     return builder, folder.left_out(files, unused)
+
+
+def _reading(addresses: list[str], ending: str) -> dict[str, Any]:
+    """Return how pandas is to read CSV files: in columns of words, None, NA and null are words, too."""
+    separator = SEPARATORS[ending]
+    lines = [line for address in addresses for line in lines_of(address, separator)]
+    of_numbers = columns_of_numbers(lines)
+    nothing = {name: sorted(NOTHING) if name in of_numbers else [""] for name in (lines[0] if lines else ())}
+    return {"sep": separator, "keep_default_na": False, "na_values": nothing}
 
 
 def table_splits(files: list[File], section: SourceSection) -> dict[str, list[File]]:

@@ -8,11 +8,17 @@ from hf_compress.device import pictures
 from hf_compress.device.answers import ANSWERS
 from hf_compress.device.opening import OPENERS
 
-NEEDS = {"onnx": "onnxruntime", "litert": "ai-edge-litert", "pt2": "torch"}  # what is not called as its runtime
+NEEDS = {
+    "onnx": ["onnxruntime"],
+    "litert": ["ai-edge-litert"],
+    "executorch": ["executorch", "torch"],
+    "pt2": ["torch"],
+}
+"""Packages of runtimes that are not called as their package, or need another one."""
 
 HEAD = '''"""Say what is on pictures, by {file}: python {script} IMAGE ...
 
-It needs numpy, pillow and {needs}, and the JSON file beside the model; it is made by hf-compress, and yours to change.
+It needs {needs}, and the JSON file beside the model; it is made by hf-compress, and yours to change.
 """
 
 import json
@@ -40,6 +46,11 @@ def script_name(runtime: str, int8: bool) -> str:
     return f"predict_{runtime}{'_int8' * int8}.py"
 
 
+def packages(runtime: str) -> list[str]:
+    """Return what pip installs for a script."""
+    return ["numpy", "pillow", *NEEDS.get(runtime, [runtime])]
+
+
 def script(runtime: str, task: str, file: str, name: str, outputs: list[str]) -> str:
     """Return the text of the script called `name` for a file in the same folder.
 
@@ -50,7 +61,7 @@ def script(runtime: str, task: str, file: str, name: str, outputs: list[str]) ->
     """
     text = Path(pictures.__file__).read_text(encoding="utf-8")
     read, opener = text[text.index("\nimport ") + 1 :], OPENERS[runtime]
-    head = HEAD.format(file=file, script=name, needs=NEEDS.get(runtime, runtime))
+    head = HEAD.format(file=file, script=name, needs=", ".join(packages(runtime)))
     says = ANSWERS[task]
     main = MAIN.format(file=file, opener=opener.__name__, outputs=json.dumps(outputs), say=says[-1].__name__)
     return head + "\n\n".join([read, *map(inspect.getsource, (opener, *says))]) + main

@@ -23,10 +23,8 @@ from hf_compress.device.answers import (
 )
 
 OVERLAP = 0.5  # of the union of two boxes, from which on they show one object
-NEAR, LEAST = (
-    1.25,
-    0.01,
-)  # of depths: the largest ratio of equal ones; the share of the largest from which on they count
+NEAR = 1.25  # the largest ratio of two depths that are alike
+LEAST = 0.01  # of a map's largest depth, from which on depths count
 Outputs = dict[str, np.ndarray]
 
 

@@ -15,8 +15,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from hf_compress.ground.errors import UsageError
-from hf_compress.ground.files import NEW, sync_tree, write_text
+from hf_compress.ground.errors import RunError, UsageError
+from hf_compress.ground.files import FULL, NEW, sync_tree, write_text
 
 MANIFEST = "hf_compress_manifest.json"
 Kind = Literal["run", "study", "files"]
@@ -148,7 +148,7 @@ def adding(folder: Path, kind: Kind | None = None, runs: Iterable[str] = ()) -> 
     A process that is killed on the way leaves a manifest that names the old and the new files.
 
     Raises:
-        UsageError: the folder cannot be written.
+        UsageError: the folder cannot be written; a full disk is a RunError.
     """
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -181,7 +181,8 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UsageError(f"'{folder}' cannot be written: {error.strerror or error}") from None
+        kind = RunError if error.errno in FULL else UsageError
+        raise kind(f"'{folder}' cannot be written: {error.strerror or error}") from None
 
 
 def record(folder: Path) -> None:

@@ -13,7 +13,7 @@ from hf_compress.hub.contents import CARD, Contents, refuse_secrets
 from hf_compress.models.origin import publishable_license
 from hf_compress.report.quantized_card import quantized_card
 from hf_compress.report.run import Run
-from hf_compress.runtimes import runtime
+from hf_compress.runtimes import RUNTIMES
 from hf_compress.sections.publish import PublishSection
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
@@ -64,7 +64,7 @@ def file_contents(folder: Path, section: PublishSection, file: str, base_model: 
 def _beside(folder: Path, row: dict) -> list[str]:
     """Return the file and what was written with it: its data, its JSON, its script."""
     manifest, file = Manifest.of(folder), Path(row["file"])
-    parts = [place.as_posix() for place in runtime(row["runtime"]).files(file)]
+    parts = [place.as_posix() for place in RUNTIMES.get(row["runtime"])().files(file)]
     names = [*parts, f"{row['file']}.json", *([row["script"]] if "script" in row else [])]
     for name in names:
         if not is_plain_file(folder, name) or digest(folder / name) not in manifest.files.get(name, []):

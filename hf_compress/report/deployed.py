@@ -3,7 +3,7 @@
 from pathlib import PurePosixPath
 from typing import Any
 
-from hf_compress.device.script import NEEDS
+from hf_compress.device.script import packages
 from hf_compress.measure.intervals import unit
 from hf_compress.report.measures import milliseconds, ratio, size, times_in_words
 from hf_compress.tasks import task_of
@@ -36,12 +36,13 @@ def recommendation(report: dict[str, Any]) -> list[str]:
     why = f"the fastest of {len(files)} files among those that lose" if len(files) > 1 else "which loses"
     own, eager = (chosen[key]["batch_1"]["p50_ms"] for key in ("latency", "eager_latency"))
     sure = chosen["latency"]["batch_1"].get("speedup")
+    alone = "" if "torch" in packages(chosen["runtime"]) else " without PyTorch"
     faster = f", {ratio(eager, own, 'faster')} ({times_in_words(sure)})" if sure else ""
     return [
         f"For the device, take {chosen['file']} ({chosen['stage']}), {why} at most {most} of "
         f"{metric.words}: {size(chosen['cost']['bytes'])}, and {milliseconds(own)} for one image, for "
         f"which PyTorch takes {milliseconds(eager)}{faster}."
-        + (f" {chosen['script']} uses it without PyTorch." if "script" in chosen else "")
+        + (f" {chosen['script']} uses it{alone}." if "script" in chosen else "")
     ]
 
 
@@ -55,12 +56,12 @@ def commands(report: dict[str, Any], repo_id: str | None) -> str | None:
     if not rows:
         return None
     row, script = rows[0], PurePosixPath(rows[0]["script"])
-    download, packages = [], ["numpy", "pillow", NEEDS.get(row["runtime"], row["runtime"])]
+    download, installed = [], packages(row["runtime"])
     if repo_id:
         place = repo_id.rpartition("/")[2]
         download = [f"hf download {repo_id} --include '{script.parent}/*' --local-dir {place}"]
-        packages, script = ["huggingface_hub", *packages], place / script
-    return "\n".join([f"pip install {' '.join(packages)}", *download, f"python {script} photo.jpg"])
+        installed, script = ["huggingface_hub", *installed], place / script
+    return "\n".join([f"pip install {' '.join(installed)}", *download, f"python {script} photo.jpg"])
 
 
 def _loss(row: dict[str, Any], report: dict[str, Any]) -> float:

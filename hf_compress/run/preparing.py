@@ -21,7 +21,7 @@ from hf_compress.run.seeds import Seeds
 from hf_compress.run.student import foreseen_student, with_checkpoints
 from hf_compress.run.teacher import as_teacher, is_trained, load_teachers, train_teachers
 from hf_compress.sections.base import TrainingConfig
-from hf_compress.sections.models import AUTO
+from hf_compress.sections.models import AUTO, TEACHER
 from hf_compress.tasks import TASKS
 from hf_compress.tasks.base import Predict
 from hf_compress.training.batch_norms import require_pairs
@@ -65,7 +65,7 @@ def prepare_run(recipe: Recipe, folder: RunFolder, log) -> Prepared:
     log(f"data: {recipe.data.path}")
     task = TASKS.get(recipe.task)
     data = task.read(recipe.data, recipe.seed)
-    folder.remember(images=data.facts)
+    folder.remember(images=data.facts | {"digest": data.digest})
     teachers, data = load_teachers(recipe, data, seeds.teachers, log)
     recipe = folder.pin(
         recipe,
@@ -114,7 +114,7 @@ def _foresee(recipe: Recipe, data: ImageData, teachers: list[LoadedModel]) -> No
     if recipe.student.model == AUTO:
         return
     student = cache(lambda: foreseen_student(recipe, data, next(iter(teachers), None)))
-    if recipe.student.is_thinner:
+    if recipe.student.model == TEACHER and not recipe.student.is_teacher:
         student()
     learning = [training for training in recipe.trainings.values() if not training.freeze_batch_norms]
     least = min((training.batch_size for training in learning), default=2)

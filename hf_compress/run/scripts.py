@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from hf_compress.data.images import example_input, preprocess
-from hf_compress.device.answers import ANSWERS, CLASSIFIES, DETECTS, SEGMENTS, found_objects
+from hf_compress.device.answers import ANSWERS, CLASSIFIES, DETECTS, SEES_DEPTH, SEGMENTS, found_objects
 from hf_compress.device.opening import OPENERS
 from hf_compress.device.pictures import preprocessed
 from hf_compress.device.script import script, script_name
@@ -58,6 +58,8 @@ def unsaid(loaded: LoadedModel, task: str | None) -> str | None:
     if task != CLASSIFIES and getattr(loaded.processor, "do_center_crop", False):
         advice = "'do_center_crop: false' and a 'size' of height and width in preprocessor_config.json show it all"
         return f"{kind} cuts the edges of pictures off, of which the model says nothing ({advice})"
+    if task == SEES_DEPTH and getattr(loaded.processor, "do_pad", False):
+        return f"{kind} pads pictures, so that what the model says is not of the picture alone"
     if len(loaded.label_names) > 256 and task == SEGMENTS:
         return "it has more than the 256 classes that a PNG holds"
     if task == DETECTS and not _finds_the_same(loaded):

@@ -1,6 +1,6 @@
 """Section `data` of a recipe."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -33,7 +33,13 @@ class SplitsSection(Section):
 
 
 class SourceSection(Section):
-    """Where images come from."""
+    """Where images come from.
+
+    Attributes:
+        wants_classes: whether each picture has to have a class where some have, by its folder or beside it.
+    """
+
+    wants_classes: ClassVar[bool] = True
 
     path: str = Field(
         description="Hub id, folder of images (one folder a class), folder of parquet files, or `digits`."
@@ -41,11 +47,6 @@ class SourceSection(Section):
     name: str | None = Field(None, description="Configuration of a Hub data set.")
     revision: str | None = Field(None, description="Branch, tag or commit of a Hub data set.")
     image_column: str | None = Field(None, description="Found by its type when not given.")
-
-    @property
-    def wants_classes(self) -> bool:
-        """Whether each picture has to have a class where some have, by its folder or beside it."""
-        return True
 
     @property
     def wanted_splits(self) -> set[str]:
@@ -57,7 +58,7 @@ class SourceSection(Section):
 class UnlabelledSection(SourceSection):
     """Images whose labels, if there are any, are not looked at."""
 
-    wants_classes = False
+    wants_classes: ClassVar[bool] = False
 
     split: str | None = Field(None, description="`train`, `unlabeled`, `train[:500]`, ...; all images when not given.")
 
@@ -140,7 +141,7 @@ class DataSection(SourceSection):
 class PicturesSection(DataSection):
     """The same for tasks that find elsewhere what a picture shows, or nowhere."""
 
-    wants_classes = False
+    wants_classes: ClassVar[bool] = False
 
     @classmethod
     def of(cls, section: DataSection) -> "PicturesSection":

@@ -201,8 +201,8 @@ class Task(ABC):
         """
         if not data.labelled:
             raise RunError(
-                f"{data.facts['path']} has no labels, and a {self.noun} is measured by them: name data that has, in a "
-                f"form of docs/{'data' if self.name == 'classification' else self.name}.md"
+                f"{data.facts['path']} has no labels, by which a model with 'task: {self.name}' is measured: name "
+                f"data that has, in a form of docs/{'data' if self.name == 'classification' else self.name}.md"
             )
         aligned = data.aligned(loaded.label_names)
         if aligned is None:
@@ -332,6 +332,10 @@ class Task(ABC):
             }
 
         return examine
+
+    def judged_by(self, by_teacher: bool) -> Metric:
+        """Return the metric that decides of what `examiner` measures."""
+        return known_metrics()[AGREEMENT] if by_teacher else self.deciding
 
     def examples(
         self, models: Mapping[str, LoadedModel], images: ImageSplit, by_image: Sequence[float], by_teacher: bool

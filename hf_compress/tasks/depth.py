@@ -158,6 +158,9 @@ class Depth(Task):
     def labelled_by(self, teacher, data, predict):
         return replace(super().labelled_by(teacher, data, predict), label_names=[])
 
+    def judged_by(self, by_teacher):
+        return self.deciding
+
     def examiner(self, data, split, teacher, predict):
         """Measure against what the teacher says."""
         return lambda loaded: self.in_detail(predict(loaded, data.splits[split]))

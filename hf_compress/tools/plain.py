@@ -138,6 +138,8 @@ def prune(
         raise UsageError(
             "scope 'damage' asks the loss of a task, which a plain module has not: take layer, global or cost"
         )
+    if round_to == "auto":
+        raise UsageError("round_to 'auto' is measured by the step 'prune' of a recipe: give a number, such as 8")
     image = _first(example_inputs)[:1].detach().cpu()
     unpruned = Plain(twin(module).cpu())
     _require_runs(unpruned, image)

@@ -24,7 +24,7 @@ def training_arguments(
     steps: int = -1,
     tracked: Mapping[str, Any] = UNTRACKED,
 ) -> TrainingArguments:
-    """Return the Trainer's arguments for a section of the recipe: one process trains on one device.
+    """Return the Trainer's arguments for a section of the recipe.
 
     Args:
         folder: of the checkpoints.
@@ -32,7 +32,7 @@ def training_arguments(
         steps: of the whole training; -1 makes `config.epochs`.
         tracked: the arguments that name a tracker: see `Tracking.arguments`.
     """
-    arguments = TrainingArguments(
+    return on_one_device(
         output_dir=str(folder),
         gradient_accumulation_steps=accumulation,
         num_train_epochs=config.epochs,
@@ -57,6 +57,11 @@ def training_arguments(
         seed=context.seed,
         **shared_arguments(context.data.workers) | tracked,
     )
+
+
+def on_one_device(**options: Any) -> TrainingArguments:
+    """Return the Trainer's arguments for a process that works on one device, however many there are."""
+    arguments = TrainingArguments(**options)
     arguments._n_gpu = min(1, arguments.n_gpu)  # or batches grow with the devices, by torch's `DataParallel`
     return arguments
 

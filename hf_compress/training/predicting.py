@@ -2,7 +2,7 @@
 
 import tempfile
 
-from transformers import BaseImageProcessor, PreTrainedModel, TrainingArguments
+from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.trainer_callback import PrinterCallback
 
 from hf_compress.data import Collator, ImageData, ImageSplit
@@ -13,7 +13,7 @@ from hf_compress.ground.tensors import use_channels_last
 from hf_compress.models.load import LoadedModel
 from hf_compress.tasks.base import Predict, Predictions, Task
 from hf_compress.tasks.classification import CLASSIFICATION
-from hf_compress.training.arguments import EVALUATION_BATCH, shared_arguments
+from hf_compress.training.arguments import EVALUATION_BATCH, on_one_device, shared_arguments
 from hf_compress.training.callbacks import EvaluationProgress
 from hf_compress.training.trainer import DistillationTrainer
 
@@ -39,7 +39,7 @@ def predict(
         with same_random_state(), progress.bar:
             trainer = DistillationTrainer(
                 model=looked_at,
-                args=TrainingArguments(folder, per_device_eval_batch_size=size, **shared_arguments(workers)),
+                args=on_one_device(output_dir=folder, per_device_eval_batch_size=size, **shared_arguments(workers)),
                 data_collator=Collator(processor, targets=task.targets),
                 callbacks=[progress],
                 task=task,

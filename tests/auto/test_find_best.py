@@ -98,7 +98,7 @@ def test_it_is_killed_goes_on_and_leaves_a_run_with_its_front(teacher, tmp_path,
     again = {"runtime": "pt2", "space": space, "minutes": 5, "candidates": 2, "overrides": OVERRIDES}
     same = Compressor(teacher).auto({"parameters": 150_000}, "digits", run.folder, resume=True, **again)
     assert same.report == run.report
-    with pytest.raises(UsageError, match="holds a finished run of another recipe: another search"):
+    with pytest.raises(UsageError, match="of another recipe: it comes from another search"):
         find_best(request(teacher, minutes=6, space=space), run.folder, resume=True, log=lines.append)
 
 

@@ -101,6 +101,9 @@ INTEGERS, NUMBERS = datasets.Value("int64"), datasets.List(datasets.Value("float
 
 def test_a_list_beside_boxes_and_categories_may_be_missing():
     known = TWO | {"area": None, "iscrowd": None}
+    nothing = {"bbox": [None, [1, 2, 3, 4]], "category": [0, 1], "area": [1, 2], "iscrowd": [0, 0]}
+    kinds = {"bbox": NUMBERS, "category": INTEGERS, "area": NUMBERS.feature, "iscrowd": INTEGERS}
+    assert read(train=columns([nothing], **kinds))[0][0].kinds.tolist() == [1]
     found, *_ = read(train=columns([known], bbox=NUMBERS, category=INTEGERS, area=NUMBERS.feature, iscrowd=INTEGERS))
     assert found[0].kinds.tolist() == [1, 0] and not found[0].crowd.any()
 
@@ -110,7 +113,7 @@ def test_a_list_beside_boxes_and_categories_may_be_missing():
     [
         ({"bbox": [[1, 2, 3, 4, 5]], "category": [0]}, {}, "1 boxes and 1 categories"),
         ({"bbox": [[1, 2, 3, 4]], "category": [0, 1]}, {}, "1 boxes and 2 categories"),
-        ({"bbox": [None], "category": [0]}, {}, "NoneType"),
+        ({"bbox": [[1, 2, 3, 4]], "category": [0], "iscrowd": [0, 1]}, {"iscrowd": INTEGERS}, "1 boxes"),
         ({"bbox": [{"x": 1, "y": 2}], "category": [0]}, {"bbox": {"x": INTEGERS, "y": INTEGERS}}, "1 boxes"),
         ({"bbox": [[1, 2, 3, 4]], "category": [0.5]}, {"category": datasets.Value("float64")}, "category 0.5"),
     ],
@@ -241,7 +244,22 @@ def test_texts_of_yolo_are_refused_with_what_to_write(tmp_path):
         picture(tmp_path / "images" / "train" / f"{number}.jpg")
         (tmp_path / "labels" / "train").mkdir(parents=True, exist_ok=True)
         (tmp_path / "labels" / "train" / f"{number}.txt").write_text("0 0.5 0.5 0.1 0.1")
-    with pytest.raises(UsageError, match=r"as YOLO has it, .* write the boxes as COCO's JSON"):
+    with pytest.raises(UsageError, match=r"such as 'labels/train/0.txt', .* is not read: write boxes as COCO's JSON"):
+        load_data(DataSection(path=str(tmp_path)), 0, reader=BoxReader())
+
+
+@pytest.mark.parametrize("name", ["boxes.csv", "annotations.json", "a.json"])
+def test_what_may_tell_of_objects_and_is_not_read_is_refused(name, tmp_path):
+    picture(tmp_path / "a.jpg")
+    (tmp_path / name).write_text("{}" if name.endswith("json") else "image,x\n")
+    with pytest.raises(UsageError, match="write boxes as COCO's JSON"):
+        load_data(DataSection(path=str(tmp_path)), 0, reader=BoxReader())
+
+
+def test_shares_in_cocos_files_are_refused(tmp_path):
+    picture(tmp_path / "train" / "a.jpg")
+    coco(tmp_path / "train" / "_annotations.coco.json", ["cell"], {"a.jpg": [([0.1, 0.2, 0.3, 0.4], 0, 0)]})
+    with pytest.raises(UsageError, match="no box is larger than a pixel"):
         load_data(DataSection(path=str(tmp_path)), 0, reader=BoxReader())
 
 

@@ -605,6 +605,8 @@ def test_a_table_of_paths_is_read(tmp_path):
     (tmp_path / "train.tsv").rename(tmp_path / "train.csv")
     (tmp_path / "train.csv").write_text("image,label\na.png,None\nb.png,NA\nc.png,\n")
     assert load(tmp_path).rows["train"]["label"][:] == ["None", "NA", None]
+    (tmp_path / "train.csv").write_text("image,label\na.png,0\nb.png,NA\nc.png,1\n")
+    assert load(tmp_path).rows["train"]["label"][:] == [0, None, 1]
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -16,7 +16,7 @@ from transformers import ViTImageProcessor
 from hf_compress.data import load_data
 from hf_compress.data.augmentation import RandomShift, build_augmentation
 from hf_compress.data.decoded import Decoded, Room
-from hf_compress.data.images import Collator, ImageSplit, decode, evenly_spread
+from hf_compress.data.images import Collator, ImageSplit, decode, evenly_spread, spread
 from hf_compress.data.mixing import Mixing
 from hf_compress.sections.data import DataSection
 
@@ -264,3 +264,17 @@ def test_half_of_a_sorted_split_has_every_class_alike():
     labels = [label for label in range(10) for _ in range(50)]
     counts = [sum(labels[index] == label for index in evenly_spread(500, 256)) for label in range(10)]
     assert all(count in (25, 26) for count in counts)
+
+
+@pytest.mark.parametrize("total", [40, 200, 4000])
+def test_of_images_that_are_sorted_by_class_every_batch_and_the_first_few_show_all_classes(total):
+    labels = [10 * number // total for number in range(total)]
+    split = ImageSplit(datasets.Dataset.from_dict({"image": [None] * total}), "image", labels, None)
+    chosen = spread(split, 256).indices
+    assert sorted(chosen) == evenly_spread(total, 256)
+    shown = [labels[index] for index in chosen]
+    assert len(set(shown[:20])) == 10
+    for first in range(0, len(shown) - 32, 32):
+        assert len(set(shown[first : first + 32])) == 10
+    held_out = [shown[place] for place in evenly_spread(len(shown), len(shown) // 8)]
+    assert len(set(held_out)) >= min(5, len(held_out))

@@ -77,6 +77,22 @@ def test_folders_of_masks_without_one_of_images_are_refused(root, tmp_path):
         read(tmp_path / "voc")
 
 
+def test_the_innermost_folder_tells_what_a_picture_is(root, tmp_path):
+    shutil.copytree(root / "train", tmp_path / "photos")
+    assert len(read(tmp_path).train) == 8
+
+
+def test_metadata_may_name_masks_beside_pictures_in_any_folder(root, tmp_path):
+    shutil.copytree(root / "train" / "masks", tmp_path / "masks")
+    lines = []
+    for picture in sorted((root / "train" / "images").iterdir()):
+        shutil.copy(picture, tmp_path)
+        lines.append(json.dumps({"file_name": picture.name, "mask_file_name": f"masks/{picture.name}"}))
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    data = read(tmp_path)
+    assert len(data.train) == 8 and data.label_names == ["0", "1", "2"]
+
+
 def test_names_of_classes_that_the_cache_lacks_are_not_known_without_a_connection(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))

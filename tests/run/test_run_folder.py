@@ -7,11 +7,13 @@ import resource
 import pytest
 import torch
 from child_process import in_child
+from PIL import Image
 from reports import report
 
 from hf_compress.ground.errors import Diverged, RunError, UsageError
 from hf_compress.report.run import write_run
 from hf_compress.run.folder import RunFolder, changed_keys
+from hf_compress.run.pipeline import compress
 from hf_compress.run.recipe import Recipe
 
 
@@ -154,6 +156,34 @@ def test_other_images_are_noticed(output):
         raise KeyError
     with pytest.raises(RunError, match="the images are not those"), RunFolder(output, recipe(), resume=True) as folder:
         folder.remember(images={"train": 11})
+
+
+def test_a_picture_that_was_exchanged_meanwhile_is_noticed(output, tmp_path):
+    for label in ("a", "b"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for number in range(20):
+            colour = (number, 99 * (label == "a"), 7)
+            Image.new("RGB", (8, 8), colour).save(tmp_path / "photos" / label / f"{number}.png")
+    plain = Recipe.from_dict(
+        {
+            "student": {"model": "resnet18", "width": 0.0625, "image_size": 16},
+            "data": str(tmp_path / "photos"),
+            "steps": [{"finetune": {"epochs": 1}}, {"finetune": {"epochs": 1}}],
+        }
+    )
+
+    def stop(line):
+        if line.startswith("step 2"):
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        compress(plain, output, log=stop)
+    one, other = (tmp_path / "photos" / label / "3.png" for label in "ab")
+    one.rename(tmp_path / "photos" / "kept.png")
+    other.rename(one)
+    (tmp_path / "photos" / "kept.png").rename(other)
+    with pytest.raises(RunError, match="the images are not those"):
+        compress(plain, output, resume=True, log=lambda line: None)
 
 
 def test_only_the_time_of_the_run_itself_counts(output, monkeypatch):

@@ -9,7 +9,7 @@ from transformers import ResNetConfig, ResNetForImageClassification, ViTImagePro
 
 from hf_compress.data import load_data
 from hf_compress.data.images import IGNORED_LABEL, batches, spread
-from hf_compress.ground.errors import RunError
+from hf_compress.ground.errors import DoesNotRun
 from hf_compress.sections.data import DataSection
 from hf_compress.steps.pruning import loop
 from hf_compress.steps.pruning.config import PruneSection
@@ -71,19 +71,20 @@ def test_one_shot_is_kept_whatever_it_loses(model, context, monkeypatch):
 
 
 def test_rounds_that_were_kept_stay_where_the_model_does_not_run_when_more_goes(model, context, monkeypatch):
-    whole, said = loop._Rounds._round, []
+    whole, said = loop.removed_to_target, []
 
-    def broken(self, number, *rest):
-        if number == 3:
-            raise RunError("the model does not run after the removal of channels")
-        return whole(self, number, *rest)
+    def broken(best, scores, pruner, gone, config, low, high, time_gone):
+        if high > most:
+            raise DoesNotRun("the model does not run after the removal of channels")
+        return whole(best, scores, pruner, gone, config, low, high, time_gone)
 
-    monkeypatch.setattr(loop._Rounds, "_round", broken)
+    monkeypatch.setattr(loop, "removed_to_target", broken)
+    most = 0.5
     result = pruned(model, replace(context, log=said.append), max_drop=1.0)
     assert [row["kept"] for row in result.details["rounds"]] == [True, True]
     assert said[-1] == "no further round: the model does not run after the removal of channels"
-    monkeypatch.setattr(loop._Rounds, "_round", lambda *_: broken(None, 3))
-    with pytest.raises(RunError):
+    most = 0.0
+    with pytest.raises(DoesNotRun):
         pruned(model, replace(context, work_folder=context.work_folder / "again"), max_drop=1.0)
 
 

@@ -12,6 +12,8 @@ from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, D
 from typer.testing import CliRunner
 
 from hf_compress import Recipe, compress
+from hf_compress.auto.request import Request
+from hf_compress.auto.running import find_best
 from hf_compress.checkpoint import save
 from hf_compress.cli import app
 from hf_compress.ground.errors import RunError, UsageError
@@ -135,6 +137,25 @@ def test_its_script_and_predict_write_the_depths_of_the_model(run, tmp_path):
         assert np.abs(np.asarray(Image.open(tmp_path / each / "picture.png.depths.png")) - steps).max() < 700
     command = ["benchmark", str(run.folder), str(run.folder / "deploy/model.onnx"), "--images", str(picture), "--json"]
     assert [row["agreement"] for row in json.loads(CliRunner().invoke(app, command).stdout)] == [1, 1]
+
+
+@pytest.mark.long
+def test_a_search_goes_by_the_error_to_the_models_own_depths(tmp_path):
+    space = {"macs": [0.0, 0.3], "importance": ["taylor", "obs"], "blocks": [0.0], "width": [1.0], "image_size": [1.0]}
+    splits = {"train": "train[:32]", "validation": "train[48:60]", "test": "train[60:72]"}
+    request = Request.of(
+        saved(tmp_path / "teacher", 0, 16),
+        "digits",
+        {"max_drop": 0.9},
+        minutes=3,
+        candidates=3,
+        space=space | {"int8": [False], "students": []},
+        overrides={"data.splits": splits, "measure": {"repeats": 3, "batch_size": 2}},
+    )
+    found = find_best(request, tmp_path / "found", log=lambda line: None).report["search"]
+    assert found["metric"] == "abs_rel" and found["options"]["importance"] == ["obs"]
+    whole, pruned, *_ = found["points"]
+    assert whole["quality"] == pytest.approx(0, abs=1e-3) and pruned["lost"] > 0
 
 
 def test_the_registered_student_is_the_published_one(tmp_path):

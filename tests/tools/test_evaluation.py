@@ -122,7 +122,7 @@ def test_other_uses_of_a_test_set_find_their_images_in_it(model, tmp_path):
 def test_pictures_without_labels_are_not_called_others(model, tmp_path):
     for number in range(4):
         Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
-    with pytest.raises(RunError, match=r"has no labels, and a image classifier is measured by them: .* docs/data\.md"):
+    with pytest.raises(RunError, match=r"has no labels, by which a model with .* docs/data\.md"):
         evaluate_folder(model, str(tmp_path))
 
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from hf_compress.checkpoint import load_like, save
 from hf_compress.data.images import input_size, spread
 from hf_compress.ground import processes
-from hf_compress.ground.errors import Diverged, RunError
+from hf_compress.ground.errors import Diverged, DoesNotRun, RunError
 from hf_compress.ground.files import read_json, write_json
 from hf_compress.ground.tensors import use_channels_last
 from hf_compress.ground.units import Units
@@ -146,12 +146,11 @@ class _Rounds:
         for number in itertools.count(1):
             if reached or done >= limit:
                 break
-            try:
-                candidate, row = self._round(number, best, done, min(done + step, limit))
-            except RunError as error:
+            candidate, row = self._round(number, best, done, min(done + step, limit))
+            if "broken" in row:
                 if not rows:
-                    raise
-                self.context.log(f"no further round: {error}")
+                    raise DoesNotRun(row["broken"])
+                self.context.log(f"no further round: {row['broken']}")
                 break
             if row["unchanged"]:
                 done = row["amount"]
@@ -182,7 +181,7 @@ class _Rounds:
         for number in range(1, SEARCHED + 1):
             middle = (low + high) / 2
             candidate, row = self._judging(epochs=0)._round(number, model, 0.0, middle)
-            if not row["unchanged"]:
+            if not row["unchanged"] and "broken" not in row:
                 self._add(row, rows, f"candidate {{}} of {SEARCHED}")
             if row["kept"]:
                 best, facts = candidate, row
@@ -223,6 +222,8 @@ class _Rounds:
 
         def prune_and_train(in_progress: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
             candidate, row = self._candidate(best, done, amount, in_progress)
+            if "broken" in row:
+                return best, row | {"unchanged": False, "kept": False}
             gone = self.gone(candidate)
             row |= {"unchanged": gone == self.gone(best), "kept": False}
             if not row["unchanged"]:
@@ -272,13 +273,19 @@ class _Rounds:
         return load_like(best, folder), read_json(folder / ROW)
 
     def _pruned(self, best: PreTrainedModel, done: float, amount: float) -> tuple[PreTrainedModel, dict[str, Any]]:
-        """Return a pruned and repaired copy, and its amount: the given one, or the least that meets the target."""
+        """Return a pruned and repaired copy, and its amount: the given one, or the least that meets the target.
+
+        Where no such copy runs, the row says why under `broken`, and the model is `best`.
+        """
         images = spread(self.context.data.train, self.config.calibration)
         calibration = Calibration(images, self.context.processor, self.unpruned.model, self.context.task)
         scores = self.pruner.scores(best, amount, calibration)
-        candidate, kept, row = removed_to_target(
-            best, scores, self.pruner, self.gone, self.config, done, amount, self.time_gone
-        )
+        try:
+            candidate, kept, row = removed_to_target(
+                best, scores, self.pruner, self.gone, self.config, done, amount, self.time_gone
+            )
+        except DoesNotRun as error:
+            return best, {"broken": str(error)}
         return candidate, row | repair(best, candidate, kept, calibration, self.context, self.config)
 
     def _recovered(self, candidate: PreTrainedModel, in_progress: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_compress.checkpoint.rewrites import Dropped
-from hf_compress.ground.errors import RunError, UsageError
+from hf_compress.ground.errors import DoesNotRun, RunError, UsageError
 from hf_compress.ground.looking import twin
 from hf_compress.ground.outputs import output_tensors
 from hf_compress.measure.cost import count_parameters, macs_by_module
@@ -89,7 +89,7 @@ class BlockPruner(Pruner):
         for name in sorted(scores, key=lambda name: float(scores[name]))[: self._surplus(model, amount)]:
             model.set_submodule(name, Dropped(self.blocks[name]))
         if _output_shapes(model, self.image) is None:
-            raise RunError(f"the model does not run without all of {', '.join(self.blocks)}: exclude some")
+            raise DoesNotRun(f"the model does not run without all of {', '.join(self.blocks)}: exclude some")
         return {}
 
     def sparsity(self, model: PreTrainedModel) -> float:

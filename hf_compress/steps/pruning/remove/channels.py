@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hf_compress.ground.errors import RunError
+from hf_compress.ground.errors import DoesNotRun, RunError
 from hf_compress.ground.looking import twin
 from hf_compress.ground.tensors import copy_with_same_tensors, use_channels_last
 from hf_compress.steps.pruning.allocate.costs import unit_macs
@@ -100,12 +100,12 @@ class ChannelPruner(Pruner):
         """Remove what a plan says, in place, and return what is left: see `remove_units`.
 
         Raises:
-            RunError: the pruned model does not run.
+            DoesNotRun: the pruned model does not.
         """
         kept = remove_units(model, groups, removed, self.attributes)
         use_channels_last(model)
         if tried(model, self.image) is None:
-            raise RunError(
+            raise DoesNotRun(
                 f"the model does not run after the removal of channels from {', '.join(removed)}: exclude them"
             )
         return kept

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import islice
 
 from torch import nn
 
@@ -15,7 +14,7 @@ from hf_compress.ground.processor import fastest_device
 from hf_compress.ground.progress import bar
 from hf_compress.steps.pruning.score.calibration import Calibration
 
-JUDGED = 8  # batches
+JUDGED = 128  # images
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ def order_of_loss(model: nn.Module, blocks: list[Droppable], most: int, calibrat
         most: how many to return.
     """
     trial = twin(model).to(fastest_device())
-    images = list(islice(calibration.pixel_values(), JUDGED))
+    images = list(calibration.first(JUDGED).pixel_values())
     choices = Choices()
     with choices.recorded():
         expected = in_rows(outputs_of(trial, images)).double()

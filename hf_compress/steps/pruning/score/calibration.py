@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_compress.data.annotations import as_item
@@ -36,6 +36,10 @@ class Calibration:
     processor: BaseImageProcessor
     unpruned: PreTrainedModel
     task: Task
+
+    def first(self, count: int) -> Calibration:
+        """Return the same with at most `count` of the images."""
+        return replace(self, images=Subset(self.images, range(min(count, len(self.images)))))
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images (batch, 3, height, width) and their `Task.targets`, on the device of the work.

@@ -7,13 +7,10 @@ backbone much. So of each group some units go for a look, those who read them ma
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Subset
 
-from hf_compress.data.images import evenly_spread
 from hf_compress.ground.choices import Choices
 from hf_compress.ground.looking import twin
 from hf_compress.ground.processor import fastest_device, full_float32
@@ -55,10 +52,8 @@ class _Outputs:
     """What a model says to a few images, and how far from that it is when it was changed."""
 
     def __init__(self, model: nn.Module, calibration: Calibration):
-        images = evenly_spread(len(calibration.images), min(len(calibration.images), LOOKED_AT))
-        few = replace(calibration, images=Subset(calibration.images, images))
         self._task, self._choices = calibration.task, Choices()
-        self._images = list(few.pixel_values())
+        self._images = list(calibration.first(LOOKED_AT).pixel_values())
         with torch.no_grad(), self._choices.recorded():
             self._said = [self._task.answer(model, images) for images in self._images]
 

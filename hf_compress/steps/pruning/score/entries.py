@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +25,7 @@ WIDEST = 512  # inputs that are looked at together
 MOST_INPUTS = 2**13  # that are looked at otherwise than each by itself
 SAMPLES = 2**18  # of what a layer reads
 LEAST = 1e-6  # of the largest: rows of which the outputs show nothing keep an order
-JUDGED = 4  # batches by which outputs of layers are weighed
+JUDGED = 64  # images by which outputs of layers are weighed
 MEMORY = 2**30  # bytes of second moments at a time
 WORK = 2**22  # numbers of inverses at a time: what the caches of processors hold
 TINY = 1e-12
@@ -83,7 +82,7 @@ def _slopes(model: nn.Module, layers: Iterable[str], calibration: Calibration) -
         return after
 
     handles = [model.get_submodule(name).register_forward_hook(watched(name)) for name in layers]
-    for images in islice(calibration.pixel_values(), JUDGED):
+    for images in calibration.first(JUDGED).pixel_values():
         images = images.detach().requires_grad_()
         numbers = in_rows(output_tensors(model(pixel_values=images)))
         signs = torch.randint(2, numbers.shape, generator=generator).to(numbers) * 2 - 1

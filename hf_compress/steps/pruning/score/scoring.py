@@ -55,8 +55,8 @@ def require_weights_suffice(config: PruneSection) -> None:
     if CRITERIA.get(importance := config.importance).needs_images:
         others = ", ".join(name for name in CRITERIA if not CRITERIA.get(name).needs_images)
         raise UsageError(
-            f"importance '{importance}' needs calibration images, and only the step 'prune' of a recipe, or "
-            f"`hf-compress sensitivity`, has some: use one of {others} here"
+            f"importance '{importance}' needs calibration images, which the step 'prune' of a recipe and `hf-compress "
+            f"sensitivity` have, and hf_compress.prune by its argument: use one of {others} here"
         )
 
 
