@@ -57,7 +57,6 @@ def _annotated(folder: Folder, section: DataSection) -> Source | None:
     elif voc := find_voc(folder):
         rows, left_out = load_voc(folder, voc)
     else:
-        if not folder.of_kind("metadata"):
-            refuse_labels_beside(folder, FORMS)
+        refuse_labels_beside(folder, FORMS)
         return None
     return Source(rows, left_out=left_out)

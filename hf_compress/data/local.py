@@ -117,11 +117,15 @@ def _refuse_labels_elsewhere(folder: Folder, bases: dict[str, PathParts]) -> Non
 def refuse_labels_beside(folder: Folder, advice: str, of_table: str | None = None) -> None:
     """Refuse pictures of which at least half have a text file of their own, or that have a table beside them.
 
+    Nothing is refused where metadata or a file of many pictures tells what they show.
+
     Args:
         advice: what to do.
         of_table: what to do with a CSV file, where that is something else.
     """
     stems = {_stem(file) for file in folder.of_kind("picture")}
+    if not stems or folder.of_kind("metadata") or find_tables(folder):
+        return
     beside = [file for file in folder.files if file.ending in SIDECARS and file.kind != "none"]
     own = [file for file in beside if _stem(file) in stems]
     if len({_stem(file) for file in own}) * 2 >= len(stems):

@@ -42,11 +42,10 @@ class MaskReader(Reader):
             found = {kind: file for file in files.of_kind("picture") if (kind := _kind_and_place(file)[0])}
             if "image" in found:
                 return load_pairs(files, section)
-            if not files.of_kind("metadata"):
-                if "label" in found:
-                    mask = found["label"].name
-                    raise FolderError(f"{mask!r} seems to be a mask, but no folder is called 'images': {SORT}")
-                refuse_labels_beside(files, SORT)
+            if "label" in found and not files.of_kind("metadata"):
+                mask = found["label"].name
+                raise FolderError(f"{mask!r} seems to be a mask, but no folder is called 'images': {SORT}")
+            refuse_labels_beside(files, SORT)
         except FolderError as error:
             raise UsageError(f"'data.path': in {shown(section.path)}, {error}") from None
         return load_raw(PicturesSection.of(section), "data")
