@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from hf_compress.tasks.sheets import Sheet
 
 AGREEMENT = "teacher_agreement"
-TOLERANCE = 0.01
-"""Of a probability, and of an output by its largest number: rounding and resizing differ by far less."""
+TOLERANCE = 0.01  # of a probability, and of an output by its largest number: rounding and resizing differ by less
 
 
 @dataclass(frozen=True)
@@ -296,7 +295,7 @@ class Task(ABC):
         """Return data whose validation and test images have the teacher's answers as targets; none trains on these.
 
         Raises:
-            RunError: of a task with classes, the teacher names none in the images of a split.
+            RunError: it has classes, and names none in the images of a split.
         """
         from hf_compress.data.annotations import classes_of
 

@@ -231,7 +231,7 @@ def test_pictures_may_have_names_without_an_ending(tmp_path):
 def test_the_hubs_own_file_of_objects_is_read(tmp_path):
     lines = []
     for number in range(30):
-        picture(tmp_path / f"{number}.png")
+        Image.new("RGB", (40, 30), (number, 0, 0)).save(tmp_path / f"{number}.png")
         objects = {"bbox": [[1, 2, 3 + number, 4]], "category": [number % 2]}
         lines.append(json.dumps({"file_name": f"{number}.png", "objects": objects}))
     (tmp_path / "metadata.jsonl").write_text("\n".join(lines))

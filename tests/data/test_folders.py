@@ -286,7 +286,10 @@ WRONG = {
         },
         "a file each such as 'labels/train/train.txt'",
     ),
-    "boxes of LabelMe": (pictures("", "1.png") | {"1.json": "{}"}, "boxes or captions"),
+    "boxes of LabelMe": (
+        pictures("", "1.png") | {"1.json": "{}"},
+        "which tells what they show, and is not read: sort the",
+    ),
     "annotations of COCO": (
         FLAT | {"annotations/instances.json": "{}"},
         "annotations in 'annotations/instances.json'",

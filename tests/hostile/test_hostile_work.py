@@ -95,7 +95,7 @@ def test_damaged_work_is_named_and_not_gone_on_with(file, damage, interrupted, f
     damage(place)
     sentence = refusal(lambda: compress(recipe(), fenced / "run" / "out", resume=True, log=lambda line: None))
     assert "damaged" in sentence
-    assert "--overwrite" in sentence
+    assert "remove '" in sentence
     assert place.name.removeprefix(".sums-").removesuffix(".json") in sentence or "checkpoint" in sentence
     assert (partial / "units" / "student.pretrained").is_dir(), "what is whole is kept"
 

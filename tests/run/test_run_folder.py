@@ -158,6 +158,18 @@ def test_other_images_are_noticed(output):
         folder.remember(images={"train": 11})
 
 
+def test_where_both_are_asked_for_as_by_a_study_the_unfinished_run_alone_is_to_go(output):
+    with pytest.raises(KeyError), RunFolder(output, recipe()) as folder:
+        folder.units.value("first", lambda: 1)
+        raise KeyError
+    both = {"overwrite": True, "resume": True}
+    with (
+        pytest.raises(UsageError, match=r"or remove '.*\.partial' to start anew"),
+        RunFolder(output, recipe(seed=1), **both),
+    ):
+        pass
+
+
 def test_a_picture_that_was_exchanged_meanwhile_is_noticed(output, tmp_path):
     for label in ("a", "b"):
         (tmp_path / "photos" / label).mkdir(parents=True)

@@ -19,7 +19,9 @@ from hf_compress.steps.pruning.score.entries import weight_losses
 def calibration(batches=3, side=8, seed=1):
     generator = torch.Generator().manual_seed(seed)
     images = [torch.rand(16, 3, side, side, generator=generator) for _ in range(batches)]
-    return SimpleNamespace(pixel_values=lambda: iter(images))
+    made = SimpleNamespace(pixel_values=lambda: iter(images))
+    made.first = lambda count: made
+    return made
 
 
 def config(**options):

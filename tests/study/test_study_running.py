@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForImageClassification
 
-from hf_compress import Study, cli, compress, run_study
+from hf_compress import Study, cli, run_study
 from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.ground.manifest import MANIFEST
 from hf_compress.report.gallery import write_gallery
@@ -251,28 +251,15 @@ def test_a_run_whose_teacher_is_gone_is_made_again(copied):
     assert set(running._finished(study(), copied, trusted=False)) == {("big", 1), ("small", 1)}
 
 
-def test_finished_runs_stay_where_the_file_of_the_study_was_moved_away(copied):
-    (copied / "study.yaml").unlink()
-    before, lines = files(copied), []
-    with pytest.raises(
-        UsageError, match=r"'big' of seed 0 is finished .* 'steps\.0\.finetune\.epochs' was 1 and is 2"
-    ):
-        run_study(study({"training.epochs": 2}), copied, resume=True, log=lines.append)
-    run_study(study(), copied, resume=True, log=lines.append)
-    assert sum(line.endswith("finished earlier") for line in lines) == 4
-    assert files(copied).keys() == before.keys()
-
-
-def test_another_recipe_for_an_unfinished_run_discards_that_run_alone(copied):
-    for name in ("big-seed-1", "small-seed-1"):
-        shutil.rmtree(copied / name)
-    with pytest.raises(Stop):
-        run_study(study(), copied, resume=True, log=stopping_at("step 1 of 1", []))
-    assert (copied / "big-seed-1.partial").is_dir()
-    with pytest.raises(
-        UsageError, match=r"was begun with another recipe: .* or remove '.*big-seed-1\.partial' to start"
-    ):
-        compress(study({"training.epochs": 2}).recipe("big", 1, copied), copied / "big-seed-1", True, True)
+def test_finished_runs_stay_where_the_file_of_the_study_was_moved_away(story):
+    file = story["folder"] / "study.yaml"
+    away = file.rename(file.with_name("away.yaml"))
+    try:
+        assert set(running._finished(study(), story["folder"], trusted=False)) == set(JOBS)
+        with pytest.raises(UsageError, match=r"'big' of seed 0 .* 'steps\.0\.finetune\.epochs' was 1 and is 2"):
+            running._finished(study({"training.epochs": 2}), story["folder"], trusted=False)
+    finally:
+        away.rename(file)
 
 
 def test_where_a_study_may_be_written(tmp_path, copied):

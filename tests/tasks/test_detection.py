@@ -21,7 +21,7 @@ from hf_compress import Recipe, compress
 from hf_compress.checkpoint import save
 from hf_compress.checkpoint.labels import label_options
 from hf_compress.cli import app
-from hf_compress.data.boxes import make_boxes, object_rows
+from hf_compress.data.boxes import UNKNOWN, make_boxes, object_rows
 from hf_compress.data.geometry import moved
 from hf_compress.data.images import IGNORED_LABEL
 from hf_compress.ground.errors import RunError, UsageError
@@ -141,7 +141,7 @@ def test_targets_are_those_of_the_image_processor_and_tell_of_crowds():
     processor = RTDetrImageProcessor(size={"height": SIDE, "width": SIDE})
     rows = object_rows([item(boxes.parts()), item(IGNORED_LABEL)], processor)
     assert rows[0].tolist() == [pytest.approx([1, 0, 0.2, 0.5, 0.2, 0.5]), pytest.approx([0, 1, 0.75, 0.5, 0.5, 1.0])]
-    assert (rows[1] == -100).all()
+    assert rows[1, 0, 0] == UNKNOWN and (rows[1].flatten()[1:] == -100).all()
 
 
 def test_crowds_teach_nothing(pixels):
