@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hf_compress.auto.judging import BRIEF, Point
 from hf_compress.auto.prediction import Prediction
 from hf_compress.auto.wish import Wish
-from hf_compress.run.selection.limits import LATENCY, MARGIN, costs_in_words, excess
+from hf_compress.run.selection.limits import costs_in_words, excess
 from hf_compress.tasks.base import Metric
 
 
@@ -46,9 +46,8 @@ class Decision:
         return min(1.0, min(shares, default=0.5))
 
     def limits(self, point: Point) -> dict[str, float]:
-        """Return the most of each cost; of time a tenth less than wished, since it is measured again later."""
-        limits = self.wish.limits(point.teacher_ms or 0.0)
-        return {key: limit * (MARGIN if key == LATENCY else 1) for key, limit in limits.items()}
+        """Return the most of each cost; of time somewhat less than wished, since it is measured again later."""
+        return self.wish.limits(point.teacher_ms or 0.0, point.sure)
 
     def excess(self, point: Point) -> float:
         """Return the largest of a point's costs in its limit; at most 1 where all are kept."""

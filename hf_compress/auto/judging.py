@@ -26,6 +26,7 @@ from hf_compress.run.deploy import Target, written
 from hf_compress.run.folder import RunFolder
 from hf_compress.run.preparing import Prepared
 from hf_compress.run.recipe import Recipe
+from hf_compress.run.selection.limits import MARGIN
 from hf_compress.run.taking import Taken, take_steps
 from hf_compress.sections.deploy import DeploySection
 from hf_compress.steps.pruning.recovery import IMAGES, bearable_rate
@@ -37,6 +38,7 @@ POINT, SEARCH = "point.json", "search"
 REPAIRED, BRIEF, TRAINED = "repaired", "brief", "trained"
 SAID = {REPAIRED: "", BRIEF: ", trained briefly", TRAINED: ", trained"}
 STUDENT_RATE = 5e-4
+SURE = 0.97  # share of a ratio of times, most, that will be there in another process; the 95 % interval may leave less
 TURNS = 5  # times as many passes as a report's: one busy moment of the machine decides nothing
 INT8_EFFORT = 0.5
 """A MAC in int8 counts as half a MAC: by this the search goes, and by times that are measured the answer is chosen."""
@@ -58,6 +60,7 @@ class Point:
         costs: `parameters`, `macs`, `peak_memory_bytes`, `bytes` of the file, and `effort`; once it was timed also
             `latency_ms`.
         teacher_ms: latency of the teacher's file, measured in turn with it.
+        sure: share of the measured ratio of both that is certain.
     """
 
     number: int
@@ -67,6 +70,7 @@ class Point:
     quality: float
     costs: dict[str, float]
     teacher_ms: float | None = None
+    sure: float = MARGIN
     remarks: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -190,6 +194,7 @@ class Bench:
         """Measure the latency of a candidate's file in turn with the teacher's, once: training does not change it."""
         found = self.units(point.number).value("time", partial(self._time, point), alone=True)
         point.costs["latency_ms"], point.teacher_ms = found["latency_ms"], found["teacher_ms"]
+        point.sure = found.get("sure", MARGIN)
 
     def _time(self, point: Point) -> dict[str, float]:
         own = Target.of(point.recipe.deploy[0])
@@ -216,5 +221,7 @@ class Bench:
                     (own, file, student),
                 )
             ]
-            first, second = time_in_turns(calls, TURNS * measure.repeats, what)
-        return {"teacher_ms": first["p50_ms"], "latency_ms": second["p50_ms"]}
+            first, second = time_in_turns(calls, TURNS * measure.repeats, what, against="teacher")
+        ratio = second.get("speedup")
+        sure = {"sure": min(SURE, ratio["low"] / ratio["ratio"])} if ratio else {}
+        return {"teacher_ms": first["p50_ms"], "latency_ms": second["p50_ms"]} | sure

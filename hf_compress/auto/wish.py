@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 
 from hf_compress.report.measures import in_thousands, milliseconds, size
+from hf_compress.run.selection.limits import MARGIN
 from hf_compress.sections.base import Section
 
 UNITS = {"": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9}
@@ -50,9 +51,18 @@ class Wish(Section):
             raise ValueError("name at least one of " + ", ".join(type(self).model_fields))
         return self
 
-    def limits(self, teacher_ms: float) -> dict[str, float]:
-        """Return the most of each cost, given the latency of the teacher beside the model that is judged."""
-        times = [self.latency_ms, self.faster and teacher_ms / self.faster]
+    def limits(self, teacher_ms: float, sure: float = 1.0) -> dict[str, float]:
+        """Return the most of each cost.
+
+        Args:
+            teacher_ms: latency of the teacher, timed in turn with the model that is judged.
+            sure: share of that by which the model is faster for certain. Times alone drift more from one process to
+                the next than their ratios: of `latency_ms` a tenth is kept back.
+        """
+        times = [
+            self.latency_ms and self.latency_ms * MARGIN,
+            self.faster and teacher_ms * sure / self.faster,
+        ]
         found = {"bytes": self.bytes, "macs": self.macs, "parameters": self.parameters}
         found |= {
             "latency_ms": min((time for time in times if time is not None), default=None),

@@ -65,6 +65,14 @@ def test_what_is_trained_next_follows_what_training_gave_so_far():
     assert decision(macs=100, pairs=recovers).in_order(points)[0] is points[0]
 
 
+def test_of_a_ratio_that_is_sure_less_is_kept_back():
+    known = point(0.8, ms=2.9)
+    assert not decision(faster=2).fits(known)
+    known.sure = 0.97
+    assert decision(faster=2).fits(known)
+    assert not decision(latency_ms=3.0).fits(known) and decision(latency_ms=3.3).fits(known)
+
+
 def test_of_time_a_tenth_is_kept_back_and_what_was_not_timed_does_not_count():
     wish = decision(faster=2)
     assert wish.fits(point(0.8, ms=2.7)) and not wish.fits(point(0.8, ms=2.75)) and not wish.fits(point(0.8))
