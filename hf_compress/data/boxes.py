@@ -254,7 +254,10 @@ def _numbers(kind: Any, names: list[str], column: str, split: str):
 def _boxes(places: list[Any], kinds: list[int], crowd: list[Any] | None, size: tuple[int, int]) -> tuple[Boxes, int]:
     """Return the objects that have an extent and a category, and how many have not."""
     places = [UNSEEN if place is None else place for place in places]
-    if any(len(place) != 4 for place in places) or len({len(places), len(kinds), len(crowd or kinds)}) > 1:
+    if (
+        any(len(place) != 4 for place in places)
+        or len({len(places), len(kinds), len(kinds if crowd is None else crowd)}) > 1
+    ):
         raise ValueError(f"{len(places)} boxes and {len(kinds)} categories, the first box: {places[:1]}")
     whole = make_boxes(places, kinds, crowd, size)
     good = np.isfinite(whole.places).all(axis=1) & (whole.places[:, 2:] > 0).all(axis=1) & (whole.kinds >= 0)

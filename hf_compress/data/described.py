@@ -59,8 +59,10 @@ def _with_words(rows: datasets.Dataset, files: list[str]) -> datasets.Dataset:
     Args:
         files: the escaped paths of the metadata.csv files that `datasets` read.
     """
-    plain = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Value)]
-    gone = {name: values for name in plain if None in (values := list(rows[name]))}
+    plain = {name: list(rows[name]) for name, kind in rows.features.items() if isinstance(kind, datasets.Value)}
+    gone = {
+        name: values for name, values in plain.items() if {type(None)} <= set(map(type, values)) <= {type(None), str}
+    }
     if not gone:
         return rows
     written: dict[str, dict[str, str]] = {}

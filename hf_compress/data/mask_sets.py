@@ -24,7 +24,8 @@ from hf_compress.sections.data import DataSection, PicturesSection
 NAMES = "id2label.json"
 IMAGES = ("images", "image", "imgs", "img", "pictures", "photos", "jpegimages")
 MASKS = ("masks", "mask", "labels", "annotations", "segmentationclass")
-SORT = "put pictures into 'images/' and masks into 'masks/'"
+COLUMNS = dict.fromkeys(IMAGES, "image") | dict.fromkeys(MASKS, "label")
+SORT = "put pictures into 'images/' and masks into 'masks/', or move it out"
 IMAGE_COLUMNS = ("image", "images", "img", "picture", "pixel_values")
 MASK_COLUMNS = ("label", "labels", "mask", "masks", "annotation", "segmentation", "semantic_segmentation")
 logger = logging.getLogger(__name__)
@@ -39,13 +40,16 @@ class MaskReader(Reader):
             return load_raw(PicturesSection.of(section), "data")
         try:
             files = scan(Path(os.path.abspath(folder)))
-            found = {kind: file for file in files.of_kind("picture") if (kind := _kind_and_place(file)[0])}
+            found = {kind: file for file, (kind, _) in told_by_folders(files.of_kind("picture")).items()}
+            if found.keys() < {"image", "label"} and files.of_kind("metadata"):
+                return load_raw(PicturesSection.of(section), "data")
+            if "label" not in found:
+                refuse_labels_beside(files, SORT)
             if "image" in found:
                 return load_pairs(files, section)
-            if "label" in found and not files.of_kind("metadata"):
+            if "label" in found:
                 mask = found["label"].name
                 raise FolderError(f"{mask!r} seems to be a mask, but no folder is called 'images': {SORT}")
-            refuse_labels_beside(files, SORT)
         except FolderError as error:
             raise UsageError(f"'data.path': in {shown(section.path)}, {error}") from None
         return load_raw(PicturesSection.of(section), "data")
@@ -86,14 +90,12 @@ def load_pairs(folder: Folder, section: DataSection) -> Source:
         FolderError: some pictures lie in splits and others do not, two have the same name, or nothing fits together.
     """
     found: dict[tuple[str, ...], dict[str, File]] = {}
-    for file in folder.of_kind("picture"):
-        column, place = _kind_and_place(file)
-        if column:
-            *folders, name = place
-            pair = found.setdefault((*folders, os.path.splitext(name)[0]), {})
-            if column in pair:
-                raise FolderError(f"{pair[column].name!r} and {file.name!r} have one name: rename one")
-            pair[column] = file
+    for file, (column, place) in told_by_folders(folder.of_kind("picture")).items():
+        *folders, name = place
+        pair = found.setdefault((*folders, os.path.splitext(name)[0]), {})
+        if column in pair:
+            raise FolderError(f"{pair[column].name!r} and {file.name!r} have one name: rename one")
+        pair[column] = file
     pairs = {key: pair for key, pair in found.items() if "image" in pair}
     if len(pairs) < len(found) and not any("label" in pair for pair in pairs.values()):
         raise FolderError(f"no mask has the name of a picture: {SORT}")
@@ -178,10 +180,23 @@ def _only(names: list[str], usual: tuple[str, ...]) -> str | None:
     return next((found[0] for found in (names, known) if len(found) == 1), None)
 
 
-def _kind_and_place(file: File) -> tuple[str | None, tuple[str, ...]]:
-    """Return what the innermost folder around a file that tells it says it is, and its path without that folder."""
-    for depth in reversed(range(len(file.parts) - 1)):
-        for column, folders in (("image", IMAGES), ("label", MASKS)):
-            if file.parts[depth].lower() in folders:
-                return column, file.parts[:depth] + file.parts[depth + 1 :]
-    return None, file.parts
+def told_by_folders(pictures: list[File]) -> dict[File, tuple[str, tuple[str, ...]]]:
+    """Return of each picture in a folder `images` or `masks` which of both it is, and its path without that folder.
+
+    Folders of such names count that lie beside one of the other kind; where none around a picture does, the innermost.
+    """
+    told = {file: [(depth, COLUMNS[name]) for depth, name in _folders(file) if name in COLUMNS] for file in pictures}
+    beside: dict[tuple[str, ...], set[str]] = {}
+    for file, places in told.items():
+        for depth, column in places:
+            beside.setdefault(file.parts[:depth], set()).add(column)
+    found = {}
+    for file, places in told.items():
+        paired = [(depth, column) for depth, column in places if len(beside[file.parts[:depth]]) > 1]
+        for depth, column in (paired or places)[-1:]:
+            found[file] = column, file.parts[:depth] + file.parts[depth + 1 :]
+    return found
+
+
+def _folders(file: File) -> list[tuple[int, str]]:
+    return [(depth, part.lower()) for depth, part in enumerate(file.parts[:-1])]

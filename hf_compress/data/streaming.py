@@ -105,7 +105,7 @@ class ImageStream(torch.utils.data.IterableDataset):
             rows.set_epoch(turn)
             views = corrupt = leaked = 0
             for row in rows:
-                picture = row[self.image_column] and with_bytes(row[self.image_column])
+                picture = _fetched(row[self.image_column])
                 try:
                     view = decode(picture)
                 except Exception as error:  # a damaged file makes Pillow raise anything
@@ -170,8 +170,7 @@ def open_stream(
     parts, room = Parts({}, {"train": f"stream of split {names['train']}"}, {}), Room(section.cache_mb * 2**20)
     for role, (rows, most) in kept.items():
         found = datasets.Dataset.from_list(
-            [row | {image_column: row[image_column] and with_bytes(row[image_column])} for row in rows.take(most)],
-            features=rows.features,
+            [row | {image_column: _fetched(row[image_column])} for row in rows.take(most)], features=rows.features
         )
         good, decoded = read_pictures(found, image_column, section.on_corrupt, f"split '{role}'", room)
         held = found.select(np.flatnonzero(good))
@@ -182,6 +181,17 @@ def open_stream(
             first = f"the first {MOST_HELD_OUT} images of " if len(found) == MOST_HELD_OUT else ""
             parts.origin[role] = f"{first}split {names[role]}"
     return stream, parts
+
+
+def _fetched(picture: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return a picture with its bytes; as it is, to be counted as corrupt, where there is nothing to read.
+
+    A connection that breaks ends the stream, or the next images would be others.
+    """
+    try:
+        return with_bytes(picture)
+    except (FileNotFoundError, PermissionError, TypeError, AttributeError):
+        return picture
 
 
 def _class_index(label: int | None) -> int:

@@ -43,12 +43,12 @@ class OutOfReach(RunError):
     """The Hub does not answer, and what is needed is not cached."""
 
 
-class DoesNotRun(RunError):
-    """A model does not run any more, since too much was removed from it."""
-
-
 class Settled(RunError):
     """What was done is the answer: to go on from there, or to do it again, comes to the same point."""
+
+
+class DoesNotRun(Settled):
+    """A model does not run any more, since too much was removed from it."""
 
 
 class Diverged(Settled):

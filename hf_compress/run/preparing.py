@@ -65,7 +65,7 @@ def prepare_run(recipe: Recipe, folder: RunFolder, log) -> Prepared:
     log(f"data: {recipe.data.path}")
     task = TASKS.get(recipe.task)
     data = task.read(recipe.data, recipe.seed)
-    folder.remember(images=data.facts | {"digest": data.digest})
+    folder.remember(images=data.facts, pictures=data.digest)
     teachers, data = load_teachers(recipe, data, seeds.teachers, log)
     recipe = folder.pin(
         recipe,

@@ -114,6 +114,7 @@ def test_a_list_beside_boxes_and_categories_may_be_missing():
         ({"bbox": [[1, 2, 3, 4, 5]], "category": [0]}, {}, "1 boxes and 1 categories"),
         ({"bbox": [[1, 2, 3, 4]], "category": [0, 1]}, {}, "1 boxes and 2 categories"),
         ({"bbox": [[1, 2, 3, 4]], "category": [0], "iscrowd": [0, 1]}, {"iscrowd": INTEGERS}, "1 boxes"),
+        ({"bbox": [[1, 2, 3, 4]], "category": [0], "iscrowd": []}, {"iscrowd": INTEGERS}, "1 boxes"),
         ({"bbox": [{"x": 1, "y": 2}], "category": [0]}, {"bbox": {"x": INTEGERS, "y": INTEGERS}}, "1 boxes"),
         ({"bbox": [[1, 2, 3, 4]], "category": [0.5]}, {"category": datasets.Value("float64")}, "category 0.5"),
     ],

@@ -1,5 +1,6 @@
 """Folders as users have them: which splits, classes and pictures are found, what is left out, or why it is refused."""
 
+import gzip
 import io
 import os
 import socket
@@ -486,6 +487,11 @@ METADATA = {
         {"train": ["NA", "NA"]},
         0,
     ),
+    "beside truth values": (
+        pictures("", "1.png", "2.png") | {"metadata.csv": "file_name,label,checked\n1.png,cat,True\n2.png,None,\n"},
+        {"train": ["cat", "None"]},
+        0,
+    ),
     "with numbers of which some are missing": (
         pictures("", "1.png", "2.png") | {"metadata.csv": "file_name,label\n1.png,NA\n2.png,3\n"},
         {"train": [None, 3.0]},
@@ -610,6 +616,9 @@ def test_a_table_of_paths_is_read(tmp_path):
     assert load(tmp_path).rows["train"]["label"][:] == ["None", "NA", None]
     (tmp_path / "train.csv").write_text("image,label\na.png,0\nb.png,NA\nc.png,1\n")
     assert load(tmp_path).rows["train"]["label"][:] == [0, None, 1]
+    (tmp_path / "train.csv").unlink()
+    (tmp_path / "train.csv.gz").write_bytes(gzip.compress(b"image,label\na.png,None\nb.png,cat\n"))
+    assert load(tmp_path).rows["train"]["label"][:] == ["None", "cat"]
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -82,6 +82,22 @@ def test_the_innermost_folder_tells_what_a_picture_is(root, tmp_path):
     assert sum(map(len, read(tmp_path).splits.values())) >= 9
 
 
+def test_folders_in_folders_may_have_the_same_names(root, tmp_path):
+    """Face masks: `images/mask/1.jpg` is a picture, `masks/mask/1.png` its mask."""
+    for kind in ("images", "masks"):
+        shutil.copytree(root / "train" / kind, tmp_path / kind / "mask")
+    assert sum(map(len, read(tmp_path).splits.values())) >= 9
+
+
+def test_labels_that_are_no_masks_are_refused(root, tmp_path):
+    shutil.copytree(root / "test" / "images", tmp_path / "images" / "train")
+    (tmp_path / "labels").mkdir()
+    for picture in (tmp_path / "images" / "train").iterdir():
+        (tmp_path / "labels" / f"{picture.stem}.txt").write_text("0 0.5 0.5 0.1 0.1")
+    with pytest.raises(UsageError, match="is not read: put pictures into 'images/' and masks into 'masks/'"):
+        read(tmp_path)
+
+
 def test_metadata_may_name_masks_beside_pictures_in_any_folder(root, tmp_path):
     shutil.copytree(root / "train" / "masks", tmp_path / "masks")
     lines = []

@@ -194,7 +194,7 @@ def test_a_picture_that_was_exchanged_meanwhile_is_noticed(output, tmp_path):
     one.rename(tmp_path / "photos" / "kept.png")
     other.rename(one)
     (tmp_path / "photos" / "kept.png").rename(other)
-    with pytest.raises(RunError, match="the images are not those"):
+    with pytest.raises(RunError, match="the pictures are not those"):
         compress(plain, output, resume=True, log=lambda line: None)
 
 

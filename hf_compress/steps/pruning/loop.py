@@ -181,11 +181,15 @@ class _Rounds:
         for number in range(1, SEARCHED + 1):
             middle = (low + high) / 2
             candidate, row = self._judging(epochs=0)._round(number, model, 0.0, middle)
-            if not row["unchanged"] and "broken" not in row:
+            if "broken" in row:
+                self.context.log(f"no candidate {number} of {SEARCHED}: {row['broken']}")
+            elif not row["unchanged"]:
                 self._add(row, rows, f"candidate {{}} of {SEARCHED}")
             if row["kept"]:
                 best, facts = candidate, row
             low, high = (middle, high) if row["kept"] or row["unchanged"] else (low, middle)
+        if best is None and "broken" in row and not rows:
+            raise DoesNotRun(row["broken"])
         if best is None:
             least = min((row["sparsity"] for row in rows), default=0.0)
             raise RunError(

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_compress.checkpoint.widths import REFUSALS, Knob, Sizes, built_shapes, numbers, rebuilt, tensor_shapes
-from hf_compress.ground.errors import RunError
+from hf_compress.ground.errors import DoesNotRun, RunError
 from hf_compress.ground.outputs import output_tensors
 from hf_compress.steps.pruning.allocate.units import least_important
 from hf_compress.steps.pruning.config import PruneSection
@@ -84,7 +84,7 @@ class UniformPruner(Pruner):
                     kept = kept_in_turn(kept, left)
                     break
         if built_shapes(model, model.config) != tensor_shapes(model):
-            raise RunError(f"the pruned {type(model).__name__} is not what its config describes: {FREE}")
+            raise DoesNotRun(f"the pruned {type(model).__name__} is not what its config describes: {FREE}")
         return kept
 
     def sparsity(self, model: PreTrainedModel) -> float:

@@ -52,7 +52,7 @@ def repair(
     """
     if config.repair == "none":
         return {}
-    fitted, judged = (replace(calibration, images=part) for part in halves(calibration.images))
+    fitted, judged = (replace(calibration, images=part) for part in halves(calibration.images, mixed=True))
     passed_over: dict[str, str] = {}
 
     def solve(whole: nn.Module, trial: nn.Module) -> None:
@@ -107,10 +107,15 @@ def improve(
     return {"repaired": repaired, "output_error_before": before, "output_error_after": after}
 
 
-def halves(images: Dataset) -> tuple[Dataset, Dataset]:
-    """Return the images to solve by, and those to judge by: of fewer than eight, all are both."""
+def halves(images: Dataset, mixed: bool = False) -> tuple[Dataset, Dataset]:
+    """Return the images to solve by, and those to judge by: of fewer than eight, all are both.
+
+    Args:
+        mixed: whether the first images are as good as any, see `data.images.spread`.
+    """
     total = len(images)
-    judged = evenly_spread(total, min(total // HELD_OUT, MOST_HELD_OUT))
+    count = min(total // HELD_OUT, MOST_HELD_OUT)
+    judged = list(range(count)) if mixed else evenly_spread(total, count)
     if not judged:
         return images, images
     others = sorted(set(range(total)) - set(judged))

@@ -38,8 +38,9 @@ class Calibration:
     task: Task
 
     def first(self, count: int) -> Calibration:
-        """Return the same with at most `count` of the images."""
-        return replace(self, images=Subset(self.images, range(min(count, len(self.images)))))
+        """Return the same with at most `count` of the images; of pictures of more than 224 x 224 pixels fewer."""
+        count = min(fitting_batch(self.processor, count), len(self.images))
+        return replace(self, images=Subset(self.images, range(count)))
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images (batch, 3, height, width) and their `Task.targets`, on the device of the work.

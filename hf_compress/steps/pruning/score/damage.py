@@ -7,9 +7,11 @@ backbone much. So of each group some units go for a look, those who read them ma
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Subset
 
 from hf_compress.ground.choices import Choices
 from hf_compress.ground.looking import twin
@@ -53,7 +55,8 @@ class _Outputs:
 
     def __init__(self, model: nn.Module, calibration: Calibration):
         self._task, self._choices = calibration.task, Choices()
-        self._images = list(calibration.first(LOOKED_AT).pixel_values())
+        few = replace(calibration, images=Subset(calibration.images, range(min(LOOKED_AT, len(calibration.images)))))
+        self._images = list(few.pixel_values())
         with torch.no_grad(), self._choices.recorded():
             self._said = [self._task.answer(model, images) for images in self._images]
 
