@@ -300,7 +300,7 @@ def test_batch_norms_that_were_asked_for_are_re_estimated_whatever_comes_of_it(m
     assert row["output_error_after"] > row["output_error_before"]
 
 
-@pytest.mark.parametrize(("images", "held_out"), [(24, [4, 12, 20]), (9, [4]), (7, range(7))])
+@pytest.mark.parametrize(("images", "held_out"), [(24, [0, 1, 2]), (9, [0]), (7, range(7))])
 def test_a_repair_is_judged_by_images_that_it_did_not_see_where_there_are_eight(monkeypatch, images, held_out):
     model = Net(norm=False)
     smaller, kept = pruned(model, [0, 1, 2, 3])
