@@ -16,7 +16,7 @@ from hf_compress.run.recipe import recipe_schema
 def site(tmp_path_factory):
     """What `make docs` builds; a warning, as of a link or a page that is missing, ends it."""
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", folder]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     return folder
