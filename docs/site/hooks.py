@@ -8,8 +8,8 @@ from reference import commands, python, recipe
 
 ROOT = Path(__file__).parents[2]
 PAGES = (
-    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "docs/*.md", "benchmarks/results/*.md"),
-    *("benchmarks/results/*.png", "recipes/*.yaml", "examples/*", "model_cards/*/README.md", "model_cards/*/figures/*.png"),
+    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "docs/*.md", "recipes/*.yaml", "examples/*"),
+    *("benchmarks/results/*.md", "benchmarks/results/*.png", "model_cards/*/README.md", "model_cards/*/figures/*.png"),
 )
 GENERATED = {"reference/recipe.md": recipe, "reference/commands.md": commands, "reference/python.md": python}
 

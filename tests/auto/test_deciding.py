@@ -1,14 +1,16 @@
 """Which point is the answer, which are trained, and what is said where the wish is too much."""
 
 from math import isclose
+from types import SimpleNamespace
 
 import pytest
 
 from hf_compress.auto.deciding import Decision
-from hf_compress.auto.judging import BRIEF, REPAIRED, TRAINED, Point
+from hf_compress.auto.judging import BRIEF, REPAIRED, TRAINED, Bench, Point
 from hf_compress.auto.prediction import USUAL, WEIGHT, Prediction
 from hf_compress.auto.space import Choice
 from hf_compress.auto.wish import Wish
+from hf_compress.ground.units import Units
 from hf_compress.tasks.base import Metric
 
 ACCURACY = Metric("accuracy", "accuracy", share=True)
@@ -41,6 +43,15 @@ def test_a_share_of_what_was_lost_stays_lost():
     prediction.learn(0.1, 0.01)
     prediction.learn(0.2, 0.05)
     assert isclose(prediction.facts()["rank_correlation"], 1.0)
+
+
+def test_each_winner_is_measured_and_deployed_in_a_place_of_its_own(tmp_path):
+    """A search that goes on after an interrupted end may find another one, of the same model."""
+    folder = SimpleNamespace(units=Units(tmp_path, 0))
+    bench = Bench(SimpleNamespace(recipe=SimpleNamespace(seed=0)), folder, 8)
+    points = [point(0.8), point(0.8, kind=TRAINED), point(0.8, number=2)]
+    places = {bench.finishing(each).folder for each in points} | {bench.made(points[0].choice, REPAIRED).folder}
+    assert len(places) == 4
 
 
 def test_within_limits_the_best_quality_wins_and_without_the_smallest_that_keeps_it():

@@ -12,6 +12,7 @@ from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, D
 from typer.testing import CliRunner
 
 from hf_compress import Recipe, compress
+from hf_compress.auto import running
 from hf_compress.auto.request import Request
 from hf_compress.auto.running import find_best
 from hf_compress.checkpoint import save
@@ -140,15 +141,16 @@ def test_its_script_and_predict_write_the_depths_of_the_model(run, tmp_path):
 
 
 @pytest.mark.long
-def test_a_search_goes_by_the_error_to_the_models_own_depths(tmp_path):
+def test_a_search_goes_by_the_error_to_the_models_own_depths(tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "FINALISTS", 0)
     space = {"macs": [0.0, 0.3], "importance": ["taylor", "obs"], "blocks": [0.0], "width": [1.0], "image_size": [1.0]}
     splits = {"train": "train[:32]", "validation": "train[48:60]", "test": "train[60:72]"}
     request = Request.of(
         saved(tmp_path / "teacher", 0, 16),
         "digits",
         {"max_drop": 0.9},
-        minutes=3,
-        candidates=3,
+        minutes=10,
+        candidates=2,
         space=space | {"int8": [False], "students": []},
         overrides={"data.splits": splits, "measure": {"repeats": 3, "batch_size": 2}},
     )
