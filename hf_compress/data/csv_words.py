@@ -26,13 +26,13 @@ def lines_of(address: str, separator: str = ",") -> list[dict[str, str]]:
     """
     csv.field_size_limit(LONGEST)
     try:
-        with opened(address) as packed, unpacked(packed, address) as file:
+        with opened(address) as packed, _unpacked(packed, address) as file:
             return list(csv.DictReader(io.TextIOWrapper(file, "utf-8-sig", newline=""), delimiter=separator))
     except (csv.Error, UnicodeDecodeError) as error:
         raise FolderError(f"{address!r} cannot be read: {error}") from None
 
 
-def unpacked(file: IO[bytes], address: str) -> IO[bytes]:
+def _unpacked(file: IO[bytes], address: str) -> IO[bytes]:
     """Return what a file holds whose name may end in `.gz` or the like."""
     kind = infer_compression(address)
     return compr[kind](file, mode="rb") if kind else file

@@ -185,7 +185,10 @@ def told_by_folders(pictures: list[File]) -> dict[File, tuple[str, tuple[str, ..
 
     Folders of such names count that lie beside one of the other kind; where none around a picture does, the innermost.
     """
-    told = {file: [(depth, COLUMNS[name]) for depth, name in _folders(file) if name in COLUMNS] for file in pictures}
+    told = {
+        file: [(depth, COLUMNS[part.lower()]) for depth, part in enumerate(file.parts[:-1]) if part.lower() in COLUMNS]
+        for file in pictures
+    }
     beside: dict[tuple[str, ...], set[str]] = {}
     for file, places in told.items():
         for depth, column in places:
@@ -196,7 +199,3 @@ def told_by_folders(pictures: list[File]) -> dict[File, tuple[str, tuple[str, ..
         for depth, column in (paired or places)[-1:]:
             found[file] = column, file.parts[:depth] + file.parts[depth + 1 :]
     return found
-
-
-def _folders(file: File) -> list[tuple[int, str]]:
-    return [(depth, part.lower()) for depth, part in enumerate(file.parts[:-1])]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from hf_compress.device.answers import (
 
 OVERLAP = 0.5  # of the union of two boxes, from which on they show one object
 NEAR = 1.25  # the largest ratio of two depths that are alike
-LEAST = 0.01  # of a map's largest depth, from which on depths count
+LEAST = 0.01  # of a map's largest depth: what is smaller is too far away to be told
 Outputs = dict[str, np.ndarray]
 
 
@@ -32,14 +32,11 @@ class Tells(ABC):
     """Makes an answer of the outputs of one kind of model.
 
     Attributes:
-        map_of: what an answer holds for each pixel, which `write_map` writes; None where it holds no such thing.
+        map_of: what an answer holds of each pixel, and `write_map` writes as a PNG; None where it holds no such thing.
     """
 
     map_of: str | None = None
-
-    def write_map(self, answer: Any, file: Path) -> None:
-        """Write an answer as a PNG of the picture's size."""
-        raise NotImplementedError
+    write_map: Callable[[np.ndarray, Path], None]
 
     @abstractmethod
     def answer(self, outputs: Outputs, shape: tuple[int, ...], labels: Sequence[str]) -> Any:
@@ -75,10 +72,7 @@ class TellsClass(Tells):
 class TellsPixels(Tells):
     """The class of every pixel, uint8 (height, width)."""
 
-    map_of = "classes"
-
-    def write_map(self, answer: np.ndarray, file: Path) -> None:
-        write_classes(answer, file)
+    map_of, write_map = "classes", staticmethod(write_classes)
 
     def answer(self, outputs: Outputs, shape: tuple[int, ...], labels: Sequence[str]) -> np.ndarray:
         return class_of_pixels(outputs["logits"][0], *shape[:2])
@@ -95,10 +89,7 @@ class TellsPixels(Tells):
 class TellsDepth(Tells):
     """The depth of every pixel, float32 (height, width)."""
 
-    map_of = "depths"
-
-    def write_map(self, answer: np.ndarray, file: Path) -> None:
-        write_depths(answer, file)
+    map_of, write_map = "depths", staticmethod(write_depths)
 
     def answer(self, outputs: Outputs, shape: tuple[int, ...], labels: Sequence[str]) -> np.ndarray:
         return depth_of_pixels(outputs["predicted_depth"][0], *shape[:2])

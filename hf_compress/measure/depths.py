@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hf_compress.data.annotations import Annotation
+from hf_compress.device.telling import LEAST, NEAR
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-NEAR = 1.25
-LEAST = 0.01  # of a map's largest value: where the truth is smaller, it is too far away to be told
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,7 +45,8 @@ class Measure:
     @property
     def higher_is_better(self) -> bool:
         """Of a quality."""
-        return known_metrics()[self.metric].higher_is_better if self.metric in known_metrics() else True
+        metric = known_metrics().get(self.metric)
+        return metric is None or metric.higher_is_better
 
     def text(self, row: dict[str, Any]) -> str:
         value = self.of(row)
