@@ -218,7 +218,9 @@ def test_the_compressor_makes_the_run_that_the_recipe_makes(tmp_path, monkeypatc
         optimum, "send", lambda run, recipe, *_: sent.append((recipe.publish.to, *run.folder.iterdir()))
     )
     monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")
-    config = CompressionConfig([PruningConfig(**STEP)], measure=SECTIONS["measure"], publish={"to": "ann/small"})
+    config = CompressionConfig(
+        [PruningConfig(**STEP)], measure=SECTIONS["measure"], publish={"to": "ann/small", "license": "mit"}
+    )
     again = {"save_dir": tmp_path / "optimum", "overwrite": True, "publish": True}
     run = compressor.compress(config, dataset=SECTIONS["data"], **again)
     assert sent[0][0] == "ann/small" and run.folder / "compression_config.json" in sent[0]
