@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from pydantic import ValidationError
 from safetensors.torch import save_model
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -20,7 +19,7 @@ from hf_compress.ground import processes
 from hf_compress.ground.errors import UsageError
 from hf_compress.ground.files import write_text
 from hf_compress.ground.manifest import adding
-from hf_compress.ground.registry import did_you_mean, require_known, suggesting
+from hf_compress.ground.registry import require_known, suggesting
 from hf_compress.measure.cost import count_nonzero
 from hf_compress.models.load import load
 from hf_compress.models.origin import sources_with_roles
@@ -29,16 +28,24 @@ from hf_compress.report.run import Run
 from hf_compress.run.permissions import permitted
 from hf_compress.run.pipeline import make, send
 from hf_compress.run.recipe import Recipe, model_overrides, with_declared_task
-from hf_compress.sections.base import Section, TrainingConfig, sentence
+from hf_compress.sections.base import Section, TrainingConfig
 from hf_compress.sections.distillation import DistillSection
+from hf_compress.sections.values import read_single, with_data
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.gradual import GradualPruning
-from hf_compress.steps.quantization.config import QuantizeSection
+from hf_compress.tasks.declared import refuse_other_tasks
 from hf_compress.training.trainer import DistillationTrainer
 
 try:
-    from optimum.configuration_utils import BaseConfig
     from optimum.quantization_base import OptimumQuantizer
+
+    from hf_compress.adapters.optimum_configs import (
+        CompressionConfig,
+        DistillationConfig,
+        OptimumStep,
+        PruningConfig,
+        QuantizationConfig,
+    )
 except ModuleNotFoundError as error:
     raise ImportError("hf_compress.adapters.optimum needs Optimum: pip install 'hf-compress[optimum]'") from error
 
@@ -54,84 +61,6 @@ __all__ = [
 logger = logging.getLogger(__name__)
 BESIDE_TRAINING = {"budget", "calibration", "layout", "max_drop", "pattern", "recovery", "repair", "round_to"}
 """Options of pruning that belong to the step `prune`, or to another granularity than a training can have."""
-
-
-class _StepConfig(Section):
-    """A section whose constructor says what is wrong in one sentence."""
-
-    step: ClassVar[str]
-
-    def __init__(self, **options: Any):
-        try:
-            super().__init__(**options)
-        except ValidationError as error:
-            raise UsageError(sentence(type(self), error.errors()[0], type(self).__name__)) from None
-
-    def plain(self) -> dict[str, Any]:
-        """Return the step as a recipe has it."""
-        return {self.step: self.model_dump(mode="json", exclude_none=True)}
-
-
-class PruningConfig(_StepConfig, PruneSection):
-    """The options of the step `prune`."""
-
-    step = "prune"
-
-
-class DistillationConfig(_StepConfig, DistillSection):
-    """The options of the step `distill`."""
-
-    step = "distill"
-
-
-class QuantizationConfig(_StepConfig, QuantizeSection):
-    """The options of the step `quantize`."""
-
-    step = "quantize"
-
-
-class CompressionConfig(BaseConfig):
-    """A recipe as Optimum stores configurations: `compression_config.json`, in a folder or on the Hub.
-
-    Args:
-        steps: what is done, in order: `PruningConfig`, `DistillationConfig`, `QuantizationConfig`, or the steps of a
-            recipe in plain values.
-        sections: the other sections of a recipe (`student="mobilenet_v2"`, `teacher={"finetune": {"epochs": 3}}`,
-            `data={"augmentation": "light"}`, `measure`, `seed`); `Compressor` fills in what model and data are.
-
-    Raises:
-        UsageError: there is no such section.
-    """
-
-    CONFIG_NAME = "compression_config.json"
-    FULL_CONFIGURATION_FILE = "compression_config.json"
-
-    def __init__(self, steps: list[_StepConfig | dict | str] | None = None, **sections: Any):
-        sections["steps"] = [step.plain() if isinstance(step, _StepConfig) else step for step in steps or []]
-        inherited = {name: sections.pop(name) for name in sections.keys() - Recipe.model_fields.keys()}
-        super().__init__(**inherited)
-        known = BaseConfig().to_dict().keys() | {"optimum_version", "output_attentions", "_commit_hash"}
-        for name in inherited.keys() - known:
-            raise UsageError(f"CompressionConfig has no section '{name}'{did_you_mean(name, Recipe.model_fields)}")
-        for name, value in sections.items():
-            setattr(self, name, value)
-
-    @classmethod
-    def from_recipe(cls, recipe: Recipe) -> CompressionConfig:
-        """Return the configuration that says the same as `recipe`."""
-        return cls(**recipe.model_dump(mode="json", exclude_none=True))
-
-    def to_recipe(self, overrides: dict[str, Any] | None = None) -> Recipe:
-        """Return the recipe that says the same.
-
-        Args:
-            overrides: values by key path, as for `Recipe.load`.
-
-        Raises:
-            UsageError: the recipe lacks something, or a value is wrong.
-        """
-        sections = {name: getattr(self, name) for name in Recipe.model_fields if name in vars(self)}
-        return Recipe.from_dict(sections, overrides)
 
 
 class Compressor(OptimumQuantizer):
@@ -164,7 +93,7 @@ class Compressor(OptimumQuantizer):
     @suggesting
     def compress(
         self,
-        config: CompressionConfig | _StepConfig | dict[str, Any] | str | Path,
+        config: CompressionConfig | OptimumStep | dict[str, Any] | str | Path,
         dataset: str | Path | dict[str, Any] | None = None,
         save_dir: str | Path = "runs/latest",
         overwrite: bool = False,
@@ -187,11 +116,7 @@ class Compressor(OptimumQuantizer):
             UsageError: the configuration or the folder is wrong.
             RunError: the run cannot go on.
         """
-        overrides: dict[str, Any] = dict(self.overrides)
-        if dataset is not None:
-            key, value = ("data", dataset) if isinstance(dataset, dict) else ("data.path", str(dataset))
-            overrides[key] = value
-        recipe = permitted(_recipe(config, overrides), self.trust_remote_code, publish)
+        recipe = permitted(_recipe(config, self.overrides, dataset), self.trust_remote_code, publish)
         run = make(recipe, save_dir, overwrite, resume, print)
         if processes.is_main():
             repeatable = recipe.model_copy(update={"publish": None, "track": None})
@@ -288,6 +213,7 @@ class CompressionTrainer(DistillationTrainer):
         self.nonzero_before = count_nonzero(self.model)
         if teacher_model is not None:
             self._refuse_other_losses()
+            refuse_other_tasks(self.model, type(self).__name__)
         if pruning_config is not None:
             self.add_callback(self.pruning)
             _warn_of_ignored(pruning_config, BESIDE_TRAINING)
@@ -328,8 +254,8 @@ class CompressionTrainer(DistillationTrainer):
     ) -> None:
         """Write README.md: the card of a run, with what a Trainer knows; see `Trainer.create_model_card`.
 
-        `dataset` is what the images are called. `license` is that of model and teacher when not given, where both say
-        one and the same. `dataset_args` is not needed.
+        `dataset` is what the images are called, and `model_name` what the results on them are of. `license` is that of
+        model and teacher when not given, where both say one and the same. `dataset_args` is not needed.
         """
         if not self.is_world_process_zero():
             return
@@ -373,17 +299,29 @@ class CompressionTrainer(DistillationTrainer):
         """
         Trainer._save(self, output_dir, state_dict)
         folder = Path(output_dir or self.args.output_dir)
-        if state_dict is None and folder.name.startswith(PREFIX_CHECKPOINT_DIR):
+        if not folder.name.startswith(PREFIX_CHECKPOINT_DIR):
+            return
+        self._save_beside(folder)
+        if state_dict is None:
             save_model(self.model, str(folder / SAFE_WEIGHTS_NAME), metadata={"format": "pt"})
 
 
-def _recipe(config: CompressionConfig | _StepConfig | dict | str | Path, overrides: dict[str, Any]) -> Recipe:
-    if isinstance(config, str | Path):
-        return Recipe.load(config, overrides)
-    if isinstance(config, _StepConfig):
+def _recipe(
+    config: CompressionConfig | OptimumStep | dict[str, Any] | str | Path,
+    overrides: dict[str, Any],
+    dataset: str | Path | dict[str, Any] | None,
+) -> Recipe:
+    if isinstance(config, OptimumStep):
         config = CompressionConfig([config])
     config = CompressionConfig(**config) if isinstance(config, dict) else config
-    return config.to_recipe(overrides if hasattr(config, "task") else with_declared_task(overrides))
+    values = config.sections if isinstance(config, CompressionConfig) else read_single(config)
+    if isinstance(config, CompressionConfig) and "task" not in values:
+        overrides = with_declared_task(overrides)
+    if isinstance(dataset, dict):
+        values = values | {"data": dataset}
+    elif dataset is not None:
+        values, _ = with_data(values, str(dataset))
+    return Recipe.from_dict(values, overrides)
 
 
 def _listed(names: str | list[str] | None) -> list[str]:

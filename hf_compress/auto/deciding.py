@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from hf_compress.auto.judging import BRIEF, Point
 from hf_compress.auto.prediction import Prediction
 from hf_compress.auto.wish import Wish
+from hf_compress.report.measures import ratio
 from hf_compress.run.selection.limits import costs_in_words, excess
 from hf_compress.tasks.base import Metric
 
@@ -86,7 +87,7 @@ class Decision:
     def shown(self, point: Point) -> str:
         """Say what a point is, what it has lost, and what it costs of what is limited."""
         costs = costs_in_words(point.costs, self.limits(point))
-        times = f"{point.teacher_ms / point.costs['latency_ms']:.2f} times faster" if point.teacher_ms else ""
+        times = ratio(point.teacher_ms, point.costs["latency_ms"], "faster") if point.teacher_ms else ""
         return ", ".join(filter(None, [str(point), f"{self.metric.words} {point.quality:.4f}", times, costs]))
 
     def impossible(self, points: list[Point], minutes: float | None = None) -> str:

@@ -15,11 +15,12 @@ import torch
 
 from hf_compress.auto.space import Choice
 from hf_compress.data.images import evenly_spread, example_input, spread
+from hf_compress.device.timing import timed_in_turns
 from hf_compress.ground.errors import CompressError, RunError
 from hf_compress.ground.files import read_json, write_json
 from hf_compress.ground.units import Units
 from hf_compress.measure.cost import cost
-from hf_compress.measure.latency import cpu_threads, time_in_turns
+from hf_compress.measure.latency import COMPARABLE, cpu_threads, time_in_turns
 from hf_compress.models.load import LoadedModel
 from hf_compress.report.candidates_page import JUDGED
 from hf_compress.run.deploy import Target, written
@@ -40,6 +41,7 @@ SAID = {REPAIRED: "", BRIEF: ", trained briefly", TRAINED: ", trained"}
 STUDENT_RATE = 5e-4
 SURE = 0.97  # share of a ratio of times, most, that will be there in another process; the 95 % interval may leave less
 TURNS = 5  # times as many passes as a report's: one busy moment of the machine decides nothing
+SECONDS = 30.0  # that these take at most
 INT8_EFFORT = 0.5
 """A MAC in int8 counts as half a MAC: by this the search goes, and by times that are measured the answer is chosen."""
 
@@ -191,8 +193,12 @@ class Bench:
         return self.units(point.number).value("rate", lambda: bearable_rate(student.model, calibration), alone=True)
 
     def time(self, point: Point) -> None:
-        """Measure the latency of a candidate's file in turn with the teacher's, once: training does not change it."""
-        found = self.units(point.number).value("time", partial(self._time, point), alone=True)
+        """Measure the latency of a candidate's file in turn with the teacher's, once.
+
+        Training does not change that, but for int8, where other layers may stay in floats.
+        """
+        name = f"time {point.kind}" if point.choice.int8 else "time"
+        found = self.units(point.number).value(name, partial(self._time, point), alone=True)
         point.costs["latency_ms"], point.teacher_ms = found["latency_ms"], found["teacher_ms"]
         point.sure = found.get("sure", MARGIN)
 
@@ -221,7 +227,13 @@ class Bench:
                     (own, file, student),
                 )
             ]
-            first, second = time_in_turns(calls, TURNS * measure.repeats, what, against="teacher")
+            first, second = time_in_turns(calls, _turns(calls, TURNS * measure.repeats), what, against="teacher")
         ratio = second.get("speedup")
         sure = {"sure": min(SURE, ratio["low"] / ratio["ratio"])} if ratio else {}
         return {"teacher_ms": first["p50_ms"], "latency_ms": second["p50_ms"]} | sure
+
+
+def _turns(calls: list[Callable[[], Any]], most: int) -> int:
+    """Return how often functions are timed: `most` times, and slow ones as often as half a minute allows."""
+    (once,) = timed_in_turns([lambda: [call() for call in calls]], 1)
+    return min(most, max(COMPARABLE, round(SECONDS / once[0])))

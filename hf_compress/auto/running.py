@@ -80,7 +80,8 @@ class Search:
 
     Attributes:
         points: what was judged, by candidate, and then trained.
-        failed: the reason of each candidate that cannot be had.
+        failed: the reason of each candidate that cannot be had, by number and name.
+        refused: these candidates.
         interrupted: whether the user pressed Ctrl-C.
         ran_out: whether the minutes ended before a candidate kept the limits.
     """
@@ -91,6 +92,7 @@ class Search:
     log: Callable[[str], None]
     points: list[Point] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    refused: set[Choice] = field(default_factory=set)
     prediction: Prediction = field(default_factory=Prediction)
     interrupted: bool = False
     ran_out: bool = False
@@ -185,7 +187,7 @@ class Search:
         return self.bench.units(self._next).value("minutes left", lambda: self._minutes_left, alone=True)
 
     def _is_new(self, choice: Choice) -> bool:
-        return str(choice) not in self.failed and all(point.choice != choice for point in self.points)
+        return choice not in self.refused and all(point.choice != choice for point in self.points)
 
     def _has_answer(self) -> bool:
         """Tell whether something keeps the limits that is worth a training."""
@@ -196,7 +198,7 @@ class Search:
 
     @property
     def _next(self) -> int:
-        return len(self.points) + len(self.failed)
+        return len(self.points) + len(self.refused)
 
     def _train_students_briefly(self) -> None:
         """Let the students compete: what is known of them without training is their costs alone."""
@@ -218,7 +220,8 @@ class Search:
         try:
             point = self.bench.judge(number, choice, kind, training)
         except RunError as error:
-            self.failed[str(choice)] = str(error)
+            self.failed[f"{number}: {choice}"] = str(error)
+            self.refused.add(choice)
             self.log(f"candidate {number}: {choice}: cannot be had: {error}")
             return None
         self.points.append(point)
@@ -301,11 +304,12 @@ class Search:
         return self.decision.fits(point)
 
     def _decided(self) -> Point:
-        fitting = [point for point in self.points if self._fits(point)]
-        if not fitting:
+        left = self.points
+        while left and not self._fits(winner := self.decision.best(left)):
+            left = [point for point in left if point is not winner]
+        if not left:
             kind = RunError if self.interrupted else Settled
             raise kind(self.decision.impossible(self.points, self.request.minutes if self.ran_out else None))
-        winner = self.decision.best(fitting)
         self.bench.time(winner)
         self.log(f"chosen: {self.decision.shown(winner)}")
         return winner

@@ -27,7 +27,7 @@ from hf_compress.ground.errors import Interrupted, UsageError
 from hf_compress.ground.progress import say
 from hf_compress.run.inputs import refuse_missing
 from hf_compress.run.recipe import Recipe, recipe_schema
-from hf_compress.sections.values import is_study, read_recipe, with_model
+from hf_compress.sections.values import is_study, read_recipe, with_data, with_model
 from hf_compress.study.config import Study, study_schema
 from hf_compress.training.tracking import require_tracker
 
@@ -74,12 +74,12 @@ def run(
 
     A study (a file with `runs`) makes one such folder a run and seed, and a table of all of them.
     """
-    given = {"data.path": data, "track": track}
-    overrides = {key: value for key, value in given.items() if value is not None} | assignments(set_)
+    overrides = ({} if track is None else {"track": track}) | assignments(set_)
     target = output or Path("runs") / Path(recipe).stem
     values = read_recipe(recipe)
     _refuse_own_models(values, teacher=teacher, student=student)
     values = _with_models(values, teacher=teacher, student=student)
+    values = values if data is None else _with_data(values, data)
     options = {"overwrite": overwrite, "resume": resume, "trust_remote_code": trust_remote_code}
     job = {"time_limit": time_limit, "package": package, "yes": yes}
     if on is not None:
@@ -120,6 +120,13 @@ def _with_models(values: Any, **models: str | None) -> Any:
             values, dropped = with_model(values, section, model)
             if dropped:
                 say(f"--{section} {model}: without {', '.join(dropped)} of the recipe's own {section}")
+    return values
+
+
+def _with_data(values: Any, path: str) -> Any:
+    values, dropped = with_data(values, path)
+    if dropped:
+        say(f"--data {path}: without {', '.join(dropped)} of the recipe's own data")
     return values
 
 

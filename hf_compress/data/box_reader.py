@@ -11,6 +11,7 @@ from hf_compress.data.annotations import FoundLabels, Reader
 from hf_compress.data.boxes import Boxes, box_column_of, read_boxes
 from hf_compress.data.coco import find_coco, load_coco
 from hf_compress.data.folders import Folder, FolderError, scan
+from hf_compress.data.label_columns import nothing_known
 from hf_compress.data.local import Source, refuse_labels_beside
 from hf_compress.data.sources import image_column_of, load_raw
 from hf_compress.data.voc import find_voc, load_voc
@@ -41,7 +42,7 @@ class BoxReader(Reader):
     def read(self, source, image_column, section):
         column = box_column_of(source.rows, section)
         if column is None:
-            return FoundLabels(None, [], False)
+            return nothing_known(source.rows, section)
         found, names, named = read_boxes(source.rows, column, image_column)
         annotations = [boxes if isinstance(boxes, Boxes) else None for boxes in found]
         if not any(annotations):

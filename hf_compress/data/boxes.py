@@ -26,7 +26,7 @@ from hf_compress.ground.errors import UsageError
 from hf_compress.sections.data import DataSection
 
 PLACES = ("bbox", "boxes")
-CATEGORIES = ("category", "category_id", "label")
+CATEGORIES = ("category", "category_id", "label", "categories", "labels", "class")
 CROWDS = ("iscrowd", "is_crowd")
 SIDEWAYS = (5, 6, 7, 8)  # orientations of EXIF that exchange height and width
 PADDING = -100.0  # as `transformers` pads the targets of several batches

@@ -250,7 +250,11 @@ class Collator:
 
 def fitting_batch(processor, most: int) -> int:
     """Return how many pictures hold no more pixels than `most` of 224 x 224, but at least one."""
-    height, width = input_size(processor)
+    return fitting_number(*input_size(processor), most)
+
+
+def fitting_number(height: int, width: int, most: int) -> int:
+    """The same for pictures of a size."""
     return min(most, max(1, most * 224**2 // (height * width)))
 
 

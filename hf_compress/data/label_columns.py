@@ -1,6 +1,7 @@
 """Which column holds the labels, and class indices from whatever it holds, in all splits and files."""
 
 import itertools
+import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,12 +14,16 @@ import pyarrow.parquet as pq
 
 from hf_compress.checkpoint.labels import MOST_LABELS
 from hf_compress.data.addresses import opened
+from hf_compress.data.annotations import FoundLabels
+from hf_compress.data.folders import some
 from hf_compress.data.sources import features_of
-from hf_compress.ground.errors import RunError, UsageError
+from hf_compress.ground.errors import RunError, UsageError, shown
 from hf_compress.sections.data import DataSection
 
 TEXT = ("string", "large_string", "string_view")
 NUMBERS = ("int", "uint", "float", "bool")
+USUAL = ("label", "labels", "cls")  # the last one is that of WebDataset
+logger = logging.getLogger(__name__)
 Footers = dict[str, dict[str, tuple[int, datasets.Features]]]  # rows and columns of parquet files, by split and file
 
 
@@ -34,11 +39,29 @@ def label_column_of(raw: datasets.DatasetDict, section: DataSection) -> str | No
             raise UsageError(f"'data.label_column': there is no column '{section.label_column}' in {list(features)}")
         return section.label_column
     columns = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    if not columns:
-        columns = [name for name in ("label", "labels") if name in features]
+    usual = [name for name in USUAL if name in features]
+    if not set(usual) & set(columns):
+        columns += usual
     if len(columns) > 1:
         raise UsageError(f"the data set has the label columns {', '.join(columns)}: name one in 'data.label_column'")
     return columns[0] if columns else None
+
+
+def nothing_known(raw: datasets.DatasetDict, section: DataSection) -> FoundLabels:
+    """Return that no picture has a label, and warn where columns are left that may hold what they show."""
+    pictures = (datasets.Image, datasets.List, datasets.LargeList)
+    others = [
+        name
+        for name, feature in (features_of(raw) or {}).items()
+        if not name.startswith("__") and not isinstance(feature, pictures)
+    ]
+    if others:
+        logger.warning(
+            "%s: the pictures count as unlabelled, as no column is called like labels; is it one of %s? name it in "
+            "'data.label_column'",
+            shown(section.path), some(others),
+        )  # fmt: skip
+    return FoundLabels(None, [], False)
 
 
 def unequal_files(files: dict[str, list[str]], column: str | None, image_column: str, place: str) -> Footers:

@@ -15,7 +15,7 @@ from hf_compress.data.annotations import Annotation, FoundLabels, Reader, classe
 from hf_compress.data.augmentation import build_augmentation
 from hf_compress.data.decoded import Room
 from hf_compress.data.images import IGNORED_LABEL, ImageSplit, input_size
-from hf_compress.data.label_columns import encoded, label_column_of, refuse_many, unequal_files
+from hf_compress.data.label_columns import encoded, label_column_of, nothing_known, refuse_many, unequal_files
 from hf_compress.data.local import Source
 from hf_compress.data.mixing import Mixing
 from hf_compress.data.parts import Parts, read_and_divide, settle, unused_splits
@@ -121,7 +121,7 @@ class _Classes(Reader):
     def read(self, source, image_column, section):
         column = label_column_of(source.rows, section)
         if column is None:
-            return FoundLabels(None, [], False)
+            return nothing_known(source.rows, section)
         footers = unequal_files(source.files, column, image_column, section.path)
         return FoundLabels(*encoded(source.rows, column, footers))
 
@@ -204,6 +204,8 @@ def _load_stream(section: DataSection, seed: int) -> ImageData:
         raw = datasets.IterableDatasetDict({name: rows._resolve_features() for name, rows in raw.items()})
     image_column = image_column_of(raw, section, "data")
     label_column = label_column_of(raw, section)
+    if label_column is None:
+        nothing_known(raw, section)
     feature = features_of(raw)[label_column] if label_column else None
     if feature is not None and not isinstance(feature, datasets.ClassLabel):
         raise UsageError(

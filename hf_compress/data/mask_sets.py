@@ -13,6 +13,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from hf_compress.data.annotations import FoundLabels, Reader
 from hf_compress.data.folders import File, Folder, FolderError, scan
+from hf_compress.data.label_columns import nothing_known
 from hf_compress.data.layout import in_order, role_of
 from hf_compress.data.local import Source, refuse_labels_beside
 from hf_compress.data.masks import VOID, look_at_masks
@@ -60,7 +61,7 @@ class MaskReader(Reader):
     def read(self, source, image_column, section):
         column = columns_of(source.rows, section)[1]
         if column is None:
-            return FoundLabels(None, [], False)
+            return nothing_known(source.rows, section)
         masks, faults = look_at_masks(*(undecoded(source.rows, name) for name in (column, image_column)))
         if faults and section.on_corrupt == "stop":
             raise RunError(
@@ -76,6 +77,11 @@ class MaskReader(Reader):
         names = class_names(section, source)
         if names is not None and highest >= len(names):
             raise RunError(f"a mask in {section.path} has the class {highest}, but {NAMES} names {len(names)} classes")
+        if max(highest + 1, len(names or ())) < 2:
+            raise RunError(
+                f"the masks of {section.path} show {'one class' if highest == 0 else 'no class'} beside {VOID}, which "
+                "means no class: write the numbers of two classes or more, such as 0 and 1"
+            )
         labels = np.array([-1 if mask is None else 0 for mask in masks])
         return FoundLabels(labels, names or [str(number) for number in range(highest + 1)], names is not None, masks)
 

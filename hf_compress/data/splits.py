@@ -30,8 +30,8 @@ class Chosen:
 
     Attributes:
         given: indices of images by role, counted through all splits of a data set.
-        held_out: what each further role takes of the training images, in this order: their number, a fraction, or
-            None for a tenth and at least one image a class.
+        held_out: what each further role takes of the training images, in this order: their number, a fraction of all
+            there are before anything is taken, or None for a tenth and at least one image a class of what is left.
         origin: of every role, in words.
         unlabelled: splits that are passed over because none of their images has a label.
     """
@@ -119,8 +119,11 @@ def divide(chosen: Chosen, labels: np.ndarray | None, groups: np.ndarray, seed: 
         RunError: there are too few images.
     """
     parts = dict(chosen.given)
+    whole = len(parts["train"]) if chosen.held_out else 0
     for role, held_out in chosen.held_out.items():
         pool = parts["train"]
+        if isinstance(held_out, float):
+            held_out = math.ceil(held_out * whole)
         of_pool = None if labels is None else labels[pool]
         rest, out = stratified(len(pool), of_pool, held_out, seed, groups[pool])
         if held_out is None and len(out) > math.ceil(LEFT_OUT * len(pool)):

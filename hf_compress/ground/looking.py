@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
+HALVES = {torch.float16, torch.bfloat16}
+
 
 def twin(model: nn.Module) -> nn.Module:
     """Return a copy to look at: in eval mode and frozen, with the very weights of `model` in memory.
@@ -20,6 +22,12 @@ def twin(model: nn.Module) -> nn.Module:
     weights = {id(tensor): nn.Parameter(tensor.detach(), requires_grad=False) for tensor in model.parameters()}
     buffers = {id(tensor): tensor.detach() for tensor in model.buffers()}
     return copy.deepcopy(model, weights | buffers).eval()
+
+
+def in_float32(twin: nn.Module) -> nn.Module:
+    """Give a twin whose weights are in half precision some of its own in float32, as its inputs are; return it."""
+    halves = any(weight.dtype in HALVES for weight in twin.parameters())
+    return twin.float() if halves else twin
 
 
 @contextmanager

@@ -2,15 +2,18 @@
 
 import glob
 import io
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import yaml
-from huggingface_hub import get_token
+from huggingface_hub import ModelCard, get_token
 
+from hf_compress.ground.bounded_yaml import MOST_CHARACTERS
 from hf_compress.ground.errors import RunError, UsageError
+from hf_compress.ground.files import read_text
 from hf_compress.ground.manifest import MANIFEST, Manifest, digest, is_plain_file
 from hf_compress.models.origin import publishable_license
 from hf_compress.report.card import CARD, render_card
@@ -19,6 +22,7 @@ from hf_compress.report.run import Run
 from hf_compress.sections.publish import PublishSection
 from hf_compress.tasks import Task, task_of
 
+logger = logging.getLogger(__name__)
 Contents = dict[str, bytes | Path]
 CHUNK, LONGEST = 2**20, 2**12
 KINDS = {  # each begins with fixed letters, for which whole files are searched fast
@@ -79,7 +83,11 @@ def _named(folder: Path, include: Sequence[str]) -> list[str]:
 
 
 def _card(folder: Path, section: PublishSection, license: str | None, examples: bool) -> str:
+    """Return the card for the repository; one that was edited is sent as it is, where no template is named."""
     template = Path(section.template) if section.template else None
+    manifest = Manifest.of(folder)
+    if template is None and CARD in manifest.files and not manifest.owns(folder, CARD):
+        return _edited_card(folder / CARD, license)
     metadata = {"license": license} if license else {}
     try:
         card = render_card(folder, template, examples, repo_id=section.to, **metadata)
@@ -87,6 +95,18 @@ def _card(folder: Path, section: PublishSection, license: str | None, examples: 
         raise UsageError(f"the card's metadata is not valid: {' '.join(str(error).split())}") from None
     if card.data.license != license:
         raise UsageError(f"the card of '{section.template}' has no metadata: begin it with {{{{ card_data }}}}")
+    return str(card)
+
+
+def _edited_card(file: Path, license: str | None) -> str:
+    try:
+        card = ModelCard(read_text(file, MOST_CHARACTERS))
+    except (ValueError, yaml.YAMLError) as error:
+        raise UsageError(f"'{file}' was edited, and cannot be read: {' '.join(str(error).split())}") from None
+    card.data.license = card.data.license or license
+    if card.data.license != license:
+        raise UsageError(f"'{file}' says the licence {card.data.license}, not {license}: change it there")
+    logger.warning("'%s' was edited: it is sent as it is", file)
     return str(card)
 
 

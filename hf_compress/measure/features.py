@@ -57,8 +57,8 @@ def cosine_similarity(first: Tensor, second: Tensor) -> float:
 
 
 def cosine_similarities(first: Tensor, second: Tensor) -> Tensor:
-    """Return the cosine of the angle between corresponding rows, shapes (images, width)."""
-    return F.cosine_similarity(first.double(), second.double())
+    """Return the cosine of the angle between corresponding rows, shapes (images, width), from -1 to 1."""
+    return F.cosine_similarity(first.double(), second.double()).clamp(-1, 1)  # rounding goes beyond
 
 
 def knn_right(gallery: Tensor, gallery_labels: list[int], queries: Tensor, query_labels: list[int]) -> np.ndarray:

@@ -1,7 +1,7 @@
 """How long models take, in several runtimes, compared fairly."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from hf_compress.data.images import fitting_number
 from hf_compress.device.timing import of_times, timed_in_turns
 from hf_compress.ground.looking import twin
 from hf_compress.ground.processor import compiled
@@ -18,6 +19,7 @@ from hf_compress.ground.tensors import use_channels_last
 from hf_compress.measure.intervals import speedup
 from hf_compress.models.exporting import exportable
 from hf_compress.runtimes import runtime
+from hf_compress.sections.measure import SECOND, MeasureSection
 
 COMPARABLE = 10  # passes, of which an interval can tell something
 
@@ -61,6 +63,16 @@ def measure_latency(
             for result, entry in zip(results, times, strict=True):
                 result[f"batch_{size}"] = entry
     return results
+
+
+def second_batch(measure: MeasureSection, images: Iterable[torch.Tensor | tuple[torch.Tensor, ...]]) -> int:
+    """Return how many images the second batch has: what is not said fits the memory, whichever model is timed.
+
+    Args:
+        images: one input a model, as of `measure_latency`.
+    """
+    parts = [part for image in images for part in (image if isinstance(image, tuple) else (image,))]
+    return measure.batch_size or min(fitting_number(*part.shape[-2:], SECOND) for part in parts)
 
 
 @contextmanager

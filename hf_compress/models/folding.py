@@ -81,7 +81,7 @@ def unfold_batch_norms(loaded: LoadedModel, data: ImageData) -> bool:
         Whether the batch norms were folded; nothing is changed where they were not.
     """
     norms = [module for module in loaded.model.modules() if isinstance(module, nn.BatchNorm2d)]
-    if not norms or not all(_is_folded(norm) for norm in norms):
+    if not norms or not all(_is_folded(norm) for norm in norms) or not _has_learnt(loaded.model):
         return False
     shown = batches(spread(data.train, STATISTICS_IMAGES), loaded.processor, STATISTICS_BATCH)
     restate_batch_norms(loaded.model.eval(), (batch["pixel_values"] for batch in shown))
@@ -117,6 +117,12 @@ def restate_batch_norms(model: nn.Module, images: Iterable[Tensor]) -> None:
         norm.weight.copy_(slope * (variance + norm.eps).sqrt())
         norm.running_mean.copy_(mean)
         norm.running_var.copy_(variance)
+
+
+def _has_learnt(model: nn.Module) -> bool:
+    """Tell whether a layer shifts what it gives; where none does, statistics are those of a model nobody trained."""
+    layers = (layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.BatchNorm2d))
+    return any(layer.bias is not None and bool(layer.bias.any()) for layer in layers)
 
 
 def _is_folded(norm: nn.BatchNorm2d) -> bool:

@@ -159,6 +159,9 @@ def open_model(
     except Exception as error:
         raise not_loaded(name, error) from error
     use_torch_momentum(model)
+    for more in ("output_hidden_states", "output_attentions"):  # whoever needs them asks for them
+        if getattr(model.config, more, False):
+            setattr(model.config, more, False)
     commit = None if folder else options["revision"].resolved
     missing, mismatched = info.get("missing_keys", set()), info.get("mismatched_keys", set())
     return Opened(model.eval(), processor, whole, missing, mismatched, commit)

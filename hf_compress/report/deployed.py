@@ -6,10 +6,16 @@ from typing import Any
 from hf_compress.device.script import packages
 from hf_compress.measure.intervals import unit
 from hf_compress.report.measures import milliseconds, ratio, size, times_in_words
-from hf_compress.tasks import task_of
+from hf_compress.tasks import Metric, task_of
+from hf_compress.tasks.base import AGREEMENT
 
 LOSS = 0.01  # of the deciding metric
 AS_FAST = 1.05
+
+
+def judged_by(report: dict[str, Any]) -> Metric:
+    """Return the metric that decides in a run: without labels, the agreement with the teacher."""
+    return task_of(report).judged_by(AGREEMENT in report["rows"][-1]["quality"])
 
 
 def recommended(report: dict[str, Any]) -> dict[str, Any] | None:
@@ -27,7 +33,7 @@ def recommended(report: dict[str, Any]) -> dict[str, Any] | None:
 
 def recommendation(report: dict[str, Any]) -> list[str]:
     """Say in a sentence which file to take, and why; nothing where none was deployed."""
-    files, chosen, metric = report.get("deployed", []), recommended(report), task_of(report).deciding
+    files, chosen, metric = report.get("deployed", []), recommended(report), judged_by(report)
     most = f"{100 * LOSS:g} point" if unit(metric.name) else f"{LOSS:g}"
     if not files:
         return []
@@ -66,7 +72,7 @@ def commands(report: dict[str, Any], repo_id: str | None) -> str | None:
 
 def _loss(row: dict[str, Any], report: dict[str, Any]) -> float:
     """Return what a file loses of the deciding metric; without it, floats lose nothing, and int8 nobody knows."""
-    metric, last = task_of(report).deciding, report["rows"][-1]["quality"]
+    metric, last = judged_by(report), report["rows"][-1]["quality"]
     if metric.name not in row["quality"] or metric.name not in last:
         return 0.0 if row["precision"] == "float32" else float("inf")
     return metric.lost(row["quality"][metric.name], last[metric.name])

@@ -299,7 +299,7 @@ FIGURES = {  # what draws each, and its caption
     ),
     "rounds": (
         rounds,
-        "Validation accuracy against what is left after each pruning round; the round that was chosen is marked",
+        "Validation quality against what is left after each pruning round; the round that was chosen is marked",
     ),
     "layers": (layers, "What is left of each layer"),
     "control": (

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hf_compress.report.measures import four_digits, in_thousands, milliseconds, size
+from hf_compress.report.measures import four_digits, in_thousands, milliseconds, ratio, size
 from hf_compress.report.scatter import pareto
 from hf_compress.report.style import BLUE, GREEN, GREY, ORANGE, make_panels
 from hf_compress.tasks.base import known_metrics
@@ -115,4 +115,4 @@ def how_found(report: dict[str, Any]) -> list[str]:
 def _time(point: dict[str, Any]) -> str:
     if "teacher_ms" not in point:
         return ""
-    return f"{milliseconds(point['latency_ms'])} ({point['teacher_ms'] / point['latency_ms']:.2f}x faster)"
+    return f"{milliseconds(point['latency_ms'])} ({ratio(point['teacher_ms'], point['latency_ms'], 'faster')})"

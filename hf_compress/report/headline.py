@@ -3,9 +3,8 @@
 from typing import Any
 
 from hf_compress.report.card_facts import device, reference
-from hf_compress.report.deployed import recommended
+from hf_compress.report.deployed import judged_by, recommended
 from hf_compress.report.measures import measures, quality_name
-from hf_compress.tasks import task_of
 
 SAME = {"size on disk": "the same size on disk", "latency, one image, p50": "as fast with one image"}
 GAINED = {"size on disk": "{} on disk", "latency, one image, p50": "{} with one image"}
@@ -24,7 +23,7 @@ def headline(report: dict[str, Any]) -> str:
         change = by[heading].change(first, taken) if heading in by else ""
         if change:
             parts.append(SAME[heading] if change.startswith("same") else words.format(change))
-    name = quality_name(task_of(report).deciding.name)
+    name = quality_name(judged_by(report).name)
     if lost := by[name].change(first, taken) if name in by else "":
         parts.append(f"{name} {lost}")
     if not parts:

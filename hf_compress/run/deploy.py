@@ -26,7 +26,7 @@ from hf_compress.ground.tensors import use_channels_last
 from hf_compress.ground.units import Units
 from hf_compress.measure.agreement import agreements
 from hf_compress.measure.intervals import differences
-from hf_compress.measure.latency import cpu_threads, repeated, time_in_turns
+from hf_compress.measure.latency import cpu_threads, repeated, second_batch, time_in_turns
 from hf_compress.models.exporting import DeployedModel, exportable
 from hf_compress.models.load import LoadedModel
 from hf_compress.run.recipe import Recipe
@@ -39,7 +39,7 @@ from hf_compress.sections.measure import MeasureSection
 from hf_compress.tasks.declared import task_of_class
 
 FOLDER, RESULT = "deploy", "deployed.json"
-CHECK_IMAGES, CHECK_BATCH = 2000, 32
+CHECK_IMAGES, CHECK_BATCH = 512, 32
 TOLERANCE = 0.01
 
 
@@ -85,7 +85,7 @@ def write_files(
     """Write a model for runtimes, check each file against PyTorch on test images, and time all in turn with PyTorch.
 
     Args:
-        data: training images set the ranges of int8; at most 2,000 test images, spread evenly, are checked.
+        data: training images set the ranges of int8; at most 512 test images, spread evenly, are checked.
         folder: where the files go.
         measure: batch sizes, passes and threads of the latency.
 
@@ -142,7 +142,8 @@ def deploy(
     """
 
     def work(new: Path, _: Path) -> None:
-        made = write_files(student, data, [Target.of(each) for each in recipe.deploy], new, recipe.measure)
+        measure = recipe.measure.model_copy(update={"batch_size": stages.second_batch})
+        made = write_files(student, data, [Target.of(each) for each in recipe.deploy], new, measure)
         found = {"deployed": made.rows, "not_deployed": made.problems, "not_run": made.not_run}
         write_json(new / RESULT, found)
 
@@ -271,7 +272,7 @@ def _row(target: Target, loaded: LoadedModel, folder: Path) -> dict[str, Any]:
 def _time(eager, files: list[tuple[dict[str, Any], DeployedModel]], image, measure: MeasureSection) -> None:
     """Add the latencies to the rows: of each file, and PyTorch's in turn with it; by batch size where one is taken."""
     machine = Others()
-    for size in sorted({1, measure.batch_size}):
+    for size in sorted({1, second_batch(measure, [image])}):
         taking = [(row, file) for row, file in files if file.batches or size == 1]
         if not taking:
             continue

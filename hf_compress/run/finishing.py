@@ -70,7 +70,12 @@ def finish(
             "loads_with": loads_with(read_json(files / "config.json")),
             "seed": recipe.seed,
             "seeds": prepared.seeds.facts,
-            "measure": {"split": "test", **recipe.measure.model_dump(), "other_cores": stages.other_cores},
+            "measure": {
+                "split": "test",
+                **recipe.measure.model_dump(),
+                "batch_size": stages.second_batch,
+                "other_cores": stages.other_cores,
+            },
             "environment": environment(),
         }
         repeatable = recipe.model_copy(update={"publish": None, "track": None})  # whoever repeats it has other places

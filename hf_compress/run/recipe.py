@@ -22,7 +22,7 @@ from hf_compress.sections.distillation import LOSSES
 from hf_compress.sections.measure import MeasureSection
 from hf_compress.sections.models import AUTO, TEACHER, EnsembleSection, StudentSection, TeacherSection
 from hf_compress.sections.publish import PublishSection
-from hf_compress.sections.values import is_study, overridden, read_recipe
+from hf_compress.sections.values import overridden, read_single
 from hf_compress.steps import STEPS
 from hf_compress.tasks import TASKS
 from hf_compress.tasks.base import TaskName
@@ -255,10 +255,7 @@ class Recipe(Section):
         Raises:
             UsageError: the file is missing or not YAML, or a key or value is wrong.
         """
-        values = read_recipe(source)
-        if is_study(values):
-            raise UsageError(f"'{source}' is a study of several runs: `hf-compress run` and `Study.load` take it")
-        return cls.from_dict(values, overrides)
+        return cls.from_dict(read_single(source), overrides)
 
     @classmethod
     def from_dict(cls, values: Any, overrides: dict[str, Any] | None = None) -> Recipe:

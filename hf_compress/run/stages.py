@@ -12,7 +12,7 @@ from hf_compress.device.timing import Others
 from hf_compress.ground.units import Units
 from hf_compress.measure.cost import cost
 from hf_compress.measure.intervals import ByImage, differences
-from hf_compress.measure.latency import measure_latency
+from hf_compress.measure.latency import measure_latency, second_batch
 from hf_compress.models.load import LoadedModel
 from hf_compress.report.limits import speed_remarks
 from hf_compress.report.measures import CONTROL
@@ -106,9 +106,14 @@ class Stages:
         self.remarks += measured["remarks"] + speed_remarks(self.rows)
         self.other_cores = measured.get("other_cores", 0.0)
 
+    @property
+    def second_batch(self) -> int:
+        """How many images all models are timed with, beside one."""
+        return second_batch(self.measure, _inputs(self.models)[1])
+
     def _time(self) -> dict[str, Any]:
         """Return what is added to each row, and remarks; an ensemble is timed in PyTorch only."""
-        others, sizes = Others(), sorted({1, self.measure.batch_size})
+        others, sizes = Others(), sorted({1, self.second_batch})
         options = (sizes, self.measure.repeats, self.measure.threads)
         timed = measure_latency(*_inputs(self.models), *options, against=self.rows[0]["stage"])
         rows: list[dict[str, Any]] = [{"latency": took} for took in timed]

@@ -12,8 +12,8 @@ MOST_ALPHA = 100  # of which all shares are about a half
 class SplitsSection(Section):
     """Each split is a name of the data set (`train`, `test[:500]`) or a fraction (0.2), stratified and seeded.
 
-    All three fractions divide all images; a fraction beside names is taken out of the training split. What is left
-    out is found: `validation` and `test` by their usual names, or as a tenth of the training images.
+    All three fractions divide all images; a fraction beside names is one of the whole training split, and taken out of
+    it. What is left out is found: `validation` and `test` by their usual names, or as a tenth of the training images.
     """
 
     train: str | float | None = None

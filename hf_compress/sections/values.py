@@ -28,6 +28,14 @@ def read_recipe(source: str | Path) -> Any:
         raise UsageError(f"recipe {path} is not valid YAML: {error}") from None
 
 
+def read_single(source: str | Path) -> Any:
+    """Return the plain values of a recipe; UsageError where it is a study, too."""
+    values = read_recipe(source)
+    if is_study(values):
+        raise UsageError(f"'{source}' is a study of several runs: `hf-compress run` and `Study.load` take it")
+    return values
+
+
 def is_study(values: Any) -> bool:
     """Tell a study, which has several `runs`, from a recipe."""
     return isinstance(values, dict) and "runs" in values
@@ -65,6 +73,21 @@ def with_model(values: Any, section: str, name: str) -> tuple[Any, list[str]]:
     kept = {option: before[option] for option in before.keys() & {"finetune"}}
     place[key] = named | kept
     return values, [option for option in before if option not in named.keys() | kept.keys()]
+
+
+def with_data(values: Any, path: str) -> tuple[Any, list[str]]:
+    """Put another data set into plain values, without the commit and the configuration of the one that was there.
+
+    Returns:
+        A copy of the values, and the keys that were left out. Columns, splits and how images are shown stay.
+    """
+    if not isinstance(values, dict):
+        return values, []
+    before = values.get("data")
+    before = before if isinstance(before, dict) else {"path": before}
+    dropped = [key for key in ("revision", "name") if before.get(key) is not None and before.get("path") != path]
+    kept = {key: value for key, value in before.items() if key not in dropped}
+    return deepcopy(values | {"data": kept | {"path": path}}), dropped
 
 
 def shipped_recipes() -> dict[str, Path]:

@@ -12,7 +12,7 @@ from hf_compress.data.images import input_size
 from hf_compress.ground import manifest, processes
 from hf_compress.ground.errors import CompressError, UsageError, shown
 from hf_compress.ground.files import user_path, write_text
-from hf_compress.measure.latency import measure_latency
+from hf_compress.measure.latency import measure_latency, second_batch
 from hf_compress.report.run import REPORT, Run
 from hf_compress.run.folder import RunFolder, changed_keys, comparable, is_taken, other_recipe, refuse_other_work
 from hf_compress.run.inputs import refuse_overlap
@@ -205,10 +205,11 @@ def _latencies(study: Study, folder: Path, trusted: bool) -> dict[str, dict[str,
         for name, recipe in recipes.items()
     ]
     measure = next(iter(recipes.values())).measure
+    images = [torch.zeros(1, 3, *input_size(loaded.processor)) for loaded in models]
     latencies = measure_latency(
         [loaded.model for loaded in models],
-        [torch.zeros(1, 3, *input_size(loaded.processor)) for loaded in models],
-        sorted({1, measure.batch_size}),
+        images,
+        sorted({1, second_batch(measure, images)}),
         measure.repeats,
         measure.threads,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hf_compress.ground.errors import UsageError
 from hf_compress.ground.files import read_json, user_path
 from hf_compress.models.students import STUDENTS
 from hf_compress.tasks.base import TASKS, Task
@@ -30,6 +31,16 @@ def task_of_class(*names: str) -> Task | None:
         if kind and any(each.endswith(kind) for each in names):
             return task
     return None
+
+
+def refuse_other_tasks(model: object, who: str) -> None:
+    """Raise UsageError where a model is known to be no classifier; `who` compares logits of classes alone."""
+    task = task_of_class(*(kind.__name__ for kind in type(model).__mro__))
+    if task not in (None, CLASSIFICATION):
+        raise UsageError(
+            f"{who} compares the classes of pictures, and {type(model).__name__} is for {task.name}: distil it by a "
+            f"recipe with 'task: {task.name}' (hf-compress run, or hf_compress.compress)"
+        )
 
 
 def _made(config: Any) -> list[str]:

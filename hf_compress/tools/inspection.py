@@ -21,7 +21,7 @@ from hf_compress.data.images import input_size
 from hf_compress.device.timing import WARM_UP
 from hf_compress.ground.looking import twin
 from hf_compress.measure.cost import macs_by_module
-from hf_compress.models.load import load
+from hf_compress.tools.evaluation import saved_task
 
 TIMED_PASSES = 15
 
@@ -40,9 +40,9 @@ def inspect(name: str, trust_remote_code: bool = False) -> list[dict[str, Any]]:
         of 15).
 
     Raises:
-        UsageError, RunError: see `models.load.load`.
+        UsageError, RunError: see `models.load.load`; of a model for another task, too.
     """
-    loaded = load(name, trust_remote_code=trust_remote_code)
+    loaded = saved_task(name).load(name, trust_remote_code=trust_remote_code)
     return inspect_layers(loaded.model, torch.zeros(1, 3, *input_size(loaded.processor)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader
 from hf_compress.checkpoint.shapes import Shapes, apply_shapes, changes_between, is_well_formed
 from hf_compress.ground.errors import UsageError
 from hf_compress.ground.files import read_json, user_path, whole_folder, write_json, write_text
-from hf_compress.ground.looking import twin
+from hf_compress.ground.looking import HALVES, in_float32, twin
 from hf_compress.ground.outputs import output_tensors
 from hf_compress.ground.processor import fastest_device
 from hf_compress.measure.agreement import agreements
@@ -140,10 +141,10 @@ def prune(
         )
     if round_to == "auto":
         raise UsageError("round_to 'auto' is measured by the step 'prune' of a recipe: give a number, such as 8")
-    image = _first(example_inputs)[:1].detach().cpu()
-    unpruned = Plain(twin(module).cpu())
+    given = _first(example_inputs)[:1].detach().cpu()
+    unpruned, image = Plain(in_float32(twin(module).cpu())), _as_float(given)
     _require_runs(unpruned, image)
-    pruned = Plain(copy.deepcopy(module).cpu().eval())
+    pruned = Plain(in_float32(copy.deepcopy(module).cpu().eval()))
     images: Any = None if calibration is None else _Images.of(calibration)  # in the place of a `Calibration`
     pruner = ChannelPruner(pruned, image, config, _layers(pruned, exclude))
     kept = pruner.remove(pruned, pruner.scores(pruned, amount, images), amount)
@@ -156,7 +157,10 @@ def prune(
     smaller = pruned.module.to(device=device, memory_format=torch.contiguous_format)
     for whole, part in zip(module.modules(), smaller.modules(), strict=True):
         part.training = whole.training
-    return PrunedModule(smaller, shapes, protected, parameters, macs, image, repair)
+    types = {name: tensor.dtype for name, tensor in _tensors(module)}
+    for name, tensor in _tensors(smaller):
+        tensor.data = tensor.data.to(types[name])
+    return PrunedModule(smaller, shapes, protected, parameters, macs, given, repair)
 
 
 def restore(module: nn.Module, folder: str | Path) -> nn.Module:
@@ -190,7 +194,7 @@ class _Images:
     def of(cls, given: Tensor | Iterable[Tensor]) -> _Images:
         images: list[Tensor] = []
         for part in [given] if isinstance(given, Tensor) else given:
-            images += _first(part)[: MOST_IMAGES - len(images)].detach().cpu()
+            images += _as_float(_first(part)[: MOST_IMAGES - len(images)].detach().cpu())
             if len(images) == MOST_IMAGES:
                 break
         if len({image.shape for image in images}) != 1:
@@ -202,6 +206,14 @@ class _Images:
 
     def gradients(self, model: nn.Module) -> NoReturn:
         raise UsageError("this importance needs the loss of a task, which a plain module has not: use obs or l1")
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    return itertools.chain(module.named_parameters(), module.named_buffers())
+
+
+def _as_float(images: Tensor) -> Tensor:
+    return images.float() if images.dtype in HALVES else images
 
 
 def _first(given: Any) -> Tensor:

@@ -12,9 +12,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from hf_compress.data import ImageData
+from hf_compress.data.boxes import PADDING
 from hf_compress.data.images import batches, fitting_batch, input_size, spread
 from hf_compress.ground.errors import UsageError
 from hf_compress.ground.files import user_path, whole_file
@@ -209,8 +211,16 @@ def _judged(loaded: LoadedModel, task: Task, inputs: list[dict[str, Tensor]]) ->
     with torch.inference_mode():
         said = [task.kept(task.forward(loaded.model.eval(), batch), batch, loaded.processor) for batch in inputs]
     outputs = {name: torch.cat([each[name] for each in said]) for name in said[0]}
-    labels = torch.cat([task.targets_kept(batch["labels"]) for batch in inputs])
+    labels = torch.cat(_padded([task.targets_kept(batch["labels"]) for batch in inputs]))
     return task.decide(Predictions(outputs, labels))[task.deciding.name]
+
+
+def _padded(targets: list[Tensor]) -> list[Tensor]:
+    """Return targets of all batches with as many objects a picture, where they are objects."""
+    if targets[0].dim() < 3:
+        return targets
+    most = max(each.shape[1] for each in targets)
+    return [F.pad(each, (0, 0, 0, most - each.shape[1]), value=PADDING) for each in targets]
 
 
 def _write(measurements: list[Measurement], metric: Metric, repair: Repair, file: Path) -> None:

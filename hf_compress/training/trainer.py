@@ -17,7 +17,7 @@ from hf_compress.checkpoint.labels import labels_of, order_of
 from hf_compress.data.streaming import ImageStream
 from hf_compress.ground import processes
 from hf_compress.ground.errors import Diverged, UsageError
-from hf_compress.ground.looking import same_config, twin
+from hf_compress.ground.looking import in_float32, same_config, twin
 from hf_compress.ground.memory import freed_memory_kept
 from hf_compress.ground.processor import compiled
 from hf_compress.ground.tensors import use_channels_last
@@ -36,6 +36,8 @@ PROJECTORS, RANGES = "projectors.safetensors", "ranges.safetensors"
 class DistillationTrainer(Trainer):
     """transformers' Trainer with two changes: the training loss may compare the outputs with a teacher's, and no batch
     of several images is followed by a last one of a single image, from which a batch norm cannot learn.
+
+    Checkpoints hold the projectors of the losses, too.
 
     Args:
         teacher: model that sees `teacher_pixel_values`, or `pixel_values` where a batch has no own view for it;
@@ -72,7 +74,7 @@ class DistillationTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.teacher = self.criterion = self.teacher_order = None
         if teacher is not None:
-            self.teacher = twin(teacher).to(self.args.device)
+            self.teacher = in_float32(twin(teacher)).to(self.args.device)
             use_channels_last(self.teacher)
         if loss_config is not None:
             self.criterion = DistillationCriterion(loss_config, task.compare)
@@ -167,6 +169,19 @@ class DistillationTrainer(Trainer):
             optimizer.add_param_group({"params": added, "weight_decay": self.args.weight_decay})
         return optimizer
 
+    def _beside(self) -> dict[str, nn.Module]:
+        """Return what checkpoints hold beside the model, by the name of the file."""
+        return {} if self.criterion is None or not self.criterion.projectors else {PROJECTORS: self.criterion}
+
+    def _save_beside(self, checkpoint: Path) -> None:
+        for name, module in self._beside().items():
+            save_model(module, str(checkpoint / name))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        for name, module in self._beside().items() if checkpoint is not None else ():
+            load_model(module, str(Path(checkpoint) / name))
+
     def stop_unless_finite(self, loss: Tensor) -> None:
         """Raise `Diverged`, which names step, epoch and batch, when the training loss is not a number any more.
 
@@ -190,7 +205,7 @@ class DistillationTrainer(Trainer):
 
 
 class StudentTrainer(Resumable, DistillationTrainer):
-    """The Trainer of a recipe's trainings; its checkpoints hold the projectors of the losses, too.
+    """The Trainer of a recipe's trainings.
 
     After every epoch it is measured by the deciding metric of the task.
 
@@ -211,19 +226,11 @@ class StudentTrainer(Resumable, DistillationTrainer):
         return super().evaluate(*args, **kwargs)
 
     def _beside(self) -> dict[str, nn.Module]:
-        """Return what checkpoints hold beside the model, by the name of the file."""
-        found = {PROJECTORS: self.criterion, RANGES: self.ranges}
-        return {name: module for name, module in found.items() if module is not None}
+        return super()._beside() | ({} if self.ranges is None else {RANGES: self.ranges})
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         super()._save(output_dir, state_dict)
-        for name, module in self._beside().items():
-            save_model(module, str(Path(output_dir or self.args.output_dir) / name))
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        for name, module in self._beside().items() if checkpoint is not None else ():
-            load_model(module, str(Path(checkpoint) / name))
+        self._save_beside(Path(output_dir or self.args.output_dir))
 
 
 def _teacher_view(inputs: dict[str, Any]) -> Tensor:

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 from neural_compressor.torch import quantization
+from shapes import tiny_segmenter
 from torch import nn
 from torch.nn import functional as F
 
@@ -231,3 +232,15 @@ def test_prepare_and_convert_take_a_composition_too():
     model = convert(model)
     assert (model[1].weight == 0).float().mean().item() == 0.5
     assert vars(model).keys() == vars(network()).keys()
+
+
+def test_a_teacher_in_half_precision_is_asked_in_float32():
+    teacher = classifier(1).half()
+    model = prepare(classifier(), DistillConfig(teacher_model=teacher, loss="kl")).train()
+    assert model(pixel_values=IMAGES, labels=LABELS).loss.isfinite()
+    assert {weight.dtype for weight in teacher.parameters()} == {torch.float16}
+
+
+def test_a_segmenter_is_not_distilled_by_the_classes_of_pictures():
+    with pytest.raises(UsageError, match="SegformerForSemanticSegmentation is for segmentation: distil it by a"):
+        prepare(tiny_segmenter(), DistillConfig(teacher_model=tiny_segmenter(), loss="kl"))

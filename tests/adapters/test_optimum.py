@@ -11,6 +11,7 @@ import torch
 from hub_client import Client
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
+from shapes import tiny_segmenter
 from torch.nn import functional as F
 from transformers import (
     AutoModelForImageClassification,
@@ -463,3 +464,47 @@ def test_a_training_that_is_pushed_has_our_card(tmp_path):
     assert "hf-compress" in ModelCard(card).data.tags
     assert "\n# ann/small\n" in card and "\n## What was gained, what was lost\n" in card
     assert 'from_pretrained("ann/small")' in card or 'model_id = "ann/small"' in card
+
+
+def test_projectors_come_back_with_a_checkpoint(tmp_path):
+    torch.manual_seed(1)
+    sizes = {"embedding_size": 8, "hidden_sizes": [12, 20], "depths": [1, 1], "layer_type": "basic"}
+    teacher = ResNetForImageClassification(ResNetConfig(**sizes, num_labels=3))
+    config = DistillationConfig(loss="hints", layers={"resnet.encoder.stages.0": "resnet.encoder.stages.0"})
+
+    def distilling(seed):
+        torch.manual_seed(seed)
+        return trainer(tmp_path, teacher_model=teacher, distillation_config=config, save_steps=2)
+
+    whole, resumed = distilling(0), distilling(1)
+    whole.train()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    for mine, other in zip(resumed.criterion.parameters(), whole.criterion.parameters(), strict=True):
+        assert torch.equal(mine, other)
+    whole.save_model()
+    assert not (tmp_path / "projectors.safetensors").exists()
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_a_teacher_in_half_precision_is_asked_in_float32_and_stays_what_it_was(kind, tmp_path):
+    teacher = classifier(1).to(kind)
+    task = trainer(tmp_path, teacher_model=teacher)
+    task.train()
+    assert {weight.dtype for weight in teacher.parameters()} == {kind}
+
+
+def test_what_is_no_classifier_is_not_distilled_by_the_classes_of_pictures(tmp_path):
+    says = "CompressionTrainer compares the classes of pictures, and SegformerForSemanticSegmentation is for segm"
+    with pytest.raises(UsageError, match=says):
+        trainer(tmp_path, model=tiny_segmenter(), teacher_model=tiny_segmenter())
+    trainer(tmp_path, model=tiny_segmenter(), pruning_config=PruningConfig(granularity="weight", iterative=False))
+
+
+def test_another_data_set_comes_without_the_commit_of_the_configurations_own():
+    config = CompressionConfig(
+        ["finetune"], student="resnet18", data={"path": "a/b", "revision": "0" * 40, "workers": 2}
+    )
+    recipe = optimum._recipe(config, {"teacher.model": "resnet18"}, "digits")
+    assert (recipe.data.path, recipe.data.revision, recipe.data.workers) == ("digits", None, 2)
+    assert optimum._recipe(config, {"teacher.model": "resnet18"}, "a/b").data.revision == "0" * 40
+    assert optimum._recipe("quickstart", {}, {"path": "x/y", "revision": "main"}).data.revision == "main"

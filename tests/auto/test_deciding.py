@@ -5,11 +5,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from hf_compress.auto import judging
 from hf_compress.auto.deciding import Decision
 from hf_compress.auto.judging import BRIEF, REPAIRED, TRAINED, Bench, Point
 from hf_compress.auto.prediction import USUAL, WEIGHT, Prediction
+from hf_compress.auto.running import Search
 from hf_compress.auto.space import Choice
 from hf_compress.auto.wish import Wish
+from hf_compress.ground.errors import RunError
 from hf_compress.ground.units import Units
 from hf_compress.tasks.base import Metric
 
@@ -99,7 +102,7 @@ def test_what_cannot_be_is_a_sentence_that_names_the_nearest():
     points = [point(0.8, ms=4.0), point(0.5, 0.4, ms=3.0)]
     sentence = decision(faster=10).impossible(points)
     assert sentence.startswith("no candidate is 10 times faster: the nearest is 60% of the MACs pruned by obs")
-    assert "2.00 times faster" in sentence
+    assert "2.0x faster" in sentence
 
 
 def test_a_quality_that_is_missed_is_said_with_what_keeps_it():
@@ -107,7 +110,7 @@ def test_a_quality_that_is_missed_is_said_with_what_keeps_it():
     wish = decision(faster=2, max_drop=0.02)
     assert wish.missed(kept, [kept, lost]) is None
     sentence = wish.missed(lost, [kept, lost])
-    assert "has lost 0.2000 of accuracy" in sentence and "1.20 times faster" in sentence
+    assert "has lost 0.2000 of accuracy" in sentence and "1.20x faster" in sentence
 
 
 def test_students_are_foretold_by_students():
@@ -120,3 +123,38 @@ def test_students_are_foretold_by_students():
     assert known.expected(student) < 0.03 < known.expected(repaired)
     assert known.expected(point(0.6, 0.4, kind=TRAINED)) == known.lost(student)
     assert "trained briefly" in str(student)
+
+
+@pytest.mark.parametrize(("seconds", "turns"), [(0.001, 150), (1.0, 30), (20.0, 10)])
+def test_slow_models_are_timed_as_often_as_half_a_minute_allows(seconds, turns, monkeypatch):
+    monkeypatch.setattr(judging, "timed_in_turns", lambda calls, repeats: [[seconds]])
+    assert judging._turns([print, print], 150) == turns
+
+
+def test_candidates_of_one_name_that_cannot_be_had_are_told_apart():
+    """A number is that of one candidate alone: what is known of it would be said of the next one."""
+    asked = []
+
+    def judge(number, choice, *_):
+        asked.append((number, choice.macs))
+        raise RunError("it cannot be had")
+
+    search = Search(SimpleNamespace(candidates=9), SimpleNamespace(judge=judge), None, lambda line: None)
+    search.students, search.teacher = [], point(0.9, number=0)
+    search.points.append(search.teacher)
+    for macs in (0.302, 0.304, 0.5):
+        assert search._is_new(Choice(macs)) and search._judged(Choice(macs)) is None
+        assert not search._is_new(Choice(macs))
+    assert asked == [(1, 0.302), (2, 0.304), (3, 0.5)] and len(search.failed) == 3
+
+
+def test_as_many_points_are_timed_as_it_takes_to_choose():
+    timed = []
+    points = [
+        point(quality, 0.5, number, ms=ms) for number, (quality, ms) in enumerate([(0.8, 2), (0.9, 4), (0.85, 2)])
+    ]
+    bench = SimpleNamespace(time=lambda each: timed.append(each.number))
+    search = Search(SimpleNamespace(wish=Wish(faster=2)), bench, None, lambda line: None, points)
+    search.decision = decision(faster=2)
+    assert search._decided() is points[2]
+    assert timed == [1, 2, 2], "the best is too slow, the next is not"

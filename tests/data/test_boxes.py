@@ -317,3 +317,27 @@ def test_real_boxes_of_blood_cells_are_read():
     assert (names, named) == (["RBC", "WBC", "Platelets"], True)
     counts = np.bincount(np.concatenate([boxes.kinds for boxes in found]))
     assert counts.tolist() == [4153, 372, 361]
+
+
+@pytest.mark.parametrize(
+    ("place", "kind"), [("bbox", "categories"), ("boxes", "labels"), ("bbox", "class"), ("bbox", "category_id")]
+)
+def test_lists_may_have_any_usual_name(place, kind):
+    found, names, _ = read(train=rows([TWO], datasets.Value("int64")).map(lambda row: renamed(row, place, kind)))
+    assert names == ["0", "1"] and found[0].kinds.tolist() == TWO["category"]
+    assert found[0].places.tolist() == TWO["bbox"]
+
+
+def renamed(row, place, kind):
+    objects = row["objects"]
+    return row | {"objects": {place: objects["bbox"], kind: objects["category"]}}
+
+
+def test_objects_that_nobody_finds_are_told(tmp_path, caplog):
+    two = rows([TWO] * 4, datasets.Value("int64"))
+    two.rename_column("objects", "found").map(lambda row: {"found": {"where": row["found"]["bbox"]}}).to_parquet(
+        tmp_path / "train.parquet"
+    )
+    section = DataSection(path=str(tmp_path))
+    assert BoxReader().read(BoxReader().open(section), "image", section).labels is None
+    assert "is it one of 'found'? name it in 'data.label_column'" in caplog.text

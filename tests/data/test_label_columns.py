@@ -251,3 +251,35 @@ def test_pandas_writes_text_that_is_read(tmp_path):
     data = load(tmp_path)
     assert data.label_names == ["cat", "dog"]
     assert np.bincount(data.test.labels).tolist() == [2, 2]
+
+
+OTHER_COLUMNS = {
+    "the column of WebDataset": (["cls"], {}, ["cls"]),
+    "a name that nothing says is labels": (["class", "__key__"], {}, None),
+    "the same, named": (["class", "__key__"], {"label_column": "class"}, ["class"]),
+    "nothing but what a format adds": (["__key__"], {}, None),
+}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("case", OTHER_COLUMNS)
+def test_columns_that_may_be_labels_are_told(case, streaming, tmp_path, caplog):
+    columns, options, found = OTHER_COLUMNS[case]
+    for number, split in enumerate(("train", "validation", "test")):
+        rows = pictures(24, 50 * number)
+        for name in columns:
+            rows = rows.add_column(name, [0, 1] * 12, feature=datasets.ClassLabel(names=["a", "b"]) if found else None)
+        rows.to_parquet(tmp_path / f"{split}.parquet")
+    data = load(tmp_path, **options, **({"streaming": True, "train_images": 10} if streaming else {}))
+    assert data.labelled == (found is not None)
+    told = "is it one of 'class'? name it in 'data.label_column'" in caplog.text
+    assert told == (found is None and "class" in columns)
+
+
+def test_a_column_of_that_name_is_not_passed_over_for_another_kind_of_classes(tmp_path):
+    rows = pictures(24).add_column("label", ["cat", "dog"] * 12)
+    rows = rows.add_column("quality", [0, 1] * 12, feature=datasets.ClassLabel(names=["good", "bad"]))
+    rows.to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(UsageError, match=r"label columns quality, label: name one in 'data\.label_column'"):
+        load(tmp_path)
+    assert load(tmp_path, label_column="label").label_names == ["cat", "dog"]

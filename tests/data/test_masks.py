@@ -227,3 +227,14 @@ def test_folders_that_do_not_fit_together_are_refused(tmp_path):
     (root / "images" / "a.png").rename(root / "train" / "images" / "0.jpg")
     with pytest.raises(UsageError, match=r"'train/images/0\.jpg' and 'train/images/0\.png' have one name"):
         read(root)
+
+
+@pytest.mark.parametrize(("values", "held"), [((0, 255), "one class"), ((255, 255), "no class")])
+def test_masks_of_less_than_two_classes_are_refused(values, held, tmp_path):
+    root = draw_folder(tmp_path / "binary", train=8, val=2, test=2)
+    for file in root.rglob("masks/*.png"):
+        shape = np.array(Image.open(file)) > 0
+        Image.fromarray(np.where(shape, *reversed(values)).astype(np.uint8)).save(file)
+    (root / "id2label.json").unlink(missing_ok=True)
+    with pytest.raises(RunError, match=rf"show {held} beside 255, which means no class: write the numbers of two"):
+        read(root)

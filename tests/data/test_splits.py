@@ -6,7 +6,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from hf_compress.data import load_data
-from hf_compress.data.splits import choose, choose_to_evaluate, stratified
+from hf_compress.data.splits import choose, choose_to_evaluate, divide, stratified
 from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.sections.data import DataSection, SplitsSection
 
@@ -205,3 +205,18 @@ def test_what_is_evaluated_is_the_test_split_or_everything(sizes, labelled, orig
     chosen = choose_to_evaluate(sizes, labelled)
     assert chosen.origin == origins
     assert len(chosen.given["test"]) == images
+
+
+@pytest.mark.parametrize(
+    ("section", "sizes"),
+    [
+        ({"validation": 0.2, "test": 0.2}, [600, 200, 200]),
+        ({"validation": 0.5, "test": 0.25}, [250, 500, 250]),
+        ({"test": 0.15}, [765, 85, 150]),
+        ({}, [810, 90, 100]),
+    ],
+)
+def test_fractions_are_of_the_whole_training_split(section, sizes):
+    chosen = choose({"train": 1000}, SplitsSection(**section), ["train"])
+    parts = divide(chosen, np.arange(1000) % 5, np.arange(1000), 0)
+    assert [len(parts[role]) for role in ("train", "validation", "test")] == sizes

@@ -105,6 +105,21 @@ def test_dry_run_shows_files_and_card_and_asks_nobody(hub, client, run_folder):
     assert card_metadata(result.out)["license"] == "mit"
 
 
+def test_a_card_that_was_edited_is_sent_as_it_is(hub, client, copied):
+    folder, _ = copied
+    card = (folder / "README.md").read_text()
+    (folder / "README.md").write_text(card + "\n## Intended use\nDigits alone.\n")
+    result = push(client, folder, "alice/edited")
+    assert result.code == 0 and "was edited: it is sent as it is" in result.err
+    sent = hub.files("alice/edited")["README.md"].decode()
+    assert sent.endswith("## Intended use\nDigits alone.\n")
+    assert card_metadata(sent)["license"] == "apache-2.0"
+    (folder / "README.md").write_text(card.replace("---\n", "---\nlicense: mit\n", 1))
+    result = push(client, folder, "alice/edited")
+    assert result.code == 2 and "says the licence mit, not apache-2.0: change it there" in result.error
+    shutil.rmtree(folder)
+
+
 def test_a_private_repository_is_private(hub, client, run_folder, published):
     assert push(client, run_folder, "alice/secret", "--private").code == 0
     assert hub.repo("alice/secret").private

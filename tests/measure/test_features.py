@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hf_compress.measure.features import cosine_similarity, knn_right
+from hf_compress.measure.features import cosine_similarities, cosine_similarity, knn_right
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -49,3 +49,12 @@ def test_the_length_of_embeddings_does_not_matter():
     second = torch.tensor([[1.0, 0.0], [5.0, 0.0], [-2.0, -2.0]])
     assert cosine_similarity(first, second) == pytest.approx((1 + 0 - 1) / 3)
     assert cosine_similarity(first, 7 * first) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("width", [384, 768, 2048])
+def test_what_is_the_same_is_no_more_than_the_same(width):
+    """Rounding alone gives cosines above 1, which a report refuses."""
+    embeddings = torch.randn(64, width, generator=torch.Generator().manual_seed(0))
+    similarity = cosine_similarities(embeddings, embeddings)
+    assert similarity.max() <= 1 and similarity.min() > 1 - 1e-6
+    assert cosine_similarities(embeddings, -embeddings).min() >= -1

@@ -6,10 +6,11 @@ from torch import nn
 
 from hf_compress import Recipe
 from hf_compress.ground.errors import UsageError
-from hf_compress.measure.latency import PREPARE, measure_latency
+from hf_compress.measure.latency import PREPARE, measure_latency, second_batch
 from hf_compress.models.students import build_registered
 from hf_compress.report.limits import speed_remarks
 from hf_compress.report.table import report_table
+from hf_compress.sections.measure import MeasureSection
 
 COSTS = dict.fromkeys(("parameters", "nonzero_parameters", "bytes", "peak_memory_bytes"), 1e6)
 
@@ -93,3 +94,11 @@ def test_unknown_runtimes_are_refused():
         Recipe.from_dict(
             {"teacher": "a/b", "data": "digits", "steps": ["prune"], "measure": {"runtimes": ["onxruntime"]}}
         )
+
+
+@pytest.mark.parametrize(
+    ("given", "sides", "expected"), [(None, [224], 64), (None, [32], 64), (None, [512, 224], 12), (7, [2048], 7)]
+)
+def test_the_second_batch_has_as_many_pictures_as_are_asked_for_or_fit(given, sides, expected):
+    images = [torch.zeros(1, 3, side, side) for side in sides]
+    assert second_batch(MeasureSection(batch_size=given), [images[0], tuple(images)]) == expected

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import ResNetConfig, ResNetModel, ViTImageProcessor
+from transformers import ResNetConfig, ResNetForImageClassification, ResNetModel, ViTImageProcessor
 
 import hf_compress
 from hf_compress.ground.outputs import output_tensors
@@ -14,6 +14,10 @@ from hf_compress.models.exporting import DeployedModel, exportable
 from hf_compress.models.load import LoadedModel
 from hf_compress.runtimes import runtime
 from hf_compress.runtimes.base import RUNTIMES
+from hf_compress.steps.pruning.config import PruneSection
+from hf_compress.steps.pruning.remove.channels import ChannelPruner
+
+PROCESSOR = ViTImageProcessor(size={"height": 32, "width": 32})
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +69,17 @@ def test_channels_last_weights_become_ordinary_ones_in_the_copy_that_is_exported
     weights = list(exportable(loaded.model, torch.zeros(1, 3, 32, 32)).module.parameters())
     assert all(weight.stride() == torch.empty(weight.shape).stride() for weight in weights)
     assert [weight.stride() for weight in loaded.model.parameters()] == before
+
+
+def test_a_checkpoint_that_asks_for_hidden_states_gives_what_every_other_gives(tmp_path):
+    torch.manual_seed(0)
+    sizes = {"embedding_size": 8, "hidden_sizes": [16, 16], "depths": [1, 1], "layer_type": "basic", "num_labels": 3}
+    for name, asks in (("usual", False), ("asking", True)):
+        config = ResNetConfig(**sizes, output_hidden_states=asks)
+        hf_compress.save(ResNetForImageClassification(config), tmp_path / name, PROCESSOR)
+    usual, asking = (hf_compress.load(str(tmp_path / name)).model for name in ("usual", "asking"))
+    image = torch.zeros(1, 3, 32, 32)
+    assert exportable(asking, image).outputs == ["logits"]
+    assert exportable(asking, image).module(image).shape == (1, 3)
+    groups = [ChannelPruner(model, image, PruneSection(), set()).groups(model) for model in (usual, asking)]
+    assert [group.name for group in groups[0]] == [group.name for group in groups[1]] and groups[0]

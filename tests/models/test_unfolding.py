@@ -18,6 +18,15 @@ def norms(model):
     return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
+def test_a_model_that_nobody_trained_is_no_folded_one():
+    """Its means are 0 and its variances 1, too; statistics that undo its norms would keep it from learning."""
+    data = load_data(DataSection(path="digits", splits=SPLITS), seed=0)
+    loaded = build_registered("mobilenet_v2", data.label_names, width=0.125, image_size=32)
+    before = copy.deepcopy(loaded.model.state_dict())
+    assert not unfold_batch_norms(loaded, data)
+    assert all(torch.equal(value, before[name]) for name, value in loaded.model.state_dict().items())
+
+
 def test_statistics_are_those_of_the_images_and_logits_stay():
     data = load_data(DataSection(path="digits", splits=SPLITS), seed=0)
     loaded = build_registered("resnet18", data.label_names, width=0.125, image_size=32)

@@ -5,6 +5,7 @@ from reports import deployed, report
 
 from hf_compress.report.deployed import commands, recommendation, recommended
 from hf_compress.report.figures import on_device
+from hf_compress.report.headline import headline
 from hf_compress.report.limits import limits
 
 
@@ -31,6 +32,16 @@ def file(name, accuracy, megabytes, milliseconds, **changes):
 def test_the_fastest_file_that_loses_little_is_recommended(files, chosen):
     found = recommended(report(deployed=files))  # the model in PyTorch has 0.9
     assert (found and found["file"]) == chosen
+
+
+def test_without_labels_the_agreement_with_the_teacher_decides():
+    made = report(deployed=[file("good", 0.9, 1, 1.0), file("poor", 0.8, 1, 0.5)])
+    for row in [*made["rows"], *made["deployed"]]:
+        row["quality"] = {"teacher_agreement": row["quality"]["accuracy"]}
+    assert recommended(made)["file"] == "good"
+    assert "lose at most 1 point of agreement with the teacher" in recommendation(made)[0]
+    assert headline(made).endswith(": good, beside the teacher resnet18 in PyTorch, on A Processor with 2 threads")
+    assert "agreement with the teacher" in headline(made)
 
 
 def test_a_sentence_says_why():

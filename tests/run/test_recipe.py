@@ -13,7 +13,7 @@ from hf_compress.ground.progress import LIBRARIES
 from hf_compress.ground.registry import Registry
 from hf_compress.run.recipe import Recipe, model_overrides, recipe_schema
 from hf_compress.sections.measure import MeasureSection
-from hf_compress.sections.values import is_study, read_recipe, shipped_recipes, with_model
+from hf_compress.sections.values import is_study, read_recipe, shipped_recipes, with_data, with_model
 
 VALUES = {"teacher": "some/model", "data": "digits", "steps": [{"distill": {"epochs": 3}}, "prune"]}
 
@@ -153,6 +153,20 @@ def test_another_model_comes_without_what_belonged_to_the_recipes_own(section, n
     assert (values[section], dropped) == (expected, without)
     assert values["teacher"] == QUICKSTART["teacher"] or section == "teacher"
     assert QUICKSTART["teacher"]["width"] == 0.5
+
+
+def test_another_data_set_comes_without_the_commit_and_the_configuration_of_the_recipes_own():
+    values = VALUES | {
+        "data": {"path": "a/b", "revision": "0" * 40, "name": "small", "views": 4, "label_column": "kind"}
+    }
+    found, dropped = with_data(values, "./photos")
+    assert found["data"] == {"path": "./photos", "views": 4, "label_column": "kind"} and dropped == [
+        "revision",
+        "name",
+    ]
+    assert with_data(values, "a/b") == (values, [])
+    assert with_data(VALUES, "./photos") == (VALUES | {"data": {"path": "./photos"}}, [])
+    assert values["data"]["revision"] == "0" * 40
 
 
 def test_another_model_takes_the_end_of_a_chain():

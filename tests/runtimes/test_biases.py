@@ -122,3 +122,25 @@ def test_the_shift_is_what_the_layer_makes_of_what_rounding_took_away(tmp_path):
         )
     assert kept["found"] == pytest.approx(by_hand.numpy(), rel=1e-4, abs=1e-7)
     assert np.abs(kept["found"]).max() > 1e-4
+
+
+class Tokens(nn.Module):
+    """A linear layer of a transformer: a product of three dimensions, whose bias is an addition in floats."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm, self.layer = nn.LayerNorm(3), nn.Linear(3, 6)
+        self.norm.bias.data += 3
+        self.layer.weight.data[:, 0] *= 30
+
+    def forward(self, pixel_values):
+        return self.layer(self.norm(pixel_values.flatten(2).mT)).mean(dim=1)
+
+
+def test_a_linear_layer_of_a_transformer_is_right_on_average(tmp_path, monkeypatch):
+    images, model = shades(64), Tokens().eval()
+    corrected = mean_differences(model, ["logits"], images, tmp_path / "corrected")
+    monkeypatch.setattr(int8, "correct", lambda file, by: None)
+    usual = mean_differences(model, ["logits"], images, tmp_path / "usual")
+    assert corrected["logits"] < 0.5 * usual["logits"]

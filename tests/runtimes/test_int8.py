@@ -7,7 +7,7 @@ from torch import nn
 
 from hf_compress.device.opening import open_onnx
 from hf_compress.runtimes import Exportable, runtime
-from hf_compress.runtimes.int8.fallback import BOUND, write_bearable
+from hf_compress.runtimes.int8.fallback import BOUND, divergence, write_bearable
 
 
 class Uneven(nn.Module):
@@ -143,3 +143,54 @@ def test_as_few_layers_as_it_takes_stay_in_floats_in_the_order_of_their_damage(b
     stays = {3: ["b", "d"], 0: ["b", "d", "c", "a"]}[bearable]
     assert told == {"int8_error": bearable, "float_layers": stays}
     assert now == [operation for name in stays for operation in units[name]]
+
+
+def test_what_is_not_finite_is_the_worst_and_goes_back_to_floats():
+    images = [np.full((1, 1), value, np.float32) for value in (1.0, 2.0)]
+    in_floats = []
+    broken = lambda image: [image * (1 if "bad" in in_floats else np.nan)]  # noqa: E731
+    error = divergence(["logits"], lambda image: [image], lambda: broken, images)
+    assert error() == np.inf
+    told = write_bearable(
+        {"bad": ["bad"], "good": ["good"]}, lambda names: in_floats.__setitem__(slice(None), names), error
+    )
+    assert told["int8_error"] == 0 and "bad" in told["float_layers"]
+
+
+class Attention(nn.Module):
+    """A convolution with a norm's worth of bias, an attention on its pixels, and a head."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches, self.residual = nn.Conv2d(3, 16, 2, stride=2), nn.Conv2d(16, 16, 3, padding=1)
+        self.norm, self.to_all, self.back, self.head = nn.LayerNorm(16), *(nn.Linear(16, size) for size in (48, 16, 5))
+
+    def forward(self, pixel_values):
+        pixels = self.patches(pixel_values)
+        pixels = pixels + self.residual(pixels)
+        tokens = self.residual(pixels).flatten(2).mT
+        asked, known, told = self.to_all(self.norm(tokens)).chunk(3, dim=-1)
+        tokens = tokens + self.back((asked @ known.mT).softmax(-1) @ told)
+        return self.head(tokens.mean(1))
+
+
+def test_around_linear_layers_all_stays_in_floats_and_between_convolutions_nothing(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    images = [torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in range(16)]
+    model, file = Attention().eval(), tmp_path / "model.onnx"
+    told = runtime("onnx").write(Exportable(model, ["logits"], images[0], {}, images), file)
+    graph = onnx.load(file).graph
+    makers = {output: node.op_type for node in graph.node for output in node.output}
+    weights = {tensor.name for tensor in graph.initializer}
+    reads = [(node.op_type, [makers.get(name) for name in node.input if name not in weights]) for node in graph.node]
+    whole = ["DequantizeLinear"] * 2
+    assert [read[:2] for kind, read in reads if kind in ("Conv", "Gemm")] == [whole] * 4
+    products = [read for kind, read in reads if kind == "MatMul"]
+    assert sorted(read == whole for read in products) == [False, False, True, True], "two linear layers, two products"
+    rounded = {kind for kind, read in reads if read[:1] == ["DequantizeLinear"]}
+    assert not rounded & {"Softmax", "LayerNormalization"}
+    additions = [read for kind, read in reads if kind == "Add"]
+    assert whole in additions, "the residual of the convolutions"
+    assert all("DequantizeLinear" not in read for read in additions if read != whole)
+    assert told["float_layers"] == [] and told["int8_error"] < 0.01

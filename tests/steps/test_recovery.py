@@ -29,6 +29,9 @@ class Images:
         self.unpruned = unpruned
         self.images = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
+    def first(self, count):
+        return self
+
     def pixel_values(self):
         return iter(self.images.split(16))
 

@@ -9,7 +9,7 @@ from transformers import ResNetConfig, ResNetForImageClassification, ViTImagePro
 
 from hf_compress.data import load_data
 from hf_compress.data.images import IGNORED_LABEL, batches, spread
-from hf_compress.ground.errors import DoesNotRun
+from hf_compress.ground.errors import DoesNotRun, RunError
 from hf_compress.sections.data import DataSection
 from hf_compress.steps.pruning import loop
 from hf_compress.steps.pruning.config import PruneSection
@@ -43,6 +43,9 @@ def pruned(model, context, epochs=0, loss="ce", **options):
     if options["granularity"] != "n:m":
         options = {"amount": 0.2, "floor": 0.0} | options
     return loop.prune_model(model, context, PruneSection(**options, recovery={"epochs": epochs, "loss": loss}))
+
+
+STEM = "resnet.embedder.embedder.convolution"
 
 
 @pytest.mark.parametrize(
@@ -160,3 +163,20 @@ def test_rows_tell_what_the_repair_gave_back(model, context, granularity, scope)
 def test_without_repair_rows_tell_no_errors(model, context):
     (row,) = pruned(model, context, iterative=False, repair="none").details["rounds"]
     assert not {"output_error_before", "output_error_after"} & set(row)
+
+
+@pytest.mark.parametrize("options", [{"amount": 0.3}, {"granularity": "n:m", "pattern": "2:4", "exclude": [STEM]}])
+def test_zeros_that_are_there_already_are_trained_with(model, context, options):
+    first = pruned(model, context, iterative=False, **options)
+    again = pruned(first.model, context, epochs=1, iterative=False, **options)
+    (row,) = again.details["rounds"]
+    assert row["kept"] and row["sparsity"] == pytest.approx(first.details["rounds"][0]["sparsity"])
+    for name, weight in first.model.named_parameters():
+        if name in again.sparse_parameters:
+            now = again.model.get_parameter(name)
+            assert torch.equal(now == 0, weight == 0) and not torch.equal(now, weight)
+
+
+def test_what_is_less_than_a_weight_prunes_nothing_and_says_so(model, context):
+    with pytest.raises(RunError, match="nothing was pruned: amount 1e-06 is less than one weight of a layer"):
+        pruned(model, context, amount=1e-6, iterative=False)

@@ -145,3 +145,14 @@ def test_a_head_that_repeats_another_goes_first(monkeypatch):
         first, second = values.argsort()[:2].tolist()
         assert first in (0, 2)
         assert values[first] < 0.05 * values[second]
+
+
+def test_of_very_many_inputs_each_is_looked_at_by_itself(monkeypatch):
+    """What goes costs the mean of the squares that it gave; memory holds no matrix of the inputs."""
+    monkeypatch.setattr(surgeon, "MOST_INPUTS", 5)
+    torch.manual_seed(0)
+    model = Read(nn.Linear(6, 4))
+    scores = surgeon_losses(model, [reading(model.read, UNITS["blocks"])], calibration())["made"]
+    inputs = torch.cat([model.inputs(images) for images in calibration().pixel_values()]).double()
+    each = inputs.square().mean(0) * model.read.weight.double().square().sum(0)
+    assert scores.tolist() == pytest.approx([(each[a] + each[b]).item() for a, b in UNITS["blocks"]], rel=1e-4)

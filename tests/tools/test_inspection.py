@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from rich.console import Console
+from shapes import saved_segmenter, tiny_segmenter
 from typer.testing import CliRunner
 
 from hf_compress import save
@@ -14,7 +15,7 @@ from hf_compress.measure.cost import count_macs, count_parameters
 from hf_compress.models.students import build_registered
 from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
-from hf_compress.tools.inspection import inspect_layers, layer_table
+from hf_compress.tools.inspection import inspect, inspect_layers, layer_table
 
 IMAGE = torch.zeros(1, 3, 32, 32)
 
@@ -74,3 +75,9 @@ def test_the_command_prints_json(pruned, tmp_path):
     assert [row["shape"] for row in json.loads(result.stdout)] == [
         row["shape"] for row in inspect_layers(pruned.model, IMAGE)
     ]
+
+
+def test_a_model_for_another_task_is_shown_too(tmp_path):
+    rows = inspect(saved_segmenter(tmp_path / "segmenter"))
+    assert rows[-1]["layer"] == "decode_head.classifier"
+    assert sum(row["parameters"] for row in rows) == count_parameters(tiny_segmenter())

@@ -153,3 +153,14 @@ def test_a_network_of_torchvision_comes_back(tmp_path):
 def test_a_scope_that_needs_a_task_is_refused():
     with pytest.raises(UsageError, match="scope 'damage' asks the loss of a task"):
         hf_compress.prune(Own(), IMAGE, scope="damage", calibration=PHOTOS)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_a_module_in_half_precision_is_solved_in_float32_and_stays_one(kind):
+    module = Own().to(kind)
+    pruned = hf_compress.prune(module, IMAGE.to(kind), amount=0.5, round_to=4, calibration=PHOTOS.to(kind))
+    whole = hf_compress.prune(Own(), IMAGE, amount=0.5, round_to=4, calibration=PHOTOS)
+    assert "least_squares" in pruned.repair["repaired"]
+    assert pruned.repair["output_error_after"] == pytest.approx(whole.repair["output_error_after"], rel=0.1)
+    assert {tensor.dtype for tensor in pruned.module.parameters()} == {kind} == {p.dtype for p in module.parameters()}
+    assert pruned.module(PHOTOS.to(kind)).dtype == kind

@@ -5,9 +5,12 @@ import csv
 
 import pytest
 import torch
+from detectors import saved_detector, write_squares, yolos
 from PIL import Image
 
 from hf_compress import Recipe, save
+from hf_compress.data.boxes import PADDING
+from hf_compress.data.images import batches
 from hf_compress.ground.errors import RunError, UsageError
 from hf_compress.models.load import load
 from hf_compress.models.students import build_registered
@@ -16,6 +19,7 @@ from hf_compress.steps.pruning.config import PruneSection
 from hf_compress.steps.pruning.remove.channels import ChannelPruner
 from hf_compress.steps.pruning.remove.weights import WeightPruner, prunable_weights
 from hf_compress.tasks.classification import CLASSIFICATION
+from hf_compress.tasks.detection import DETECTION
 from hf_compress.tools import sensitivity as tool
 from hf_compress.tools.evaluation import load_with_data
 from hf_compress.tools.sensitivity import sensitivity
@@ -178,3 +182,20 @@ def test_weights_lose_what_they_bear(tmp_path):
 def test_a_ratio_is_a_fraction(ratio, tmp_path):
     with pytest.raises(UsageError, match="a fraction lies between 0 and 1"):
         sensitivity("some/model", tmp_path, data="digits", ratios=[0.5, ratio])
+
+
+def test_batches_may_have_other_numbers_of_objects(tmp_path, monkeypatch):
+    """A detector's targets are as many rows as the picture with the most objects has."""
+    folder = saved_detector(yolos(), tmp_path / "detector")
+    data = write_squares(tmp_path / "squares")
+    images = load_with_data(DETECTION, folder, data)[1]
+    loaded = DETECTION.load(folder)
+    inputs = list(batches(images.test, loaded.processor, 1))
+    inputs = [
+        part | {"labels": DETECTION.targets([images.test[index]], loaded.processor)["labels"]}
+        for index, part in enumerate(inputs)
+    ]
+    assert len({part["labels"].shape[1] for part in inputs}) > 1
+    one = torch.cat(tool._padded([part["labels"] for part in inputs]))
+    assert one.shape == (8, 2, 6) and (one[:, 1, 0] == PADDING).any()
+    assert 0 <= tool._judged(loaded, DETECTION, inputs) <= 1

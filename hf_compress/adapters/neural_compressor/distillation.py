@@ -13,11 +13,12 @@ from transformers.utils import ModelOutput
 from hf_compress.adapters.neural_compressor.configs import DistillConfig
 from hf_compress.checkpoint.labels import labels_of, order_of, reordered
 from hf_compress.ground.errors import UsageError
-from hf_compress.ground.looking import twin
+from hf_compress.ground.looking import in_float32, twin
 from hf_compress.losses.criterion import DistillationCriterion
 from hf_compress.losses.layer_maps import Answer, layer_outputs
 from hf_compress.sections.distillation import LOSSES
 from hf_compress.tasks.classification import CLASSIFICATION
+from hf_compress.tasks.declared import refuse_other_tasks
 
 STATE, PROJECTOR = "hf_compress_distillation", "hf_compress_projector_"
 
@@ -37,10 +38,11 @@ class Distillation:
     def __init__(self, model: nn.Module, config: DistillConfig, image: Tensor | None):
         if hasattr(model, STATE):
             raise UsageError("the model is prepared for distillation already: convert it first")
+        refuse_other_tasks(model, "the distillation between prepare and convert")
         self.criterion = DistillationCriterion(config.section(), CLASSIFICATION.compare)
         self.needs_labels = [term.loss for term in self.criterion.terms if LOSSES.get(term.loss).needs_labels]
         self.original = config.teacher()
-        self.teacher = twin(self.original)
+        self.teacher = in_float32(twin(self.original))
         self.order = None
         if self.criterion.compares_logits:
             self.order = order_of(labels_of(self.teacher), labels_of(model))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,28 @@ if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto, TensorProto
 
 WITH_BIAS = {"Conv", "ConvTranspose", "Gemm"}  # the second dimension of what they give is that of the channels
+PRODUCT = "MatMul"  # its last one is; it may have a bias in the addition behind it, which stays in floats
+
+
+@dataclass(frozen=True)
+class _Rounded:
+    """A layer whose weights are integers.
+
+    Attributes:
+        weight: the node that makes floats of its weights.
+        bias: the name of its bias.
+        scale: the name of the bias's scale; None of a bias in floats.
+    """
+
+    node: NodeProto
+    weight: NodeProto
+    bias: str
+    scale: str | None
+
+    @property
+    def channels(self) -> int:
+        """The dimension of the channels in what it gives."""
+        return 1 if self.scale else -1
 
 
 def shifts(floats: Path, int8: Path, images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
@@ -35,13 +59,13 @@ def shifts(floats: Path, int8: Path, images: Sequence[np.ndarray]) -> dict[str, 
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     graph = onnx.load(int8).graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    rounded = {node.name: _values(weight, tensors) for node, weight, _ in _rounded_layers(graph, tensors)}
+    rounded = {layer.node.name: layer for layer in _rounded_layers(graph, tensors)}
     for node in list(model.graph.node):
         if node.name in rounded and node.input[1] in weights:
             beside = onnx.NodeProto()
             beside.CopyFrom(node)
             names.append(node.name)
-            taken = numpy_helper.to_array(weights[node.input[1]]) - rounded[node.name]
+            taken = numpy_helper.to_array(weights[node.input[1]]) - _values(rounded[node.name].weight, tensors)
             model.graph.initializer.append(numpy_helper.from_array(taken, f"{node.name} taken"))
             del beside.input[1:], beside.output[:]
             beside.input.append(f"{node.name} taken")
@@ -54,7 +78,7 @@ def shifts(floats: Path, int8: Path, images: Sequence[np.ndarray]) -> dict[str, 
     ask, means = open_onnx(looked_at, 0), []
     for image in images:
         found = ask(image)[-len(names) :] if names else []
-        means.append([each.mean(axis=(0, *range(2, each.ndim))) for each in found])
+        means.append([_by_channel(each, rounded[name].channels) for name, each in zip(names, found, strict=True)])
     looked_at.unlink()
     return {name: np.mean(values, axis=0) for name, values in zip(names, zip(*means, strict=True), strict=True)}
 
@@ -66,28 +90,38 @@ def correct(int8: Path, by: Mapping[str, np.ndarray]) -> None:
 
     model = onnx.load(int8)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node, _, (bias, scale, *_) in _rounded_layers(model.graph, tensors):
-        if node.name in by:
-            more = np.rint(by[node.name] / numpy_helper.to_array(tensors[scale])).astype(np.int32)
-            old = tensors[bias]
-            old.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(old) + more, bias))
+    for layer in _rounded_layers(model.graph, tensors):
+        if layer.node.name in by:
+            old, more = tensors[layer.bias], by[layer.node.name]
+            if layer.scale:
+                more = np.rint(more / numpy_helper.to_array(tensors[layer.scale])).astype(np.int32)
+            old.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(old) + more, layer.bias))
     onnx.save(model, int8)
 
 
-def _rounded_layers(
-    graph: GraphProto, tensors: Mapping[str, TensorProto]
-) -> Iterator[tuple[NodeProto, NodeProto, Sequence[str]]]:
-    """Yield the layers whose weights and biases are integers; norms, whose are, too, multiply nothing with each other.
-
-    With each comes what makes floats of its weights, and the names of the values, scale and zero point of its bias.
-    """
+def _rounded_layers(graph: GraphProto, tensors: Mapping[str, TensorProto]) -> Iterator[_Rounded]:
+    """Yield the layers whose weights are integers, and that have a bias; norms multiply nothing with each other."""
     makers = {
         node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in tensors
     }
+    readers = defaultdict(list)
     for node in graph.node:
-        with_bias = node.op_type in WITH_BIAS and len(node.input) == 3
-        if with_bias and node.input[1] in makers and node.input[2] in makers:
-            yield node, makers[node.input[1]], makers[node.input[2]].input
+        for name in node.input:
+            readers[name].append(node)
+    for node in graph.node:
+        if node.op_type in WITH_BIAS and len(node.input) == 3 and {node.input[1], node.input[2]} <= makers.keys():
+            values, scale, *_ = makers[node.input[2]].input
+            yield _Rounded(node, makers[node.input[1]], values, scale)
+        elif node.op_type == PRODUCT and node.input[1] in makers:
+            added = [name for reader in readers[node.output[0]] if reader.op_type == "Add" for name in reader.input]
+            for name in added:
+                if name in tensors and len(readers[name]) == len(readers[node.output[0]]) == 1:
+                    yield _Rounded(node, makers[node.input[1]], name, None)
+
+
+def _by_channel(values: np.ndarray, channels: int) -> np.ndarray:
+    """Return the mean of each channel."""
+    return np.moveaxis(values, channels, -1).reshape(-1, values.shape[channels]).mean(axis=0)
 
 
 def _values(maker: NodeProto, tensors: Mapping[str, TensorProto]) -> np.ndarray:

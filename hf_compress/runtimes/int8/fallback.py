@@ -63,7 +63,7 @@ def divergence(
     """Return what measures how far the outputs `names` of a file, which `load` opens, are from those in floats.
 
     It is the mean squared difference of the output that differs most, in shares of its variance, over at most 32 of
-    the images, spread evenly; a detector's queries may come in another order.
+    the images, spread evenly; infinite where a number is not finite. A detector's queries may come in another order.
     """
     images = images[:: -(-len(images) // SHOWN)]
 
@@ -77,6 +77,8 @@ def divergence(
         found = in_like_order(asked, answers(load()))
         worst = 0.0
         for name, true in asked.items():
+            if not np.isfinite(found[name]).all():
+                return float("inf")
             spread = np.square(true - (true.mean(axis=0) if len(true) > 1 else 0)).mean()
             worst = max(worst, float(np.square(found[name] - true).mean() / max(spread, np.finfo(float).tiny)))
         return worst

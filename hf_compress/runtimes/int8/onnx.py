@@ -1,11 +1,12 @@
-"""Static int8 of ONNX files, in which layers that would do too much damage stay in floats."""
+"""Static int8 of ONNX files, in which layers that would do too much damage stay in floats, and all around products."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,7 +15,12 @@ from hf_compress.runtimes.base import INPUT, Exportable
 from hf_compress.runtimes.int8.biases import correct, shifts
 from hf_compress.runtimes.int8.fallback import OTHERS, divergence, write_bearable
 
+if TYPE_CHECKING:
+    from onnx import GraphProto
+
 LAYERS = {"Conv", "ConvTranspose", "MatMul", "Gemm"}
+AROUND = ("LayerNormalization", "MatMul")
+UNROUNDED = ["MatMul", "Gemm"]  # layers whose int8 kernel gives floats, where nothing in int8 reads them
 GROUP_NORM = "InstanceNormalization"  # always in floats: ONNX Runtime cannot quantise what a Reshape gives it
 
 
@@ -28,33 +34,55 @@ def quantized(model: Exportable, file: Path) -> tuple[Path, dict[str, Any]]:
 
     prepared, result = file.with_suffix(".prepared.onnx"), file.with_suffix(".int8.onnx")
     quant_pre_process(file, prepared, skip_symbolic_shape=True)
-    units = _units(prepared)
-    norms = units.pop(GROUP_NORM, [])
+    units, always = _units(prepared)
     images = [image.numpy() for image in model.calibration]
     threads = 0  # as many as there are cores
     error = divergence(model.outputs, open_onnx(prepared, threads), partial(open_onnx, result, threads), images)
-    _quantize(prepared, result, images, norms)
+    _quantize(prepared, result, images, always)
     lost = shifts(prepared, result, images)
 
     def write(in_floats: list[str]) -> None:
-        _quantize(prepared, result, images, [*in_floats, *norms])
+        _quantize(prepared, result, images, [*in_floats, *always])
         correct(result, lost)
 
     return result, write_bearable(units, write, error)
 
 
-def _units(file: Path) -> dict[str, list[str]]:
-    """Name all nodes, and return those of each layer, the group norms, and the others."""
+def _units(file: Path) -> tuple[dict[str, list[str]], list[str]]:
+    """Name all nodes; return those of each layer, and the others, and apart from them those that stay in floats."""
     import onnx
 
-    graph = onnx.load(file)
-    units: dict[str, list[str]] = {}
-    for number, node in enumerate(graph.graph.node):
+    model = onnx.load(file)
+    for number, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{number}"
-        alone = node.name if node.op_type in LAYERS else GROUP_NORM if node.op_type == GROUP_NORM else OTHERS
-        units.setdefault(alone, []).append(node.name)
-    onnx.save(graph, file)
-    return units
+    onnx.save(model, file)
+    always, units = _in_floats(model.graph), {}
+    for node in model.graph.node:
+        if node.name not in always:
+            units.setdefault(node.name if node.op_type in LAYERS else OTHERS, []).append(node.name)
+    return units, sorted(always)
+
+
+def _in_floats(graph: GraphProto) -> set[str]:
+    """Return the nodes that int8 slows down: group norms, products of two activations, and all around linear layers.
+
+    That is, what lies between a matrix product or a layer norm and the next layer: ONNX Runtime has no int8 for norms,
+    softmax and GELU, and its int8 product gives floats as fast, so rounding in between costs time and accuracy.
+    """
+    weights = {tensor.name for tensor in graph.initializer}
+    nodes, touching = graph.node, defaultdict(set)
+    for number, node in enumerate(nodes):
+        for tensor in {*node.input, *node.output} - weights - {""}:
+            touching[tensor].add(number)
+    layers = {number for number, node in enumerate(nodes) if node.op_type in LAYERS and weights & {*node.input}}
+    found = {number for number, node in enumerate(nodes) if node.op_type in AROUND}
+    waiting = list(found)
+    while waiting:
+        node = nodes[waiting.pop()]
+        near = set().union(*(touching[tensor] for tensor in {*node.input, *node.output} - weights - {""}))
+        waiting += near - found - layers
+        found |= near - layers
+    return {nodes[number].name for number in found - layers} | {n.name for n in nodes if n.op_type == GROUP_NORM}
 
 
 def _quantize(file: Path, to: Path, images: Sequence[np.ndarray], in_floats: list[str]) -> None:
@@ -82,4 +110,5 @@ def _quantize(file: Path, to: Path, images: Sequence[np.ndarray], in_floats: lis
         weight_type=QuantType.QInt8,
         calibration_cache_path=file.with_suffix(".ranges.json"),
         nodes_to_exclude=in_floats,
+        extra_options={"OpTypesToExcludeOutputQuantization": UNROUNDED},
     )

@@ -109,7 +109,7 @@ def prune_model(model: PreTrainedModel, context: Context, config: PruneSection) 
             "protected_layers": pruner.protected,
             **rounding,
             **({"unit_milliseconds": pruner.milliseconds} if config.budget == "latency" else {}),
-            **shortfall(rows, config, context.log),
+            **shortfall(rows, config, metric.words, context.log),
         },
         context.sparse_parameters,
     )
@@ -229,7 +229,7 @@ class _Rounds:
             if "broken" in row:
                 return best, row | {"unchanged": False, "kept": False}
             gone = self.gone(candidate)
-            row |= {"unchanged": gone == self.gone(best), "kept": False}
+            row |= {"unchanged": gone == self.gone(best) and not self._is_there_already(gone), "kept": False}
             if not row["unchanged"]:
                 row |= gone | self._recovered(candidate, in_progress)
             elif not self.config.iterative:
@@ -237,6 +237,10 @@ class _Rounds:
             return candidate, row
 
         return self._once(f"round {number}", best, prune_and_train)
+
+    def _is_there_already(self, gone: dict[str, float]) -> bool:
+        """Tell whether a model came with the zeros that one shot of pruning asks for: training goes on with them."""
+        return not self.config.iterative and isinstance(self.pruner, WeightPruner) and gone["sparsity"] > 0
 
     def _once(
         self, name: str, best: PreTrainedModel, make: Callable[[Path], tuple[PreTrainedModel, dict[str, Any]]]

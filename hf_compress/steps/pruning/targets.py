@@ -166,11 +166,14 @@ def refuse_unreachable(model: PreTrainedModel, pruner: Pruner, gone: Gone, confi
         )
 
 
-def shortfall(rows: list[dict[str, Any]], config: PruneSection, log: Callable[[str], None]) -> dict[str, Any]:
+def shortfall(
+    rows: list[dict[str, Any]], config: PruneSection, words: str, log: Callable[[str], None]
+) -> dict[str, Any]:
     """Say where rounds removed less than `target`, or one shot another share than `amount`, and return the details.
 
     Args:
         rows: of all rounds, the last one being that which ended the pruning.
+        words: what the metric is called that `max_drop` bounds.
     """
     if config.target.metric == "accuracy" if config.target else config.iterative:
         return {}
@@ -184,7 +187,7 @@ def shortfall(rows: list[dict[str, Any]], config: PruneSection, log: Callable[[s
     if "diverged" in rows[-1]:
         reason = "the training diverged when more was gone"
     elif not rows[-1]["kept"]:
-        reason = f"more would cost over {config.max_drop:g} of validation accuracy ('max_drop')"
+        reason = f"more would cost over {config.max_drop:g} of validation {words} ('max_drop')"
     elif config.target and rows[-1]["amount"] < 1 - config.floor - CLOSE:
         reason = "the model does not run when more is gone"
     else:

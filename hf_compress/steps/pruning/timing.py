@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from hf_compress.ground.looking import twin
 from hf_compress.ground.tensors import own_tensors, use_channels_last
-from hf_compress.measure.latency import cpu_threads, measure_latency, repeated, time_in_turns
+from hf_compress.measure.latency import cpu_threads, measure_latency, repeated, second_batch, time_in_turns
 from hf_compress.sections.measure import MeasureSection
 from hf_compress.steps.pruning.tracing.groups import Group
 
@@ -55,7 +55,7 @@ class Stopwatch:
         return max(LEAST_TURNS, min(self.measure.repeats, round(1000 * SECONDS / whole)))
 
     def _milliseconds(self, models: list[PreTrainedModel], turns: int, runtime: str) -> list[float]:
-        size, images = self.measure.batch_size, [self.image] * len(models)
+        size, images = second_batch(self.measure, [self.image]), [self.image] * len(models)
         found = measure_latency(models, images, [size], turns, self.measure.threads, runtime)
         return [of_model[f"batch_{size}"]["p50_ms"] for of_model in found]
 
@@ -70,7 +70,7 @@ class Stopwatch:
             groups: of the unpruned model.
             without: returns a copy of it in which a group lacks so many units.
         """
-        batch = repeated(self.image, min(self.measure.batch_size, LAYERS_BATCH))
+        batch = repeated(self.image, min(second_batch(self.measure, [self.image]), LAYERS_BATCH))
         with cpu_threads(self.measure.threads):
             whole = _calls(self.unpruned, batch)
             return {group.name: _slope(group, whole, without, batch) for group in groups}

@@ -36,6 +36,8 @@ class WeightPruner(Pruner):
         RunError: there is no layer to prune.
     """
 
+    least = "one weight of a layer"
+
     def __init__(self, model: nn.Module, config: PruneSection, exclude: set[str]):
         self.config = config
         self.protected = dict.fromkeys(exclude, "excluded by the recipe")

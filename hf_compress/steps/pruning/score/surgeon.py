@@ -19,6 +19,7 @@ from hf_compress.steps.pruning.tracing.groups import Group, Member
 DAMPING = 1e-2  # of the mean second moment of the inputs
 TURNS = 64  # in which a group goes, several units at a time
 TINY = 1e-12
+MOST_INPUTS = 2**13  # of a layer that are looked at together; more count as uncorrelated
 
 
 @full_float32()
@@ -61,6 +62,7 @@ class GroupReader:
 
     Attributes:
         weight: shape (outputs by kernel position, inputs).
+        moments: second moments of the inputs, shape (inputs,), where these are more than can be looked at together.
         inverse: shape (inputs, inputs), of the inputs that are left.
         indices: the inputs of each unit, shape (units, inputs a unit).
     """
@@ -74,10 +76,17 @@ class GroupReader:
             self.gain *= place.gain.to(weight).view(-1, *(1 for _ in weight.shape[1:]))
         self.weight = (weight * self.gain).flatten(0, -2)
         if gram is None:
-            gram = torch.eye(self.weight.shape[1], dtype=self.weight.dtype, device=self.weight.device)
+            gram = torch.ones_like(self.weight[0]) if self.is_wide else torch.ones_like(self.weight[0]).diag()
+        self.indices = torch.from_numpy(member.indices).to(gram.device)
+        if self.is_wide:
+            self.moments = gram
+            return
         damping = DAMPING * gram.diagonal().mean().clamp_min(TINY)
         self.inverse = torch.linalg.inv(gram + damping * torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
-        self.indices = torch.from_numpy(member.indices).to(gram.device)
+
+    @property
+    def is_wide(self) -> bool:
+        return self.weight.shape[1] > MOST_INPUTS
 
     def show(self) -> None:
         """Give the layer, which is not to be trained, the weight that is left; `restore` gives the whole one back."""
@@ -91,12 +100,17 @@ class GroupReader:
     def losses(self, units: Tensor) -> Tensor:
         """Return by how much the error of the output grows when each unit goes, shape (units,)."""
         indices = self.indices[units]
+        if self.is_wide:
+            return (self.weight.square().sum(0) * self.moments)[indices].sum(1)
         blocks = self.inverse[indices[:, :, None], indices[:, None]]
         weights = self.weight[:, indices].permute(1, 2, 0)
         return (weights * torch.linalg.solve(blocks, weights)).sum((1, 2))
 
     def remove(self, units: Tensor) -> None:
         gone = self.indices[units].flatten()
+        if self.is_wide:
+            self.weight[:, gone] = 0
+            return
         by_others = torch.linalg.solve(self.inverse[gone][:, gone], self.inverse[gone])
         self.weight -= self.weight[:, gone] @ by_others
         self.weight[:, gone] = 0
@@ -120,7 +134,10 @@ def _removed_in_turn(units: int, readers: list[GroupReader]) -> tuple[Tensor, Te
 
 
 def _input_grams(model: nn.Module, groups: list[Group], calibration: Calibration) -> dict[str, Tensor]:
-    """Return the mean second moments of what each reader's kernel meets in its middle, (inputs, inputs), by layer."""
+    """Return the mean second moments of what each reader's kernel meets in its middle, (inputs, inputs), by layer.
+
+    Of a layer with more inputs than are looked at together, those of each input by itself, (inputs,).
+    """
     grams: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
 
@@ -128,7 +145,8 @@ def _input_grams(model: nn.Module, groups: list[Group], calibration: Calibration
         if not isinstance(layer, nn.Linear | Conv1D):
             source = source[..., *(slice(None, None, stride) for stride in layer.stride)].flatten(2).mT
         read = source.flatten(0, -2)
-        grams[name] = grams.get(name, 0) + (read.T @ read).double()
+        moments = read.square().sum(0) if read.shape[1] > MOST_INPUTS else read.T @ read
+        grams[name] = grams.get(name, 0) + moments.double()
         counts[name] = counts.get(name, 0) + len(read)
 
     names = {member.axis.module for group in groups for member in group.members if member.reads}
