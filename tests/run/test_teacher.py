@@ -21,9 +21,11 @@ TRAINING = {"epochs": 2, "learning_rate": 3e-3}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A checkpoint with batch norms, of other classes."""
+    """A checkpoint with batch norms, folded and with shifts as trained ones have, of other classes."""
     torch.manual_seed(0)
     built = build_registered("resnet18", list("abcdefghij"), width=0.125, image_size=16)
+    for norm in (module for module in built.model.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+        torch.nn.init.normal_(norm.bias, std=1e-4)
     place = tmp_path_factory.mktemp("teacher")
     save(built.model, place, built.processor)
     return str(place)

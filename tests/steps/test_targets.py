@@ -169,7 +169,7 @@ SHOT = {"iterative": False, "amount": 0.4}
 )
 def test_what_was_not_reached_is_said_in_terminal_and_card(options, rows, says):
     lines = []
-    details = shortfall(rows, PruneSection(**options), lines.append)
+    details = shortfall(rows, PruneSection(**options), "accuracy", lines.append)
     made = report()
     made["rows"][-1]["details"] |= details
     if says is None:
