@@ -36,7 +36,7 @@ from hf_compress.runtimes import Exportable, Runtime, runtime
 from hf_compress.runtimes.int8.fallback import divergence
 from hf_compress.sections.deploy import DeploySection
 from hf_compress.sections.measure import MeasureSection
-from hf_compress.tasks.declared import task_of_class
+from hf_compress.tasks.declared import task_of_model
 
 FOLDER, RESULT = "deploy", "deployed.json"
 CHECK_IMAGES, CHECK_BATCH = 512, 32
@@ -233,7 +233,7 @@ def _describe(folder: Path, row: dict[str, Any], described: dict[str, Any], foun
 
 def _task_tag(loaded: LoadedModel) -> str | None:
     """Return the Hub's name of what a model is for, if it has one."""
-    task = task_of_class(*(kind.__name__ for kind in type(loaded.model).__mro__))
+    task = task_of_model(loaded.model)
     return task.pipeline_tag if task else None
 
 

@@ -33,9 +33,14 @@ def task_of_class(*names: str) -> Task | None:
     return None
 
 
+def task_of_model(model: object) -> Task | None:
+    """Return the task that the name of its class, or of one that this is derived from, ends in."""
+    return task_of_class(*(kind.__name__ for kind in type(model).__mro__))
+
+
 def refuse_other_tasks(model: object, who: str) -> None:
     """Raise UsageError where a model is known to be no classifier; `who` compares logits of classes alone."""
-    task = task_of_class(*(kind.__name__ for kind in type(model).__mro__))
+    task = task_of_model(model)
     if task not in (None, CLASSIFICATION):
         raise UsageError(
             f"{who} compares the classes of pictures, and {type(model).__name__} is for {task.name}: distil it by a "

@@ -40,7 +40,7 @@ def inspect(name: str, trust_remote_code: bool = False) -> list[dict[str, Any]]:
         of 15).
 
     Raises:
-        UsageError, RunError: see `models.load.load`; of a model for another task, too.
+        UsageError, RunError: see `models.load.load`, whatever the task.
     """
     loaded = saved_task(name).load(name, trust_remote_code=trust_remote_code)
     return inspect_layers(loaded.model, torch.zeros(1, 3, *input_size(loaded.processor)))

@@ -184,17 +184,15 @@ def test_a_ratio_is_a_fraction(ratio, tmp_path):
         sensitivity("some/model", tmp_path, data="digits", ratios=[0.5, ratio])
 
 
-def test_batches_may_have_other_numbers_of_objects(tmp_path, monkeypatch):
+def test_batches_may_have_other_numbers_of_objects(tmp_path):
     """A detector's targets are as many rows as the picture with the most objects has."""
     folder = saved_detector(yolos(), tmp_path / "detector")
     data = write_squares(tmp_path / "squares")
     images = load_with_data(DETECTION, folder, data)[1]
     loaded = DETECTION.load(folder)
-    inputs = list(batches(images.test, loaded.processor, 1))
-    inputs = [
-        part | {"labels": DETECTION.targets([images.test[index]], loaded.processor)["labels"]}
-        for index, part in enumerate(inputs)
-    ]
+    shown = batches(images.test, loaded.processor, 1)
+    items = (images.test[index] for index in range(8))
+    inputs = [part | DETECTION.targets([item], loaded.processor) for part, item in zip(shown, items, strict=True)]
     assert len({part["labels"].shape[1] for part in inputs}) > 1
     one = torch.cat(tool._padded([part["labels"] for part in inputs]))
     assert one.shape == (8, 2, 6) and (one[:, 1, 0] == PADDING).any()

@@ -71,15 +71,15 @@ def _in_floats(graph: GraphProto) -> set[str]:
     """
     weights = {tensor.name for tensor in graph.initializer}
     nodes, touching = graph.node, defaultdict(set)
-    for number, node in enumerate(nodes):
-        for tensor in {*node.input, *node.output} - weights - {""}:
+    activations = [{*node.input, *node.output} - weights - {""} for node in nodes]
+    for number, tensors in enumerate(activations):
+        for tensor in tensors:
             touching[tensor].add(number)
     layers = {number for number, node in enumerate(nodes) if node.op_type in LAYERS and weights & {*node.input}}
     found = {number for number, node in enumerate(nodes) if node.op_type in AROUND}
     waiting = list(found)
     while waiting:
-        node = nodes[waiting.pop()]
-        near = set().union(*(touching[tensor] for tensor in {*node.input, *node.output} - weights - {""}))
+        near = set().union(*(touching[tensor] for tensor in activations[waiting.pop()]))
         waiting += near - found - layers
         found |= near - layers
     return {nodes[number].name for number in found - layers} | {n.name for n in nodes if n.op_type == GROUP_NORM}
